@@ -1,0 +1,168 @@
+"""`Dataset`: examples with identities that survive every subset, split and shuffle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+
+class Batch(NamedTuple):
+    """What an objective consumes: inputs (any nesting of tensors with one leading axis) and targets."""
+
+    inputs: Any
+    targets: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Examples in a fixed order, each with an identity of its own.
+
+    Attributes:
+        inputs: A tensor of shape (n, ...), or a tuple or dict of such tensors.
+        targets: Class indices of shape (n,), int64, or real targets of shape (n, ...).
+        ids: (n,) int64. Where an example stands in its source; kept by `select`, `at` and `without`, so that an
+            influence score always belongs to an id and never to a position.
+        name: What the data are called in messages and files.
+        feature_names: One name per input column, empty if they have none.
+        class_names: One name per class, empty for regression.
+
+    Raises:
+        ValueError: If the parts disagree in length, an id occurs twice, or an input is not finite.
+    """
+
+    inputs: Any
+    targets: Tensor
+    ids: Int[Tensor, " n"]
+    name: str = "unnamed"
+    feature_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        leaves = tree_leaves(self.inputs)
+        lengths = {len(leaf) for leaf in leaves} | {len(self.targets), len(self.ids)}
+        if len(lengths) != 1:
+            raise ValueError(f"{self.name}: inputs, targets and ids must be equally long, got lengths {sorted(lengths)}")
+        if len(self.ids) == 0:
+            raise ValueError(f"{self.name}: a dataset needs at least one example, got none")
+        if len(torch.unique(self.ids)) != len(self.ids):
+            raise ValueError(f"{self.name}: example ids must be unique; drop the duplicates or number the rows anew")
+        for leaf in leaves:
+            if leaf.is_floating_point():
+                self._check_finite(leaf, "inputs")
+        if self.targets.is_floating_point():
+            self._check_finite(self.targets, "targets")
+        elif self.class_names and (self.targets.min() < 0 or self.targets.max() >= len(self.class_names)):
+            raise ValueError(
+                f"{self.name}: class indices must lie in 0..{len(self.class_names) - 1}, "
+                f"got {int(self.targets.min())}..{int(self.targets.max())}"
+            )
+
+    def _check_finite(self, values: Tensor, what: str) -> None:
+        bad = ~torch.isfinite(values).reshape(len(values), -1).all(dim=1)
+        if bad.any():
+            first = int(self.ids[bad.nonzero()[0, 0]])
+            raise ValueError(
+                f"{self.name}: {what} must be finite, but {int(bad.sum())} of {len(values)} examples hold NaN or "
+                f"infinity (the first is id {first}); drop or impute them"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes the targets can take.
+
+        Raises:
+            TypeError: If the targets are real numbers.
+        """
+        if self.targets.is_floating_point():
+            raise TypeError(f"{self.name} has real targets; only classification sets have n_classes")
+        return len(self.class_names) or int(self.targets.max()) + 1
+
+    def batch(self) -> Batch:
+        """All examples as one batch."""
+        return Batch(self.inputs, self.targets)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """The examples in order, `size` at a time (the last batch may be smaller)."""
+        if size < 1:
+            raise ValueError(f"the batch size must be at least 1, got {size}")
+        for start in range(0, len(self), size):
+            yield self._take(slice(start, start + size)).batch()
+
+    def _take(self, index: Any) -> Dataset:
+        return replace(
+            self,
+            inputs=tree_map(lambda leaf: leaf[index], self.inputs),
+            targets=self.targets[index],
+            ids=self.ids[index],
+        )
+
+    def select(self, positions: Sequence[int] | Tensor) -> Dataset:
+        """The examples at the given positions, in the given order."""
+        return self._take(torch.as_tensor(positions, dtype=torch.int64, device=self.ids.device))
+
+    def positions(self, ids: int | Iterable[int] | Tensor) -> Int[Tensor, " k"]:
+        """Where the examples with these ids stand.
+
+        Raises:
+            ValueError: If an id is not in the dataset.
+        """
+        wanted = torch.atleast_1d(torch.as_tensor(ids if isinstance(ids, int | Tensor) else list(ids)))
+        wanted = wanted.to(device=self.ids.device, dtype=torch.int64)
+        order = torch.argsort(self.ids)
+        found = torch.searchsorted(self.ids[order], wanted).clamp(max=len(self) - 1)
+        positions = order[found]
+        missing = wanted[self.ids[positions] != wanted]
+        if len(missing):
+            raise ValueError(
+                f"{self.name}: no example has id {missing.tolist()}; ids run from {int(self.ids.min())} "
+                f"to {int(self.ids.max())} ({len(self)} examples)"
+            )
+        return positions
+
+    def at(self, ids: int | Iterable[int] | Tensor) -> Dataset:
+        """The examples with the given ids, in the given order."""
+        return self.select(self.positions(ids))
+
+    def without(self, ids: int | Iterable[int] | Tensor) -> Dataset:
+        """Every example but those with the given ids."""
+        keep = torch.ones(len(self), dtype=torch.bool, device=self.ids.device)
+        keep[self.positions(ids)] = False
+        if not keep.any():
+            raise ValueError(f"{self.name}: removing {int((~keep).sum())} examples leaves none")
+        return self._take(keep)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Dataset:
+        """The same examples on another device; `dtype` applies to real tensors only."""
+
+        def move(leaf: Tensor) -> Tensor:
+            return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
+
+        return replace(
+            self, inputs=tree_map(move, self.inputs), targets=move(self.targets), ids=self.ids.to(device=device)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A training and a test part of one source; no id is in both.
+
+    Raises:
+        ValueError: If the parts share an example.
+    """
+
+    train: Dataset
+    test: Dataset
+
+    def __post_init__(self) -> None:
+        shared = set(self.train.ids.tolist()) & set(self.test.ids.tolist())
+        if shared:
+            raise ValueError(f"{self.train.name}: ids {sorted(shared)[:5]} are in the training and in the test part")
