@@ -1,0 +1,1 @@
+"""Influence functions for Bayesian and deterministic neural networks, measured against retraining."""

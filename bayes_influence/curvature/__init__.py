@@ -1,0 +1,1 @@
+"""Linear operators of second derivatives, damping, solvers that return a `Solution`, and the spectrum."""

@@ -1,0 +1,1 @@
+"""Datasets behind one small type: examples that keep their identities."""

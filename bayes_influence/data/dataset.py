@@ -47,7 +47,9 @@ class Dataset:
         leaves = tree_leaves(self.inputs)
         lengths = {len(leaf) for leaf in leaves} | {len(self.targets), len(self.ids)}
         if len(lengths) != 1:
-            raise ValueError(f"{self.name}: inputs, targets and ids must be equally long, got lengths {sorted(lengths)}")
+            raise ValueError(
+                f"{self.name}: inputs, targets and ids must be equally long, got lengths {sorted(lengths)}"
+            )
         if len(self.ids) == 0:
             raise ValueError(f"{self.name}: a dataset needs at least one example, got none")
         if len(torch.unique(self.ids)) != len(self.ids):

@@ -1,0 +1,1 @@
+"""How well estimates agree with retraining, and whether schemes differ."""

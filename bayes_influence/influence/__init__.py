@@ -1,0 +1,1 @@
+"""The estimands: how a prediction would change if the training data did."""

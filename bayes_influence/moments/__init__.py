@@ -1,0 +1,1 @@
+"""Means and variances of activations, one rule per operation, and the conversion of a deterministic network."""

@@ -1,0 +1,1 @@
+"""Likelihoods, regularisers, and the one function that is trained, linearised and retrained."""

@@ -14,9 +14,7 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 
 
-def flat_value(
-    objective: Objective, batch: Batch, params: Params | None = None
-) -> Callable[..., Float[Tensor, ""]]:
+def flat_value(objective: Objective, batch: Batch, params: Params | None = None) -> Callable[..., Float[Tensor, ""]]:
     """J as a function of the flat selected parameters: `f(theta, data_weights=None, regulariser_weight=None)`.
 
     Every other parameter is held at `params` (where the objective stands, when not given).
@@ -35,7 +33,7 @@ def flat_value(
 def gradient(
     objective: Objective, batch: Batch, data_weights: Float[Tensor, " B"] | None = None
 ) -> Float[Tensor, " P"]:
-    """grad J at the objective's parameters, the regulariser inside."""
+    """Gradient of J at the objective's parameters, the regulariser inside."""
     theta = objective.layout.flatten(objective.params)
     return grad(flat_value(objective, batch))(theta, data_weights)
 
@@ -72,5 +70,3 @@ def per_example_hessians(objective: Objective, batch: Batch) -> Float[Tensor, "B
     """H_i = grad^2 l_i for every example, without the regulariser. Memory B x P^2: for a few examples at a time."""
     theta = objective.layout.flatten(objective.params)
     return vmap(hessian(loss_of_one(objective)), in_dims=(None, 0))(theta, batch)
-
-

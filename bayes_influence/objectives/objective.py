@@ -44,7 +44,7 @@ class Objective:
 
     network: nn.Module
     likelihood: Likelihood
-    regulariser: Regulariser = NoRegulariser()
+    regulariser: Regulariser = field(default_factory=NoRegulariser)
     regulariser_weight: float = 1.0
     selection: str | Sequence[str] = "all"
     params: Params = field(default_factory=dict)
@@ -56,9 +56,7 @@ class Objective:
         if not self.params:
             object.__setattr__(self, "params", detached_params(self.network))
         if set(self.params) != set(own):
-            raise ValueError(
-                f"params must name the network's parameters {sorted(own)}, got {sorted(self.params)}"
-            )
+            raise ValueError(f"params must name the network's parameters {sorted(own)}, got {sorted(self.params)}")
         wrong = [name for name, value in self.params.items() if value.shape != own[name].shape]
         if wrong:
             raise ValueError(

@@ -54,7 +54,9 @@ def select_names(network: nn.Module, selection: str | Sequence[str]) -> tuple[st
             raise ValueError(f"unknown parameters {unknown}; the network has {names}")
         return tuple(name for name in names if name in set(selection))
     if selection not in SELECTIONS:
-        raise ValueError(f"unknown parameter selection {selection!r}; known: {', '.join(SELECTIONS)}, or a list of names")
+        raise ValueError(
+            f"unknown parameter selection {selection!r}; known: {', '.join(SELECTIONS)}, or a list of names"
+        )
     if selection.startswith("last-layer"):
         path = last_layer_name(network)
         names = [name for name in names if name.rpartition(".")[0] == path]

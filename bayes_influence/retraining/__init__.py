@@ -1,0 +1,1 @@
+"""The ground truth that every estimate is held against."""

@@ -1,0 +1,1 @@
+"""The ensemble trainer, its schedules and averages, and the named schemes."""
