@@ -88,6 +88,32 @@ class Dataset:
             raise TypeError(f"{self.name} has real targets; only classification sets have n_classes")
         return len(self.class_names) or int(self.targets.max()) + 1
 
+    def check_classes(self, n_outputs: int | None = None) -> None:
+        """Refuses classes that cannot be learned or left out, before long work starts.
+
+        Args:
+            n_outputs: Number of outputs of the network that is to be trained, if it should be compared.
+
+        Raises:
+            TypeError: If the targets are real numbers.
+            ValueError: If a class has fewer than two members (leaving one out would leave none), or the network has
+                another number of outputs than there are classes.
+        """
+        n_classes = self.n_classes
+        counts = torch.bincount(self.targets, minlength=n_classes).tolist()
+        for index, count in enumerate(counts):
+            if count < 2:
+                label = f" ({self.class_names[index]})" if self.class_names else ""
+                raise ValueError(
+                    f"{self.name}: class {index}{label} has {count} member{'s' * (count != 1)}, at least 2 are needed "
+                    f"to leave one out; add examples or drop the class"
+                )
+        if n_outputs is not None and n_outputs != n_classes:
+            raise ValueError(
+                f"{self.name} has {n_classes} classes, but the network has {n_outputs} outputs; "
+                f"build it with n_outputs={n_classes}"
+            )
+
     def batch(self) -> Batch:
         """All examples as one batch."""
         return Batch(self.inputs, self.targets)

@@ -1,0 +1,111 @@
+"""Tables of numbers: the classification sets that scikit-learn ships, their standardisation and their splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from bayes_influence.data.dataset import Dataset, Split
+
+TABLES: dict[str, Callable[[], Any]] = {
+    "iris": load_iris,
+    "wine": load_wine,
+    "breast-cancer": load_breast_cancer,
+    "digits": load_digits,
+}
+"""What `load_table` knows: name on the command line, scikit-learn's loader."""
+
+
+def load_table(name: str, dtype: torch.dtype = torch.float64) -> Dataset:
+    """One of scikit-learn's classification sets, raw (see `standardise`), ids numbering its rows in their order.
+
+    Args:
+        name: A key of `TABLES`.
+        dtype: Of the inputs.
+
+    Raises:
+        ValueError: If the name is unknown; the message lists the known ones.
+    """
+    if name not in TABLES:
+        raise ValueError(f"unknown dataset {name!r}; known: {', '.join(sorted(TABLES))}")
+    table = TABLES[name]()
+    dataset = Dataset(
+        inputs=torch.as_tensor(table.data, dtype=dtype),
+        targets=torch.as_tensor(table.target, dtype=torch.int64),
+        ids=torch.arange(len(table.target)),
+        name=name,
+        feature_names=tuple(map(str, table.feature_names)),
+        class_names=tuple(map(str, table.target_names)),
+    )
+    dataset.check_classes()
+    return dataset
+
+
+def standardise(train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
+    """Every dataset with the training part's feature means subtracted and divided by its standard deviations.
+
+    x <- (x - m_j)/s_j with m_j and s_j^2 = (1/n) sum_i (x_ij - m_j)^2 of the training part only. A feature that is
+    constant there is centred and not divided.
+
+    Args:
+        train: The part that means and standard deviations are taken from.
+        *others: Parts that are transformed by them and have no say in them.
+
+    Returns:
+        The transformed `train`, then each of `others`.
+
+    Raises:
+        TypeError: If the inputs are not one real tensor.
+        ValueError: If the parts differ in the shape of an example.
+    """
+    for part in (train, *others):
+        if not isinstance(part.inputs, Tensor) or not part.inputs.is_floating_point():
+            raise TypeError(f"{part.name}: standardise needs the inputs as one tensor of real numbers")
+        if part.inputs.shape[1:] != train.inputs.shape[1:]:
+            raise ValueError(
+                f"{part.name}: examples have shape {tuple(part.inputs.shape[1:])}, but those that the standardisation "
+                f"is fitted on have {tuple(train.inputs.shape[1:])}"
+            )
+    mean = train.inputs.mean(dim=0)
+    constant = train.inputs.amax(dim=0) == train.inputs.amin(dim=0)
+    scale = torch.where(constant, 1.0, train.inputs.std(dim=0, correction=0))
+    return tuple(replace(part, inputs=(part.inputs - mean) / scale) for part in (train, *others))
+
+
+def leave_out(dataset: Dataset, ids: int | Iterable[int] | Tensor) -> Split:
+    """The examples with the given ids as the test part, all others as the training part, standardised on the latter.
+
+    Raises:
+        ValueError: If an id is unknown, a class has a single member, or nothing is left to train on.
+    """
+    if dataset.class_names:
+        dataset.check_classes()
+    train, test = standardise(dataset.without(ids), dataset.at(ids))
+    return Split(train, test)
+
+
+def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0) -> Split:
+    """A random test part that keeps the classes' proportions, standardised on the training part.
+
+    Args:
+        dataset: A classification set.
+        test_fraction: Share of the examples that goes to the test part, strictly between 0 and 1.
+        seed: The same seed gives the same split.
+
+    Raises:
+        ValueError: If the fraction is out of range or leaves a part without a member of some class.
+    """
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction must lie strictly between 0 and 1, got {test_fraction}")
+    dataset.check_classes()
+    train_ids, test_ids = train_test_split(
+        dataset.ids.cpu().numpy(), test_size=test_fraction, random_state=seed, stratify=dataset.targets.cpu().numpy()
+    )
+    train, test = standardise(dataset.at(torch.from_numpy(train_ids)), dataset.at(torch.from_numpy(test_ids)))
+    return Split(train, test)

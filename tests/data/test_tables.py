@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_iris
+from sklearn.preprocessing import StandardScaler
+
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.tables import TABLES, hold_out, leave_out, load_table, standardise
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "n_classes"),
+    [("iris", (150, 4), 3), ("wine", (178, 13), 3), ("breast-cancer", (569, 30), 2), ("digits", (1797, 64), 10)],
+)
+def test_every_table(name, shape, n_classes):
+    table = load_table(name)
+    assert tuple(table.inputs.shape) == shape
+    assert table.inputs.dtype == torch.float64
+    assert table.ids.tolist() == list(range(shape[0]))
+    assert table.n_classes == len(table.class_names) == n_classes
+    assert len(table.feature_names) == shape[1]
+
+
+def test_every_known_table_is_tested():
+    assert set(TABLES) == {"iris", "wine", "breast-cancer", "digits"}
+
+
+def test_rows_are_scikit_learns():
+    source, iris = load_iris(), load_table("iris")
+    assert np.array_equal(iris.inputs.numpy(), source.data)
+    assert np.array_equal(iris.targets.numpy(), source.target)
+    assert iris.class_names == ("setosa", "versicolor", "virginica")
+    assert iris.feature_names[0] == "sepal length (cm)"
+
+
+def test_unknown_table_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown dataset 'irsi'; known: breast-cancer, digits, iris, wine"):
+        load_table("irsi")
+
+
+def test_standardise_is_fitted_on_the_training_part_only():
+    iris = load_table("iris")
+    train, test = standardise(iris.without(83), iris.at(83))
+    scaler = StandardScaler().fit(np.delete(load_iris().data, 83, axis=0))
+    torch.testing.assert_close(train.inputs, torch.from_numpy(scaler.transform(iris.without(83).inputs.numpy())))
+    torch.testing.assert_close(test.inputs, torch.from_numpy(scaler.transform(iris.at(83).inputs.numpy())))
+
+
+def test_constant_features_are_centred_and_not_divided():
+    train = Dataset(torch.tensor([[1.0, 0.1], [3.0, 0.1], [5.0, 0.1]]), torch.zeros(3), torch.arange(3))
+    other = Dataset(torch.tensor([[3.0, 0.6]]), torch.zeros(1), torch.tensor([9]))
+    train, other = standardise(train, other)
+    torch.testing.assert_close(train.inputs[:, 1], torch.zeros(3))
+    torch.testing.assert_close(other.inputs, torch.tensor([[0.0, 0.5]]))
+
+
+def test_standardise_refuses_what_it_cannot_transform():
+    real = Dataset(torch.zeros(2, 3), torch.zeros(2), torch.arange(2), "real")
+    nested = Dataset((torch.zeros(2, 3),), torch.zeros(2), torch.arange(2), "nested")
+    whole = Dataset(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2), torch.arange(2), "whole")
+    narrow = Dataset(torch.zeros(2, 2), torch.zeros(2), torch.arange(2), "narrow")
+    for refused in (nested, whole):
+        with pytest.raises(TypeError, match=f"{refused.name}: standardise needs the inputs as one tensor of real"):
+            standardise(real, refused)
+    with pytest.raises(ValueError, match=r"narrow: examples have shape \(2,\), .* fitted on have \(3,\)"):
+        standardise(real, narrow)
+
+
+def test_leave_out_keeps_ids_and_standardises():
+    split = leave_out(load_table("iris"), 83)
+    assert split.test.ids.tolist() == [83]
+    assert 83 not in split.train.ids.tolist()
+    assert len(split.train) == 149
+    torch.testing.assert_close(split.train.inputs.mean(dim=0), torch.zeros(4, dtype=torch.float64))
+    torch.testing.assert_close(split.train.inputs.std(dim=0, correction=0), torch.ones(4, dtype=torch.float64))
+
+
+def test_leave_out_of_a_class_with_one_member():
+    lonely = Dataset(
+        torch.zeros(3, 1), torch.tensor([0, 0, 1]), torch.arange(3), "lonely", class_names=("common", "rare")
+    )
+    with pytest.raises(ValueError, match=r"class 1 \(rare\) has 1 member"):
+        leave_out(lonely, 0)
+
+
+def test_leave_out_of_an_unknown_row():
+    with pytest.raises(ValueError, match=r"iris: no example has id \[150\]; ids run from 0 to 149"):
+        leave_out(load_table("iris"), 150)
+
+
+def test_hold_out_is_stratified_and_reproducible():
+    iris = load_table("iris")
+    split, again, other = hold_out(iris, 0.2, seed=1), hold_out(iris, 0.2, seed=1), hold_out(iris, 0.2, seed=2)
+    assert torch.bincount(split.test.targets).tolist() == [10, 10, 10]
+    assert torch.equal(split.test.ids, again.test.ids)
+    assert not torch.equal(split.test.ids, other.test.ids)
+    assert sorted(split.train.ids.tolist() + split.test.ids.tolist()) == list(range(150))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
+def test_hold_out_fraction_out_of_range(fraction):
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        hold_out(load_table("iris"), fraction)
