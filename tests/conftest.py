@@ -1,0 +1,24 @@
+"""The test run: type and shape annotations checked on every call, one thread, fixed seeds."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import hypothesis
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+# An int may stand where a float is annotated, as type checkers have it.
+install_import_hook("bayes_influence", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("reproducible")
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    torch.manual_seed(0)
