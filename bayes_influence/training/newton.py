@@ -1,0 +1,204 @@
+"""Newton's method for many small problems at once: the polish after a training, and the refits of a last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.func import grad_and_value, hessian, vmap
+from torch.utils._pytree import tree_map
+
+from bayes_influence.data.dataset import Batch
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import Params
+
+HESSIAN_ENTRIES = 20_000_000
+"""Members x P x n that one forward-over-reverse pass may hold; more members are taken in turns."""
+
+STALE_CONTRACTION = 0.1
+"""A kept Hessian is renewed when a step shrinks the gradient by less than this factor."""
+
+SMALLEST_DAMPING, LARGEST_DAMPING = 1e-10, 1e12
+"""Levenberg-Marquardt damping, relative to the mean curvature: off below, given up above."""
+
+
+@dataclass(frozen=True, eq=False)
+class NewtonResult:
+    """Where the minimisations ended.
+
+    Attributes:
+        params: Stacked parameters, (M, ...) each; those that were not free as they came.
+        values: (M,) J at the end.
+        gradient_norms: (M,) Euclidean norm of grad J in the free parameters.
+        converged: (M,) whether that norm is at most the tolerance.
+        iterations: Steps taken, of the member that took most.
+    """
+
+    params: Params
+    values: Float[Tensor, " M"]
+    gradient_norms: Float[Tensor, " M"]
+    converged: Bool[Tensor, " M"]
+    iterations: int
+
+
+class StackedProblem:
+    """J of M members as a function of their stacked free parameters (M, P): values, gradients and dense Hessians.
+
+    Args:
+        objective: What is minimised, in its selected parameters.
+        params: Stacked parameters, (M, ...) each.
+        batch: Shared, or where `own_data` with a leading member axis.
+        data_weights: (M, n), one when not given.
+        regulariser_weights: (M,), the objective's own when not given.
+        own_data: Whether each member has its own examples.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        params: Params,
+        batch: Batch,
+        data_weights: Float[Tensor, "M n"] | None = None,
+        regulariser_weights: Float[Tensor, " M"] | None = None,
+        *,
+        own_data: bool = False,
+    ) -> None:
+        layout = objective.layout
+        self.start = layout.flatten(params).clone()
+        self.layout, self.params, self.batch, self.own_data = layout, params, batch, own_data
+        self.examples = batch.targets.shape[1 if own_data else 0]
+        members = len(self.start)
+        self.weights = self.start.new_ones(members, self.examples) if data_weights is None else data_weights
+        if regulariser_weights is None:
+            regulariser_weights = self.start.new_full((members,), objective.regulariser_weight)
+        self.strengths = regulariser_weights
+        self.fixed = {name: value for name, value in params.items() if name not in layout.names}
+
+        def value(theta: Tensor, fixed: Params, data: Batch, weights: Tensor, strength: Tensor) -> Tensor:
+            return objective.value({**fixed, **layout.unflatten(theta)}, data, weights, strength)
+
+        dims = (0, 0, 0 if own_data else None, 0, 0)
+        self._gradients: Callable[..., tuple[Tensor, Tensor]] = vmap(grad_and_value(value), in_dims=dims)
+        self._hessians: Callable[..., Tensor] = vmap(hessian(value), in_dims=dims)
+
+    def _arguments(self, members: Int[Tensor, " k"]) -> tuple[Params, Batch, Tensor, Tensor]:
+        fixed = {name: value[members] for name, value in self.fixed.items()}
+        data = self.batch
+        if self.own_data:
+            data = tree_map(lambda leaf: leaf[members], self.batch)
+        return fixed, data, self.weights[members], self.strengths[members]
+
+    def gradients(self, theta: Float[Tensor, "k P"], members: Int[Tensor, " k"]) -> tuple[Tensor, Tensor]:
+        """Gradients (k, P) and values (k,) of the given members at `theta`."""
+        return self._gradients(theta, *self._arguments(members))
+
+    def hessians(self, theta: Float[Tensor, "k P"], members: Int[Tensor, " k"]) -> Float[Tensor, "k P P"]:
+        """Dense Hessians of the given members at `theta`."""
+        turn = max(1, HESSIAN_ENTRIES // (theta.shape[1] * self.examples))
+        pieces = [
+            self._hessians(theta[start : start + turn], *self._arguments(members[start : start + turn]))
+            for start in range(0, len(members), turn)
+        ]
+        return torch.cat(pieces)
+
+
+class _Descent:
+    """State of a batched Levenberg-Marquardt descent; plain Newton wherever the Hessian allows it."""
+
+    def __init__(self, problem: StackedProblem, hessians: Float[Tensor, "M P P"] | None) -> None:
+        self.problem = problem
+        self.theta = problem.start
+        everyone = torch.arange(len(self.theta), device=self.theta.device)
+        self.gradient, self.value = problem.gradients(self.theta, everyone)
+        self.norm = self.gradient.norm(dim=1)
+        self.hessian = problem.hessians(self.theta, everyone) if hessians is None else hessians.clone()
+        self.stale = torch.full_like(self.norm, hessians is not None, dtype=torch.bool)
+        self.renew = torch.zeros_like(self.stale)
+        self.damping = torch.zeros_like(self.norm)
+        self.given_up = ~torch.isfinite(self.norm)
+
+    def _renewed(self, members: Int[Tensor, " k"]) -> None:
+        due = members[self.renew[members]]
+        if len(due):
+            self.hessian[due] = self.problem.hessians(self.theta[due], due)
+            self.renew[due], self.stale[due] = False, False
+
+    def _newton_step(self, members: Int[Tensor, " k"]) -> Float[Tensor, "k P"]:
+        matrices, gradient = self.hessian[members], self.gradient[members]
+        scale = torch.linalg.diagonal(matrices).abs().mean(1)
+        damping = self.damping[members]
+        identity = torch.eye(matrices.shape[1], dtype=matrices.dtype, device=matrices.device)
+        while True:
+            factor, info = torch.linalg.cholesky_ex(matrices + (damping * scale)[:, None, None] * identity)
+            failed = (info > 0) & (damping < LARGEST_DAMPING)
+            if not failed.any():
+                break
+            damping = torch.where(failed, (damping * 10).clamp(min=1e-6), damping)
+        self.damping[members] = damping
+        self.given_up[members[info > 0]] = True
+        return -torch.cholesky_solve(gradient.unsqueeze(2), factor).squeeze(2)
+
+    def step(self, members: Int[Tensor, " k"]) -> None:
+        """One trial step of the given members, taken where it lowers J (or, at rounding level, the gradient)."""
+        self._renewed(members)
+        trial = self.theta[members] + self._newton_step(members)
+        gradient, value = self.problem.gradients(trial, members)
+        norm = gradient.norm(dim=1)
+        old_value, old_norm = self.value[members], self.norm[members]
+        rounding = 1e-13 * (1 + old_value.abs())
+        lower = (value < old_value - rounding) | ((value <= old_value + rounding) & (norm < old_norm))
+        taken = lower & torch.isfinite(norm)
+        slow = ~taken | (norm > STALE_CONTRACTION * old_norm)
+        self.renew[members] = (taken | self.stale[members]) & slow
+        damping = self.damping[members]
+        raised = torch.where(self.stale[members], damping, (damping * 10).clamp(min=1e-6))
+        lowered = torch.where(damping / 10 < SMALLEST_DAMPING, 0.0, damping / 10)
+        self.damping[members] = torch.where(taken, lowered, raised)
+        self.given_up[members] |= self.damping[members] > LARGEST_DAMPING
+        moved = members[taken]
+        self.theta[moved], self.gradient[moved] = trial[taken], gradient[taken]
+        self.value[moved], self.norm[moved] = value[taken], norm[taken]
+        self.stale[moved] = True
+
+
+def minimise_newton(
+    problem: StackedProblem,
+    *,
+    tolerance: float = 1e-10,
+    max_iterations: int = 100,
+    hessians: Float[Tensor, "M P P"] | None = None,
+) -> NewtonResult:
+    """Minimises J of every member in its free parameters, each to the stated gradient norm.
+
+    Newton's method with Cholesky solves; Levenberg-Marquardt damping where a Hessian is not positive definite or a
+    step does not lower J; a Hessian is kept as long as the gradient shrinks tenfold per step. Members are independent.
+
+    Args:
+        problem: The members.
+        tolerance: Gradient norm at which a member is done.
+        max_iterations: Trial steps per member.
+        hessians: Hessians to start from, e.g. of the fit whose removals are refitted; computed when not given.
+
+    Returns:
+        The result; a member that did not reach the tolerance is marked in `converged`, and its norm says how far it
+        came. Nothing is raised: an unregularised loss on separable data has its optimum at infinity.
+    """
+    with torch.no_grad():
+        descent = _Descent(problem, hessians)
+        iteration = 0
+        for iteration in range(max_iterations + 1):
+            open_members = ((descent.norm > tolerance) & ~descent.given_up).nonzero()[:, 0]
+            if len(open_members) == 0 or iteration == max_iterations:
+                break
+            descent.step(open_members)
+    free = problem.layout.unflatten(descent.theta)
+    return NewtonResult(
+        params={name: free.get(name, value) for name, value in problem.params.items()},
+        values=descent.value,
+        gradient_norms=descent.norm,
+        converged=descent.norm <= tolerance,
+        iterations=iteration,
+    )

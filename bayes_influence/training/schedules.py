@@ -1,0 +1,115 @@
+"""How long and how fast to train: learning rates by the plateau rule, and stochastic weight averaging (SWA)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import cos, pi
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """The rule of torch's `ReduceLROnPlateau` (mode "min", relative threshold), one state per member.
+
+    Attributes:
+        factor: What the learning rate is multiplied by.
+        patience: Steps without improvement that are waited for.
+        threshold: Relative improvement that counts.
+        smallest_change: A learning rate is left alone when the change would be smaller.
+    """
+
+    factor: float = 0.1
+    patience: int = 100
+    threshold: float = 1e-4
+    smallest_change: float = 1e-8
+
+
+class PlateauState:
+    """Best value and bad steps of every member; `step` lowers their learning rates in place."""
+
+    def __init__(self, rule: Plateau, members: int, like: Tensor) -> None:
+        self.rule = rule
+        self.best = like.new_full((members,), torch.inf)
+        self.bad_steps = like.new_zeros(members)
+
+    def step(self, values: Float[Tensor, " E"], rates: Float[Tensor, " E"]) -> None:
+        """One observation of the objective for every member."""
+        better = values < self.best * (1 - self.rule.threshold)
+        self.best = torch.where(better, values, self.best)
+        self.bad_steps = torch.where(better, 0.0, self.bad_steps + 1)
+        waited = self.bad_steps > self.rule.patience
+        lowered = torch.where(waited, rates * self.rule.factor, rates)
+        rates.copy_(torch.where(rates - lowered > self.rule.smallest_change, lowered, rates))
+        self.bad_steps.masked_fill_(waited, 0.0)
+
+
+@dataclass(frozen=True)
+class SWA:
+    """Stochastic weight averaging (Izmailov et al. 2018): equal average of the iterates from `start` on.
+
+    From there the learning rate goes to `learning_rate` along a cosine, as torch's `SWALR` has it, and then stays.
+
+    Attributes:
+        start: Fraction of the steps after which averaging begins.
+        learning_rate: Where the learning rate goes.
+        anneal: Fraction of all steps that it takes to get there.
+
+    Raises:
+        ValueError: If a fraction lies outside [0, 1) or the learning rate is not positive.
+    """
+
+    start: float = 0.75
+    learning_rate: float = 1e-3
+    anneal: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.start < 1 and 0 <= self.anneal < 1 and self.learning_rate > 0):
+            raise ValueError(
+                f"SWA needs fractions in [0, 1) and a positive learning rate, got start={self.start}, "
+                f"anneal={self.anneal}, learning_rate={self.learning_rate}"
+            )
+
+    def first_step(self, epochs: int) -> int:
+        """The first step whose result is averaged."""
+        return int(self.start * epochs)
+
+    def rate_after(self, steps: int, epochs: int, initial: Float[Tensor, " E"]) -> Float[Tensor, " E"]:
+        """Learning rate after so many averaged steps, from the `initial` one when averaging began."""
+        annealing = int(self.anneal * epochs)
+        progress = 1.0 if annealing == 0 else min(1.0, steps / annealing)
+        alpha = (1 - cos(pi * progress)) / 2
+        return self.learning_rate * alpha + initial * (1 - alpha)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A full-batch Adam training.
+
+    Attributes:
+        epochs: Steps, each over all examples.
+        learning_rate: Adam's, at the start.
+        plateau: When to lower it; None keeps it.
+        betas: Adam's decay rates.
+        epsilon: Adam's epsilon.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    epochs: int = 4000
+    learning_rate: float = 1e-3
+    plateau: Plateau | None = field(default_factory=Plateau)
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"the learning rate must be positive, got {self.learning_rate}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"Adam's betas must lie in [0, 1), got {self.betas}")
+

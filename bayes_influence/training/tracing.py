@@ -1,0 +1,122 @@
+"""One flat list of tensor operations for the gradients of all members: what the ensemble trainer runs at every step.
+
+`vmap(grad_and_value(objective))` costs milliseconds of Python at each call, more than the arithmetic of a small
+network. Traced once with `make_fx` it is a plain list of tensor operations. Two rewrites then make that list fast
+without changing what it computes:
+
+- *examples last*: matrix products and softmaxes over a handful of units run several times faster when the long axis
+  (the examples) is contiguous, so products are taken transposed and softmaxes are spelled out elementwise;
+- *no-ops* (views to the same shape, powers and multiples of one) are dropped.
+
+Floor of a step, per member, n examples, widths w_0 ... w_d: 6 n sum w_k w_{k+1} multiplications and additions (forward,
+and two products backward) and about 10 n sum w_k elementwise operations; for small networks what remains above it is
+the fixed cost of some hundred tensor operations, shared by all members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from bayes_influence.data.dataset import Batch
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import Params
+
+aten = torch.ops.aten
+
+StepFunction = Callable[[Params, Batch, Tensor, Tensor], tuple[Params, Tensor]]
+"""(stacked params, batch, data weights (E, n), regulariser weights (E,)) -> (stacked gradients, objectives (E,))."""
+
+
+def _bmm_examples_last(left: Tensor, right: Tensor) -> Tensor:
+    return torch.bmm(right.mT, left.mT).mT
+
+
+def _log_softmax(values: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    shifted = values - values.amax(dim, keepdim=True)
+    return shifted - shifted.exp().sum(dim, keepdim=True).log()
+
+
+def _log_softmax_backward(gradient: Tensor, output: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    return gradient - output.exp() * gradient.sum(dim, keepdim=True)
+
+
+def _softmax(values: Tensor, dim: int, half_to_float: bool) -> Tensor:
+    exponentials = (values - values.amax(dim, keepdim=True)).exp()
+    return exponentials / exponentials.sum(dim, keepdim=True)
+
+
+def _softmax_backward(gradient: Tensor, output: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    weighted = gradient * output
+    return weighted - output * weighted.sum(dim, keepdim=True)
+
+
+_EXAMPLES_LAST: dict[Any, Callable[..., Tensor]] = {
+    aten.bmm.default: _bmm_examples_last,
+    aten._log_softmax.default: _log_softmax,
+    aten._log_softmax_backward_data.default: _log_softmax_backward,
+    aten._softmax.default: _softmax,
+    aten._softmax_backward_data.default: _softmax_backward,
+}
+
+
+def _shape(node: Node) -> torch.Size:
+    return node.meta["val"].shape
+
+
+def _is_no_op(node: Node) -> bool:
+    """Whether a node returns its first argument unchanged."""
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], Node):
+        return False
+    if node.target in (aten.expand.default, aten.view.default, aten._unsafe_view.default):
+        return _shape(node) == _shape(node.args[0])
+    if node.target is aten.permute.default:
+        return list(node.args[1]) == list(range(len(node.args[1])))  # type: ignore[arg-type]
+    return node.target in (aten.pow.Tensor_Scalar, aten.mul.Scalar) and node.args[1] == 1
+
+
+def _rewrite(traced: GraphModule) -> GraphModule:
+    for node in list(traced.graph.nodes):
+        if _is_no_op(node):
+            node.replace_all_uses_with(node.args[0])
+            traced.graph.erase_node(node)
+        elif node.op == "call_function" and node.target in _EXAMPLES_LAST:
+            node.target = _EXAMPLES_LAST[node.target]
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+    return traced
+
+
+def trace_members(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    data_weights: Tensor,
+    regulariser_weights: Tensor,
+    *,
+    own_data: bool = False,
+) -> StepFunction:
+    """Traces the gradient and value of J for every member at once.
+
+    Args:
+        objective: What is minimised; its `value` is called once, under `vmap` and `grad`.
+        params: Stacked parameters, (E, ...) each.
+        batch: Shared by all members, or with a leading member axis where `own_data`.
+        data_weights: (E, n).
+        regulariser_weights: (E,).
+        own_data: Whether each member has its own batch.
+
+    Returns:
+        The traced step; it expects arguments of exactly these shapes.
+    """
+    def value(member: Params, data: Batch, weights: Tensor, strength: Tensor) -> Tensor:
+        return objective.value(member, data, weights, strength)
+
+    step = vmap(grad_and_value(value), in_dims=(0, 0 if own_data else None, 0, 0))
+    return _rewrite(make_fx(step)(params, batch, data_weights, regulariser_weights))
