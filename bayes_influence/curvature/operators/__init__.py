@@ -1,0 +1,1 @@
+"""Curvature as symmetric operators on flat parameter vectors, from dense matrices to matrix-free products."""

@@ -1,0 +1,151 @@
+"""`LinearOperator`: what every curvature matrix is to a solver, however it is stored or computed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+DENSE_COLUMNS = 256
+"""Unit vectors per product when an operator is made dense: bounds the memory of one product."""
+
+
+class LinearOperator(ABC):
+    """A symmetric matrix A of shape (P, P), known by its products with vectors.
+
+    A subclass supplies `_product` for a block of column vectors; the rest follows from it and may be overridden
+    where a cheaper way is known.
+
+    Attributes:
+        size: P.
+        dtype: Of the vectors that it takes and returns.
+        device: Where they live.
+    """
+
+    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.size = size
+        self.dtype = dtype
+        self.device = device
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, P)."""
+        return self.size, self.size
+
+    @abstractmethod
+    def _product(self, vectors: Tensor) -> Tensor:
+        """A V for V of shape (P, K), with K >= 1."""
+
+    def __matmul__(self, vectors: Float[Tensor, " P *K"]) -> Float[Tensor, " P *K"]:
+        """A v for one vector of shape (P,), or A V for K of them as the columns of (P, K).
+
+        Raises:
+            ValueError: If the vectors have another length or more than two axes.
+            TypeError: If they have another dtype.
+        """
+        if vectors.ndim not in (1, 2) or len(vectors) != self.size:
+            raise ValueError(
+                f"{type(self).__name__} of shape {self.shape} takes vectors of shape ({self.size},) or "
+                f"({self.size}, K), got {tuple(vectors.shape)}"
+            )
+        if vectors.dtype != self.dtype:
+            raise TypeError(
+                f"{type(self).__name__} works in {self.dtype}, got vectors in {vectors.dtype}; convert one of the two"
+            )
+        if vectors.ndim == 1:
+            return self._product(vectors.unsqueeze(1)).squeeze(1)
+        return self._product(vectors) if vectors.shape[1] else vectors.clone()
+
+    def __add__(self, damping: float | Float[Tensor, " P"]) -> LinearOperator:
+        """A + diag(damping); a number stands for that multiple of the identity."""
+        return DampedOperator(self, damping)
+
+    def dense(self) -> Float[Tensor, "P P"]:
+        """A as a matrix, from products with unit vectors. Memory P^2; P products."""
+        return torch.cat([self @ block for block in self._unit_vectors()], dim=1)
+
+    def diagonal(self) -> Float[Tensor, " P"]:
+        """The diagonal of A. P products unless a subclass knows better."""
+        pieces = [(block * (self @ block)).sum(dim=0) for block in self._unit_vectors()]
+        return torch.cat(pieces)
+
+    def trace(self) -> Float[Tensor, ""]:
+        """Sum of the diagonal, exactly; see `spectrum.trace` for estimates that need few products."""
+        return self.diagonal().sum()
+
+    def _unit_vectors(self) -> Iterator[Tensor]:
+        positions = torch.arange(self.size, device=self.device).unsqueeze(1)
+        for columns in torch.arange(self.size, device=self.device).split(DENSE_COLUMNS):
+            yield (positions == columns).to(self.dtype)
+
+
+class DenseOperator(LinearOperator):
+    """A symmetric matrix held in memory.
+
+    Attributes:
+        matrix: (P, P), the mean of what was given and its transpose, so that rounding leaves it symmetric.
+
+    Raises:
+        ValueError: If the matrix is not square, or not symmetric beyond rounding.
+    """
+
+    def __init__(self, matrix: Float[Tensor, "P Q"]) -> None:
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"an operator needs a square matrix, got shape {tuple(matrix.shape)}")
+        asymmetry = (matrix - matrix.T).abs().max()
+        if asymmetry > torch.finfo(matrix.dtype).eps ** 0.5 * matrix.abs().max():
+            raise ValueError(f"curvature is symmetric, but |A - A'| reaches {float(asymmetry):.3g}; symmetrise it")
+        super().__init__(len(matrix), matrix.dtype, matrix.device)
+        self.matrix = 0.5 * (matrix + matrix.T)
+
+    def _product(self, vectors: Tensor) -> Tensor:
+        return self.matrix @ vectors
+
+    def dense(self) -> Float[Tensor, "P P"]:
+        """The matrix itself, not a copy."""
+        return self.matrix
+
+    def diagonal(self) -> Float[Tensor, " P"]:
+        """The diagonal, no products."""
+        return self.matrix.diagonal()
+
+
+class DampedOperator(LinearOperator):
+    """A + diag(d).
+
+    Attributes:
+        base: A.
+        damping: d of shape (P,).
+
+    Raises:
+        ValueError: If d is neither a number nor of shape (P,), or is negative or not finite somewhere.
+    """
+
+    def __init__(self, base: LinearOperator, damping: float | Float[Tensor, " P"]) -> None:
+        super().__init__(base.size, base.dtype, base.device)
+        values = torch.as_tensor(damping, dtype=base.dtype, device=base.device)
+        if values.shape not in ((), (base.size,)):
+            raise ValueError(f"damping must be a number or of shape ({base.size},), got shape {tuple(values.shape)}")
+        if not (torch.isfinite(values) & (values >= 0)).all():
+            raise ValueError(f"damping must be finite and at least 0, got {float(values.min()):.3g} as its smallest")
+        self.base = base
+        self.damping = values.expand(base.size)
+
+    def _product(self, vectors: Tensor) -> Tensor:
+        return self.base @ vectors + self.damping.unsqueeze(1) * vectors
+
+    def dense(self) -> Float[Tensor, "P P"]:
+        """The base's matrix with d added to its diagonal."""
+        return self.base.dense() + torch.diag(self.damping)
+
+    def diagonal(self) -> Float[Tensor, " P"]:
+        """The base's diagonal plus d."""
+        return self.base.diagonal() + self.damping
+
+
+def as_operator(operator_or_matrix: LinearOperator | Tensor) -> LinearOperator:
+    """The operator itself, or a `DenseOperator` around a symmetric matrix."""
+    return DenseOperator(operator_or_matrix) if isinstance(operator_or_matrix, Tensor) else operator_or_matrix
