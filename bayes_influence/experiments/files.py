@@ -1,0 +1,46 @@
+"""Files that are either the old ones or the new ones, never something in between."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from uuid import uuid4
+
+PARTIAL = ".partial"
+"""Ending of a file that is still being written; one that a killed process left behind may be deleted."""
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes `content` to a temporary file beside `path`, forces it to disk, and renames it onto `path`.
+
+    A process killed at any moment leaves `path` as it was or complete.
+
+    Args:
+        path: The file to write or replace.
+        content: All of it.
+
+    Raises:
+        OSError: If the folder cannot be written or the disk is full; `path` is then what it was.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Forces a rename in `folder` to disk, where the system lets a folder be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
