@@ -1,0 +1,127 @@
+"""The architecture: which room may import which, what is packaged, and that everything public is documented."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = (
+    "models",
+    "data",
+    "moments",
+    "objectives",
+    "training",
+    "curvature",
+    "influence",
+    "retraining",
+    "evaluation",
+    "experiments",
+    "cli",
+)
+SOURCES = sorted([*ROOT.glob("models/**/*.py"), *ROOT.glob("bayes_influence/**/*.py")])
+
+
+def room_of(path):
+    """The room that a source file stands in, None for the package's own `__init__`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    room = parts[0] if parts[0] == "models" else parts[1]
+    return None if room == "__init__" else room
+
+
+def imported_modules(tree):
+    """Every (line, dotted name) that a module imports, wherever in the file; `from a import b` counts as a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: use an absolute import"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def upward_imports(source, room):
+    """Lines of `source`, a module of `room`, that import from a room that comes later, or from no room at all."""
+    wrong = []
+    for line, name in imported_modules(ast.parse(source)):
+        parts = name.split(".")
+        if parts[0] == "models" or (parts[0] == "bayes_influence" and len(parts) == 1):
+            wrong.append(f"line {line}: import the module that is meant, not {name}")
+        elif parts[0] == "bayes_influence" and parts[1] not in ROOMS:
+            wrong.append(f"line {line}: {name} is in no room")
+        elif parts[0] == "bayes_influence" and ROOMS.index(parts[1]) > ROOMS.index(room):
+            wrong.append(f"line {line}: {room} imports {parts[1]}, which comes after it")
+    return wrong
+
+
+def undocumented(tree):
+    """Names of the public functions, classes and methods of a module that have no docstring."""
+    scopes = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_"))]
+    return [
+        node.name
+        for scope in scopes
+        for node in scope.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down_and_everything_public_is_documented(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "the module has no docstring"
+    assert undocumented(tree) == []
+    if (room := room_of(path)) is not None:
+        assert upward_imports(path.read_text(), room) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("from bayes_influence.influence.scores import x", "data imports influence, which comes after it"),
+        ("import bayes_influence.cli", "data imports cli, which comes after it"),
+        ("def f():\n    from bayes_influence import training", "line 2: data imports training"),
+        ("from bayes_influence.utils import x", "is in no room"),
+        ("import bayes_influence", "import the module that is meant"),
+        ("import models.mlp", "import the module that is meant"),
+    ],
+)
+def test_an_arrow_that_goes_up_is_found(source, complaint):
+    (found,) = upward_imports(source, "data")
+    assert complaint in found
+
+
+def test_an_arrow_that_goes_down_is_allowed():
+    assert upward_imports("from bayes_influence.models.mlp import MLP\nimport torch", "data") == []
+
+
+def test_missing_documentation_is_found():
+    source = "def f(): pass\nclass A:\n    def g(self): pass\n    def _h(self): pass"
+    assert undocumented(ast.parse(source)) == ["f", "A", "g"]
+
+
+def test_networks_depend_on_torch_only():
+    allowed = {*sys.stdlib_module_names, "torch", "bayes_influence"}
+    for path in ROOT.glob("models/**/*.py"):
+        outside = {name.split(".")[0] for _, name in imported_modules(ast.parse(path.read_text()))} - allowed
+        assert not outside, f"{path.name} imports {outside}"
+
+
+def test_packages_listed_are_those_on_disk():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for path in SOURCES}
+    on_disk = {".".join(folder.parts).removeprefix("bayes_influence.") for folder in folders} - {"bayes_influence"}
+    assert sorted(listed) == sorted(["bayes_influence", *(f"bayes_influence.{name}" for name in on_disk)])
+
+
+def test_every_folder_of_modules_is_a_package():
+    assert [path for path in SOURCES if not (path.parent / "__init__.py").exists()] == []
+
+
+def test_the_bare_name_models_is_refused():
+    run = subprocess.run([sys.executable, "-c", "import models"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "ImportError: this folder is installed as bayes_influence.models" in run.stderr
