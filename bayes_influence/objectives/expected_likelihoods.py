@@ -15,12 +15,7 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Moments
-
-TILT_ITERATIONS = 8
-"""Newton steps for the tilt: machine precision up to logit variances of 30, where a linear propagation is long wrong."""
-
-TILT_TRUST = 2.0
-"""Largest change of a tilted logit in one step; the softmax turns within about one unit."""
+from bayes_influence.objectives.tilt import optimal_tilt
 
 EVI_NOISE = 1e-3
 """Noise variance added to the softmax variance in eVI: without it the density is unbounded where a variance vanishes."""
@@ -28,35 +23,6 @@ EVI_NOISE = 1e-3
 
 def _pick(values: Float[Tensor, "B C"], targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
     return values.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-
-
-def _tilt_step(tilt: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Newton step on the bound in a: (I + S V) step = p - a, with S = diag(p) - pp' solved by Sherman-Morrison."""
-    probabilities = torch.softmax(mean + (0.5 - tilt) * variance, dim=-1)
-    scaled = probabilities * variance
-    residual = (probabilities - tilt) / (1 + scaled)
-    gain = probabilities / (1 + scaled)
-    shared = (variance * residual * probabilities).sum(-1, keepdim=True)
-    return residual + gain * (shared / (1 - (scaled * gain).sum(-1, keepdim=True)))
-
-
-def optimal_tilt(mean: Float[Tensor, "B C"], variance: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
-    """The tilt a that makes the bound of Knowles & Minka (2011) tightest: the root of a = softmax(m + (1-2a) v/2).
-
-    The bound is convex in a; Newton's method with a trust region on the tilted logits finds the root on detached
-    moments. One more Newton step is differentiable: at the root it leaves the value as it is and has the
-    implicit-function derivative da/d(m, v), so that first *and second* derivatives of the bound are those of the
-    optimised bound. (With a detached tilt the gradient is right but the Hessian lacks the tilt's response.)
-    """
-    with torch.no_grad():
-        fixed_mean, fixed_variance = mean.detach(), variance.detach()
-        spread = torch.sqrt(1 + fixed_variance.mean(-1, keepdim=True))
-        tilt = torch.softmax(fixed_mean / spread, dim=-1)
-        for _ in range(TILT_ITERATIONS):
-            step = _tilt_step(tilt, fixed_mean, fixed_variance)
-            reach = (fixed_variance * step).abs().amax(-1, keepdim=True).clamp(min=TILT_TRUST)
-            tilt = tilt + step * (TILT_TRUST / reach)
-    return tilt + _tilt_step(tilt, mean, variance)
 
 
 @dataclass(frozen=True)

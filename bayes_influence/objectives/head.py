@@ -83,7 +83,9 @@ def head_objective(objective: Objective) -> Objective:
     if outside:
         raise ValueError(f"the selection {objective.selection!r} reaches beyond the last layer {path!r}: {outside}")
     network = Head(path, objective.network.get_submodule(path))
-    return replace(objective, network=network, params=head_params(objective, objective.params), selection=objective.names)
+    return replace(
+        objective, network=network, params=head_params(objective, objective.params), selection=objective.names
+    )
 
 
 def head_problem(objective: Objective, batch: Batch) -> tuple[Objective, Batch]:

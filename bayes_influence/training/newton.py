@@ -80,9 +80,13 @@ class StackedProblem:
         def value(theta: Tensor, fixed: Params, data: Batch, weights: Tensor, strength: Tensor) -> Tensor:
             return objective.value({**fixed, **layout.unflatten(theta)}, data, weights, strength)
 
+        def data_term(theta: Tensor, fixed: Params, data: Batch) -> Tensor:
+            return objective.losses({**fixed, **layout.unflatten(theta)}, data).mean()
+
         dims = (0, 0, 0 if own_data else None, 0, 0)
         self._gradients: Callable[..., tuple[Tensor, Tensor]] = vmap(grad_and_value(value), in_dims=dims)
         self._hessians: Callable[..., Tensor] = vmap(hessian(value), in_dims=dims)
+        self._data_hessians: Callable[..., Tensor] = vmap(hessian(data_term), in_dims=(None, None, 0))
 
     def _arguments(self, members: Int[Tensor, " k"]) -> tuple[Params, Batch, Tensor, Tensor]:
         fixed = {name: value[members] for name, value in self.fixed.items()}
@@ -103,6 +107,13 @@ class StackedProblem:
             for start in range(0, len(members), turn)
         ]
         return torch.cat(pieces)
+
+    def example_hessians(self, member: int, examples: Int[Tensor, " k"]) -> Float[Tensor, "k P P"]:
+        """H_i of single examples at one member's start, without the regulariser."""
+        data = tree_map(lambda leaf: leaf[member], self.batch) if self.own_data else self.batch
+        singles = tree_map(lambda leaf: leaf[examples].unsqueeze(1), data)
+        fixed = {name: value[member] for name, value in self.fixed.items()}
+        return self._data_hessians(self.start[member], fixed, singles)
 
 
 class _Descent:

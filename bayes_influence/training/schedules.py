@@ -112,4 +112,3 @@ class Schedule:
             raise ValueError(f"the learning rate must be positive, got {self.learning_rate}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"Adam's betas must lie in [0, 1), got {self.betas}")
-

@@ -115,6 +115,7 @@ def trace_members(
     Returns:
         The traced step; it expects arguments of exactly these shapes.
     """
+
     def value(member: Params, data: Batch, weights: Tensor, strength: Tensor) -> Tensor:
         return objective.value(member, data, weights, strength)
 

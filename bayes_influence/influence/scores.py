@@ -1,0 +1,142 @@
+"""`InfluenceScores`: what an estimate says, what it means, and how far its arithmetic can be trusted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = "bayes_influence.InfluenceScores.1"
+"""Marks a score file, and the version of its layout."""
+
+
+@dataclass(frozen=True, eq=False)
+class InfluenceScores:
+    """Influence of every training example on every test measurement.
+
+    Attributes:
+        values: (n_test, n_train). Koh & Liang's I_up,loss = -g_t' (H + D)^-1 g_i: the derivative of the measurement
+            with respect to the weight of example i, in units of the measurement.
+        train_ids: (n_train,) dataset ids of the columns.
+        test_ids: (n_test,) dataset ids of the rows.
+        measurement: What was measured on the test examples, e.g. "loss".
+        curvature: Which matrix stands for H.
+        damping: What D is.
+        solver: How the system was solved.
+        smallest_eigenvalue: lambda_min(H + D), None where the solver does not know it.
+        largest_eigenvalue: lambda_max(H + D), likewise.
+        error: (n_test, n_train) bound on the error of `values` that the solver's residuals leave, None where the
+            smallest eigenvalue is not known.
+    """
+
+    values: Float[Tensor, "t n"]
+    train_ids: Int[Tensor, " n"]
+    test_ids: Int[Tensor, " t"]
+    measurement: str = "loss"
+    curvature: str = "hessian"
+    damping: str = "none"
+    solver: str = "cholesky"
+    smallest_eigenvalue: float | None = None
+    largest_eigenvalue: float | None = None
+    error: Float[Tensor, "t n"] | None = None
+
+    @property
+    def removal(self) -> Float[Tensor, "t n"]:
+        """Predicted change of the measurement when the example is removed: +1/n g_t' (H + D)^-1 g_i.
+
+        Positive: without the example the test loss goes up, so the example was helpful.
+        """
+        return -self.values / len(self.train_ids)
+
+    @property
+    def condition_number(self) -> float | None:
+        """lambda_max / lambda_min of H + D where both are known."""
+        if self.smallest_eigenvalue is None or self.largest_eigenvalue is None:
+            return None
+        return self.largest_eigenvalue / self.smallest_eigenvalue
+
+    def top(
+        self, k: int, test_id: int | None = None, by: Literal["magnitude", "helpful", "harmful"] = "magnitude"
+    ) -> Int[Tensor, " k"]:
+        """Ids of the k training examples with the largest removal effect on one test example.
+
+        Args:
+            k: How many.
+            test_id: Which test example; may be left out when there is one.
+            by: `"magnitude"`; `"helpful"`, the most positive removal effects; `"harmful"`, the most negative.
+
+        Raises:
+            ValueError: If k, the test id or `by` is out of range.
+        """
+        row = self.removal[self._row(test_id)]
+        if not 1 <= k <= len(row):
+            raise ValueError(f"k must lie in 1..{len(row)}, got {k}")
+        keys = {"magnitude": row.abs(), "helpful": row, "harmful": -row}
+        if by not in keys:
+            raise ValueError(f"by must be one of {', '.join(keys)}, got {by!r}")
+        order = torch.argsort(keys[by], descending=True, stable=True)
+        return self.train_ids[order[:k].to(self.train_ids.device)]
+
+    def _row(self, test_id: int | None) -> int:
+        if test_id is None:
+            if len(self.test_ids) != 1:
+                raise ValueError(f"test_id is needed: there are {len(self.test_ids)} test examples")
+            return 0
+        found = (self.test_ids == test_id).nonzero()
+        if len(found) == 0:
+            raise ValueError(f"no test example has id {test_id}; known: {self.test_ids.tolist()[:10]}")
+        return int(found[0, 0])
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per (test, training) pair: test_id, train_id, value, removal, and error where it is known."""
+        tests, examples = self.values.shape
+        columns = {
+            "test_id": self.test_ids.cpu().repeat_interleave(examples).numpy(),
+            "train_id": self.train_ids.cpu().repeat(tests).numpy(),
+            "value": self.values.cpu().reshape(-1).numpy(),
+            "removal": self.removal.cpu().reshape(-1).numpy(),
+        }
+        if self.error is not None:
+            columns["error"] = self.error.cpu().reshape(-1).numpy()
+        return pd.DataFrame(columns)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file, whole: to a temporary file first, then renamed."""
+        target = Path(path)
+        tensors = {"values": self.values, "train_ids": self.train_ids, "test_ids": self.test_ids}
+        if self.error is not None:
+            tensors["error"] = self.error
+        notes = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in tensors}
+        notes.pop("error", None)
+        partial = target.with_name(target.name + ".partial")
+        contents = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        save_file(contents, partial, metadata={"format": FORMAT, "notes": json.dumps(notes)})
+        partial.replace(target)
+
+    @classmethod
+    def load(cls, path: str | Path) -> InfluenceScores:
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged or is no score file.
+        """
+        if not Path(path).exists():
+            raise FileNotFoundError(f"no score file at {path}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}); compute the scores again") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} is no score file of this version, its format is {metadata.get('format')!r}")
+        return cls(**tensors, **json.loads(metadata["notes"]))
