@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any
 
 from torch import nn
 
 from bayes_influence.models.activations import activation_module
 from bayes_influence.models.initialisation import seeded
+from bayes_influence.models.sequential import ShapedSequential
 
 
-class MLP(nn.Sequential):
+class MLP(ShapedSequential):
     """Linear(n_inputs, width)-activation-[Linear(width, width)-activation]x(depth-1)-Linear(width, n_outputs).
 
     All layers have biases and PyTorch's default initialisation. The modules stand in one flat sequence, so with
@@ -49,21 +49,7 @@ class MLP(nn.Sequential):
             for before, after in pairwise(sizes):
                 modules += [nn.Linear(before, after), activation_module(activation)]
             modules.append(nn.Linear(sizes[-1], n_outputs))
-        super().__init__(*modules)
-        self.input_shape = shape
-
-    def forward(self, input: Any) -> Any:
-        """Outputs of shape (B, n_outputs) for inputs of shape (B, *input_shape).
-
-        Raises:
-            ValueError: If the inputs have another shape.
-        """
-        if tuple(input.shape[1:]) != self.input_shape:
-            raise ValueError(
-                f"MLP expects inputs of shape (B, {', '.join(map(str, self.input_shape))}), "
-                f"got {tuple(input.shape)}; build it with the data's shape, n_inputs={tuple(input.shape[1:])}"
-            )
-        return super().forward(input)
+        super().__init__(shape, modules)
 
 
 def _check_sizes(shape: tuple[int, ...], n_outputs: int, width: int, depth: int) -> None:

@@ -88,7 +88,7 @@ def test_sizes_out_of_range(sizes):
 
 
 def test_wrong_input_shape_names_the_wanted_one():
-    with pytest.raises(ValueError, match=r"inputs of shape \(B, 4\), got \(2, 5\)"):
+    with pytest.raises(ValueError, match=r"MLP expects inputs of shape \(B, 4\), got \(2, 5\)"):
         MLP(4, 3)(torch.zeros(2, 5))
     with pytest.raises(ValueError, match=r"inputs of shape \(B, 1, 4, 4\), got \(2, 16\)"):
         MLP((1, 4, 4), 3)(torch.zeros(2, 16))
