@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 from torch import nn
 
@@ -64,9 +65,8 @@ class VGG(ShapedSequential):
         with seeded(seed):
             modules = _blocks(depth, input_shape[0], padding, width, activation)
             modules.append(nn.Flatten())
-            positions = ((input_shape[1] + 2 * padding[0]) // SHRINKAGE) * (
-                (input_shape[2] + 2 * padding[1]) // SHRINKAGE
-            )
+            sides = [side + 2 * around for side, around in zip(input_shape[1:], padding, strict=True)]
+            positions = prod(side // SHRINKAGE for side in sides)
             hidden = [positions * _scaled(CHANNELS[-1], width), *(_scaled(units, width) for units in HIDDEN)]
             for before, after in pairwise(hidden):
                 modules += [nn.Linear(before, after), activation_module(activation)]
@@ -91,7 +91,7 @@ def _scaled(size: int, width: float) -> int:
 
 
 def _padding(input_shape: Sequence[int]) -> tuple[int, int]:
-    """Zeros on each side, vertically and horizontally, that make the sides multiples of what pooling divides them by."""
+    """Zeros above and below, and left and right, that make the sides multiples of `SHRINKAGE`."""
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ValueError(f"input_shape must be (channels, height, width), got {tuple(input_shape)}")
     missing = [-side % SHRINKAGE for side in input_shape[1:]]
