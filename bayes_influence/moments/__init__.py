@@ -1,1 +1,22 @@
 """Means and variances of activations, one rule per operation, and the conversion of a deterministic network."""
+
+from bayes_influence.moments import activations, arithmetic, linear, shapes, softmax  # noqa: F401 (they register rules)
+from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian, to_deterministic
+from bayes_influence.moments.elementwise import elementwise
+from bayes_influence.moments.initial import fan_in_sigma, relative_sigma
+from bayes_influence.moments.moments import VARIANCE_FLOOR, Approximation, Moments
+from bayes_influence.moments.registry import UnsupportedOperationError, rule
+
+__all__ = [
+    "VARIANCE_FLOOR",
+    "Approximation",
+    "Moments",
+    "UnsupportedModuleError",
+    "UnsupportedOperationError",
+    "elementwise",
+    "fan_in_sigma",
+    "relative_sigma",
+    "rule",
+    "to_bayesian",
+    "to_deterministic",
+]

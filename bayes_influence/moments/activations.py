@@ -1,0 +1,186 @@
+"""Derivatives and closed-form moments of the common activations; every other elementwise function by name."""
+
+from __future__ import annotations
+
+from math import pi, sqrt
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from bayes_influence.moments.elementwise import derivative_of, exact_moments_of, register_elementwise
+from bayes_influence.moments.gaussian import gauss_hermite, normal_density, normal_distribution, rectified_moments
+
+_SELU_SCALE = 1.0507009873554805
+_SELU_ALPHA = 1.6732632423543772
+
+register_elementwise(
+    "abs",
+    "asinh",
+    "atan",
+    "celu",
+    "clamp",
+    "cos",
+    "erf",
+    "erfc",
+    "expm1",
+    "hardshrink",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "log",
+    "log1p",
+    "mish",
+    "pow",
+    "prelu",
+    "reciprocal",
+    "relu6",
+    "rsqrt",
+    "sin",
+    "sinh",
+    "softshrink",
+    "softsign",
+    "sqrt",
+    "tan",
+    "tanhshrink",
+    "threshold",
+)
+
+
+@derivative_of("relu")
+def relu(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Rectifier max(m, 0); its derivative is 1 for m > 0, else 0."""
+    return F.relu(mean), (mean > 0).to(mean.dtype)
+
+
+@derivative_of("leaky_relu")
+def leaky_relu(mean: Tensor, negative_slope: float = 0.01) -> tuple[Tensor, Tensor]:
+    """Leaky rectifier: m for m > 0, else s m; its derivative is 1 or s."""
+    return F.leaky_relu(mean, negative_slope), negative_slope + (1 - negative_slope) * (mean > 0).to(mean.dtype)
+
+
+@derivative_of("tanh")
+def tanh(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Hyperbolic tangent; its derivative is 1 - tanh^2 m."""
+    value = torch.tanh(mean)
+    return value, 1 - value.square()
+
+
+@derivative_of("sigmoid")
+def sigmoid(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Logistic function s; its derivative is s (1 - s)."""
+    value = torch.sigmoid(mean)
+    return value, value * (1 - value)
+
+
+@derivative_of("logsigmoid")
+def log_sigmoid(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithm of the logistic function; its derivative is sigmoid(-m)."""
+    return F.logsigmoid(mean), torch.sigmoid(-mean)
+
+
+@derivative_of("softplus")
+def softplus(mean: Tensor, beta: float = 1.0, threshold: float = 20.0) -> tuple[Tensor, Tensor]:
+    """Softplus log(1 + exp(beta m)) / beta; its derivative is sigmoid(beta m)."""
+    return F.softplus(mean, beta, threshold), torch.sigmoid(beta * mean)
+
+
+@derivative_of("elu")
+def elu(mean: Tensor, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
+    """ELU: m for m > 0, else alpha (exp m - 1); its derivative is 1, or f(m) + alpha."""
+    value = F.elu(mean, alpha)
+    return value, torch.where(mean > 0, 1.0, value + alpha)
+
+
+@derivative_of("selu")
+def selu(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """SELU: s m for m > 0, else s alpha (exp m - 1); its derivative is s, or f(m) + s alpha."""
+    value = F.selu(mean)
+    return value, torch.where(mean > 0, _SELU_SCALE, value + _SELU_SCALE * _SELU_ALPHA)
+
+
+@derivative_of("silu")
+def silu(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """SiLU m s with s = sigmoid m; its derivative is s (1 + m (1 - s))."""
+    gate = torch.sigmoid(mean)
+    return F.silu(mean), gate * (1 + mean * (1 - gate))
+
+
+@derivative_of("gelu")
+def gelu(mean: Tensor, approximate: str = "none") -> tuple[Tensor, Tensor]:
+    """GELU m Phi(m); its derivative is Phi(m) + m phi(m). With `approximate="tanh"`, the derivative of that formula."""
+    value = F.gelu(mean, approximate=approximate)
+    if approximate == "none":
+        return value, normal_distribution(mean) + mean * normal_density(mean)
+    inner = sqrt(2 / pi) * (mean + 0.044715 * mean**3)
+    gate = torch.tanh(inner)
+    slope = sqrt(2 / pi) * (1 + 3 * 0.044715 * mean.square())
+    return value, 0.5 * (1 + gate) + 0.5 * mean * (1 - gate.square()) * slope
+
+
+@derivative_of("exp")
+def exp(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Exponential; it is its own derivative."""
+    value = torch.exp(mean)
+    return value, value
+
+
+@derivative_of("square")
+def square(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Square; its derivative is 2 m."""
+    return mean.square(), 2 * mean
+
+
+@exact_moments_of("relu")
+def relu_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments of max(x, 0): sqrt(v) s_plus and v (Phi(a) - s_plus s_minus), see `rectified_moments`."""
+    rectified, spread, _ = rectified_moments(mean, variance)
+    return rectified, spread
+
+
+@exact_moments_of("leaky_relu")
+def leaky_relu_moments(mean: Tensor, variance: Tensor, negative_slope: float = 0.01) -> tuple[Tensor, Tensor]:
+    """Moments of s x + (1 - s) max(x, 0): s^2 v + (1 - s)^2 Var max(x, 0) + 2 s (1 - s) v Phi(a) is the variance."""
+    rectified, spread, covariance = rectified_moments(mean, variance)
+    rest = 1 - negative_slope
+    total = negative_slope**2 * variance + rest**2 * spread + 2 * negative_slope * rest * covariance
+    return negative_slope * mean + rest * rectified, total.clamp(min=0)
+
+
+@exact_moments_of("gelu")
+def gelu_moments(mean: Tensor, variance: Tensor, approximate: str = "none") -> tuple[Tensor, Tensor]:
+    """Mean m Phi(m/t) + (v/t) phi(m/t), t^2 = 1 + v, in closed form; the variance about it by Gauss-Hermite.
+
+    With `approximate="tanh"` both are Gauss-Hermite.
+    """
+    if approximate != "none":
+        return gauss_hermite(lambda values: F.gelu(values, approximate=approximate), mean, variance)
+    t = (1 + variance).sqrt()
+    expectation = mean * normal_distribution(mean / t) + variance / t * normal_density(mean / t)
+    return gauss_hermite(F.gelu, mean, variance, exact_mean=expectation)
+
+
+@exact_moments_of("exp")
+def exp_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-normal moments: exp(m + v/2), and its square times exp(v) - 1."""
+    expectation = torch.exp(mean + 0.5 * variance)
+    return expectation, expectation.square() * torch.expm1(variance)
+
+
+@exact_moments_of("square")
+def square_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments of the square: m^2 + v and 2 v^2 + 4 m^2 v."""
+    return mean.square() + variance, (2 * variance + 4 * mean.square()) * variance
+
+
+@exact_moments_of("abs")
+def abs_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Folded normal: |x| = 2 max(x, 0) - x, so 2 E max(x, 0) - m and v + 4 Var max(x, 0) - 4 v Phi(a)."""
+    rectified, spread, covariance = rectified_moments(mean, variance)
+    return 2 * rectified - mean, (variance + 4 * (spread - covariance)).clamp(min=0)
+
+
+@exact_moments_of("erf")
+def erf_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean erf(m / sqrt(1 + 2 v)) in closed form; the variance about it by Gauss-Hermite."""
+    return gauss_hermite(torch.erf, mean, variance, exact_mean=torch.erf(mean / (1 + 2 * variance).sqrt()))

@@ -1,0 +1,100 @@
+"""Sums, differences, products and quotients with numbers, tensors and independent moments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayes_influence.moments.moments import Approximation, Moments
+from bayes_influence.moments.registry import UnsupportedOperationError, rule
+
+
+def mean_of(operand: Any) -> Any:
+    """The mean of moments; anything else is its own mean."""
+    return operand.mean if isinstance(operand, Moments) else operand
+
+
+def shared_approximation(*operands: Any) -> Approximation:
+    """The approximation of the moments among the operands; of the first that is not the default, where they differ.
+
+    Inputs that a user made carry the default, and meet what a network's layers set in skip connections.
+
+    Raises:
+        ValueError: If two of them were set to different ones.
+    """
+    chosen = {x.approximation for x in operands if isinstance(x, Moments)} - {Approximation()}
+    if len(chosen) > 1:
+        raise ValueError(f"moments with different approximations were combined: {sorted(map(str, chosen))}")
+    return chosen.pop() if chosen else Approximation()
+
+
+@rule("add", torch.Tensor.__add__, torch.Tensor.__radd__)
+def add(left: Any, right: Any, *, alpha: float = 1) -> Moments:
+    """Sum: m_1 + alpha m_2 and v_1 + alpha^2 v_2 for independent branches; (1 + alpha)^2 v when both are one object."""
+    if left is right:
+        return Moments((1 + alpha) * left.mean, (1 + alpha) ** 2 * left.variance, left.approximation)
+    first, second = mean_of(left), mean_of(right)
+    mean = first + second if alpha == 1 else first - second if alpha == -1 else first + alpha * second
+    if not isinstance(right, Moments):
+        variance = left.variance
+    else:
+        variance = right.variance if alpha**2 == 1 else alpha**2 * right.variance
+        variance = left.variance + variance if isinstance(left, Moments) else variance
+    return Moments(mean, _expanded(variance, mean), shared_approximation(left, right))
+
+
+@rule("sub", torch.Tensor.__sub__, torch.Tensor.__rsub__)
+def subtract(left: Any, right: Any, *, alpha: float = 1) -> Moments:
+    """Difference: m_1 - alpha m_2 and v_1 + alpha^2 v_2 for independent branches; zero variance for x - x."""
+    return add(left, right, alpha=-alpha)
+
+
+@rule("mul", "multiply", torch.Tensor.__mul__, torch.Tensor.__rmul__)
+def multiply(left: Any, right: Any) -> Moments:
+    """Product: m_1 m_2 and m_1^2 v_2 + m_2^2 v_1 + v_1 v_2 for independent branches; c m and c^2 v for a constant c.
+
+    For x * x, one object twice, the branches are not independent: m^2 + v and 2 v^2 + 4 m^2 v (exact for a Gaussian).
+    """
+    if left is right:
+        return squared(left)
+    mean = mean_of(left) * mean_of(right)
+    if isinstance(left, Moments) and isinstance(right, Moments):
+        variance = left.mean.square() * right.variance + (right.mean.square() + right.variance) * left.variance
+    else:
+        moments, constant = (left, right) if isinstance(left, Moments) else (right, left)
+        variance = moments.variance * constant**2
+    return Moments(mean, _expanded(variance, mean), shared_approximation(left, right))
+
+
+def squared(x: Moments) -> Moments:
+    """Exact moments of the square of a Gaussian: m^2 + v and 2 v^2 + 4 m^2 v."""
+    square = x.mean.square()
+    return Moments(square + x.variance, (2 * x.variance + 4 * square) * x.variance, x.approximation)
+
+
+@rule("div", "divide", "true_divide", torch.Tensor.__truediv__)
+def divide(left: Any, right: Any) -> Moments:
+    """Quotient: m / c and v / c^2 for a constant c.
+
+    Raises:
+        UnsupportedOperationError: If the divisor is random: a ratio with a Gaussian divisor has no moments.
+    """
+    if isinstance(right, Moments):
+        raise UnsupportedOperationError(
+            "a quotient with Moments as divisor has no moments; divide by a tensor, or use torch.reciprocal, whose "
+            "rule is first order, and multiply"
+        )
+    mean = left.mean / right
+    return Moments(mean, _expanded(left.variance / right**2, mean), left.approximation)
+
+
+@rule("neg", "negative")
+def negate(x: Moments) -> Moments:
+    """Negation: -m and v."""
+    return Moments(-x.mean, x.variance, x.approximation)
+
+
+def _expanded(variance: Tensor, like: Tensor) -> Tensor:
+    return variance if variance.shape == like.shape else variance.expand(like.shape)

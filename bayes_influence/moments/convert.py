@@ -1,0 +1,180 @@
+"""`to_bayesian` turns an unmodified deterministic network into its moment-propagating twin, `to_deterministic` back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+
+from torch import nn
+
+from bayes_influence.moments.initial import InitialSigma, fan_in_sigma
+from bayes_influence.moments.layers import BayesianLayer, BayesianLinear
+from bayes_influence.moments.moments import Approximation
+
+CONVERTED: dict[type[nn.Module], type[BayesianLayer]] = {nn.Linear: BayesianLinear}
+"""Layers whose weights become Gaussian, by exact type: a subclass may compute something else."""
+
+PASSED: frozenset[type[nn.Module]] = frozenset(
+    {
+        nn.Sequential,
+        nn.ModuleList,
+        nn.ModuleDict,
+        nn.Identity,
+        nn.Flatten,
+        nn.Unflatten,
+        nn.CELU,
+        nn.ELU,
+        nn.GELU,
+        nn.GLU,
+        nn.Hardshrink,
+        nn.Hardsigmoid,
+        nn.Hardswish,
+        nn.Hardtanh,
+        nn.LeakyReLU,
+        nn.LogSigmoid,
+        nn.LogSoftmax,
+        nn.Mish,
+        nn.PReLU,
+        nn.ReLU,
+        nn.ReLU6,
+        nn.SELU,
+        nn.SiLU,
+        nn.Sigmoid,
+        nn.Softmax,
+        nn.Softmax2d,
+        nn.Softmin,
+        nn.Softplus,
+        nn.Softshrink,
+        nn.Softsign,
+        nn.Tanh,
+        nn.Tanhshrink,
+        nn.Threshold,
+    }
+)
+"""Modules of torch.nn that stay as they are: they call functions that have rules. Their own parameters stay fixed."""
+
+
+class UnsupportedModuleError(TypeError):
+    """A network holds a module that moments cannot go through."""
+
+
+def to_bayesian(
+    network: nn.Module,
+    *,
+    method: str = "first-order",
+    max_pooling: str | None = None,
+    initial_sigma: float | InitialSigma | None = None,
+) -> nn.Module:
+    """The moment-propagating twin of a deterministic network, with Gaussian weights and biases.
+
+    Every layer in `CONVERTED` is replaced in a deep copy, by exact type; parameters keep their names and get their
+    `_rho` beside them, so a layer holds `weight, bias, weight_rho, bias_rho`. Means start at the network's weights.
+    Everything else stays: activations, pooling, shapes and residual additions are carried over by the rules of the
+    torch functions that they call. The twin maps a tensor (or `Moments`) to `Moments` and depends on nothing but its
+    parameters: no sampling. Parameters of normalisation layers and of PReLU stay fixed numbers.
+
+    Args:
+        network: Any network built of supported modules; left as it is.
+        method: How elementwise activations are propagated, see `Approximation`. `"exact"` takes Gauss-Hermite for
+            an activation that has no closed form.
+        max_pooling: How maxima are, see `Approximation`.
+        initial_sigma: sigma at the start: a factor of 1/sqrt(fan-in), or a function such as `relative_sigma(0.1)`.
+            `fan_in_sigma()` when not given.
+
+    Returns:
+        The twin, in the network's training mode, on its devices and in its dtypes.
+
+    Raises:
+        UnsupportedModuleError: If a module is not supported; every such module is named with its path.
+        ValueError: If there is nothing to convert, two modules share weights, or an option is unknown.
+    """
+    approximation = Approximation(method, max_pooling)
+    _check_convertible(network)
+    sigma = (
+        initial_sigma if callable(initial_sigma) else fan_in_sigma(*[] if initial_sigma is None else [initial_sigma])
+    )
+    return _replaced(
+        network,
+        lambda module, path: (
+            CONVERTED[type(module)](module, approximation, sigma, path) if type(module) in CONVERTED else None
+        ),
+    )
+
+
+def to_deterministic(network: nn.Module) -> nn.Module:
+    """The deterministic network at the posterior mean: the inverse of `to_bayesian`, its sigmas dropped.
+
+    Raises:
+        ValueError: If the network has no Bayesian layer.
+    """
+    if not any(isinstance(module, BayesianLayer) for module in network.modules()):
+        raise ValueError(f"{type(network).__name__} has no Bayesian layer; it is deterministic already")
+    return _replaced(
+        network, lambda module, path: module.deterministic() if isinstance(module, BayesianLayer) else None
+    )
+
+
+def _replaced(network: nn.Module, replacement: Callable[[nn.Module, str], nn.Module | None]) -> nn.Module:
+    """A deep copy in which every module that has a replacement gives way to it."""
+    twin = deepcopy(network)
+    whole = replacement(twin, "")
+    if whole is not None:
+        return whole
+    for path, parent in list(twin.named_modules()):
+        for name, child in parent.named_children():
+            successor = replacement(child, f"{path}.{name}" if path else name)
+            if successor is not None:
+                setattr(parent, name, successor.train(child.training))
+    return twin
+
+
+def _check_convertible(network: nn.Module) -> None:
+    problems = _problems(network, "")
+    if problems:
+        listed = "\n".join(f"  {path or 'the network itself'}: {reason}" for path, reason in problems)
+        raise UnsupportedModuleError(f"{type(network).__name__} cannot be converted:\n{listed}")
+    if not any(type(module) in CONVERTED for module in network.modules()):
+        raise ValueError(
+            f"{type(network).__name__} has no layer to convert; known: {', '.join(kind.__name__ for kind in CONVERTED)}"
+        )
+    names: dict[int, str] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if names.setdefault(id(parameter), name) != name:
+            raise ValueError(
+                f"{names[id(parameter)]!r} and {name!r} are one parameter; moments treat the weights of different "
+                "layers as independent, so give each layer its own"
+            )
+
+
+def _problems(module: nn.Module, path: str) -> list[tuple[str, str]]:
+    reason = _reason_against(module)
+    if reason is not None:
+        return [(path, f"{type(module).__name__} {reason}")]
+    children = module.named_children()
+    return [found for name, child in children for found in _problems(child, f"{path}.{name}" if path else name)]
+
+
+def _reason_against(module: nn.Module) -> str | None:
+    """Why moments cannot go through the module itself, its children aside; None if they can."""
+    kind, own = type(module), {name for name, _ in module.named_parameters(recurse=False)}
+    if isinstance(module, BayesianLayer):
+        return "is Bayesian already; convert the deterministic network"
+    if kind in CONVERTED:
+        return (
+            None
+            if own <= {"weight", "bias"}
+            else (
+                f"has the parameters {sorted(own)}; remove its parametrisation, pruning or weight normalisation first"
+            )
+        )
+    if kind in PASSED:
+        return None
+    if kind.__module__.startswith("torch."):
+        return "has no moment rule; replace it by supported modules, see bayes_influence.moments.convert.PASSED"
+    if own:
+        return (
+            f"holds the parameters {sorted(own)} itself, and how it uses them is unknown; put them into supported "
+            "layers (matched by exact type, so not a subclass of one), or add a BayesianLayer for it to "
+            "bayes_influence.moments.convert.CONVERTED"
+        )
+    return None

@@ -1,0 +1,114 @@
+"""Elementwise functions of moments: first order, closed form, or Gauss-Hermite, as the moments ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, update_wrapper
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayes_influence.moments.gaussian import gauss_hermite
+from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.registry import UnsupportedOperationError, functions_named, rule
+
+ValueAndDerivative = Callable[..., tuple[Tensor, Tensor]]
+ExactMoments = Callable[..., tuple[Tensor, Tensor]]
+
+_DERIVATIVES: dict[Callable[..., Any], ValueAndDerivative] = {}
+_EXACT: dict[Callable[..., Any], ExactMoments] = {}
+
+
+def register_elementwise(*names: str) -> None:
+    """Lets moments through the torch functions of these names; their derivatives come from forward mode."""
+    for name in names:
+        for function in functions_named(name):
+            rule(function)(partial(propagate, function))
+
+
+def derivative_of(*names: str) -> Callable[[ValueAndDerivative], ValueAndDerivative]:
+    """Registers `(m, *args) -> (f(m), f'(m))` for the torch functions of these names: faster than forward mode."""
+
+    def register(value_and_derivative: ValueAndDerivative) -> ValueAndDerivative:
+        register_elementwise(*names)
+        for name in names:
+            _DERIVATIVES.update(dict.fromkeys(functions_named(name), value_and_derivative))
+        return value_and_derivative
+
+    return register
+
+
+def exact_moments_of(*names: str) -> Callable[[ExactMoments], ExactMoments]:
+    """Registers `(m, v, *args) -> (E f(x), Var f(x))`, x ~ N(m, v), for the torch functions of these names."""
+
+    def register(moments: ExactMoments) -> ExactMoments:
+        register_elementwise(*names)
+        for name in names:
+            _EXACT.update(dict.fromkeys(functions_named(name), moments))
+        return moments
+
+    return register
+
+
+def propagate(function: Callable[..., Tensor], x: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> Moments:
+    """Moments of an elementwise function of x ~ N(m, v), by the method that x carries.
+
+    First order: f(m) and f'(m)^2 v, the function linearised at the mean. Exact: the closed form if one is registered,
+    else Gauss-Hermite. The result is always new, also where torch would work in place.
+
+    Args:
+        function: f.
+        x: Its argument, `Moments`.
+        args: Further arguments of f.
+        inplace: Ignored.
+        kwargs: Further keyword arguments of f.
+
+    Raises:
+        UnsupportedOperationError: If another argument than the first is random.
+    """
+    if not isinstance(x, Moments) or any(isinstance(value, Moments) for value in (*args, *kwargs.values())):
+        raise UnsupportedOperationError(
+            f"{function.__name__} takes Moments as its first argument only; its other arguments must be fixed"
+        )
+    # torch.compile hands `inplace` over by position, and no elementwise function has another boolean.
+    args = tuple(value for value in args if not isinstance(value, bool))
+    method = x.approximation.method
+    if method == "exact" and function in _EXACT:
+        mean, variance = _EXACT[function](x.mean, x.variance, *args, **kwargs)
+    elif method == "first-order":
+        mean, derivative = value_and_derivative(function, x.mean, *args, **kwargs)
+        variance = derivative.square() * x.variance
+    else:
+        mean, variance = gauss_hermite(lambda values: function(values, *args, **kwargs), x.mean, x.variance)
+    return Moments(mean, variance, x.approximation)
+
+
+def value_and_derivative(
+    function: Callable[..., Tensor], mean: Float[Tensor, "*shape"], *args: Any, **kwargs: Any
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """f(m) and f'(m), elementwise: by the registered derivative, else by one forward-mode pass."""
+    if function in _DERIVATIVES:
+        return _DERIVATIVES[function](mean, *args, **kwargs)
+    forward_mode = torch.func.jvp(lambda values: function(values, *args, **kwargs), (mean,), (torch.ones_like(mean),))
+    return forward_mode[0], forward_mode[1]
+
+
+def elementwise(function: Callable[..., Tensor]) -> Callable[..., Any]:
+    """Makes an elementwise function of tensors, written in any torch operations, accept `Moments` as well.
+
+    Without it the operations inside f are propagated one by one as if they were independent; x * sigmoid(x) would get
+    the variance of a product of two independent factors.
+
+    Args:
+        function: f(x, ...), each output entry a function of the input entry at the same place.
+
+    Returns:
+        f for tensors, and its moments by first order or Gauss-Hermite for `Moments`.
+    """
+
+    def dispatch(x: Any, *args: Any, **kwargs: Any) -> Any:
+        return propagate(function, x, *args, **kwargs) if isinstance(x, Moments) else function(x, *args, **kwargs)
+
+    return update_wrapper(dispatch, function)

@@ -1,0 +1,142 @@
+"""Bayesian layers: independent Gaussian weights and biases, N(mu, exp(rho)^2) each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bayes_influence.moments.initial import InitialSigma
+from bayes_influence.moments.linear import gaussian_weights
+from bayes_influence.moments.moments import Approximation, Moments
+
+RHO = "_rho"
+"""Suffix of the log standard deviation beside a mean: `weight` and `weight_rho`."""
+
+
+class BayesianLayer(nn.Module, ABC):
+    """A linear layer whose weights and biases are independent Gaussians, made from a deterministic one.
+
+    Its parameters are `weight` and `bias` (the means mu, the deterministic layer's names) and `weight_rho` and
+    `bias_rho` (log sigma), in this order; without a bias the two are None. The output is `Moments`, exact for an input
+    that is fixed or has independent entries.
+
+    Args:
+        layer: The deterministic layer; its weights become the means.
+        approximation: What the output carries on to the rules after it.
+        initial_sigma: sigma at the start, from a weight and its fan-in.
+        path: Where the layer stands in its network, for messages.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    weight_rho: Tensor
+    bias_rho: Tensor | None
+
+    def __init__(self, layer: Any, approximation: Approximation, initial_sigma: InitialSigma, path: str = "") -> None:
+        super().__init__()
+        self.approximation = approximation
+        self.path = path
+        fan_in = layer.weight[0].numel()
+        for name in ("weight", "bias"):
+            self.register_parameter(name, _copied(getattr(layer, name)))
+        for name in ("weight", "bias"):
+            self.register_parameter(name + RHO, _log_sigma(getattr(layer, name), initial_sigma, fan_in))
+
+    @abstractmethod
+    def linear_map(
+        self, x: Float[Tensor, "*shape"], weight: Float[Tensor, "*weight"], bias: Float[Tensor, " out"] | None
+    ) -> Float[Tensor, "*out"]:
+        """The layer's operation with given weights."""
+
+    @abstractmethod
+    def check_input(self, shape: torch.Size) -> None:
+        """Refuses an input of the wrong shape.
+
+        Raises:
+            ValueError: Naming the layer, the shape it wants and the shape it got.
+        """
+
+    @abstractmethod
+    def deterministic(self) -> nn.Module:
+        """A deterministic layer with the means as its weights."""
+
+    def prepared(self, x: Tensor | Moments) -> Tensor | Moments:
+        """The input as `linear_map` takes it; padding that is not with zeros is done here."""
+        return x
+
+    def forward(self, x: Tensor | Moments) -> Moments:
+        """Mean and variance of the layer's output, see `gaussian_weights`."""
+        self.check_input(x.shape)
+        bias_variance = None if self.bias_rho is None else torch.exp(2 * self.bias_rho)
+        return gaussian_weights(
+            self.linear_map,
+            self.prepared(x),
+            self.weight,
+            self.bias,
+            torch.exp(2 * self.weight_rho),
+            bias_variance,
+            self.approximation,
+        )
+
+    def _wrong_shape(self, expected: str, got: torch.Size) -> ValueError:
+        return ValueError(f"layer {self.path or type(self).__name__!r} takes inputs {expected}, got {tuple(got)}")
+
+    def _with_means(self, layer: nn.Module) -> nn.Module:
+        layer.register_parameter("weight", _copied(self.weight))
+        layer.register_parameter("bias", _copied(self.bias))
+        return layer.train(self.training)
+
+
+class BayesianLinear(BayesianLayer):
+    """`nn.Linear` with Gaussian weights and biases."""
+
+    def __init__(
+        self, layer: nn.Linear, approximation: Approximation, initial_sigma: InitialSigma, path: str = ""
+    ) -> None:
+        super().__init__(layer, approximation, initial_sigma, path)
+        self.in_features = layer.in_features
+        self.out_features = layer.out_features
+
+    def linear_map(
+        self, x: Float[Tensor, "*lead in"], weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None
+    ) -> Float[Tensor, "*lead out"]:
+        """W x + b."""
+        return F.linear(x, weight, bias)
+
+    def check_input(self, shape: torch.Size) -> None:
+        """Wants (..., in_features)."""
+        if not shape or shape[-1] != self.in_features:
+            raise self._wrong_shape(f"of shape (..., {self.in_features})", shape)
+
+    def deterministic(self) -> nn.Module:
+        """`nn.Linear` with the means."""
+        return self._with_means(
+            nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        )
+
+    def extra_repr(self) -> str:
+        """Sizes and approximation, as they are printed."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self.approximation}"
+
+
+def _copied(parameter: Tensor | None) -> nn.Parameter | None:
+    if parameter is None:
+        return None
+    return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+
+
+def _log_sigma(mean: Tensor | None, initial_sigma: InitialSigma, fan_in: int) -> nn.Parameter | None:
+    if mean is None:
+        return None
+    sigma = initial_sigma(mean.detach(), fan_in)
+    if sigma.shape != mean.shape or not bool((sigma > 0).all() & torch.isfinite(sigma).all()):
+        raise ValueError(
+            f"initial_sigma must return positive, finite values of shape {tuple(mean.shape)}, got shape "
+            f"{tuple(sigma.shape)} with minimum {float(sigma.min())}"
+        )
+    return nn.Parameter(sigma.log(), requires_grad=mean.requires_grad)

@@ -1,0 +1,265 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, grad, hessian, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils import parametrizations
+
+from bayes_influence.moments import (
+    Approximation,
+    Moments,
+    UnsupportedModuleError,
+    UnsupportedOperationError,
+    relative_sigma,
+    to_bayesian,
+    to_deterministic,
+)
+from bayes_influence.moments.layers import BayesianLinear
+
+DOUBLE = torch.float64
+METHODS = ["first-order", "exact", "gauss-hermite"]
+
+
+class Residual(nn.Module):
+    """A block that adds its input, with tensor operations of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(5, 5)
+        self.activation = nn.ReLU()
+
+    def forward(self, x):
+        return x + self.activation(self.inner(x))
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x * self.scale
+
+
+def small(dtype=DOUBLE):
+    return nn.Sequential(nn.Linear(4, 5), nn.SELU(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3)).to(dtype)
+
+
+def test_names_order_and_values():
+    network = small()
+    twin = to_bayesian(network, initial_sigma=0.1)
+    names = [name for name, _ in twin.named_parameters()]
+    assert names[:4] == ["0.weight", "0.bias", "0.weight_rho", "0.bias_rho"]
+    assert [name for name in names if not name.endswith("_rho")] == [name for name, _ in network.named_parameters()]
+    parameters = dict(twin.named_parameters())
+    for name, value in network.named_parameters():
+        assert torch.equal(parameters[name], value)
+        fan_in = 4 if name.startswith("0") else 5
+        assert torch.allclose(parameters[name + "_rho"].exp(), torch.full_like(value, 0.1 / fan_in**0.5))
+
+
+def test_the_network_itself_stays_as_it_was():
+    network = small()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    twin = to_bayesian(network)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(1.0)
+    assert type(network[0]) is nn.Linear
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_method_reaches_every_rule(method):
+    out = to_bayesian(small(), method=method)(torch.randn(2, 4, dtype=DOUBLE))
+    assert isinstance(out, Moments)
+    assert out.approximation == Approximation(method)
+
+
+def test_first_order_at_zero_variance_is_the_deterministic_network():
+    network = small()
+    twin = to_bayesian(network)
+    zero = {name: p.detach() - (1e4 if name.endswith("_rho") else 0) for name, p in twin.named_parameters()}
+    x = torch.randn(7, 4, dtype=DOUBLE)
+    out = functional_call(twin, zero, (x,))
+    assert torch.equal(out.mean, network(x))
+    assert torch.equal(out.variance, torch.zeros_like(out.variance))
+
+
+def test_small_variances_agree_with_sampled_networks():
+    network = small()
+    twin = to_bayesian(network, method="exact", initial_sigma=0.3)
+    x, n = torch.randn(3, 4, dtype=DOUBLE), 40_000
+    parameters = {name: value.detach() for name, value in twin.named_parameters()}
+    samples = {
+        name: value + parameters[name + "_rho"].exp() * torch.randn(n, *value.shape, dtype=DOUBLE)
+        for name, value in parameters.items()
+        if not name.endswith("_rho")
+    }
+    outputs = vmap(lambda p: functional_call(network, p, (x,)))(samples).detach()
+    moments = twin(x)
+    deviation = outputs.std(0)
+    # Not exact beyond the first layer: independent entries and Gaussian pre-activations are assumed.
+    assert ((moments.mean - outputs.mean(0)).abs() < 0.05 * deviation).all()
+    assert ((moments.variance / deviation.square()).sqrt() - 1).abs().max() < 0.1
+
+
+def test_residual_networks_convert():
+    network = nn.Sequential(nn.Linear(4, 5), Residual(), nn.Linear(5, 2))
+    twin = to_bayesian(network)
+    assert type(twin[1].inner) is BayesianLinear
+    assert twin[1].inner.path == "1.inner"
+    assert type(network[1].inner) is nn.Linear
+    x = torch.randn(3, 4)
+    hidden = twin[0](x)
+    assert torch.allclose(
+        twin[1](hidden).variance, hidden.variance + twin[1].activation(twin[1].inner(hidden)).variance
+    )
+    assert torch.allclose(twin(x).mean, network(x))
+
+
+def test_a_single_layer_converts():
+    assert type(to_bayesian(nn.Linear(2, 2))) is BayesianLinear
+    assert type(to_deterministic(to_bayesian(nn.Linear(2, 2)))) is nn.Linear
+
+
+def test_back_and_forth_is_the_identity():
+    network = small().eval()
+    back = to_deterministic(to_bayesian(network))
+    assert not back.training
+    assert [type(module) for module in back.modules()] == [type(module) for module in network.modules()]
+    assert list(back.state_dict()) == list(network.state_dict())
+    x = torch.randn(3, 4, dtype=DOUBLE)
+    assert torch.equal(back(x), network(x))
+
+
+def test_sigma_in_proportion_to_the_weights():
+    network = small()
+    twin = to_bayesian(network, initial_sigma=relative_sigma(0.1, minimum=1e-3))
+    assert torch.allclose(twin[0].weight_rho.exp(), (0.1 * network[0].weight.abs()).clamp(min=1e-3))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_safe_under_functional_transforms(method):
+    twin = to_bayesian(small(), method=method, initial_sigma=0.5)
+    params = {name: value.detach() for name, value in twin.named_parameters()}
+    x = torch.randn(4, 4, dtype=DOUBLE)
+
+    def loss(params, x):
+        out = functional_call(twin, params, (x,))
+        return (out.mean.square() + out.variance.sqrt()).mean()
+
+    twin.zero_grad()
+    out = twin(x)
+    (out.mean.square() + out.variance.sqrt()).mean().backward()
+    gradient = grad(loss)(params, x)
+    assert all(torch.allclose(gradient[name], value.grad) for name, value in twin.named_parameters())
+
+    direction = {name: torch.randn_like(value) for name, value in params.items()}
+    slope = jvp(lambda p: loss(p, x), (params,), (direction,))[1]
+    assert slope.item() == pytest.approx(sum((gradient[k] * direction[k]).sum().item() for k in params))
+
+    def of_head(rho):
+        return loss({**params, "4.weight_rho": rho}, x)
+
+    rho = params["4.weight_rho"]
+    shift = torch.zeros_like(rho)
+    shift[0, 0] = 1e-5
+    difference = (grad(of_head)(rho + shift) - grad(of_head)(rho - shift)) / 2e-5
+    assert torch.allclose(hessian(of_head)(rho)[0, 0], difference, rtol=1e-5, atol=1e-9)
+
+    members = {name: torch.stack([value, 1.1 * value]) for name, value in params.items()}
+    step = vmap(grad(loss), in_dims=(0, None))
+    traced = make_fx(step)(members, x)(members, x)
+    alone = grad(loss)({name: 1.1 * value for name, value in params.items()}, x)
+    for name in params:
+        assert torch.allclose(traced[name][1], alone[name])
+
+
+def test_moments_may_be_the_input():
+    twin = to_bayesian(small(), method="exact")
+    x = Moments(torch.randn(3, 4, dtype=DOUBLE), torch.rand(3, 4, dtype=DOUBLE))
+    noisy, fixed = twin(x), twin(x.mean)
+    assert noisy.approximation == Approximation("exact")
+    assert (noisy.variance > fixed.variance).all()
+    rowwise = vmap(lambda row: twin(row))(x)
+    assert torch.allclose(rowwise.variance, noisy.variance)
+
+
+def test_unsupported_modules_are_named_with_their_paths_before_any_run():
+    network = nn.Sequential(nn.Linear(4, 5), nn.ModuleDict({"rnn": nn.LSTM(5, 5), "scaled": Scaled()}))
+    with pytest.raises(UnsupportedModuleError) as caught:
+        to_bayesian(network)
+    message = str(caught.value)
+    assert "1.rnn: LSTM has no moment rule" in message
+    assert "1.scaled: Scaled holds the parameters ['scale'] itself" in message
+
+
+def test_layers_are_matched_by_exact_type():
+    class Odd(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    with pytest.raises(
+        UnsupportedModuleError, match=r"0: Odd holds the parameters \['bias', 'weight'\].*not a subclass"
+    ):
+        to_bayesian(nn.Sequential(Odd(4, 4), nn.Linear(4, 2)))
+    with pytest.raises(UnsupportedModuleError, match="0: ParametrizedLinear"):
+        to_bayesian(nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 2)))
+    with pytest.raises(UnsupportedModuleError, match="the network itself: MultiheadAttention"):
+        to_bayesian(nn.MultiheadAttention(4, 2))
+
+
+def test_an_operation_without_a_rule_is_refused_by_name_when_it_is_met():
+    class Sorted(nn.Module):
+        def forward(self, x):
+            return torch.sort(x).values
+
+    twin = to_bayesian(nn.Sequential(nn.Linear(4, 4), Sorted()))
+    with pytest.raises(UnsupportedOperationError, match=r"torch\.sort has no rule"):
+        twin(torch.randn(2, 4))
+
+
+def test_nothing_to_convert_and_converted_networks_are_refused():
+    with pytest.raises(ValueError, match="Sequential has no layer to convert; known: Linear"):
+        to_bayesian(nn.Sequential(nn.ReLU()))
+    with pytest.raises(UnsupportedModuleError, match="0: BayesianLinear is Bayesian already"):
+        to_bayesian(to_bayesian(small()))
+    with pytest.raises(ValueError, match="Sequential has no Bayesian layer"):
+        to_deterministic(small())
+
+
+def test_shared_weights_are_refused():
+    shared = nn.Linear(4, 4)
+    with pytest.raises(ValueError, match=r"'0\.weight' and '1\.weight' are one parameter"):
+        to_bayesian(nn.Sequential(shared, shared))
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(ValueError, match="are one parameter"):
+        to_bayesian(tied)
+
+
+def test_options_are_checked_before_anything_is_built():
+    with pytest.raises(ValueError, match="unknown method 'exakt'"):
+        to_bayesian(small(), method="exakt")
+    with pytest.raises(ValueError, match="factor must be positive"):
+        to_bayesian(small(), initial_sigma=-1.0)
+
+
+@pytest.mark.slow
+def test_compiles():
+    # In a process of its own: the annotation checks of the test run cannot be compiled.
+    program = """
+import torch
+from torch import nn
+from bayes_influence.moments import to_bayesian
+network = nn.Sequential(nn.Linear(4, 5), nn.SELU(), nn.Linear(5, 3), nn.ReLU(inplace=True), nn.Linear(3, 2))
+for method in ("first-order", "exact", "gauss-hermite"):
+    twin, x = to_bayesian(network, method=method), torch.randn(3, 4)
+    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x).variance, twin(x).variance)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

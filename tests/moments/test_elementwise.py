@@ -1,0 +1,85 @@
+import pytest
+import torch
+from torch.func import grad, hessian, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional
+
+from bayes_influence.moments import Approximation, Moments, UnsupportedOperationError, elementwise
+from bayes_influence.moments.elementwise import value_and_derivative
+
+DOUBLE = torch.float64
+
+
+def test_first_order_is_the_linearisation():
+    x = Moments(torch.randn(4, dtype=DOUBLE), torch.rand(4, dtype=DOUBLE))
+    result = torch.sin(x)
+    assert torch.equal(result.mean, x.mean.sin())
+    assert torch.allclose(result.variance, x.mean.cos().square() * x.variance)
+
+
+def test_exact_takes_quadrature_where_there_is_no_closed_form():
+    x = Moments(torch.randn(4, dtype=DOUBLE), torch.rand(4, dtype=DOUBLE), Approximation("exact"))
+    quadrature = Moments(x.mean, x.variance, Approximation("gauss-hermite"))
+    for function in (torch.sin, torch.tanh, functional.selu):
+        assert torch.equal(function(x).mean, function(quadrature).mean)
+        assert torch.equal(function(x).variance, function(quadrature).variance)
+    expected = torch.sin(x.mean) * torch.exp(-x.variance / 2)
+    assert torch.allclose(torch.sin(x).mean, expected, rtol=1e-10)
+
+
+def test_registered_and_forward_mode_derivatives_agree():
+    m = torch.randn(5, dtype=DOUBLE)
+    value, derivative = value_and_derivative(torch.tanh, m)
+    forward = jvp(torch.tanh, (m,), (torch.ones_like(m),))
+    assert torch.allclose(value, forward[0])
+    assert torch.allclose(derivative, forward[1])
+
+
+def test_a_function_of_ones_own_is_linearised_as_a_whole():
+    @elementwise
+    def gated(x):
+        return x * torch.sigmoid(x)
+
+    x = Moments(torch.randn(6, dtype=DOUBLE), torch.rand(6, dtype=DOUBLE))
+    assert gated.__name__ == "gated"
+    assert torch.equal(gated(x.mean), x.mean * torch.sigmoid(x.mean))
+    assert torch.allclose(gated(x).variance, functional.silu(x).variance)
+    assert not torch.allclose((x * torch.sigmoid(x)).variance, gated(x).variance, rtol=0.05)
+
+
+@pytest.mark.parametrize("method", ["first-order", "exact", "gauss-hermite"])
+@pytest.mark.parametrize("function", [functional.selu, functional.mish, functional.relu], ids=lambda f: f.__name__)
+def test_rules_are_safe_under_transforms(method, function):
+    approximation = Approximation(method)
+
+    def total(parts):
+        result = function(Moments(parts[0], parts[1], approximation))
+        return (result.mean.square() + (result.variance + 0.1).sqrt()).sum()
+
+    parts = torch.stack([torch.tensor([-0.9, 0.4]), torch.tensor([0.5, 0.8])]).double()
+    members = torch.stack([parts, 1.3 * parts])
+    step = 1e-6
+    gradient = grad(total)(parts)
+    for index in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        shift = torch.zeros_like(parts)
+        shift[index] = step
+        difference = (total(parts + shift) - total(parts - shift)) / (2 * step)
+        assert gradient[index].item() == pytest.approx(difference.item(), rel=1e-6, abs=1e-8)
+    direction = torch.ones_like(parts)
+    product = jvp(grad(total), (parts,), (direction,))[1]
+    assert torch.allclose(hessian(total)(parts).sum((2, 3)), product)
+    traced = make_fx(vmap(grad(total)))(members)
+    assert torch.allclose(traced(members)[1], grad(total)(1.3 * parts))
+
+
+def test_results_are_new_also_for_functions_asked_to_work_in_place():
+    x = Moments(torch.tensor([-1.0]), torch.ones(1))
+    assert torch.nn.ReLU(inplace=True)(x).mean.item() == 0
+    assert x.mean.item() == -1
+
+
+def test_random_exponents_are_refused():
+    x = Moments(torch.ones(2), torch.ones(2))
+    for operation in (lambda: torch.pow(x, x), lambda: torch.pow(2.0, x)):
+        with pytest.raises(UnsupportedOperationError, match="takes Moments as its first argument only"):
+            operation()
