@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 import scipy.stats
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from bayes_influence.evaluation import statistics
-from bayes_influence.evaluation.intervals import Interval, mean_interval
+from bayes_influence.evaluation.intervals import Interval, mean_interval, two_level_bootstrap
 
 MIN_POINTS = 3
 """Two points correlate perfectly by construction."""
@@ -35,7 +36,7 @@ STATISTICS = (
     "sign_agreement",
     "top_k_overlap",
 )
-"""The fields of `Agreement` that measure agreement, each NaN where it is not defined."""
+"""The fields of `Agreement` that measure agreement, each NaN where it is not defined: functions of `statistics`."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ class AgreementSummary:
 
     Attributes:
         n_runs: Number of runs.
-        intervals: Mean over runs of each of `STATISTICS`, with Student's t interval; runs in which it is not defined
-            are counted in `undefined`.
+        intervals: Mean over runs of each of `STATISTICS` with its interval, Student's t from `summarise`, bootstrapped
+            from `bootstrap_summary`; runs in which it is not defined are counted in `undefined`.
         miss_relations: Number of runs with the flag.
         notes: How many runs have each note.
     """
@@ -152,7 +153,7 @@ class AgreementSummary:
 
 
 def summarise(agreements: Sequence[Agreement], level: float = 0.95) -> AgreementSummary:
-    """Means over runs with their intervals.
+    """Means over runs with Student's t intervals over the runs.
 
     Raises:
         ValueError: If there is no run, or the level is not between 0 and 1.
@@ -166,6 +167,35 @@ def summarise(agreements: Sequence[Agreement], level: float = 0.95) -> Agreement
         miss_relations=sum(one.miss_relation for one in agreements),
         notes={note: notes.count(note) for note in dict.fromkeys(notes)},
     )
+
+
+def bootstrap_summary(
+    estimated: ArrayLike,
+    true: ArrayLike,
+    top_k: int | None = None,
+    level: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> AgreementSummary:
+    """Means over runs, with intervals that cover the choice of the runs and of the removed examples.
+
+    Args:
+        estimated: Estimated loss differences, shape (runs, n); with one run its points alone are resampled.
+        true: True loss differences, of the same shape.
+        top_k: As in `agreement`.
+        level: Nominal coverage.
+        n_resamples: Of the two-level bootstrap, see `two_level_bootstrap`.
+        seed: Of the resampling.
+
+    Raises:
+        ValueError: As `agreement_by_run` does, or if the level is not between 0 and 1.
+    """
+    runs = agreement_by_run(estimated, true, top_k)
+    intervals = {
+        name: two_level_bootstrap(estimated, true, statistic, level, n_resamples, seed)
+        for name, statistic in _by_name(runs[0].top_k).items()
+    }
+    return replace(summarise(runs, level), intervals=intervals)
 
 
 def is_miss_relation(spearman: float, pearson: float, top_k_overlap: float) -> bool:
@@ -184,9 +214,13 @@ def _measure(estimated: Float[np.ndarray, " n"], true: Float[np.ndarray, " n"], 
     """All of `STATISTICS`; NaN throughout if a number is not finite."""
     if not (np.isfinite(estimated).all() and np.isfinite(true).all()):
         return dict.fromkeys(STATISTICS, np.nan)
-    values = {name: getattr(statistics, name)(estimated, true) for name in STATISTICS if name != "top_k_overlap"}
-    values["top_k_overlap"] = statistics.top_k_overlap(estimated, true, top_k)
-    return {name: float(value) for name, value in values.items()}
+    return {name: float(statistic(estimated, true)) for name, statistic in _by_name(top_k).items()}
+
+
+def _by_name(top_k: int) -> dict[str, statistics.Statistic]:
+    """The functions behind `STATISTICS`, in that order."""
+    plain = {name: getattr(statistics, name) for name in STATISTICS if name != "top_k_overlap"}
+    return {**plain, "top_k_overlap": partial(statistics.top_k_overlap, top_k=top_k)}
 
 
 def _overlap_p_value(overlap: float, top_k: int, n: int) -> float:

@@ -10,10 +10,7 @@ import scipy.stats
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from bayes_influence.evaluation.statistics import Statistic
-
-BLOCK_ELEMENTS = 2**20
-"""Numbers resampled at once: 8 MiB per array, whatever the number of resamples."""
+from bayes_influence.evaluation.statistics import BLOCK_ELEMENTS, Statistic
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,16 @@ PerRun = Float[np.ndarray | np.float64, "*runs"]
 Defined = Bool[np.ndarray | np.bool_, "*runs"]
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
+PAIRWISE_LENGTH = 100
+"""Longest rows whose pairs of points are compared one by one, many rows at once.
+
+Measured on one core: a resample of 40 points takes 11 microseconds so and 200 in scipy, one of 200 points 1200 and
+320. A two-level bootstrap of ten runs of 40 takes a quarter of a second instead of ten.
+"""
+
+BLOCK_ELEMENTS = 2**20
+"""Numbers held at once per array, 8 MiB, whatever the number of rows."""
+
 
 def pearson(estimated: Rows, true: Rows) -> PerRun:
     """Pearson's correlation; NaN where either side is constant."""
@@ -33,22 +43,24 @@ def spearman(estimated: Rows, true: Rows) -> PerRun:
 
 
 def kendall(estimated: Rows, true: Rows) -> PerRun:
-    """Kendall's tau-b; NaN where either side is constant. One call of scipy per row."""
-    return _by_row(lambda x, y: scipy.stats.kendalltau(x, y, method="asymptotic").statistic, estimated, true)
+    """Kendall's tau-b; NaN where either side is constant."""
+    if true.shape[-1] > PAIRWISE_LENGTH:
+        return _by_row(lambda x, y: scipy.stats.kendalltau(x, y).statistic, estimated, true)
+    return _tau_by_pairs(estimated, true, np.ones_like(true))
 
 
 def weighted_kendall(estimated: Rows, true: Rows) -> PerRun:
     """Kendall's tau with additive hyperbolic weights (Vigna 2015) by the size of the true effect.
 
     A pair of points ranked r and s by |true|, the largest ranked 0, counts 1/(r+1) + 1/(s+1): the order of the points
-    that matter decides. NaN where either side is constant. One call of scipy per row.
+    that matter decides. NaN where either side is constant.
     """
-
-    def one(x: np.ndarray, y: np.ndarray) -> float:
-        rank = scipy.stats.rankdata(-np.abs(y), method="min").astype(np.int64) - 1
-        return scipy.stats.weightedtau(x, y, rank=rank).statistic
-
-    return _by_row(one, estimated, true)
+    estimated, true = np.broadcast_arrays(estimated, true)
+    # Equal sizes are ranked by truth, then estimate, not by position: the order of the points must not matter.
+    rank = np.argsort(np.lexsort((-estimated, -true, -np.abs(true)), axis=-1), axis=-1)
+    if true.shape[-1] > PAIRWISE_LENGTH:
+        return _by_row(lambda x, y, r: scipy.stats.weightedtau(x, y, rank=r).statistic, estimated, true, rank)
+    return _tau_by_pairs(estimated, true, 1 / (rank + 1.0))
 
 
 def slope(estimated: Rows, true: Rows) -> PerRun:
@@ -103,8 +115,26 @@ def _ratio(above: PerRun, below: PerRun, defined: Defined) -> PerRun:
     return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=defined & (below > 0))
 
 
-def _by_row(one: Callable[[np.ndarray, np.ndarray], float], estimated: Rows, true: Rows) -> PerRun:
-    """Applies a statistic of two vectors to every pair of rows."""
-    estimated, true = np.broadcast_arrays(estimated, true)
-    rows = zip(estimated.reshape(-1, estimated.shape[-1]), true.reshape(-1, true.shape[-1]), strict=True)
-    return np.array([one(x, y) for x, y in rows], dtype=np.float64).reshape(estimated.shape[:-1])
+def _by_row(one: Callable[..., float], *sides: np.ndarray) -> np.ndarray:
+    """Applies a statistic of vectors to every row."""
+    sides = np.broadcast_arrays(*sides)
+    rows = zip(*(side.reshape(-1, side.shape[-1]) for side in sides), strict=True)
+    return np.array([one(*row) for row in rows], dtype=np.float64).reshape(sides[0].shape[:-1])
+
+
+def _tau_by_pairs(estimated: Rows, true: Rows, weights: Rows) -> np.ndarray:
+    """Sum W s_e s_t / sqrt(sum W s_e^2 sum W s_t^2) over pairs i < j: s the signs of x_i - x_j, W = w_i + w_j."""
+    sides = np.broadcast_arrays(estimated, true, weights)
+    first, second = np.triu_indices(true.shape[-1], 1)
+    e, t, w = (side.reshape(-1, side.shape[-1]) for side in sides)
+    tau = np.empty(len(e))
+    block = max(1, BLOCK_ELEMENTS // max(1, len(first)))
+    for start in range(0, len(e), block):
+        rows = slice(start, start + block)
+        signs_e = np.sign(e[rows, first] - e[rows, second])
+        signs_t = np.sign(t[rows, first] - t[rows, second])
+        weight = w[rows, first] + w[rows, second]
+        above = (weight * signs_e * signs_t).sum(axis=-1)
+        norms = np.sqrt((weight * signs_e**2).sum(axis=-1) * (weight * signs_t**2).sum(axis=-1))
+        tau[rows] = _ratio(above, norms, norms > 0)
+    return tau.reshape(sides[0].shape[:-1])

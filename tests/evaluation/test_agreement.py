@@ -9,11 +9,12 @@ from bayes_influence.evaluation.agreement import (
     STATISTICS,
     agreement,
     agreement_by_run,
+    bootstrap_summary,
     default_top_k,
     is_miss_relation,
     summarise,
 )
-from bayes_influence.evaluation.intervals import mean_interval
+from bayes_influence.evaluation.intervals import mean_interval, two_level_bootstrap
 
 GENERATOR = np.random.default_rng(0)
 TRUE = GENERATOR.normal(size=40)
@@ -155,3 +156,16 @@ def test_a_summary_has_the_mean_and_interval_of_every_statistic():
     row = summary.to_row()
     assert row["pearson_low"] < row["pearson"] < row["pearson_high"]
     assert row["kendall_undefined"] == 1
+
+
+def test_a_bootstrap_summary_has_the_same_means_and_the_two_level_intervals():
+    generator = np.random.default_rng(3)
+    true = generator.normal(size=(4, 30))
+    estimated = true + generator.normal(size=(4, 30))
+    student, bootstrap = summarise(agreement_by_run(estimated, true)), bootstrap_summary(estimated, true, seed=5)
+    assert bootstrap.miss_relations == student.miss_relations
+    for name in STATISTICS:
+        assert bootstrap.intervals[name].estimate == pytest.approx(student.intervals[name].estimate), name
+        assert bootstrap.intervals[name].low < student.intervals[name].estimate < bootstrap.intervals[name].high
+    expected = two_level_bootstrap(estimated, true, statistics.spearman, seed=5)
+    assert bootstrap.intervals["spearman"] == expected

@@ -53,6 +53,15 @@ def test_weighted_kendall_follows_its_definition():
     np.testing.assert_allclose(statistics.weighted_kendall(estimated, true), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["kendall", "weighted_kendall"])
+def test_long_and_short_rows_and_any_block_agree(monkeypatch, name):
+    pairwise = getattr(statistics, name)(*TIED)
+    monkeypatch.setattr(statistics, "BLOCK_ELEMENTS", 1)
+    np.testing.assert_allclose(getattr(statistics, name)(*TIED), pairwise, rtol=1e-12)
+    monkeypatch.setattr(statistics, "PAIRWISE_LENGTH", 2)
+    np.testing.assert_allclose(getattr(statistics, name)(*TIED), pairwise, rtol=1e-12, atol=1e-12)
+
+
 def test_weighted_kendall_punishes_swapping_large_effects_most():
     true = np.array([-8.0, 4.0, 2.0, 1.0, 0.5])
     large, small = true[[1, 0, 2, 3, 4]], true[[0, 1, 2, 4, 3]]
