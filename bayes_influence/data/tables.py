@@ -1,9 +1,8 @@
-"""Tables of numbers: the classification sets that scikit-learn ships, their standardisation and their splits."""
+"""Tables of numbers: the classification sets that scikit-learn ships, and their splits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset, Split
+from bayes_influence.data.standardisation import standardise
 
 TABLES: dict[str, Callable[[], Any]] = {
     "iris": load_iris,
@@ -45,37 +45,6 @@ def load_table(name: str, dtype: torch.dtype = torch.float64) -> Dataset:
     )
     dataset.check_classes()
     return dataset
-
-
-def standardise(train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
-    """Every dataset with the training part's feature means subtracted and divided by its standard deviations.
-
-    x <- (x - m_j)/s_j with m_j and s_j^2 = (1/n) sum_i (x_ij - m_j)^2 of the training part only. A feature that is
-    constant there is centred and not divided.
-
-    Args:
-        train: The part that means and standard deviations are taken from.
-        *others: Parts that are transformed by them and have no say in them.
-
-    Returns:
-        The transformed `train`, then each of `others`.
-
-    Raises:
-        TypeError: If the inputs are not one real tensor.
-        ValueError: If the parts differ in the shape of an example.
-    """
-    for part in (train, *others):
-        if not isinstance(part.inputs, Tensor) or not part.inputs.is_floating_point():
-            raise TypeError(f"{part.name}: standardise needs the inputs as one tensor of real numbers")
-        if part.inputs.shape[1:] != train.inputs.shape[1:]:
-            raise ValueError(
-                f"{part.name}: examples have shape {tuple(part.inputs.shape[1:])}, but those that the standardisation "
-                f"is fitted on have {tuple(train.inputs.shape[1:])}"
-            )
-    mean = train.inputs.mean(dim=0)
-    constant = train.inputs.amax(dim=0) == train.inputs.amin(dim=0)
-    scale = torch.where(constant, 1.0, train.inputs.std(dim=0, correction=0))
-    return tuple(replace(part, inputs=(part.inputs - mean) / scale) for part in (train, *others))
 
 
 def leave_out(dataset: Dataset, ids: int | Iterable[int] | Tensor) -> Split:

@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_iris
-from sklearn.preprocessing import StandardScaler
 
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.data.tables import TABLES, hold_out, leave_out, load_table, standardise
+from bayes_influence.data.tables import TABLES, hold_out, leave_out, load_table
 
 
 @pytest.mark.parametrize(
@@ -36,34 +35,6 @@ def test_rows_are_scikit_learns():
 def test_unknown_table_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown dataset 'irsi'; known: breast-cancer, digits, iris, wine"):
         load_table("irsi")
-
-
-def test_standardise_is_fitted_on_the_training_part_only():
-    iris = load_table("iris")
-    train, test = standardise(iris.without(83), iris.at(83))
-    scaler = StandardScaler().fit(np.delete(load_iris().data, 83, axis=0))
-    torch.testing.assert_close(train.inputs, torch.from_numpy(scaler.transform(iris.without(83).inputs.numpy())))
-    torch.testing.assert_close(test.inputs, torch.from_numpy(scaler.transform(iris.at(83).inputs.numpy())))
-
-
-def test_constant_features_are_centred_and_not_divided():
-    train = Dataset(torch.tensor([[1.0, 0.1], [3.0, 0.1], [5.0, 0.1]]), torch.zeros(3), torch.arange(3))
-    other = Dataset(torch.tensor([[3.0, 0.6]]), torch.zeros(1), torch.tensor([9]))
-    train, other = standardise(train, other)
-    torch.testing.assert_close(train.inputs[:, 1], torch.zeros(3))
-    torch.testing.assert_close(other.inputs, torch.tensor([[0.0, 0.5]]))
-
-
-def test_standardise_refuses_what_it_cannot_transform():
-    real = Dataset(torch.zeros(2, 3), torch.zeros(2), torch.arange(2), "real")
-    nested = Dataset((torch.zeros(2, 3),), torch.zeros(2), torch.arange(2), "nested")
-    whole = Dataset(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2), torch.arange(2), "whole")
-    narrow = Dataset(torch.zeros(2, 2), torch.zeros(2), torch.arange(2), "narrow")
-    for refused in (nested, whole):
-        with pytest.raises(TypeError, match=f"{refused.name}: standardise needs the inputs as one tensor of real"):
-            standardise(real, refused)
-    with pytest.raises(ValueError, match=r"narrow: examples have shape \(2,\), .* fitted on have \(3,\)"):
-        standardise(real, narrow)
 
 
 def test_leave_out_keeps_ids_and_standardises():
