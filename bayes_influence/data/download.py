@@ -106,7 +106,8 @@ class Source:
             OSError: If a file is missing and the folder cannot be written to.
         """
         base = data_folder(folder)
-        missing = [file for file in self.files if self._find(file, base) is None]
+        found = self._found(base)
+        missing = [file for file in self.files if file not in found]
         if missing and not download:
             raise FileNotFoundError(
                 f"{self.name}: {', '.join(file.name for file in missing)} not found (nor as .gz) in "
@@ -114,20 +115,19 @@ class Source:
             )
         if missing:
             self._download(missing, base)
-        return {file.name: file.read(self._found(file, base)) for file in self.files}
+            found = self._found(base)
+        return {file.name: file.read(found[file]) for file in self.files}
 
     def _places(self, base: Path) -> tuple[Path, ...]:
         return (base / self.name, *(base / folder for folder in self.folders), base)
 
-    def _find(self, file: SourceFile, base: Path) -> Path | None:
-        candidates = (place / name for place in self._places(base) for name in (file.name, f"{file.name}.gz"))
-        return next((path for path in candidates if path.is_file()), None)
-
-    def _found(self, file: SourceFile, base: Path) -> Path:
-        path = self._find(file, base)
-        if path is None:
-            raise FileNotFoundError(f"{self.name}: {file.name} disappeared from {base} while it was being read")
-        return path
+    def _found(self, base: Path) -> dict[SourceFile, Path]:
+        found: dict[SourceFile, Path] = {}
+        for file in self.files:
+            candidates = (place / name for place in self._places(base) for name in (file.name, f"{file.name}.gz"))
+            if path := next((path for path in candidates if path.is_file()), None):
+                found[file] = path
+        return found
 
     def _download(self, missing: Sequence[SourceFile], base: Path) -> None:
         """Downloads into a folder beside the target, so that only complete, verified files ever bear their names."""
