@@ -1,4 +1,8 @@
-"""Do schemes differ: tests between groups of seeds, each with its effect size."""
+"""Do schemes differ: tests between independent groups of seeds, each with its effect size.
+
+Values that are NaN, and groups with fewer than two others, are left out and noted; where too little is left to test,
+or nothing varies, the result is NaN and the note says why: at the end of a long study that is worth more than an error.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from statsmodels.stats.oneway import anova_oneway
+
+NOT_ENOUGH = "two groups of two values are needed"
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,8 @@ class Comparison:
 def one_way_anova(groups: Mapping[str, ArrayLike]) -> Comparison:
     """One-way analysis of variance with equal variances, as Epifano et al. use it between schemes and sizes.
 
-    Its effect size is eta^2, the share of the variance that the groups explain. It assumes independent groups; schemes
-    run on the same seeds are paired. NaN values, and groups with fewer than two others, are left out and noted; with
-    fewer than two groups left, or none that varies, the result is NaN and the note says why.
+    The effect size is eta^2, the share of the variance that the groups explain. It assumes independent groups;
+    schemes run on the same seeds are paired, see `friedman`.
 
     Args:
         groups: Values of shape (n,) by group.
@@ -65,49 +71,106 @@ def one_way_anova(groups: Mapping[str, ArrayLike]) -> Comparison:
     Raises:
         ValueError: If there are fewer than two groups.
     """
-    kept, note = _usable(groups)
+    return _analysis_of_variance("one-way ANOVA", groups, equal_variances=True)
+
+
+def welch_anova(groups: Mapping[str, ArrayLike]) -> Comparison:
+    """Welch's analysis of variance, which lets every group have its own variance.
+
+    The effect size is eta^2 = F df_1 / (F df_1 + df_2) of Welch's statistic. A group that does not vary has infinite
+    weight and makes the result NaN.
+
+    Args:
+        groups: Values of shape (n,) by group.
+
+    Raises:
+        ValueError: If there are fewer than two groups.
+    """
+    return _analysis_of_variance("Welch ANOVA", groups, equal_variances=False)
+
+
+def kruskal_wallis(groups: Mapping[str, ArrayLike]) -> Comparison:
+    """Kruskal and Wallis' rank test that all groups have one distribution.
+
+    The effect size is epsilon^2 = H / (n - 1), between 0 and 1 (n: values in all groups).
+
+    Args:
+        groups: Values of shape (n,) by group.
+
+    Raises:
+        ValueError: If there are fewer than two groups.
+    """
+    test, effect = "Kruskal-Wallis", "epsilon^2"
+    kept, note = usable_groups(groups)
     if len(kept) < 2:
-        return _undefined("one-way ANOVA", "eta^2", kept, f"{note}; two groups of two values are needed")
-    if all(np.ptp(values) == 0 for values in kept.values()):
-        return _undefined("one-way ANOVA", "eta^2", kept, _join(note, "no group varies"))
-    result = anova_oneway(list(kept.values()), use_var="equal")
-    between, within = result.df
-    explained = result.statistic * between / (result.statistic * between + within)
+        return undefined(test, effect, kept, join_notes(note, NOT_ENOUGH))
+    if np.ptp(np.concatenate(list(kept.values()))) == 0:
+        return undefined(test, effect, kept, join_notes(note, "all values are equal"))
+    result = scipy.stats.kruskal(*kept.values())
     return Comparison(
-        test="one-way ANOVA",
+        test=test,
         statistic=float(result.statistic),
         p_value=float(result.pvalue),
-        df=(float(between), float(within)),
-        effect="eta^2",
-        effect_size=float(explained),
+        df=(len(kept) - 1.0,),
+        effect=effect,
+        effect_size=float(result.statistic / (sum(sizes_of(kept)) - 1)),
         groups=tuple(kept),
-        sizes=_sizes(kept),
+        sizes=sizes_of(kept),
         note=note,
     )
 
 
-def _usable(groups: Mapping[str, ArrayLike]) -> tuple[dict[str, Float[np.ndarray, " n"]], str]:
-    """The groups that have two values besides NaN, and a note on what was left out."""
+def _analysis_of_variance(test: str, groups: Mapping[str, ArrayLike], equal_variances: bool) -> Comparison:
+    """Both analyses of variance."""
+    kept, note = usable_groups(groups)
+    if len(kept) < 2:
+        return undefined(test, "eta^2", kept, join_notes(note, NOT_ENOUGH))
+    constant = [name for name, values in kept.items() if np.ptp(values) == 0]
+    if constant and not (equal_variances and len(constant) < len(kept)):
+        return undefined(test, "eta^2", kept, join_notes(note, f"no variance in {', '.join(constant)}"))
+    result = anova_oneway(list(kept.values()), use_var="equal" if equal_variances else "unequal")
+    between, within = (float(df) for df in result.df)
+    return Comparison(
+        test=test,
+        statistic=float(result.statistic),
+        p_value=float(result.pvalue),
+        df=(between, within),
+        effect="eta^2",
+        effect_size=float(result.statistic * between / (result.statistic * between + within)),
+        groups=tuple(kept),
+        sizes=sizes_of(kept),
+        note=note,
+    )
+
+
+def usable_groups(groups: Mapping[str, ArrayLike]) -> tuple[dict[str, Float[np.ndarray, " n"]], str]:
+    """The groups that have two values besides NaN, and a note on what was left out.
+
+    Raises:
+        ValueError: If there are fewer than two groups.
+    """
     if len(groups) < 2:
         raise ValueError(f"a comparison needs at least two groups, got {list(groups)}")
     arrays = {name: np.asarray(values, dtype=np.float64).ravel() for name, values in groups.items()}
     defined = {name: values[~np.isnan(values)] for name, values in arrays.items()}
-    dropped = sum(_sizes(arrays)) - sum(_sizes(defined))
+    dropped = sum(sizes_of(arrays)) - sum(sizes_of(defined))
     small = [name for name, values in defined.items() if len(values) < 2]
-    return {name: values for name, values in defined.items() if name not in small}, _join(
+    return {name: values for name, values in defined.items() if name not in small}, join_notes(
         f"{dropped} NaN left out" if dropped else "",
         f"fewer than two values in {', '.join(small)}" if small else "",
     )
 
 
-def _undefined(test: str, effect: str, groups: Mapping[str, np.ndarray], note: str) -> Comparison:
-    """A test that the values do not allow."""
-    return Comparison(test, np.nan, np.nan, (), effect, np.nan, tuple(groups), _sizes(groups), note)
+def undefined(test: str, effect: str, groups: Mapping[str, np.ndarray], note: str) -> Comparison:
+    """The outcome of a test that the values do not allow."""
+    return Comparison(test, np.nan, np.nan, (), effect, np.nan, tuple(groups), sizes_of(groups), note)
 
 
-def _sizes(groups: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+def sizes_of(groups: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+    """Values per group."""
     return tuple(len(values) for values in groups.values())
 
 
-def _join(*notes: str) -> str:
+def join_notes(*notes: str) -> str:
+    """The notes that say something, one after the other."""
     return "; ".join(note for note in notes if note)

@@ -1,0 +1,213 @@
+"""Do schemes differ on the same seeds: paired tests, corrected for their number, and tests of equivalence.
+
+Schemes that share seeds share initialisation and removed examples, so a seed is a block and its values are paired.
+Seeds in which a group is NaN are left out of every comparison and noted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import DescrStatsW
+
+from bayes_influence.evaluation.comparisons import Comparison, undefined
+from bayes_influence.evaluation.intervals import mean_interval
+
+MIN_FRIEDMAN_GROUPS = 3
+"""With two groups Friedman's test is the sign test; `paired_comparisons` has a stronger one."""
+
+
+def friedman(groups: Mapping[str, ArrayLike]) -> Comparison:
+    """Friedman's rank test that no group is systematically higher on the same seeds.
+
+    The effect size is Kendall's W = chi^2 / (seeds (groups - 1)): 0 no, 1 perfect agreement of the seeds on the order.
+
+    Args:
+        groups: Values of shape (seeds,) by group, the seeds in one order.
+
+    Returns:
+        The outcome; NaN with a note if fewer than two seeds are complete or every seed has all groups equal.
+
+    Raises:
+        ValueError: If there are fewer than three groups, or they differ in length.
+    """
+    if len(groups) < MIN_FRIEDMAN_GROUPS:
+        raise ValueError(f"Friedman's test needs three groups, got {list(groups)}; use paired_comparisons for two")
+    blocks, note = complete_blocks(groups)
+    kept = dict(zip(groups, blocks.T, strict=True))
+    if len(blocks) < 2 or (np.ptp(blocks, axis=1) == 0).all():
+        reason = "fewer than two complete seeds" if len(blocks) < 2 else "all groups are equal in every seed"
+        return undefined("Friedman", "Kendall's W", kept, "; ".join(filter(None, [note, reason])))
+    result = scipy.stats.friedmanchisquare(*blocks.T)
+    return Comparison(
+        test="Friedman",
+        statistic=float(result.statistic),
+        p_value=float(result.pvalue),
+        df=(len(kept) - 1.0,),
+        effect="Kendall's W",
+        effect_size=float(result.statistic / (len(blocks) * (len(kept) - 1))),
+        groups=tuple(kept),
+        sizes=(len(blocks),) * len(kept),
+        note=note,
+    )
+
+
+def paired_comparisons(groups: Mapping[str, ArrayLike], level: float = 0.95) -> pd.DataFrame:
+    """Every pair of groups by Wilcoxon's signed-rank test, the p-values corrected by Holm's method.
+
+    With n seeds no two-sided p-value is below 2^(1-n): six seeds are the fewest that can reach .05 for one pair, and
+    ten pairs need ten.
+
+    Args:
+        groups: Values of shape (seeds,) by group, the seeds in one order.
+        level: Coverage of the interval of the mean difference.
+
+    Returns:
+        One row per pair: `first`, `second`, `n`, `mean_difference` (first minus second) with Student's `low` and
+        `high`, `d_z` (mean over standard deviation of the differences), `rank_biserial` ((favourable - unfavourable
+        rank sum) / total), `p_value` and `p_holm`. A pair without any difference has p = 1, rank_biserial 0 and d_z
+        NaN; with fewer than two complete seeds all but the mean are NaN.
+
+    Raises:
+        ValueError: If there are fewer than two groups, they differ in length, or the level is not between 0 and 1.
+    """
+    blocks, _ = complete_blocks(groups)
+    columns = dict(zip(groups, blocks.T, strict=True))
+    table = pd.DataFrame(
+        [
+            _paired_row(first, second, columns[first] - columns[second], level)
+            for first, second in combinations(groups, 2)
+        ]
+    )
+    defined = table["p_value"].notna()
+    table["p_holm"] = np.nan
+    if defined.any():
+        table.loc[defined, "p_holm"] = multipletests(table.loc[defined, "p_value"], method="holm")[1]
+    return table
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Whether two paired groups are the same up to a margin.
+
+    Attributes:
+        n: Complete seeds.
+        mean_difference: First minus second.
+        low: Lower end of the 1 - 2 alpha interval of the mean difference.
+        high: Its upper end.
+        margin: Largest difference that counts as none.
+        alpha: Error rate of the test.
+        p_value: Larger of the two one-sided p-values; NaN with fewer than two seeds.
+        equivalent: p_value < alpha, which is: the interval lies within the margin.
+    """
+
+    n: int
+    mean_difference: float
+    low: float
+    high: float
+    margin: float
+    alpha: float
+    p_value: float
+    equivalent: bool
+
+
+def equivalence(first: ArrayLike, second: ArrayLike, margin: float, alpha: float = 0.05) -> Equivalence:
+    """Two one-sided t tests (TOST) that paired groups differ by less than `margin` on average.
+
+    A test that finds no difference shows none; this one can.
+
+    Args:
+        first: Values of shape (seeds,).
+        second: Values of the same seeds in the same order.
+        margin: Largest mean difference that counts as none, in the values' unit; state it beforehand.
+        alpha: Error rate.
+
+    Raises:
+        ValueError: If the margin is not positive, alpha is not between 0 and .5, or the lengths differ.
+    """
+    if not margin > 0 or not 0 < alpha < 0.5:
+        raise ValueError(f"equivalence needs a margin > 0 and 0 < alpha < 0.5, got {margin} and {alpha}")
+    blocks, _ = complete_blocks({"first": first, "second": second})
+    differences = blocks[:, 0] - blocks[:, 1]
+    interval = mean_interval(differences, 1 - 2 * alpha)
+    p_value = _tost_p_value(differences, margin)
+    return Equivalence(
+        n=len(differences),
+        mean_difference=interval.estimate if len(differences) else np.nan,
+        low=interval.low,
+        high=interval.high,
+        margin=margin,
+        alpha=alpha,
+        p_value=p_value,
+        equivalent=bool(p_value < alpha),
+    )
+
+
+def complete_blocks(groups: Mapping[str, ArrayLike]) -> tuple[Float[np.ndarray, "seeds groups"], str]:
+    """The seeds in which no group is NaN, one row each, and a note on the others.
+
+    Raises:
+        ValueError: If there are fewer than two groups, or they differ in length.
+    """
+    if len(groups) < 2:
+        raise ValueError(f"a comparison needs at least two groups, got {list(groups)}")
+    arrays = {name: np.asarray(values, dtype=np.float64).ravel() for name, values in groups.items()}
+    lengths = {name: len(values) for name, values in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"paired groups hold one value per seed, for the same seeds, got lengths {lengths}")
+    blocks = np.stack(list(arrays.values()), axis=1)
+    complete = ~np.isnan(blocks).any(axis=1)
+    left_out = int((~complete).sum())
+    return blocks[complete], f"{left_out} seeds with NaN left out" if left_out else ""
+
+
+def _paired_row(first: str, second: str, differences: Float[np.ndarray, " seeds"], level: float) -> dict[str, object]:
+    """One pair's row, before the correction."""
+    interval = mean_interval(differences, level)
+    deviation = differences.std(ddof=1) if len(differences) > 1 else 0.0
+    return {
+        "first": first,
+        "second": second,
+        "n": len(differences),
+        "mean_difference": interval.estimate,
+        "low": interval.low,
+        "high": interval.high,
+        "d_z": float(differences.mean() / deviation) if deviation > 0 else np.nan,
+        "rank_biserial": _rank_biserial(differences),
+        "p_value": _signed_rank_p_value(differences),
+    }
+
+
+def _rank_biserial(differences: Float[np.ndarray, " seeds"]) -> float:
+    """Signed share of the rank sum of the differences that are not zero; 0 where nothing differs."""
+    if len(differences) < 2:
+        return np.nan
+    moved = differences[differences != 0]
+    ranks = scipy.stats.rankdata(np.abs(moved))
+    return float((ranks * np.sign(moved)).sum() / ranks.sum()) if len(moved) else 0.0
+
+
+def _signed_rank_p_value(differences: Float[np.ndarray, " seeds"]) -> float:
+    """Wilcoxon's two-sided p-value; 1 where nothing differs."""
+    if len(differences) < 2:
+        return np.nan
+    if not differences.any():
+        return 1.0
+    return float(scipy.stats.wilcoxon(differences).pvalue)
+
+
+def _tost_p_value(differences: Float[np.ndarray, " seeds"], margin: float) -> float:
+    """The larger one-sided p-value; differences that do not vary decide by themselves."""
+    if len(differences) < 2:
+        return np.nan
+    if np.ptp(differences) == 0:
+        return 0.0 if abs(differences[0]) < margin else 1.0
+    return float(DescrStatsW(differences).ttost_mean(-margin, margin)[0])

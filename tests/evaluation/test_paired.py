@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import scipy.stats
+from statsmodels.stats.weightstats import ttost_paired
+
+from bayes_influence.evaluation.paired import equivalence, friedman, paired_comparisons
+
+GENERATOR = np.random.default_rng(0)
+SEEDS = GENERATOR.normal(size=12)  # what a seed has in common across schemes
+GROUPS = {
+    "none": SEEDS + 0.3 * GENERATOR.normal(size=12),
+    "swa": SEEDS + 0.3 + 0.3 * GENERATOR.normal(size=12),
+    "bnn": SEEDS + 1.0 + 0.3 * GENERATOR.normal(size=12),
+}
+
+
+def test_friedman_is_scipys_and_its_effect_is_concordance():
+    found = friedman(GROUPS)
+    expected = scipy.stats.friedmanchisquare(*GROUPS.values())
+    assert (found.statistic, found.p_value) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
+    assert (found.df, found.sizes) == ((2,), (12, 12, 12))
+    ordered = {"a": SEEDS, "b": SEEDS + 1, "c": SEEDS + 2}
+    assert friedman(ordered).effect_size == pytest.approx(1)
+
+
+def test_seeds_with_nan_are_left_out_as_a_whole():
+    broken = {**GROUPS, "swa": np.where(np.arange(12) == 4, np.nan, GROUPS["swa"])}
+    kept = {name: np.delete(values, 4) for name, values in GROUPS.items()}
+    found = friedman(broken)
+    assert found.statistic == friedman(kept).statistic
+    assert found.note == "1 seeds with NaN left out"
+    assert paired_comparisons(broken).equals(paired_comparisons(kept))
+
+
+def test_friedman_without_enough_is_nan_with_a_reason():
+    assert friedman({name: values[:1] for name, values in GROUPS.items()}).note == "fewer than two complete seeds"
+    equal = friedman({"a": SEEDS, "b": SEEDS, "c": SEEDS})
+    assert np.isnan(equal.p_value)
+    assert equal.note == "all groups are equal in every seed"
+    with pytest.raises(ValueError, match=r"three groups, got \['none', 'swa'\]; use paired_comparisons for two"):
+        friedman({name: GROUPS[name] for name in ("none", "swa")})
+
+
+def test_pairs_are_wilcoxons_with_holms_correction():
+    table = paired_comparisons(GROUPS)
+    assert list(zip(table["first"], table["second"], strict=True)) == [("none", "swa"), ("none", "bnn"), ("swa", "bnn")]
+    for _, row in table.iterrows():
+        difference = GROUPS[row["first"]] - GROUPS[row["second"]]
+        assert row["p_value"] == pytest.approx(scipy.stats.wilcoxon(difference).pvalue)
+        ends = scipy.stats.ttest_1samp(difference, 0).confidence_interval()
+        assert (row["low"], row["high"]) == (pytest.approx(ends.low), pytest.approx(ends.high))
+        assert row["d_z"] == pytest.approx(difference.mean() / difference.std(ddof=1))
+    ordered = np.sort(table["p_value"])
+    holm = np.minimum(1, np.maximum.accumulate(ordered * [3, 2, 1]))
+    np.testing.assert_allclose(np.sort(table["p_holm"]), holm)
+
+
+def test_the_sign_of_a_paired_effect_is_first_minus_second():
+    row = paired_comparisons({"bnn": SEEDS + 1, "none": SEEDS + 0.01 * np.arange(12)}).iloc[0]
+    assert row["mean_difference"] > 0
+    assert row["rank_biserial"] == pytest.approx(1)
+    assert row["p_value"] == pytest.approx(2**-11)
+
+
+def test_rank_biserial_weighs_the_signs_by_rank():
+    row = paired_comparisons({"a": [1.0, 2.0, -3.0], "b": [0.0, 0.0, 0.0]}).iloc[0]
+    assert row["rank_biserial"] == pytest.approx((1 + 2 - 3) / 6)
+
+
+def test_equal_groups_do_not_differ():
+    row = paired_comparisons({"a": SEEDS, "b": SEEDS}).iloc[0]
+    assert (row["p_value"], row["p_holm"], row["rank_biserial"], row["mean_difference"]) == (1, 1, 0, 0)
+    assert np.isnan(row["d_z"])
+
+
+def test_one_seed_tests_nothing():
+    row = paired_comparisons({"a": [1.0], "b": [2.0]}).iloc[0]
+    assert row["mean_difference"] == -1
+    assert np.isnan([row["low"], row["p_value"], row["p_holm"], row["rank_biserial"]]).all()
+
+
+def test_paired_groups_must_be_equally_long():
+    with pytest.raises(ValueError, match=r"for the same seeds, got lengths \{'a': 2, 'b': 3\}"):
+        paired_comparisons({"a": [1.0, 2.0], "b": [1.0, 2.0, 3.0]})
+    with pytest.raises(ValueError, match="at least two groups"):
+        paired_comparisons({"a": [1.0, 2.0]})
+
+
+def test_equivalence_is_two_one_sided_tests():
+    found = equivalence(GROUPS["none"], GROUPS["swa"], margin=0.7)
+    expected = ttost_paired(GROUPS["none"], GROUPS["swa"], -0.7, 0.7)[0]
+    assert found.p_value == pytest.approx(expected)
+    assert found.equivalent
+    assert -0.7 < found.low < found.mean_difference < found.high < 0.7
+
+
+@pytest.mark.parametrize("margin", [0.05, 0.2, 0.3, 0.4, 0.5, 0.7])
+def test_equivalent_means_that_the_interval_lies_within_the_margin(margin):
+    found = equivalence(GROUPS["none"], GROUPS["swa"], margin)
+    assert found.equivalent == (-margin < found.low and found.high < margin)
+
+
+def test_no_significant_difference_is_not_equivalence():
+    noisy = 3 * np.random.default_rng(1).normal(size=(2, 6))
+    assert paired_comparisons({"a": noisy[0], "b": noisy[1]}).loc[0, "p_value"] > 0.05
+    assert not equivalence(*noisy, margin=0.1).equivalent
+
+
+def test_differences_that_do_not_vary_decide_by_themselves():
+    assert equivalence(SEEDS * 0 + 0.05, SEEDS * 0, margin=0.1).equivalent
+    assert not equivalence(SEEDS * 0 + 0.2, SEEDS * 0, margin=0.1).equivalent
+    one = equivalence([1.0], [1.0], margin=0.1)
+    assert np.isnan(one.p_value)
+    assert not one.equivalent
+
+
+def test_the_margin_must_be_stated_and_positive():
+    with pytest.raises(ValueError, match=r"a margin > 0 and 0 < alpha < 0\.5, got 0 and 0\.05"):
+        equivalence(SEEDS, SEEDS, margin=0)
+    with pytest.raises(ValueError, match=r"got 0\.1 and 0\.5"):
+        equivalence(SEEDS, SEEDS, margin=0.1, alpha=0.5)
