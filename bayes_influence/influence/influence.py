@@ -13,12 +13,11 @@ from bayes_influence.curvature.damping import Damping, IdentityDamping
 from bayes_influence.curvature.operators.base import DenseOperator
 from bayes_influence.curvature.solvers.dense import CholeskyFactor
 from bayes_influence.curvature.solvers.solution import Solution
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
-from bayes_influence.objectives.head import head_problem
+from bayes_influence.objectives.head import reduced_problem
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.training.fits import is_last_layer
 
 
 class Influence:
@@ -53,20 +52,14 @@ class Influence:
         parameters: str | Sequence[str] | None = None,
     ) -> None:
         objective = objective if parameters is None else replace(objective, selection=parameters)
-        self.objective = objective.at({name: value.double() for name, value in objective.params.items()})
+        self.objective = objective.double()
         self.train = train.to(dtype=torch.float64)
         self.objective.check(self.train.batch())
         self.damping = IdentityDamping(damping) if isinstance(damping, int | float) else damping
-        self._problem, batch = self._reduced(self.train)
+        self._problem, batch = reduced_problem(self.objective, self.train.batch())
         curvature = dense_hessian(self._problem, batch) + torch.diag(self.damping.diagonal(self._problem))
         self.factor = CholeskyFactor(DenseOperator(curvature))
         self._gradients = per_example_gradients(self._problem, batch)
-
-    def _reduced(self, data: Dataset) -> tuple[Objective, Batch]:
-        """The objective in its selected parameters: the last layer on its features where that is all there is."""
-        if is_last_layer(self.objective):
-            return head_problem(self.objective, data.batch())
-        return self.objective, data.batch()
 
     def on_parameters(self, ids: int | Iterable[int] | Tensor | None = None) -> Float[Tensor, "k P"]:
         """Predicted change of the selected parameters when an example is removed: +1/n (H + D)^-1 g_i.
@@ -86,7 +79,7 @@ class Influence:
         Memory (t + n) P for the gradients and t n for the scores.
         """
         test = test.to(dtype=torch.float64)
-        problem, batch = self._reduced(test)
+        problem, batch = reduced_problem(self.objective, test.batch())
         solution = self.factor.solve(per_example_gradients(problem, batch).T)
         return InfluenceScores(
             values=-(solution.value.T @ self._gradients.T),

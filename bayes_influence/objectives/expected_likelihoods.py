@@ -1,6 +1,7 @@
 """Per-example losses of `Moments` outputs: expectations of the log-likelihood, bounds on it, and the eVI density.
 
-All categorical ones take independent Gaussian logits with mean m and variance v, each (B, C), and return losses in nats.
+All categorical ones take independent Gaussian logits with mean m and variance v, each (B, C), and return losses
+in nats.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bayes_influence.moments.moments import VARIANCE_FLOOR, Moments
 from bayes_influence.objectives.tilt import optimal_tilt
 
 EVI_NOISE = 1e-3
-"""Noise variance added to the softmax variance in eVI: without it the density is unbounded where a variance vanishes."""
+"""Noise variance added to the softmax variance in eVI: the density is unbounded where a variance vanishes."""
 
 
 def _pick(values: Float[Tensor, "B C"], targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:

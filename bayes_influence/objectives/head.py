@@ -105,6 +105,17 @@ def head_problem(objective: Objective, batch: Batch) -> tuple[Objective, Batch]:
     return head, Batch(inputs, batch.targets)
 
 
+def is_last_layer(objective: Objective) -> bool:
+    """Whether influence is taken in parameters of the last layer only."""
+    path = last_layer_name(objective.network) + "."
+    return all(name.startswith(path) for name in objective.names)
+
+
+def reduced_problem(objective: Objective, batch: Batch) -> tuple[Objective, Batch]:
+    """The smallest problem with the same derivatives: the last layer on its features where that is all there is."""
+    return head_problem(objective, batch) if is_last_layer(objective) else (objective, batch)
+
+
 def member_batch(inputs: Any, targets: Tensor, members: int) -> Batch:
     """A batch with a leading member axis: stacked inputs and the shared targets repeated."""
     return Batch(inputs, targets.expand(members, *targets.shape))

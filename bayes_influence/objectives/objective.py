@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -78,6 +79,14 @@ class Objective:
     def at(self, params: Params) -> Objective:
         """The same objective, standing at other parameters."""
         return replace(self, params={name: params[name].detach() for name in self.params})
+
+    def double(self) -> Objective:
+        """The same objective with its parameters, and the network's buffers, in float64."""
+        params = {name: value.double() for name, value in self.params.items()}
+        buffers = list(self.network.buffers())
+        if all(not buffer.is_floating_point() or buffer.dtype == torch.float64 for buffer in buffers):
+            return replace(self, params=params)
+        return replace(self, params=params, network=copy.deepcopy(self.network).double())
 
     def outputs(self, params: Params, inputs: Any) -> Any:
         """What the network returns at `params`: a tensor, or `Moments` for a Bayesian network."""

@@ -23,12 +23,12 @@ from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from bayes_influence.data.dataset import Batch, Dataset
-from bayes_influence.objectives.head import head_params, stacked_features
+from bayes_influence.objectives.head import head_params, is_last_layer, stacked_features
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.retraining.removals import leave_one_out_weights
 from bayes_influence.training.ensemble import train_ensemble
-from bayes_influence.training.fits import Fits, is_last_layer, stacked_problem
+from bayes_influence.training.fits import Fits, stacked_problem
 from bayes_influence.training.newton import StackedProblem, minimise_newton
 from bayes_influence.training.schedules import Schedule
 
@@ -83,7 +83,7 @@ def newton_refits(
     refits = positions.shape[1] + 1
     turn = max(1, HESSIANS_AT_ONCE // (refits * size * size))
     results = []
-    with tqdm(total=seeds, desc="leave-one-out refits", unit="seed", disable=not progress) as bar:
+    with tqdm(total=seeds, desc="leave-one-out refits", unit="seed", disable=None if progress else True) as bar:
         for start in range(0, seeds, turn):
             rows = torch.arange(start, min(start + turn, seeds), device=positions.device)
             results.append(_newton_turn(objective, whole, rows, positions[rows], tolerance))

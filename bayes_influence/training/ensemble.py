@@ -124,7 +124,7 @@ def train_ensemble(
         raise ValueError(f"{int(averaged.sum())} members are to be averaged, but `averaging` does not say how")
 
     views = layout.unflatten(flat)
-    step = trace_members(objective, views, batch, weights, strengths, own_data=own_data)
+    step = trace_members(objective, views, batch, weights, strengths, own_data=own_data, steps=schedule.epochs)
     adam = _Adam(flat, schedule)
     rates = flat.new_full((members,), schedule.learning_rate)
     plateau = PlateauState(schedule.plateau, members, flat) if schedule.plateau else None
@@ -132,7 +132,10 @@ def train_ensemble(
     first_averaged = averaging.first_step(schedule.epochs) if averaging else schedule.epochs
     trace = flat.new_empty(schedule.epochs, members)
 
-    with torch.no_grad(), tqdm(total=schedule.epochs, desc="training", unit="step", disable=not progress) as bar:
+    with (
+        torch.no_grad(),
+        tqdm(total=schedule.epochs, desc="training", unit="step", disable=None if progress else True) as bar,
+    ):
         for epoch in range(schedule.epochs):
             gradients, trace[epoch] = step(views, batch, weights, strengths)
             adam.step(layout.flatten(gradients), rates)

@@ -13,9 +13,15 @@ from torch import Tensor, nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.models.initialisation import initial_params
-from bayes_influence.objectives.head import head_objective, head_params, member_batch, stacked_features
+from bayes_influence.objectives.head import (
+    head_objective,
+    head_params,
+    is_last_layer,
+    member_batch,
+    stacked_features,
+)
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Params, last_layer_name, member
+from bayes_influence.objectives.parameters import Params, member
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.newton import StackedProblem, minimise_newton
 from bayes_influence.training.schedules import Schedule
@@ -49,12 +55,6 @@ class Fits:
     def at(self, index: int) -> Objective:
         """The objective at one seed's parameters."""
         return self.objective.at(member(self.params, index))
-
-
-def is_last_layer(objective: Objective) -> bool:
-    """Whether influence is taken in parameters of the last layer only."""
-    path = last_layer_name(objective.network) + "."
-    return all(name.startswith(path) for name in objective.names)
 
 
 def stacked_problem(objective: Objective, params: Params, train: Dataset) -> tuple[Objective, StackedProblem]:

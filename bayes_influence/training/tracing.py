@@ -15,7 +15,9 @@ the fixed cost of some hundred tensor operations, shared by all members.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,7 +30,12 @@ from bayes_influence.data.dataset import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 
+logger = logging.getLogger(__name__)
+
 aten = torch.ops.aten
+
+COMPILE_FROM_STEPS = 20_000
+"""Steps from which compiling pays: it takes 10 to 40 seconds and then makes small steps two to three times faster."""
 
 StepFunction = Callable[[Params, Batch, Tensor, Tensor], tuple[Params, Tensor]]
 """(stacked params, batch, data weights (E, n), regulariser weights (E,)) -> (stacked gradients, objectives (E,))."""
@@ -78,7 +85,7 @@ def _is_no_op(node: Node) -> bool:
         return _shape(node) == _shape(node.args[0])
     if node.target is aten.permute.default:
         return list(node.args[1]) == list(range(len(node.args[1])))  # type: ignore[arg-type]
-    return node.target in (aten.pow.Tensor_Scalar, aten.mul.Scalar) and node.args[1] == 1
+    return node.target in (aten.pow.Tensor_Scalar, aten.mul.Scalar) and node.args[1] in (1, 1.0)
 
 
 def _rewrite(traced: GraphModule) -> GraphModule:
@@ -101,6 +108,7 @@ def trace_members(
     regulariser_weights: Tensor,
     *,
     own_data: bool = False,
+    steps: int = 1,
 ) -> StepFunction:
     """Traces the gradient and value of J for every member at once.
 
@@ -111,6 +119,7 @@ def trace_members(
         data_weights: (E, n).
         regulariser_weights: (E,).
         own_data: Whether each member has its own batch.
+        steps: How often the step will run; from `COMPILE_FROM_STEPS` on it is compiled where there is a compiler.
 
     Returns:
         The traced step; it expects arguments of exactly these shapes.
@@ -120,4 +129,22 @@ def trace_members(
         return objective.value(member, data, weights, strength)
 
     step = vmap(grad_and_value(value), in_dims=(0, 0 if own_data else None, 0, 0))
-    return _rewrite(make_fx(step)(params, batch, data_weights, regulariser_weights))
+    traced = _rewrite(make_fx(step)(params, batch, data_weights, regulariser_weights))
+    if steps < COMPILE_FROM_STEPS:
+        return traced
+    if not can_compile():
+        logger.info("no C++ compiler for torch.compile: %d steps run as traced, about half as fast", steps)
+        return traced
+    return torch.compile(traced, dynamic=False)
+
+
+@cache
+def can_compile() -> bool:
+    """Whether `torch.compile` works here; it needs a C++ compiler."""
+    try:
+        with torch.no_grad():
+            torch.compile(lambda x: x.sin() + 1)(torch.zeros(3))
+    except Exception as error:  # whatever the toolchain raises, the traced step does the same
+        logger.debug("torch.compile does not work here: %s", error)
+        return False
+    return True

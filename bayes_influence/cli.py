@@ -1,0 +1,158 @@
+"""The command `bayes-influence`: parse, dispatch, print."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.measure import Measurement
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Which training examples shaped a prediction, and can that answer be trusted?",
+)
+console = Console()
+errors = Console(stderr=True)
+
+
+class Parameters(StrEnum):
+    """Where influence is taken."""
+
+    LAST_LAYER = "last-layer"
+    ALL = "all"
+
+
+class PaperFigure(StrEnum):
+    """The figures of the papers that can be reproduced."""
+
+    FIG1 = "fig1"
+    FIG3 = "fig3"
+
+
+@app.callback()
+def main(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False) -> None:
+    """Which training examples shaped a prediction, and can that answer be trusted?"""
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
+
+
+Repeats = Annotated[int, typer.Option(help="Seeds per scheme.")]
+Removals = Annotated[int, typer.Option(help="Training examples of largest loss, removed one at a time.")]
+Schemes = Annotated[str | None, typer.Option(help="Schemes by name, separated by commas.")]
+Epochs = Annotated[int, typer.Option(help="Full-batch steps of training; the paper has 60000.")]
+RefitEpochs = Annotated[int, typer.Option(help="Steps of a refit where Newton's method does not apply.")]
+Seed = Annotated[int, typer.Option(help="The first seed.")]
+Activation = Annotated[str, typer.Option(help="Activation of the hidden layers.")]
+TestExample = Annotated[int | None, typer.Option(help="Id of the test example; the hardest one when not given.")]
+Jobs = Annotated[int | None, typer.Option(help="Cells at once; as many as there are cores when not given.")]
+
+
+@app.command()
+def compare(
+    dataset: Annotated[str, typer.Argument(help="iris, wine, breast-cancer or digits.")],
+    depth: Annotated[int, typer.Option(help="Hidden layers.")] = 1,
+    width: Annotated[int, typer.Option(help="Units in each.")] = 5,
+    activation: Activation = "selu",
+    repeats: Repeats = 10,
+    removals: Removals = 40,
+    schemes: Schemes = None,
+    parameters: Annotated[Parameters, typer.Option(help="Where influence is taken.")] = Parameters.LAST_LAYER,
+    epochs: Epochs = 4000,
+    refit_epochs: RefitEpochs = 1000,
+    seed: Seed = 0,
+    test_example: TestExample = None,
+    out: Annotated[Path | None, typer.Option(help="Result folder; runs/compare-DATASET when not given.")] = None,
+    jobs: Jobs = None,
+) -> None:
+    """Compare regularisation schemes on influence accuracy and Hessian spectrum."""
+    from bayes_influence.experiments.compare import compare_regularisers
+    from bayes_influence.experiments.summary import printed_table
+
+    with _clear_errors():
+        study = _study(
+            schemes,
+            dataset=dataset,
+            depth=depth,
+            width=width,
+            activation=activation,
+            repeats=repeats,
+            removals=removals,
+            parameters=parameters.value,
+            epochs=epochs,
+            refit_epochs=refit_epochs,
+            seed=seed,
+            test_example=test_example,
+        )
+        result = compare_regularisers(study, out or Path("runs") / f"compare-{dataset}", n_jobs=jobs)
+    title = f"{dataset}, {depth} x {width} {activation}, influence in {parameters.value} parameters"
+    _print_wide(printed_table(result.summary, title))
+    console.print(f"Test example {result.test_example}. Tables, figure and configuration: {result.folder}")
+
+
+@app.command()
+def reproduce(
+    figure: Annotated[PaperFigure, typer.Argument(help="A figure of Epifano et al.")],
+    activation: Activation = "selu",
+    repeats: Repeats = 10,
+    removals: Removals = 40,
+    schemes: Schemes = None,
+    epochs: Epochs = 4000,
+    refit_epochs: RefitEpochs = 1000,
+    seed: Seed = 0,
+    test_example: TestExample = None,
+    out: Annotated[Path, typer.Option(help="Result folder; figures share its cells.")] = Path("runs/fragility-iris"),
+    jobs: Jobs = None,
+) -> None:
+    """Reproduce a figure over depth 1 to 8 and width 5 to 50 on Iris."""
+    from bayes_influence.experiments.fragility import reproduce_figure
+
+    with _clear_errors():
+        study = _study(
+            schemes,
+            activation=activation,
+            repeats=repeats,
+            removals=removals,
+            epochs=epochs,
+            refit_epochs=refit_epochs,
+            seed=seed,
+            test_example=test_example,
+        )
+        result, anova = reproduce_figure(figure.value, study, out, n_jobs=jobs)
+    console.print(anova[["between", "at", "statistic", "p_value"]].to_string(index=False))
+    console.print(f"Figure {result.folder / figure.value}.png; tables and configuration: {result.folder}")
+
+
+def _study(schemes: str | None, **settings: Any) -> Any:
+    from bayes_influence.experiments.study import Study
+
+    if schemes is not None:
+        settings["schemes"] = tuple(name.strip() for name in schemes.split(",") if name.strip())
+    return Study(**settings)
+
+
+def _print_wide(table: Any) -> None:
+    """Prints a table at its own width where the terminal is narrower or no terminal at all."""
+    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    Console(width=max(needed, console.width)).print(table)
+
+
+class _clear_errors:  # noqa: N801 - used like a function
+    """Prints what was expected, what came and what to do, without a traceback, and leaves with status 2 (130)."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            errors.print(str(error) or "interrupted", style="yellow", highlight=False, markup=False)
+            raise typer.Exit(130) from None
+        if isinstance(error, ValueError | TypeError | OSError | RuntimeError):
+            errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+            raise typer.Exit(2) from None

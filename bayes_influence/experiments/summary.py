@@ -1,0 +1,106 @@
+"""Tables of a study: one row per network, scheme and estimator, means over seeds with their 95 % intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from bayes_influence.evaluation.comparisons import one_way_anova
+from bayes_influence.evaluation.intervals import mean_interval
+
+KEYS = ["depth", "width", "scheme", "estimator"]
+
+WITH_INTERVALS = (
+    "spearman",
+    "pearson",
+    "kendall",
+    "slope",
+    "top_k_overlap",
+    "hessian_max",
+    "hessian_min",
+    "loss_hessian_max",
+    "loss_hessian_min",
+    "power_iteration",
+)
+"""Columns that get an interval over seeds."""
+
+MEANS = ("train_accuracy", "test_accuracy", "damping", "condition_number", "effect_spread")
+"""Columns that get a mean over seeds."""
+
+
+def summarise_results(results: pd.DataFrame) -> pd.DataFrame:
+    """One row per depth, width, scheme and estimator.
+
+    `<name>`, `<name>_low` and `<name>_high` for `WITH_INTERVALS`; plain means for `MEANS`; the worst gradient norms;
+    `miss_relations` out of `repeats`; `seconds` over all repeats.
+    """
+    rows = []
+    for keys, group in results.groupby(KEYS, sort=False):
+        row = dict(zip(KEYS, keys, strict=True)) | {"repeats": len(group)}
+        for name in WITH_INTERVALS:
+            interval = mean_interval(group[name].to_numpy())
+            row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        row |= {name: group[name].mean() for name in MEANS}
+        row |= {
+            "miss_relations": int(group["miss_relation"].sum()),
+            "gradient_norm": group["gradient_norm"].max(),
+            "refit_gradient_norm": group["refit_gradient_norm"].max(),
+            "refits_converged": bool(group["refits_converged"].all()),
+            "seconds": group["seconds"].sum(),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def compare_groups(results: pd.DataFrame, value: str) -> pd.DataFrame:
+    """One-way ANOVA of `value` between schemes at each size, and between sizes within each scheme."""
+    rows = []
+    labelled = results.assign(group=results["scheme"] + " (" + results["estimator"] + ")")
+    for (depth, width), at_size in labelled.groupby(["depth", "width"], sort=True):
+        groups = {str(name): part[value].to_numpy() for name, part in at_size.groupby("group", sort=False)}
+        if len(groups) > 1:
+            rows.append(_anova_row("schemes", f"depth {depth}, width {width}", groups))
+    for axis, fixed in (("depth", "width"), ("width", "depth")):
+        for (held, name), part in labelled.groupby([fixed, "group"], sort=False):
+            groups = {str(size): own[value].to_numpy() for size, own in part.groupby(axis, sort=True)}
+            if len(groups) > 1:
+                rows.append({"between": f"{axis}s", "at": f"{name}, {fixed} {held}"} | one_way_anova(groups).to_row())
+    return pd.DataFrame(rows)
+
+
+def _anova_row(between: str, at: str, groups: Mapping[str, np.ndarray]) -> dict[str, float | str]:
+    return {"between": between, "at": at, **one_way_anova(groups).to_row()}
+
+
+def printed_table(summary: pd.DataFrame, title: str) -> Table:
+    """The summary as it is printed: means with half the width of their intervals."""
+    table = Table(title=title, caption="mean ± half of the 95 % interval over seeds", row_styles=["", "dim"])
+    headings = ["scheme", "train acc.", "test acc.", "Spearman", "Pearson", "slope", "miss-rel.", "λ max", "λ min"]
+    for heading in [*headings, "damping", "‖∇J‖", "seconds"]:
+        table.add_column(heading, justify="left" if heading == "scheme" else "right", no_wrap=True)
+    for _, row in summary.iterrows():
+        name = row["scheme"] if row["estimator"] == "influence" else f"{row['scheme']} ({row['estimator']})"
+        table.add_row(
+            name,
+            f"{row['train_accuracy']:.3f}",
+            f"{row['test_accuracy']:.2f}",
+            *(
+                _with_interval(row, column, digits)
+                for column, digits in (("spearman", 3), ("pearson", 3), ("slope", 2))
+            ),
+            f"{row['miss_relations']}/{row['repeats']}",
+            *(_with_interval(row, column, None) for column in ("hessian_max", "hessian_min")),
+            f"{row['damping']:.2g}" if row["damping"] else "0",
+            f"{row['gradient_norm']:.0e}",
+            f"{row['seconds']:.1f}",
+        )
+    return table
+
+
+def _with_interval(row: pd.Series, column: str, digits: int | None) -> str:
+    half = (row[f"{column}_high"] - row[f"{column}_low"]) / 2
+    number, spread = (f"{value:.{digits}f}" if digits else f"{value:.2g}" for value in (row[column], half))
+    return number if pd.isna(half) else f"{number} ±{spread}"

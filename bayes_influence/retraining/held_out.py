@@ -1,0 +1,95 @@
+"""Leave-one-out test losses from scratch: which example is predicted worst by a network that has not seen it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import vmap
+
+from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.tables import leave_out, standardise
+from bayes_influence.models.initialisation import initial_params
+from bayes_influence.retraining.removals import largest_losses
+from bayes_influence.training.ensemble import train_ensemble
+from bayes_influence.training.fits import fit_schemes
+from bayes_influence.training.schedules import Schedule
+from bayes_influence.training.schemes import Scheme
+
+
+def held_out_losses(
+    dataset: Dataset,
+    ids: Int[Tensor, " k"],
+    make_network: Callable[[], nn.Module],
+    scheme: Scheme,
+    schedule: Schedule,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> Float[Tensor, " k"]:
+    """Loss of each given example under a network trained from scratch on all others, standardised on those.
+
+    All k networks start from the same seed and train as one ensemble.
+
+    Args:
+        dataset: Raw (not standardised) examples, one table of real features.
+        ids: Which examples are held out, one at a time.
+        make_network: Builds the deterministic network.
+        scheme: How it is regularised.
+        schedule: How long it trains.
+        seed: Of the initialisation.
+        progress: Whether to show a progress bar.
+    """
+    splits = [leave_out(dataset, int(index)) for index in ids]
+    network = scheme.prepare(make_network()).to(dtype=dataset.inputs.dtype, device=dataset.inputs.device)
+    objective = scheme.objective(network, len(dataset) - 1)
+    start = initial_params(
+        lambda: scheme.prepare(make_network()), [seed] * len(ids), dataset.inputs.dtype, dataset.inputs.device
+    )
+    trained = train_ensemble(
+        objective,
+        start,
+        Batch(*(torch.stack(parts) for parts in zip(*(split.train.batch() for split in splits), strict=True))),
+        schedule,
+        averaged=torch.full((len(ids),), scheme.averaging is not None, device=dataset.inputs.device),
+        averaging=scheme.averaging,
+        own_data=True,
+        labels=[f"{scheme.name}, seed {seed}, without example {int(index)}" for index in ids],
+        progress=progress,
+    )
+    tests = Batch(*(torch.stack(parts) for parts in zip(*(split.test.batch() for split in splits), strict=True)))
+    with torch.no_grad():
+        return vmap(objective.losses)(trained.params, tests)[:, 0]
+
+
+def hardest_example(
+    dataset: Dataset,
+    make_network: Callable[[], nn.Module],
+    scheme: Scheme,
+    schedule: Schedule,
+    *,
+    candidates: int = 10,
+    seed: int = 0,
+    progress: bool = False,
+) -> int:
+    """Id of the example with the largest leave-one-out loss.
+
+    Held out in turn are the `candidates` with the largest loss of a network trained on all examples: an example that
+    is predicted worst when unseen is among the worst when seen.
+
+    Args:
+        dataset: Raw (not standardised) examples.
+        make_network: Builds the deterministic network.
+        scheme: How it is regularised.
+        schedule: How long it trains.
+        candidates: How many examples are held out.
+        seed: Of the initialisation.
+        progress: Whether to show progress bars.
+    """
+    (everything,) = standardise(dataset)
+    (fit,) = fit_schemes([scheme], make_network, everything, [seed], schedule, tolerance=None, progress=progress)
+    ids = largest_losses(fit.at(0), everything, min(candidates, len(everything)))
+    losses = held_out_losses(dataset, ids, make_network, scheme, schedule, seed=seed, progress=progress)
+    return int(ids[losses.argmax()])
