@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
 
 
+@runtime_checkable
 class Damping(Protocol):
     """A positive diagonal metric M, delta times over: the solve is of (H + delta M) x = v."""
 
