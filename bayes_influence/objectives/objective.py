@@ -123,7 +123,7 @@ class Objective:
             ValueError: If the likelihood reduces over the batch, or a loss is not finite.
         """
         with torch.no_grad():
-            losses = self.losses(self.params, batch)
+            losses = self.likelihood(self.outputs(self.params, batch.inputs), batch.targets)
         if losses.shape != (len(batch.targets),):
             raise ValueError(
                 f"the likelihood must return one loss per example, shape ({len(batch.targets)},), got "

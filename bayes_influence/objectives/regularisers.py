@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log
 
 import torch
 from jaxtyping import Float
@@ -80,5 +81,5 @@ class GaussianKL:
 
     @staticmethod
     def _divergence(mean: Tensor, rho: Tensor, scale: float) -> Tensor:
-        log_ratio = 2 * (rho - torch.log(torch.as_tensor(scale, dtype=rho.dtype, device=rho.device)))
+        log_ratio = 2 * (rho - log(scale))
         return 0.5 * (log_ratio.exp() + (mean / scale).square() - 1 - log_ratio).sum()

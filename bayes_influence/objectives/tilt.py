@@ -34,7 +34,9 @@ def _newton_step(tilt: Tensor, mean: Tensor, variance: Tensor, dim: int) -> tupl
     return gain * (residual + probabilities * shared), residual
 
 
-@torch.library.custom_op("bayes_influence::solve_tilt", mutates_args=())
+@torch.library.custom_op(
+    "bayes_influence::solve_tilt", mutates_args=(), schema="(Tensor mean, Tensor variance) -> Tensor"
+)
 def _solve_tilt(mean: Tensor, variance: Tensor) -> Tensor:
     # Classes first: softmaxes over a few classes run several times faster on a strided axis.
     classes = mean.shape[-1]

@@ -1,0 +1,16 @@
+import pytest
+import torch
+from torch import nn
+
+from bayes_influence.data.synthetic import gaussian_classes
+
+
+@pytest.fixture
+def data():
+    return gaussian_classes(n=30, n_features=4, n_classes=3, seed=0).dataset
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
