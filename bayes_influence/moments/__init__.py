@@ -1,6 +1,16 @@
 """Means and variances of activations, one rule per operation, and the conversion of a deterministic network."""
 
-from bayes_influence.moments import activations, arithmetic, linear, shapes, softmax  # noqa: F401 (they register rules)
+from bayes_influence.moments import (  # noqa: F401 (they register rules)
+    activations,
+    arithmetic,
+    dropout,
+    linear,
+    maximum,
+    normalisation,
+    pooling,
+    shapes,
+    softmax,
+)
 from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian, to_deterministic
 from bayes_influence.moments.elementwise import elementwise
 from bayes_influence.moments.initial import fan_in_sigma, relative_sigma

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from bayes_influence.moments.elementwise import derivative_of, exact_moments_of, register_elementwise
+from bayes_influence.moments.elementwise import derivative_of, exact_moments_of, propagate, register_elementwise
 from bayes_influence.moments.gaussian import gauss_hermite, normal_density, normal_distribution, rectified_moments
+from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.registry import UnsupportedOperationError, rule
 
 _SELU_SCALE = 1.0507009873554805
 _SELU_ALPHA = 1.6732632423543772
@@ -57,6 +59,20 @@ def relu(mean: Tensor) -> tuple[Tensor, Tensor]:
 def leaky_relu(mean: Tensor, negative_slope: float = 0.01) -> tuple[Tensor, Tensor]:
     """Leaky rectifier: m for m > 0, else s m; its derivative is 1 or s."""
     return F.leaky_relu(mean, negative_slope), negative_slope + (1 - negative_slope) * (mean > 0).to(mean.dtype)
+
+
+@rule(F.rrelu)
+def rrelu(
+    input: Moments, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
+) -> Moments:
+    """Leaky rectifier with the mean of the two slopes, as in evaluation mode.
+
+    Raises:
+        UnsupportedOperationError: In training mode, where every entry draws a slope of its own.
+    """
+    if training:
+        raise UnsupportedOperationError("RReLU of Moments has no rule in training mode; call .eval() on the network")
+    return propagate(F.leaky_relu, input, (lower + upper) / 2)
 
 
 @derivative_of("tanh")

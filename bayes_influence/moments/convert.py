@@ -8,50 +8,9 @@ from copy import deepcopy
 from torch import nn
 
 from bayes_influence.moments.initial import InitialSigma, fan_in_sigma
-from bayes_influence.moments.layers import BayesianLayer, BayesianLinear
+from bayes_influence.moments.layers import BayesianLayer
 from bayes_influence.moments.moments import Approximation
-
-CONVERTED: dict[type[nn.Module], type[BayesianLayer]] = {nn.Linear: BayesianLinear}
-"""Layers whose weights become Gaussian, by exact type: a subclass may compute something else."""
-
-PASSED: frozenset[type[nn.Module]] = frozenset(
-    {
-        nn.Sequential,
-        nn.ModuleList,
-        nn.ModuleDict,
-        nn.Identity,
-        nn.Flatten,
-        nn.Unflatten,
-        nn.CELU,
-        nn.ELU,
-        nn.GELU,
-        nn.GLU,
-        nn.Hardshrink,
-        nn.Hardsigmoid,
-        nn.Hardswish,
-        nn.Hardtanh,
-        nn.LeakyReLU,
-        nn.LogSigmoid,
-        nn.LogSoftmax,
-        nn.Mish,
-        nn.PReLU,
-        nn.ReLU,
-        nn.ReLU6,
-        nn.SELU,
-        nn.SiLU,
-        nn.Sigmoid,
-        nn.Softmax,
-        nn.Softmax2d,
-        nn.Softmin,
-        nn.Softplus,
-        nn.Softshrink,
-        nn.Softsign,
-        nn.Tanh,
-        nn.Tanhshrink,
-        nn.Threshold,
-    }
-)
-"""Modules of torch.nn that stay as they are: they call functions that have rules. Their own parameters stay fixed."""
+from bayes_influence.moments.supported import CONVERTED, reason_against
 
 
 class UnsupportedModuleError(TypeError):
@@ -147,34 +106,8 @@ def _check_convertible(network: nn.Module) -> None:
 
 
 def _problems(module: nn.Module, path: str) -> list[tuple[str, str]]:
-    reason = _reason_against(module)
+    reason = reason_against(module)
     if reason is not None:
         return [(path, f"{type(module).__name__} {reason}")]
     children = module.named_children()
     return [found for name, child in children for found in _problems(child, f"{path}.{name}" if path else name)]
-
-
-def _reason_against(module: nn.Module) -> str | None:
-    """Why moments cannot go through the module itself, its children aside; None if they can."""
-    kind, own = type(module), {name for name, _ in module.named_parameters(recurse=False)}
-    if isinstance(module, BayesianLayer):
-        return "is Bayesian already; convert the deterministic network"
-    if kind in CONVERTED:
-        return (
-            None
-            if own <= {"weight", "bias"}
-            else (
-                f"has the parameters {sorted(own)}; remove its parametrisation, pruning or weight normalisation first"
-            )
-        )
-    if kind in PASSED:
-        return None
-    if kind.__module__.startswith("torch."):
-        return "has no moment rule; replace it by supported modules, see bayes_influence.moments.convert.PASSED"
-    if own:
-        return (
-            f"holds the parameters {sorted(own)} itself, and how it uses them is unknown; put them into supported "
-            "layers (matched by exact type, so not a subclass of one), or add a BayesianLayer for it to "
-            "bayes_influence.moments.convert.CONVERTED"
-        )
-    return None

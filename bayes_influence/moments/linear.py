@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,3 +75,14 @@ def matmul(left: Any, right: Any) -> Moments:
     else:
         variance = left.mean.square() @ right.variance + left.variance @ (right.mean.square() + right.variance)
     return Moments(mean, variance, shared_approximation(left, right))
+
+
+def _convolution(
+    function: Callable[..., Tensor], x: Moments, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Moments:
+    """A convolution with fixed weights, or a transposed one: op(m, w) + b and op(v, w^2)."""
+    return fixed_weights(lambda x, weight, bias: function(x, weight, bias, *args, **kwargs), x, weight, bias)
+
+
+for _name in ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"):
+    rule(_name)(partial(_convolution, getattr(F, _name)))

@@ -1,0 +1,94 @@
+"""Bayesian convolutions in one, two and three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bayes_influence.moments.initial import InitialSigma
+from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.moments.moments import Approximation, Moments
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+_FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Conv1d: F.conv1d,
+    nn.Conv2d: F.conv2d,
+    nn.Conv3d: F.conv3d,
+}
+
+
+class BayesianConv(BayesianLayer):
+    """`nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d` with Gaussian weights and biases.
+
+    Stride, padding (with its modes), dilation and groups are the deterministic layer's. The output positions share
+    their weights, so they are correlated; each position's mean and variance are exact for a fixed input.
+    """
+
+    def __init__(
+        self, layer: Convolution, approximation: Approximation, initial_sigma: InitialSigma, path: str = ""
+    ) -> None:
+        super().__init__(layer, approximation, initial_sigma, path)
+        self.kind = type(layer)
+        self.geometry: dict[str, Any] = {
+            name: getattr(layer, name)
+            for name in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+        }
+        self.in_channels = layer.in_channels
+        self.out_channels = layer.out_channels
+
+    @property
+    def spatial(self) -> int:
+        """Number of spatial dimensions."""
+        return len(self.geometry["kernel_size"])
+
+    def linear_map(
+        self,
+        x: Float[Tensor, "*batch_in"],
+        weight: Float[Tensor, "out in_per_group *kernel"],
+        bias: Float[Tensor, " out"] | None,
+    ) -> Float[Tensor, "*batch_out"]:
+        """The convolution with given weights; padding other than with zeros has been done by `prepared`."""
+        padding = self.geometry["padding"] if self.geometry["padding_mode"] == "zeros" else 0
+        return _FUNCTIONS[self.kind](
+            x, weight, bias, self.geometry["stride"], padding, self.geometry["dilation"], self.geometry["groups"]
+        )
+
+    def prepared(self, x: Tensor | Moments) -> Tensor | Moments:
+        """The input with its copies at the border, where the layer pads with copies."""
+        if self.geometry["padding_mode"] == "zeros":
+            return x
+        return F.pad(x, self._border(), mode=self.geometry["padding_mode"])  # type: ignore[arg-type]
+
+    def _border(self) -> list[int]:
+        """Widths of the border as `F.pad` takes them: the last dimension first, before and after."""
+        widths: list[int] = []
+        for dim in reversed(range(self.spatial)):
+            total = self.geometry["dilation"][dim] * (self.geometry["kernel_size"][dim] - 1)
+            padding = self.geometry["padding"]
+            same, valid = padding == "same", padding == "valid"
+            widths += [total // 2, total - total // 2] if same else [0, 0] if valid else [padding[dim]] * 2
+        return widths
+
+    def check_input(self, shape: torch.Size) -> None:
+        """Wants (batch, in_channels, *spatial), or one example without its batch axis."""
+        if len(shape) not in (self.spatial + 1, self.spatial + 2) or shape[-self.spatial - 1] != self.in_channels:
+            sizes = ", ".join(["batch", str(self.in_channels), *("depth", "height", "width")[-self.spatial :]])
+            raise self._wrong_shape(f"of shape ({sizes})", shape)
+
+    def deterministic(self) -> nn.Module:
+        """The convolution of the same kind with the means."""
+        layer = self.kind(
+            self.in_channels, self.out_channels, **self.geometry, bias=self.bias is not None, device="meta"
+        )
+        return self._with_means(layer)
+
+    def extra_repr(self) -> str:
+        """Sizes, geometry and approximation, as they are printed."""
+        geometry = ", ".join(f"{name}={value}" for name, value in self.geometry.items())
+        return f"{self.in_channels}, {self.out_channels}, {geometry}, {self.approximation}"

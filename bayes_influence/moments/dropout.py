@@ -1,0 +1,53 @@
+"""Dropout in training mode: the moments over the masks."""
+
+from __future__ import annotations
+
+from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.registry import rule
+
+_SELU_NEGATIVE_LIMIT = -1.0507009873554805 * 1.6732632423543772
+"""Where SELU saturates: what alpha dropout puts in place of a dropped entry."""
+
+
+@rule("dropout1d", "dropout2d", "dropout3d")
+def channel_dropout(input: Moments, p: float = 0.5, training: bool = True, inplace: bool = False) -> Moments:
+    """As `dropout`: each entry's own moments are the same when its channel is dropped as a whole."""
+    return dropout(input, p, training)
+
+
+@rule("dropout")
+def dropout(input: Moments, p: float = 0.5, training: bool = True, inplace: bool = False) -> Moments:
+    """In training mode m and (v + p m^2) / (1 - p), over the masks as well; in evaluation mode the input.
+
+    Raises:
+        ValueError: If p is not in [0, 1).
+    """
+    if not training:
+        return input
+    _check_probability(p)
+    return Moments(input.mean, (input.variance + p * input.mean.square()) / (1 - p), input.approximation)
+
+
+@rule("alpha_dropout", "feature_alpha_dropout")
+def alpha_dropout(input: Moments, p: float = 0.5, training: bool = False, inplace: bool = False) -> Moments:
+    """In training mode the moments of a (x b + l (1 - b)) + c over the Bernoulli(1 - p) masks b as well.
+
+    l is SELU's negative limit, and a = ((1 - p)(1 + p l^2))^(-1/2), c = -a p l keep mean 0 and variance 1 (Klambauer
+    et al. 2017). In evaluation mode the input.
+
+    Raises:
+        ValueError: If p is not in [0, 1).
+    """
+    if not training:
+        return input
+    _check_probability(p)
+    limit = _SELU_NEGATIVE_LIMIT
+    scale = ((1 - p) * (1 + p * limit**2)) ** -0.5
+    mean = scale * (1 - p) * input.mean
+    variance = scale**2 * (1 - p) * (input.variance + p * (input.mean - limit).square())
+    return Moments(mean, variance, input.approximation)
+
+
+def _check_probability(p: float) -> None:
+    if not 0 <= p < 1:
+        raise ValueError(f"the dropout probability must lie in [0, 1), got {p}")

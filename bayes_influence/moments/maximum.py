@@ -1,0 +1,119 @@
+"""Maxima over windows: co-pooling, and Clark's moments of the maximum of independent Gaussians."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
+
+import torch.nn.functional as F  # noqa: N812
+
+from bayes_influence.moments.gaussian import normal_density, normal_distribution
+from bayes_influence.moments.moments import VARIANCE_FLOOR, Moments
+from bayes_influence.moments.pooling import Sizes, adaptive_windows, per_dimension
+from bayes_influence.moments.registry import UnsupportedOperationError, rule
+from bayes_influence.moments.shapes import stack
+
+_NEVER = -1e9
+"""Mean of a padded entry: below every activation, and its square is still finite in float32."""
+
+
+def clark(x: Moments, y: Moments) -> Moments:
+    """Moments of max(x, y) for independent Gaussians (Clark 1961).
+
+    With theta^2 = v_x + v_y, a = (m_x - m_y) / theta, s_plus = phi(a) + a Phi(a) and s_minus = phi(a) - a Phi(-a):
+    mean m_x Phi(a) + m_y Phi(-a) + theta phi(a), variance v_x Phi(a) + v_y Phi(-a) - theta^2 s_plus s_minus. The
+    published difference of squares is the same number and cancels in float32.
+    """
+    theta = (x.variance + y.variance).clamp(min=VARIANCE_FLOOR).sqrt()
+    a = (x.mean - y.mean) / theta
+    density, above, below = normal_density(a), normal_distribution(a), normal_distribution(-a)
+    mean = x.mean * above + y.mean * below + theta * density
+    overlap = (density + a * above) * (density - a * below)
+    variance = x.variance * above + y.variance * below - (x.variance + y.variance) * overlap
+    return Moments(mean, variance.clamp(min=0), x.approximation)
+
+
+def _largest(entries: Sequence[Moments]) -> Moments:
+    """Moments of the maximum of independent entries, pair by pair as in a tournament."""
+    while len(entries) > 1:
+        pairs = [clark(x, y) for x, y in zip(entries[::2], entries[1::2], strict=False)]
+        entries = [*pairs, *entries[2 * len(pairs) :]]
+    return entries[0]
+
+
+def _co_pooled(pool: Callable[..., Any], spatial: int, x: Moments, *geometry: Any) -> Moments:
+    mean, position = pool(x.mean, *geometry, return_indices=True)
+    variance = x.variance.flatten(-spatial).gather(-1, position.flatten(-spatial)).reshape(mean.shape)
+    return Moments(mean, variance, x.approximation)
+
+
+def _max_pool(
+    function: Callable[..., Any],
+    spatial: int,
+    input: Moments,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Moments:
+    """Maximum over windows, by co-pooling or by Clark's moments, as `Approximation.max_pooling` says."""
+    _refuse_indices(return_indices)
+    if input.approximation.max_pooling == "co-pooling":
+        return _co_pooled(function, spatial, input, kernel_size, stride, padding, dilation, ceil_mode)
+    sizes = (kernel_size, stride or kernel_size, padding, dilation)
+    kernel, strides, paddings, dilations = (per_dimension(size, spatial) for size in sizes)
+    outputs: list[int] = []
+    border: list[int] = []
+    for length, k, s, p, d in zip(input.shape[-spatial:], kernel, strides, paddings, dilations, strict=True):
+        outputs.append(_positions(length, k, s, p, d, ceil_mode))
+        border[:0] = [p, max(0, (outputs[-1] - 1) * s + d * (k - 1) + 1 - length - p)]
+    padded = Moments(
+        F.pad(input.mean, border, value=_NEVER), F.pad(input.variance, border, value=0.0), input.approximation
+    )
+    entries = []
+    for offsets in product(*map(range, kernel)):
+        starts = [offset * d for offset, d in zip(offsets, dilations, strict=True)]
+        ends = [start + (n - 1) * s + 1 for start, n, s in zip(starts, outputs, strides, strict=True)]
+        entries.append(padded[(..., *map(slice, starts, ends, strides))])
+    return _largest(entries)
+
+
+def _positions(length: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
+    """Number of windows along one dimension; the last one of ceil_mode must start inside the input or before it."""
+    room = length + 2 * padding - dilation * (kernel - 1) - 1
+    positions = (-(-room // stride) if ceil_mode else room // stride) + 1
+    return positions - 1 if ceil_mode and (positions - 1) * stride >= length + padding else positions
+
+
+def _adaptive_max_pool(
+    function: Callable[..., Any], spatial: int, input: Moments, output_size: Any, return_indices: bool = False
+) -> Moments:
+    """Maximum over windows that tile the input; Clark's moments one dimension after the other."""
+    _refuse_indices(return_indices)
+    if input.approximation.max_pooling == "co-pooling":
+        return _co_pooled(function, spatial, input, output_size)
+    result = input
+    for dim, outputs in zip(range(-spatial, 0), per_dimension(output_size, spatial), strict=True):
+        windows = adaptive_windows(input.shape[dim], outputs or input.shape[dim])
+        largest = [_largest([result.select(dim, j) for j in range(start, end)]) for start, end in windows]
+        result = stack(largest, dim)
+    return result
+
+
+def _refuse_indices(return_indices: bool) -> None:
+    if return_indices:
+        raise UnsupportedOperationError(
+            "max pooling of Moments has no indices: which entry is the largest is random; use return_indices=False"
+        )
+
+
+for _spatial, _suffix in enumerate(("1d", "2d", "3d"), start=1):
+    _name = f"max_pool{_suffix}"
+    rule(_name)(partial(_max_pool, getattr(F, _name), _spatial))
+    rule(_name, f"{_name}_with_indices")(partial(_max_pool, getattr(F, _name), _spatial))
+    _name = f"adaptive_{_name}"
+    rule(_name, f"{_name}_with_indices")(partial(_adaptive_max_pool, getattr(F, _name), _spatial))

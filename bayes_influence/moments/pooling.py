@@ -1,0 +1,112 @@
+"""Average and maximum over windows, and sums and means over axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
+from torch import Tensor
+
+from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.registry import rule
+
+Sizes = int | tuple[int, ...]
+
+
+@rule(torch.sum)
+def total(input: Moments, dim: Sizes | None = None, keepdim: bool = False) -> Moments:
+    """Sums of means and of variances, entries independent."""
+    mean, variance = (x.sum(dim, keepdim=keepdim) for x in (input.mean, input.variance))
+    return Moments(mean, variance, input.approximation)
+
+
+@rule(torch.mean)
+def average(input: Moments, dim: Sizes | None = None, keepdim: bool = False) -> Moments:
+    """Mean of the means, and mean of the variances divided by the number of entries, entries independent.
+
+    Called as `torch.mean(x, dim)`: `x.mean` is the mean of the moments.
+    """
+    mean, variance = (x.mean(dim, keepdim=keepdim) for x in (input.mean, input.variance))
+    return Moments(mean, variance * (mean.numel() / input.numel()), input.approximation)
+
+
+def _average_pool(
+    function: Callable[..., Tensor],
+    spatial: int,
+    input: Moments,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Moments:
+    """Mean of m over each window, and sum of v / divisor^2: right for independent entries."""
+    kernel, strides, paddings = (per_dimension(size, spatial) for size in (kernel_size, stride or kernel_size, padding))
+    options: list[Any] = [kernel, strides, paddings, ceil_mode, count_include_pad]
+    if spatial > 1:
+        options.append(divisor_override)
+    mean, variance = function(input.mean, *options), function(input.variance, *options)
+    if any(paddings) or ceil_mode:
+        reciprocal: Tensor | float = _reciprocal_divisor(
+            input.variance, kernel, strides, paddings, ceil_mode, count_include_pad
+        )
+    else:
+        reciprocal = 1 / prod(kernel)
+    if divisor_override is not None:
+        reciprocal = 1 / divisor_override
+    return Moments(mean, variance * reciprocal, input.approximation)
+
+
+def _reciprocal_divisor(
+    like: Tensor,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    paddings: tuple[int, ...],
+    ceil_mode: bool,
+    count_include_pad: bool,
+) -> Tensor:
+    """1 / (what torch divides each window by): a mean of ones over their number."""
+    spatial = len(kernel)
+    ones = torch.ones(1, 1, *like.shape[-spatial:], dtype=like.dtype, device=like.device)
+    if spatial == 1:  # avg_pool1d has no divisor_override
+        ones, kernel, strides, paddings = ones[..., None, :], (1, *kernel), (1, *strides), (0, *paddings)
+    pool = F.avg_pool3d if spatial == 3 else F.avg_pool2d
+    share = pool(ones, kernel, strides, paddings, ceil_mode, count_include_pad)
+    count = pool(ones, kernel, strides, paddings, ceil_mode, count_include_pad, divisor_override=1)
+    return (share / count).reshape(share.shape[-spatial:])
+
+
+def _adaptive_average_pool(function: Callable[..., Tensor], spatial: int, input: Moments, output_size: Any) -> Moments:
+    """Mean of m over windows that tile the input, and mean of v over the window's size."""
+    mean, variance = function(input.mean, output_size), function(input.variance, output_size)
+    for dim in range(-spatial, 0):
+        counts = [end - start for start, end in adaptive_windows(input.shape[dim], mean.shape[dim])]
+        variance = variance / _along(variance.new_tensor([float(count) for count in counts]), dim)
+    return Moments(mean, variance, input.approximation)
+
+
+def _along(values: Float[Tensor, " n"], dim: int) -> Float[Tensor, "n *ones"]:
+    return values.reshape(-1, *[1] * (-dim - 1))
+
+
+def adaptive_windows(length: int, outputs: int) -> list[tuple[int, int]]:
+    """Where torch's adaptive pooling starts and ends each of its windows."""
+    return [(i * length // outputs, -(-(i + 1) * length // outputs)) for i in range(outputs)]
+
+
+def per_dimension(size: Any, spatial: int) -> tuple[Any, ...]:
+    """A size for each spatial dimension, from one number or one per dimension."""
+    sizes = (size,) if size is None or isinstance(size, int) else tuple(size)
+    return sizes * spatial if len(sizes) == 1 else sizes
+
+
+for _spatial, _suffix in enumerate(("1d", "2d", "3d"), start=1):
+    _name = f"avg_pool{_suffix}"
+    rule(_name)(partial(_average_pool, getattr(F, _name), _spatial))
+    rule(f"adaptive_{_name}")(partial(_adaptive_average_pool, getattr(F, f"adaptive_{_name}"), _spatial))

@@ -1,0 +1,126 @@
+"""Which modules convert: layers that become Bayesian, modules of torch.nn that stay, and why any other does not."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from bayes_influence.moments.convolution import BayesianConv
+from bayes_influence.moments.layers import BayesianLayer, BayesianLinear
+
+CONVERTED: dict[type[nn.Module], type[BayesianLayer]] = {
+    nn.Linear: BayesianLinear,
+    nn.Conv1d: BayesianConv,
+    nn.Conv2d: BayesianConv,
+    nn.Conv3d: BayesianConv,
+}
+"""Layers whose weights become Gaussian, by exact type: a subclass may compute something else."""
+
+ACTIVATIONS = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.GLU,
+    nn.Hardshrink,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.LogSoftmax,
+    nn.Mish,
+    nn.PReLU,
+    nn.RReLU,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.SELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Softmax,
+    nn.Softmax2d,
+    nn.Softmin,
+    nn.Softplus,
+    nn.Softshrink,
+    nn.Softsign,
+    nn.Tanh,
+    nn.Tanhshrink,
+    nn.Threshold,
+)
+POOLINGS = (
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d,
+)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMALISATIONS = (
+    *_BATCH_NORMS,
+    nn.GroupNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+PADDINGS = tuple(
+    getattr(nn, f"{mode}Pad{spatial}d")
+    for mode in ("Circular", "Constant", "Reflection", "Replication", "Zero")
+    for spatial in (1, 2, 3)
+)
+SHUFFLES = (nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
+
+PASSED: frozenset[type[nn.Module]] = frozenset(
+    {
+        nn.Sequential,
+        nn.ModuleList,
+        nn.ModuleDict,
+        nn.Identity,
+        nn.Flatten,
+        nn.Unflatten,
+        *SHUFFLES,
+        *PADDINGS,
+        *POOLINGS,
+        *NORMALISATIONS,
+        *DROPOUTS,
+        *ACTIVATIONS,
+    }
+)
+"""Modules of torch.nn that stay as they are: they call functions that have rules. Their own parameters stay fixed."""
+
+
+def reason_against(module: nn.Module) -> str | None:
+    """Why moments cannot go through the module itself, its children aside; None if they can."""
+    kind, own = type(module), {name for name, _ in module.named_parameters(recurse=False)}
+    if isinstance(module, BayesianLayer):
+        return "is Bayesian already; convert the deterministic network"
+    if kind in CONVERTED:
+        return (
+            None
+            if own <= {"weight", "bias"}
+            else (
+                f"has the parameters {sorted(own)}; remove its parametrisation, pruning or weight normalisation first"
+            )
+        )
+    if kind in _BATCH_NORMS and not module.track_running_stats:
+        return "keeps no running statistics; build it with track_running_stats=True and train it first"
+    if getattr(module, "return_indices", False):
+        return "returns indices, and which entry is the largest is random; build it with return_indices=False"
+    if kind in PASSED:
+        return None
+    if kind.__module__.startswith("torch."):
+        return "has no moment rule; replace it by supported modules, see bayes_influence.moments.supported.PASSED"
+    if own:
+        return (
+            f"holds the parameters {sorted(own)} itself, and how it uses them is unknown; put them into supported "
+            "layers (matched by exact type, so not a subclass of one), or add a BayesianLayer for it to "
+            "bayes_influence.moments.supported.CONVERTED"
+        )
+    return None

@@ -1,0 +1,73 @@
+import pytest
+import torch
+from torch import nn
+from torch.autograd.functional import jacobian
+from torch.nn import functional
+
+from bayes_influence.moments import Moments, UnsupportedOperationError
+
+DOUBLE = torch.float64
+
+
+def randomised(layer):
+    layer = layer.double().eval()
+    for tensor in [*layer.parameters(), *layer.buffers()]:
+        if tensor.is_floating_point():
+            tensor.data.copy_(torch.rand_like(tensor) + 0.5)
+    return layer
+
+
+LAYERS = [
+    (lambda: nn.LayerNorm(5), (2, 5)),
+    (lambda: nn.LayerNorm((2, 3), eps=0.1), (2, 2, 3)),
+    (lambda: nn.LayerNorm(4, elementwise_affine=False), (1, 3, 4)),
+    (lambda: nn.GroupNorm(2, 4), (2, 4, 3)),
+    (lambda: nn.GroupNorm(1, 3, affine=False), (1, 3, 2, 2)),
+    (lambda: nn.InstanceNorm1d(3, affine=True), (1, 3, 4)),
+    (lambda: nn.InstanceNorm2d(2), (2, 2, 2, 2)),
+    (lambda: nn.InstanceNorm2d(2, affine=True, track_running_stats=True), (1, 2, 2, 3)),
+    (lambda: nn.RMSNorm(4), (2, 4)),
+    (lambda: nn.RMSNorm((2, 3), eps=0.1, elementwise_affine=False), (2, 2, 3)),
+    (lambda: nn.BatchNorm1d(3), (4, 3)),
+    (lambda: nn.BatchNorm1d(3), (2, 3, 4)),
+    (lambda: nn.BatchNorm2d(2, affine=False), (2, 2, 2, 3)),
+    (lambda: nn.BatchNorm3d(2), (1, 2, 2, 1, 2)),
+]
+
+
+@pytest.mark.parametrize(("build", "shape"), LAYERS)
+def test_variance_is_that_of_the_linearised_layer(build, shape):
+    layer = randomised(build())
+    x = Moments(torch.randn(shape, dtype=DOUBLE), torch.rand(shape, dtype=DOUBLE))
+    result = layer(x)
+    assert torch.equal(result.mean, layer(x.mean))
+    full = jacobian(lambda m: layer(m).flatten(), x.mean).flatten(1)
+    assert torch.allclose(result.variance.flatten(), full.square() @ x.variance.flatten(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("build", [lambda: nn.LayerNorm(8), lambda: nn.GroupNorm(2, 8), lambda: nn.RMSNorm(8)])
+def test_small_variances_agree_with_samples(build, draw):
+    layer = randomised(build())
+    x = Moments(torch.randn(3, 8, dtype=DOUBLE), 1e-3 * torch.rand(3, 8, dtype=DOUBLE))
+    samples = layer(draw(x, 40_000).flatten(0, 1)).reshape(-1, 3, 8).detach()
+    assert torch.allclose(layer(x).variance, samples.var(0), rtol=0.05)
+
+
+def test_batch_norm_is_exact(draw, assert_match):
+    layer = randomised(nn.BatchNorm1d(3))
+    x = Moments(torch.randn(4, 3, dtype=DOUBLE), torch.rand(4, 3, dtype=DOUBLE))
+    assert_match(layer(x), layer(draw(x, 40_000).flatten(0, 1)).reshape(-1, 4, 3).detach())
+
+
+def test_variance_is_not_negative_where_one_entry_carries_the_norm():
+    x = Moments(torch.tensor([[1e4, 0.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    for function in (functional.layer_norm, functional.rms_norm):
+        assert (function(x, (4,)).variance >= 0).all()
+
+
+def test_statistics_of_the_batch_are_refused():
+    x = Moments(torch.randn(4, 3), torch.rand(4, 3))
+    with pytest.raises(UnsupportedOperationError, match=r"takes running statistics; call \.eval\(\)"):
+        nn.BatchNorm1d(3).train()(x)
+    with pytest.raises(UnsupportedOperationError, match="takes running statistics"):
+        nn.BatchNorm1d(3, track_running_stats=False).eval()(x)

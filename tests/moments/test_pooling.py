@@ -1,0 +1,55 @@
+import pytest
+import torch
+from torch import nn
+from torch.autograd.functional import jacobian
+from torch.func import vmap
+from torch.nn import functional
+
+from bayes_influence.moments import Moments
+
+DOUBLE = torch.float64
+POOLINGS = [
+    (nn.AvgPool1d(2), (2, 5)),
+    (nn.AvgPool1d(3, stride=2, padding=1, ceil_mode=True), (2, 6)),
+    (nn.AvgPool1d(3, padding=1, count_include_pad=False), (1, 5)),
+    (nn.AvgPool2d(2), (2, 4, 5)),
+    (nn.AvgPool2d((3, 2), stride=2, padding=1, ceil_mode=True), (1, 5, 4)),
+    (nn.AvgPool2d(3, stride=2, padding=1, ceil_mode=True, count_include_pad=False), (1, 6, 5)),
+    (nn.AvgPool2d(2, padding=1, divisor_override=3), (1, 3, 3)),
+    (nn.AvgPool3d(2, padding=1), (1, 2, 3, 2)),
+    (nn.AdaptiveAvgPool1d(3), (2, 7)),
+    (nn.AdaptiveAvgPool2d((2, 3)), (1, 5, 4)),
+    (nn.AdaptiveAvgPool2d((None, 2)), (1, 3, 5)),
+    (nn.AdaptiveAvgPool3d(2), (1, 3, 2, 4)),
+]
+
+
+@pytest.mark.parametrize(("pooling", "shape"), POOLINGS, ids=lambda value: str(value))
+def test_variance_is_that_of_the_linear_map(pooling, shape):
+    x = Moments(torch.randn(1, *shape, dtype=DOUBLE), torch.rand(1, *shape, dtype=DOUBLE))
+    result = pooling(x)
+    assert torch.equal(result.mean, pooling(x.mean))
+    matrix = jacobian(lambda m: pooling(m).flatten(), x.mean).flatten(1)
+    assert torch.allclose(result.variance.flatten(), matrix.square() @ x.variance.flatten())
+
+
+def test_against_samples(draw, assert_match):
+    x = Moments(torch.randn(1, 4, 4, dtype=DOUBLE), torch.rand(1, 4, 4, dtype=DOUBLE))
+    assert_match(functional.avg_pool2d(x, 2), functional.avg_pool2d(draw(x, 50_000), 2))
+
+
+@pytest.mark.parametrize("dim", [None, 1, (0, -1)])
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_sums_and_means_over_axes(dim, keepdim):
+    x = Moments(torch.randn(2, 3, 4, dtype=DOUBLE), torch.rand(2, 3, 4, dtype=DOUBLE))
+    for function in (torch.sum, torch.mean):
+        result = function(x, dim, keepdim=keepdim)
+        assert torch.equal(result.mean, function(x.mean, dim, keepdim=keepdim))
+        matrix = jacobian(lambda m, f=function: f(m, dim).flatten(), x.mean).reshape(-1, 24)
+        assert torch.allclose(result.variance.flatten(), matrix.square() @ x.variance.flatten())
+
+
+def test_safe_under_vmap():
+    x = Moments(torch.randn(3, 1, 2, 5, 5), torch.rand(3, 1, 2, 5, 5))
+    for pooling in (nn.AvgPool2d(2, padding=1), nn.AdaptiveAvgPool2d(2)):
+        assert torch.allclose(vmap(lambda row, f=pooling: f(row))(x).variance[2], pooling(x[2]).variance)
