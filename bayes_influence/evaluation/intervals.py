@@ -123,7 +123,7 @@ def two_level_bootstrap(
     Raises:
         ValueError: If the shapes differ or the level is not between 0 and 1.
     """
-    _check_level(level)
+    check_level(level)
     estimated, true = (np.atleast_2d(np.asarray(side, dtype=np.float64)) for side in (estimated, true))
     if estimated.shape != true.shape or estimated.ndim != 2:
         raise ValueError(
@@ -172,7 +172,7 @@ def _defined_mean(values: np.ndarray) -> np.ndarray:
 
 def _defined(values: ArrayLike, level: float) -> tuple[Float[np.ndarray, " n"], int]:
     """The values that are not NaN, and how many are."""
-    _check_level(level)
+    check_level(level)
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError(f"an interval over seeds takes one value per seed, shape (n,), got shape {array.shape}")
@@ -180,7 +180,12 @@ def _defined(values: ArrayLike, level: float) -> tuple[Float[np.ndarray, " n"], 
     return kept, len(array) - len(kept)
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
+    """Refuses a level that is no probability.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
     if not 0 < level < 1:
         raise ValueError(f"the level of an interval lies between 0 and 1, such as 0.95, got {level}")
 

@@ -13,7 +13,8 @@ import scipy.stats
 from jaxtyping import Bool, Float
 
 Rows = Float[np.ndarray, "*runs n"]
-PerRun = Float[np.ndarray | np.float64, "*runs"]
+PerRun = Float[np.ndarray, "*runs"]
+Sums = Float[np.ndarray | np.float64, "*runs"]
 Defined = Bool[np.ndarray | np.bool_, "*runs"]
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -80,12 +81,12 @@ def r2(estimated: Rows, true: Rows) -> PerRun:
     """
     unexplained = ((true - estimated) ** 2).sum(axis=-1)
     total = ((true - true.mean(axis=-1, keepdims=True)) ** 2).sum(axis=-1)
-    return 1 - _ratio(unexplained, total, ~_constant(true))
+    return np.asarray(1 - _ratio(unexplained, total, ~_constant(true)))
 
 
 def sign_agreement(estimated: Rows, true: Rows) -> PerRun:
     """Share of the points whose estimate has the sign of the truth; zero agrees with zero only."""
-    return (np.sign(estimated) == np.sign(true)).mean(axis=-1)
+    return np.asarray((np.sign(estimated) == np.sign(true)).mean(axis=-1))
 
 
 def top_k_overlap(estimated: Rows, true: Rows, top_k: int) -> PerRun:
@@ -94,7 +95,7 @@ def top_k_overlap(estimated: Rows, true: Rows, top_k: int) -> PerRun:
     Where points tie for the last places this is the expectation under breaking the ties at random, so a constant
     score has exactly the overlap of chance, k/n, whatever the order of the points.
     """
-    return (_membership(estimated, top_k) * _membership(true, top_k)).sum(axis=-1) / top_k
+    return np.asarray((_membership(estimated, top_k) * _membership(true, top_k)).sum(axis=-1) / top_k)
 
 
 def _membership(values: Rows, top_k: int) -> Rows:
@@ -110,7 +111,7 @@ def _constant(values: Rows) -> Defined:
     return values.max(axis=-1) == values.min(axis=-1)
 
 
-def _ratio(above: PerRun, below: PerRun, defined: Defined) -> PerRun:
+def _ratio(above: Sums, below: Sums, defined: Defined) -> PerRun:
     """Above / below, NaN where it is not defined."""
     return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=defined & (below > 0))
 

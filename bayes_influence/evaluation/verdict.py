@@ -1,0 +1,167 @@
+"""One sentence on whether influence estimates can be trusted, derived from stated thresholds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from bayes_influence.evaluation.agreement import Agreement, AgreementSummary
+from bayes_influence.evaluation.intervals import Interval
+
+GOOD_CORRELATION = 0.9
+"""Spearman and Pearson from which the order can be relied on."""
+
+FAIR_CORRELATION = 0.5
+"""Spearman from which the order is at least an indication."""
+
+SLOPE_TOLERANCE = 0.15
+"""How far the slope of the truth on the estimates may be from 1 for their size to be right."""
+
+MIN_CEILING = 0.5
+"""Ceiling below which retraining is too noisy to judge an estimate by."""
+
+MAX_CONTROL_DRIFT = 1.0
+"""Drift of the control, in units of the typical effect, from which the truth is mostly drift."""
+
+
+class Grade(StrEnum):
+    """What an estimate is good for."""
+
+    TRUSTWORTHY = "trustworthy"
+    ORDER_ONLY = "order only"
+    INDICATIVE = "indicative"
+    MISS_RELATION = "miss-relation"
+    UNTRUSTWORTHY = "untrustworthy"
+    REVERSED = "reversed"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A grade and its reason.
+
+    Attributes:
+        grade: What the estimate is good for.
+        sentence: The same in plain words, with the figures behind it.
+    """
+
+    grade: Grade
+    sentence: str
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What a verdict rests on: the correlations that can be relied on, and how to write them."""
+
+    spearman: float
+    pearson: float
+    slope: float
+    miss_relation: bool
+    shown: str
+    note: str
+
+
+def verdict(
+    found: Agreement | AgreementSummary, ceiling: float | None = None, control_drift: float | None = None
+) -> Verdict:
+    """Whether the estimates can be trusted.
+
+    With several runs, the lower ends of the intervals of Spearman and Pearson must reach the thresholds, and the
+    miss-relation counts when more than half of the runs have it. With a ceiling the thresholds on good correlations
+    are taken as shares of it.
+
+    Args:
+        found: The agreement of one run, or of several.
+        ceiling: Correlation that a perfect estimate would reach, see `retraining_ceiling`.
+        control_drift: |loss difference| of retraining with nothing removed, over the median |loss difference| of a
+            removal.
+
+    Raises:
+        ValueError: If the ceiling is not between 0 and 1, or the drift is negative.
+    """
+    if ceiling is not None and not 0 <= ceiling <= 1:
+        raise ValueError(f"a ceiling is a correlation between 0 and 1, got {ceiling}")
+    if control_drift is not None and not control_drift >= 0:
+        raise ValueError(f"the control's drift is a size, at least 0, got {control_drift}")
+    evidence = _evidence(found)
+    return _undecided(evidence, ceiling, control_drift) or _decided(evidence, 1.0 if ceiling is None else ceiling)
+
+
+def _undecided(evidence: _Evidence, ceiling: float | None, control_drift: float | None) -> Verdict | None:
+    """Reasons why nothing can be said about the estimate."""
+    reason = None
+    if np.isnan(evidence.spearman) or np.isnan(evidence.pearson):
+        reason = evidence.note or "the correlations are not defined"
+    elif control_drift is not None and control_drift >= MAX_CONTROL_DRIFT:
+        reason = (
+            f"retraining with nothing removed already changes the loss by {control_drift:.2g} times what a typical "
+            "removal does"
+        )
+    elif ceiling is not None and ceiling < MIN_CEILING:
+        reason = f"retraining is so noisy that a perfect estimate would only correlate {ceiling:.2f} with it"
+    return Verdict(Grade.UNDECIDED, f"The estimates cannot be judged: {reason}.") if reason else None
+
+
+def _decided(evidence: _Evidence, ceiling: float) -> Verdict:
+    """The grade of an estimate that can be judged."""
+    if evidence.spearman <= -FAIR_CORRELATION:
+        return Verdict(
+            Grade.REVERSED, f"The estimates have the wrong sign: they run against retraining ({evidence.shown})."
+        )
+    if evidence.miss_relation:
+        return Verdict(
+            Grade.MISS_RELATION,
+            f"Do not trust the sizes: ranks agree with retraining better than magnitudes do ({evidence.shown}).",
+        )
+    if min(evidence.spearman, evidence.pearson) >= GOOD_CORRELATION * ceiling:
+        return _good(evidence)
+    if evidence.spearman >= FAIR_CORRELATION * ceiling:
+        return Verdict(
+            Grade.INDICATIVE,
+            f"The estimates are an indication only: their order is partly that of retraining ({evidence.shown}).",
+        )
+    return Verdict(
+        Grade.UNTRUSTWORTHY, f"Do not trust the estimates: their order is not that of retraining ({evidence.shown})."
+    )
+
+
+def _good(evidence: _Evidence) -> Verdict:
+    """An estimate whose order is right: is its size?"""
+    if abs(evidence.slope - 1) <= SLOPE_TOLERANCE:
+        return Verdict(
+            Grade.TRUSTWORTHY,
+            f"Trust the estimates: order and size are those of retraining ({evidence.shown}, slope "
+            f"{evidence.slope:.2f}).",
+        )
+    return Verdict(
+        Grade.ORDER_ONLY,
+        f"Trust the order, not the size: the true effects are {evidence.slope:.2g} times the estimates "
+        f"({evidence.shown}).",
+    )
+
+
+def _evidence(found: Agreement | AgreementSummary) -> _Evidence:
+    """What one run or several runs say."""
+    if isinstance(found, Agreement):
+        shown = f"Spearman {found.spearman:.2f}, Pearson {found.pearson:.2f}"
+        return _Evidence(found.spearman, found.pearson, found.slope, found.miss_relation, shown, found.note)
+    spearman, pearson = found.intervals["spearman"], found.intervals["pearson"]
+    shown = f"Spearman {_shown(spearman)}, Pearson {_shown(pearson)}"
+    sure = [one.estimate if np.isnan(one.low) else one.low for one in (spearman, pearson)]
+    return _Evidence(
+        spearman=sure[0],
+        pearson=sure[1],
+        slope=found.intervals["slope"].estimate,
+        miss_relation=found.miss_relations > found.n_runs / 2,
+        shown=shown,
+        note="; ".join(found.notes),
+    )
+
+
+def _shown(interval: Interval) -> str:
+    """An estimate, with its interval if it has one."""
+    if np.isnan(interval.low):
+        return f"{interval.estimate:.2f}"
+    return f"{interval.estimate:.2f} with {interval.level:.0%} interval {interval.low:.2f} to {interval.high:.2f}"

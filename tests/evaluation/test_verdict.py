@@ -1,0 +1,103 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bayes_influence.evaluation.agreement import agreement, agreement_by_run, summarise
+from bayes_influence.evaluation.verdict import Grade, verdict
+
+TRUE = np.random.default_rng(0).normal(size=40)
+EXACT = agreement(TRUE, TRUE)
+
+
+def test_right_order_and_size_are_trusted():
+    found = verdict(EXACT)
+    assert found.grade is Grade.TRUSTWORTHY
+    assert found.sentence == (
+        "Trust the estimates: order and size are those of retraining (Spearman 1.00, Pearson 1.00, slope 1.00)."
+    )
+
+
+def test_right_order_with_the_wrong_size_says_the_factor():
+    found = verdict(agreement(TRUE / 2, TRUE))
+    assert found.grade is Grade.ORDER_ONLY
+    assert "the true effects are 2 times the estimates" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "grade"),
+    [
+        ({"slope": 1.15}, Grade.TRUSTWORTHY),
+        ({"slope": 0.84}, Grade.ORDER_ONLY),
+        ({"spearman": 0.9, "pearson": 0.9}, Grade.TRUSTWORTHY),
+        ({"spearman": 0.89}, Grade.INDICATIVE),
+        ({"pearson": 0.89}, Grade.INDICATIVE),
+        ({"spearman": 0.49}, Grade.UNTRUSTWORTHY),
+        ({"spearman": -0.49}, Grade.UNTRUSTWORTHY),
+        ({"spearman": -0.5}, Grade.REVERSED),
+        ({"miss_relation": True}, Grade.MISS_RELATION),
+        ({"spearman": np.nan}, Grade.UNDECIDED),
+    ],
+)
+def test_grades_change_at_the_stated_thresholds(changes, grade):
+    assert verdict(replace(EXACT, **changes)).grade is grade
+
+
+def test_a_wrong_sign_is_said():
+    assert "wrong sign" in verdict(agreement(-TRUE, TRUE)).sentence
+
+
+def test_what_cannot_be_judged_says_why():
+    constant = verdict(agreement(np.ones(40), TRUE))
+    assert constant.grade is Grade.UNDECIDED
+    assert constant.sentence == "The estimates cannot be judged: all estimated differences are equal."
+    drifting = verdict(EXACT, control_drift=2.5)
+    assert drifting.grade is Grade.UNDECIDED
+    assert "changes the loss by 2.5 times what a typical removal does" in drifting.sentence
+    noisy = verdict(EXACT, ceiling=0.3)
+    assert noisy.grade is Grade.UNDECIDED
+    assert "a perfect estimate would only correlate 0.30" in noisy.sentence
+    assert verdict(EXACT, ceiling=0.9, control_drift=0.2).grade is Grade.TRUSTWORTHY
+
+
+def test_an_estimate_at_the_ceiling_is_as_good_as_can_be():
+    found = replace(EXACT, spearman=0.75, pearson=0.75)
+    assert verdict(found).grade is Grade.INDICATIVE
+    assert verdict(found, ceiling=0.8).grade is Grade.TRUSTWORTHY
+
+
+def test_several_runs_must_reach_the_threshold_with_their_lower_end():
+    generator = np.random.default_rng(1)
+    true = generator.normal(size=(4, 40))
+    same = summarise(agreement_by_run(true + 0.01 * generator.normal(size=(4, 40)), true))
+    assert verdict(same).grade is Grade.TRUSTWORTHY
+    assert "95% interval" in verdict(same).sentence
+    one_bad = true.copy()
+    one_bad[0] = 0.5 * one_bad[0] + generator.normal(size=40)
+    mixed = summarise(agreement_by_run(one_bad, true))
+    assert mixed.intervals["spearman"].estimate > 0.75
+    assert verdict(mixed).grade is not Grade.TRUSTWORTHY
+
+
+def test_one_run_is_judged_by_its_estimate():
+    one = summarise([EXACT])
+    assert verdict(one).grade is Grade.TRUSTWORTHY
+    assert "interval" not in verdict(one).sentence
+
+
+def test_runs_without_agreement_say_why():
+    found = summarise([agreement(np.ones(40), TRUE)] * 2)
+    assert verdict(found).sentence == "The estimates cannot be judged: all estimated differences are equal."
+
+
+def test_most_runs_decide_on_the_miss_relation():
+    flagged = replace(EXACT, miss_relation=True)
+    assert verdict(summarise([flagged, flagged, EXACT])).grade is Grade.MISS_RELATION
+    assert verdict(summarise([flagged, EXACT])).grade is Grade.TRUSTWORTHY
+
+
+def test_what_is_no_ceiling_or_drift_is_refused():
+    with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.2"):
+        verdict(EXACT, ceiling=1.2)
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        verdict(EXACT, control_drift=-1)
