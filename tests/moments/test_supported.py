@@ -105,6 +105,7 @@ def test_modules_that_would_fail_at_the_first_run_are_refused_at_conversion():
     assert reason_against(nn.BatchNorm2d(3)) is None
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's deprecated names are among them
 def test_no_layer_of_torch_is_left_undecided():
     # What has no rule is refused, so this holds for classes that a later torch adds, too.
     for name, kind in inspect.getmembers(nn, inspect.isclass):
