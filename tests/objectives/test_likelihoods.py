@@ -18,5 +18,5 @@ def test_gaussian_noise_is_the_negative_log_density_summed_over_outputs():
 
 
 def test_a_noise_scale_of_zero_is_refused():
-    with pytest.raises(ValueError, match="noise scale must be positive, got 0.0"):
+    with pytest.raises(ValueError, match=r"noise scale must be positive, got 0\.0"):
         GaussianNoise(0.0)

@@ -63,7 +63,7 @@ def test_a_stack_is_refused_where_one_network_is_meant(network):
 
 def test_a_reduced_likelihood_is_refused(network, data):
     objective = Objective(network, F.cross_entropy)
-    with pytest.raises(ValueError, match="one loss per example, shape .30,., got ..; use reduction='none'"):
+    with pytest.raises(ValueError, match=r"one loss per example, shape \(30,\), got \(\); use reduction='none'"):
         objective.check(data.batch())
 
 

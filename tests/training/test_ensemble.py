@@ -1,0 +1,145 @@
+"""The ensemble trainer against torch's own optimiser, schedulers and averaging, one member at a time."""
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import SWALR, AveragedModel
+
+from bayes_influence.data.dataset import Batch
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.training.ensemble import NonFiniteTrainingError, train_ensemble
+from bayes_influence.training.schedules import SWA, Plateau, Schedule
+
+EPOCHS = 400
+
+
+def _network(params, index):
+    network = nn.Sequential(nn.Linear(4, 5), nn.SELU(), nn.Linear(5, 3)).double()
+    network.load_state_dict({name: value[index] for name, value in params.items()})
+    return network
+
+
+def _train_alone(network, data, weights, decay, schedule, averaging):
+    """A member trained by torch alone; the plateau rule watches what is minimised."""
+    optimiser = torch.optim.Adam(network.parameters(), schedule.learning_rate, weight_decay=decay)
+    rule = schedule.plateau
+    plateau = ReduceLROnPlateau(optimiser, factor=rule.factor, patience=rule.patience, threshold=rule.threshold)
+    average = AveragedModel(network)
+    annealed = SWALR(optimiser, averaging.learning_rate, int(averaging.anneal * schedule.epochs)) if averaging else None
+    for epoch in range(schedule.epochs):
+        optimiser.zero_grad()
+        losses = nn.functional.cross_entropy(network(data.inputs), data.targets, reduction="none")
+        loss = (weights * losses).mean()
+        loss.backward()
+        penalty = 0.5 * decay * sum(value.detach().square().sum() for value in network.parameters())
+        optimiser.step()
+        if averaging and epoch >= averaging.start * schedule.epochs:
+            average.update_parameters(network)
+            annealed.step()
+        else:
+            plateau.step(loss.detach() + penalty)
+    return (average.module if averaging else network), optimiser.param_groups[0]["lr"]
+
+
+def test_every_member_equals_its_own_training_by_torch(objective, start, iris):
+    """None, weight decay and both averaged in one run, each with its own data weights and learning rate."""
+    schedule = Schedule(EPOCHS, 1e-2, Plateau(patience=5, threshold=1e-3))
+    strengths = torch.tensor([0.0, 1.0, 0.0, 1.0]).double()
+    averaged = torch.tensor([False, False, True, True])
+    weights = torch.ones(4, 149).double()
+    weights[torch.arange(4), torch.tensor([3, 70, 100, 140])] = 0.0
+    trained = train_ensemble(
+        objective,
+        start,
+        iris.train.batch(),
+        schedule,
+        data_weights=weights,
+        regulariser_weights=strengths,
+        averaged=averaged,
+        averaging=SWA(),
+    )
+    rates = set()
+    for index in range(4):
+        alone, rate = _train_alone(
+            _network(start, index),
+            iris.train,
+            weights[index],
+            0.005 * float(strengths[index]),
+            schedule,
+            SWA() if averaged[index] else None,
+        )
+        rates.add(rate)
+        assert float(trained.learning_rates[index]) == pytest.approx(rate, rel=1e-12)
+        for name, value in alone.named_parameters():
+            assert torch.allclose(trained.params[name][index], value, atol=1e-10, rtol=0), name
+    assert len(rates) > 1, "the plateau rule never took effect, so nothing was tested"
+
+
+def test_members_do_not_depend_on_who_trains_beside_them(objective, start, iris):
+    together = train_ensemble(objective, start, iris.train.batch(), Schedule(50))
+    third = {name: value[2:3] for name, value in start.items()}
+    alone = train_ensemble(objective, third, iris.train.batch(), Schedule(50))
+    for name, value in alone.params.items():
+        assert torch.allclose(together.params[name][2:3], value, atol=1e-12, rtol=0)
+
+
+def test_members_may_have_data_of_their_own(objective, start, iris):
+    shared = train_ensemble(objective, start, iris.train.batch(), Schedule(30))
+    inputs, targets = iris.train.batch()
+    own = Batch(inputs.expand(4, *inputs.shape), targets.expand(4, -1))
+    separate = train_ensemble(objective, start, own, Schedule(30), own_data=True)
+    for name, value in shared.params.items():
+        assert torch.allclose(separate.params[name], value, atol=1e-12, rtol=0)
+
+
+def test_the_start_is_left_alone_and_the_trace_descends(objective, start, iris):
+    before = {name: value.clone() for name, value in start.items()}
+    trained = train_ensemble(objective, start, iris.train.batch(), Schedule(200, 1e-2))
+    assert all(torch.equal(start[name], before[name]) for name in start)
+    assert trained.trace.shape == (200, 4)
+    assert (trained.trace[-1] < 0.5 * trained.trace[0]).all()
+    first = objective.value({name: value[1] for name, value in start.items()}, iris.train.batch())
+    assert torch.allclose(trained.trace[0, 1], first)
+
+
+def test_the_caller_s_threads_are_given_back(objective, start, iris):
+    before = torch.get_num_threads()
+    train_ensemble(objective, start, iris.train.batch(), Schedule(2))
+    assert torch.get_num_threads() == before
+
+
+def test_a_training_that_diverges_names_the_member_and_the_step(iris):
+    class Growing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.zeros(()).double())
+
+        def forward(self, inputs):
+            return self.scale.expand(len(inputs))
+
+    objective = Objective(Growing(), lambda outputs, targets: torch.sqrt(5 - outputs))
+    params = {"scale": torch.tensor([0.0, 3.0]).double()}
+    with pytest.raises(NonFiniteTrainingError, match=r"swa, seed 1: the objective became nan at step 2\d; lower"):
+        train_ensemble(
+            objective, params, iris.train.batch(), Schedule(150, 1e-1, None), labels=["swa, seed 0", "swa, seed 1"]
+        )
+
+
+def test_averaged_members_need_to_know_how(objective, start, iris):
+    with pytest.raises(ValueError, match="4 members are to be averaged, but `averaging` does not say how"):
+        train_ensemble(objective, start, iris.train.batch(), Schedule(2), averaged=torch.ones(4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Schedule(0), "epochs must be at least 1, got 0"),
+        (lambda: Schedule(1, 0.0), r"learning rate must be positive, got 0\.0"),
+        (lambda: Schedule(1, betas=(1.0, 0.5)), "betas must lie in"),
+        (lambda: SWA(start=1.0), r"got start=1\.0"),
+    ],
+)
+def test_wrong_schedules_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

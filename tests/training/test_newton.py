@@ -1,0 +1,103 @@
+import pytest
+import scipy.optimize
+import torch
+from torch import nn
+
+from bayes_influence.data.synthetic import gaussian_classes
+from bayes_influence.objectives.derivatives import dense_hessian, flat_value, gradient
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import member
+from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.training import newton
+from bayes_influence.training.newton import StackedProblem, minimise_newton
+
+
+@pytest.fixture
+def data():
+    return gaussian_classes(n=60, n_features=4, n_classes=3, seed=0).dataset
+
+
+@pytest.fixture
+def regression():
+    return Objective(nn.Linear(4, 3).double(), CrossEntropy(), WeightDecay(0.01))
+
+
+def _stack(objective, members):
+    return {name: value.expand(members, *value.shape).clone() for name, value in objective.params.items()}
+
+
+def _minimum(objective, data, weights):
+    """By scipy, from dense derivatives of one member."""
+    layout = objective.layout
+
+    def at(theta):
+        return objective.at(layout.unflatten(torch.as_tensor(theta)))
+
+    return scipy.optimize.minimize(
+        lambda theta: float(flat_value(at(theta), data.batch())(torch.as_tensor(theta), weights)),
+        layout.flatten(objective.params).numpy(),
+        jac=lambda theta: gradient(at(theta), data.batch(), weights).numpy(),
+        hess=lambda theta: dense_hessian(at(theta), data.batch(), weights).numpy(),
+        method="trust-exact",
+        options={"gtol": 1e-12},
+    ).x
+
+
+def test_convex_members_reach_the_minimum_that_scipy_finds(regression, data):
+    weights = torch.ones(5, 60).double()
+    weights[torch.arange(5), torch.arange(5)] = 0.0
+    result = minimise_newton(StackedProblem(regression, _stack(regression, 5), data.batch(), weights))
+    assert result.converged.all()
+    assert float(result.gradient_norms.max()) <= 1e-10
+    for index in range(5):
+        found = regression.layout.flatten(member(result.params, index))
+        assert torch.allclose(found, torch.as_tensor(_minimum(regression, data, weights[index])), atol=1e-8)
+
+
+def test_a_network_with_smooth_activations_is_polished_in_all_parameters(data):
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    objective = Objective(network, CrossEntropy(), WeightDecay(0.01))
+    result = minimise_newton(StackedProblem(objective, _stack(objective, 2), data.batch()), max_iterations=300)
+    assert result.converged.all()
+    there = objective.at(member(result.params, 0))
+    assert float(gradient(there, data.batch()).norm()) <= 1e-10
+    # A minimum, not a saddle point.
+    assert float(torch.linalg.eigvalsh(dense_hessian(there, data.batch()))[0]) > -1e-9
+
+
+def test_only_the_selected_parameters_move(data):
+    network = nn.Sequential(nn.Linear(4, 5), nn.SELU(), nn.Linear(5, 3)).double()
+    objective = Objective(network, CrossEntropy(), WeightDecay(0.01), selection="last-layer")
+    result = minimise_newton(StackedProblem(objective, _stack(objective, 2), data.batch()))
+    assert result.converged.all()
+    assert torch.equal(result.params["0.weight"][0], network[0].weight)
+    assert not torch.allclose(result.params["2.weight"][0], network[2].weight)
+
+
+def test_hessians_taken_in_turns_are_the_same(regression, data, monkeypatch):
+    problem = StackedProblem(regression, _stack(regression, 4), data.batch())
+    members = torch.arange(4)
+    whole = problem.hessians(problem.start, members)
+    monkeypatch.setattr(newton, "HESSIAN_ENTRIES", 1)
+    assert torch.allclose(problem.hessians(problem.start, members), whole, atol=1e-14)
+    assert torch.allclose(whole[0], dense_hessian(regression, data.batch()), atol=1e-14)
+
+
+def test_single_examples_make_up_the_hessian(regression, data):
+    problem = StackedProblem(regression, _stack(regression, 2), data.batch())
+    shares = problem.example_hessians(1, torch.arange(60))
+    expected = dense_hessian(regression, data.batch()) - 0.01 * torch.eye(15).double()
+    assert torch.allclose(shares.mean(0), expected, atol=1e-14)
+
+
+def test_a_minimum_at_infinity_is_marked_not_hidden():
+    """Separable classes without a regulariser: the loss falls for ever."""
+    inputs = torch.tensor([[-1.0], [1.0]]).double().repeat(5, 1)
+    data = gaussian_classes(n=10, n_features=1, n_classes=2, seed=0).dataset
+    data = type(data)(inputs, torch.arange(10) % 2, data.ids)
+    objective = Objective(nn.Linear(1, 2).double(), CrossEntropy())
+    result = minimise_newton(StackedProblem(objective, _stack(objective, 1), data.batch()), max_iterations=5)
+    assert not result.converged.any()
+    assert float(result.gradient_norms[0]) > 1e-10
