@@ -106,8 +106,10 @@ def two_level_bootstrap(
     """Mean over runs of a statistic of agreement, with a percentile interval from resampling runs, then points.
 
     Each resample draws runs with replacement and, in every run drawn, points with replacement: the interval covers
-    the choice of seeds and of the examples removed. With one run it is the bootstrap over its points. Runs with a
-    number that is not finite are left out and counted; so are resamples in which the statistic is not defined.
+    the choice of seeds and of the examples removed. It is conservative: where runs differ by the noise of their
+    points alone, that noise counts twice (a 95 % interval of ten runs of 40 points then covers in 99 %). With one run
+    it is the bootstrap over its points. Runs with a number that is not finite are left out and counted; resamples in
+    which the statistic is not defined are left out.
 
     Args:
         estimated: Estimated loss differences, shape (runs, n), or (n,) for one run.
