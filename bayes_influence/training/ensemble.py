@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from bayes_influence.data.dataset import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
 from bayes_influence.training.schedules import SWA, PlateauState, Schedule
+from bayes_influence.training.threads import threads_for, torch_threads
 from bayes_influence.training.tracing import trace_members
 
 CHECK_EVERY = 100
@@ -33,12 +34,14 @@ class TrainedEnsemble:
         values: (E,) objectives J at the last iterate before the last step.
         learning_rates: (E,) at the end.
         trace: (epochs, E) objectives before every step.
+        recorded: (epochs, E, ...) what `record` returned before every step, None where nothing was asked for.
     """
 
     params: Params
     values: Float[Tensor, " E"]
     learning_rates: Float[Tensor, " E"]
     trace: Float[Tensor, "epochs E"]
+    recorded: Float[Tensor, "epochs E *what"] | None = None
 
 
 class _Adam:
@@ -56,6 +59,32 @@ class _Adam:
         scale = (1 - slow**self.steps) ** 0.5
         denominator = (self.second.sqrt() / scale).add_(self.schedule.epsilon)
         self.flat.sub_(self.first.div(denominator).mul_((rates / (1 - fast**self.steps)).unsqueeze(1)))
+
+
+class _LearningRates:
+    """The learning rate of every member: by the plateau rule, and once averaging begins by SWA's for averaged ones."""
+
+    def __init__(
+        self, schedule: Schedule, averaged: Bool[Tensor, " E"], averaging: SWA | None, like: Float[Tensor, "E P"]
+    ) -> None:
+        self.schedule, self.averaged = schedule, averaged
+        self.averaging = averaging if averaged.any() else None
+        self.first_averaged = self.averaging.first_step(schedule.epochs) if self.averaging else schedule.epochs
+        self.now = like.new_full((len(like),), schedule.learning_rate)
+        self._initial = self.now
+        self._plateau = PlateauState(schedule.plateau, len(like), like) if schedule.plateau else None
+
+    def step(self, epoch: int, values: Float[Tensor, " E"]) -> None:
+        """Sets the rates of the next step from the objectives of this one."""
+        lowered = self.now.clone()
+        if self._plateau:
+            self._plateau.step(values, lowered)
+        if self.averaging is None or epoch < self.first_averaged:
+            self.now = self._initial = lowered
+            return
+        done = epoch - self.first_averaged + 1
+        annealed = self.averaging.rate_after(done, self.schedule.epochs, self._initial)
+        self.now = torch.where(self.averaged, annealed, lowered)
 
 
 class _Average:
@@ -85,6 +114,7 @@ def train_ensemble(
     averaging: SWA | None = None,
     own_data: bool = False,
     labels: Sequence[str] | None = None,
+    record: Callable[[Params], Tensor] | None = None,
     progress: bool = False,
 ) -> TrainedEnsemble:
     """Minimises J(theta_e, w_e) for every member e with full-batch Adam.
@@ -103,6 +133,7 @@ def train_ensemble(
         averaging: How they average.
         own_data: Whether each member has its own examples.
         labels: What the members are called in error messages, e.g. "weight-decay, seed 3".
+        record: Called with the stacked parameters before every step; returns one value or tensor per member.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -126,30 +157,24 @@ def train_ensemble(
     views = layout.unflatten(flat)
     step = trace_members(objective, views, batch, weights, strengths, own_data=own_data, steps=schedule.epochs)
     adam = _Adam(flat, schedule)
-    rates = flat.new_full((members,), schedule.learning_rate)
-    plateau = PlateauState(schedule.plateau, members, flat) if schedule.plateau else None
-    average = _Average(averaged, flat) if averaging and averaged.any() else None
-    first_averaged = averaging.first_step(schedule.epochs) if averaging else schedule.epochs
+    rates = _LearningRates(schedule, averaged, averaging, flat)
+    average = _Average(averaged, flat) if averaged.any() else None
     trace = flat.new_empty(schedule.epochs, members)
+    recorded: list[Tensor] = []
 
     with (
         torch.no_grad(),
+        torch_threads(threads_for(step.largest)),
         tqdm(total=schedule.epochs, desc="training", unit="step", disable=None if progress else True) as bar,
     ):
         for epoch in range(schedule.epochs):
+            if record is not None:
+                recorded.append(record(views))
             gradients, trace[epoch] = step(views, batch, weights, strengths)
-            adam.step(layout.flatten(gradients), rates)
-            if average is None or averaging is None or epoch < first_averaged:
-                if plateau:
-                    plateau.step(trace[epoch], rates)
-                initial = rates
-            else:
-                others = rates.clone()
-                if plateau:
-                    plateau.step(trace[epoch], others)
+            adam.step(layout.flatten(gradients), rates.now)
+            rates.step(epoch, trace[epoch])
+            if average is not None and epoch >= rates.first_averaged:
                 average.update(flat)
-                done = average.count
-                rates = torch.where(averaged, averaging.rate_after(done, schedule.epochs, initial), others)
             if (epoch + 1) % CHECK_EVERY == 0 or epoch + 1 == schedule.epochs:
                 _check_finite(trace, epoch + 1, labels)
                 bar.update(epoch + 1 - bar.n)
@@ -158,8 +183,9 @@ def train_ensemble(
     return TrainedEnsemble(
         params={name: value.clone() for name, value in layout.unflatten(flat).items()},
         values=trace[-1],
-        learning_rates=rates,
+        learning_rates=rates.now,
         trace=trace,
+        recorded=torch.stack(recorded) if recorded else None,
     )
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -37,8 +38,22 @@ aten = torch.ops.aten
 COMPILE_FROM_STEPS = 20_000
 """Steps from which compiling pays: it takes 10 to 40 seconds and then makes small steps two to three times faster."""
 
-StepFunction = Callable[[Params, Batch, Tensor, Tensor], tuple[Params, Tensor]]
-"""(stacked params, batch, data weights (E, n), regulariser weights (E,)) -> (stacked gradients, objectives (E,))."""
+
+@dataclass(frozen=True)
+class TracedStep:
+    """Gradients and objectives of all members as one list of tensor operations.
+
+    Attributes:
+        run: (stacked params, batch, data weights (E, n), regulariser weights (E,)) -> (stacked gradients, J (E,)).
+        largest: Elements of the largest tensor that a step touches; what decides how many threads pay.
+    """
+
+    run: Callable[[Params, Batch, Tensor, Tensor], tuple[Params, Tensor]]
+    largest: int
+
+    def __call__(self, params: Params, batch: Batch, weights: Tensor, strengths: Tensor) -> tuple[Params, Tensor]:
+        """Runs the step on arguments of exactly the shapes that it was traced with."""
+        return self.run(params, batch, weights, strengths)
 
 
 def _bmm_examples_last(left: Tensor, right: Tensor) -> Tensor:
@@ -109,7 +124,7 @@ def trace_members(
     *,
     own_data: bool = False,
     steps: int = 1,
-) -> StepFunction:
+) -> TracedStep:
     """Traces the gradient and value of J for every member at once.
 
     Args:
@@ -130,12 +145,13 @@ def trace_members(
 
     step = vmap(grad_and_value(value), in_dims=(0, 0 if own_data else None, 0, 0))
     traced = _rewrite(make_fx(step)(params, batch, data_weights, regulariser_weights))
-    if steps < COMPILE_FROM_STEPS:
-        return traced
-    if not can_compile():
+    values = (node.meta.get("val") for node in traced.graph.nodes)
+    largest = max(value.numel() for value in values if isinstance(value, Tensor))
+    if steps >= COMPILE_FROM_STEPS:
+        if can_compile():
+            return TracedStep(torch.compile(traced, dynamic=False), largest)
         logger.info("no C++ compiler for torch.compile: %d steps run as traced, about half as fast", steps)
-        return traced
-    return torch.compile(traced, dynamic=False)
+    return TracedStep(traced, largest)
 
 
 @cache

@@ -1,0 +1,124 @@
+"""One cell of the Iris study, serially and as an ensemble: seconds per seed, measured side by side in one run.
+
+Serial: the plain PyTorch loop of the published protocol (full-batch Adam with coupled weight decay, plateau rule,
+then a fine-tuning of the last layer for each of the removed examples), one seed, timed on a fraction of its steps and
+extrapolated linearly. Ensemble: every seed at once for all steps, refits by Newton's method to a gradient norm of
+1e-10. The floor is what the arithmetic of the ensemble's steps costs at the rates that this machine reaches on large
+products and on large exponentials.
+
+    python benchmarks/iris_cell.py
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+import typer
+from joblib import Parallel, delayed
+from torch import nn
+
+from bayes_influence.experiments.study import Study
+from bayes_influence.retraining.removals import largest_losses
+from bayes_influence.training.fits import fit_schemes
+from bayes_influence.training.schedules import Plateau, Schedule
+from bayes_influence.training.schemes import WEIGHT_DECAY, find_schemes
+from bayes_influence.training.threads import torch_threads
+
+TEST_EXAMPLE = 83
+REFIT_EPOCHS = 7500
+
+
+def _serial_epochs(network: nn.Module, parameters: list[nn.Parameter], data, epochs: int) -> float:
+    """Seconds of a plain training loop."""
+    rule = Plateau()
+    optimiser = torch.optim.Adam(parameters, 1e-3, weight_decay=WEIGHT_DECAY)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=rule.factor, patience=rule.patience)
+    criterion = nn.CrossEntropyLoss()
+    started = time.perf_counter()
+    for _ in range(epochs):
+        optimiser.zero_grad()
+        loss = criterion(network(data.inputs), data.targets)
+        loss.backward()
+        optimiser.step()
+        plateau.step(loss)
+    return time.perf_counter() - started
+
+
+def serial_seconds(study: Study, fraction: float) -> float:
+    """Seconds that the published protocol takes for one seed, from a fraction of its steps."""
+    train = study.split().train
+    network = study.make_network().double()
+    training, refit = int(study.epochs * fraction), int(REFIT_EPOCHS * fraction * 10)
+    whole = _serial_epochs(network, list(network.parameters()), train, training) / fraction
+    head = list(network[-1].parameters())
+    for parameter in network.parameters():
+        parameter.requires_grad_(any(parameter is own for own in head))
+    one_refit = _serial_epochs(network, head, train.without(int(train.ids[0])), refit) * REFIT_EPOCHS / refit
+    return whole + study.removals * one_refit
+
+
+def ensemble_cell(study: Study) -> float:
+    """Trains, refits and checks all seeds of a study in this process; returns the worst gradient norm of a refit."""
+    from bayes_influence.retraining.leave_one_out import newton_refits
+
+    train = study.split().train
+    with torch_threads(1):
+        (fits,) = fit_schemes(
+            find_schemes(study.schemes), study.make_network, train, study.seeds, Schedule(study.epochs)
+        )
+        rows = range(study.repeats)
+        removed = torch.stack([largest_losses(fits.at(row), train, study.removals) for row in rows])
+        return float(newton_refits(fits, train, removed).gradient_norms.max())
+
+
+def floor_seconds(study: Study) -> float:
+    """Arithmetic of the training steps of all seeds on one core, at measured peak rates.
+
+    Per member, example and epoch: 6 operations per weight (forward, and two products backward) and one exponential per
+    unit and class.
+    """
+    square, line = torch.randn(1500, 1500).double(), torch.randn(2_000_000).double()
+    with torch_threads(1):
+        square @ square, line.exp()
+        started = time.perf_counter()
+        square @ square
+        per_operation = (time.perf_counter() - started) / (2 * 1500**3)
+        started = time.perf_counter()
+        line.exp()
+        per_exponential = (time.perf_counter() - started) / len(line)
+    sizes = [4, *[study.width] * study.depth, 3]
+    weights = sum(before * after for before, after in zip(sizes, sizes[1:], strict=False))
+    examples = study.repeats * study.epochs * 149
+    return examples * (6 * weights * per_operation + sum(sizes[1:]) * per_exponential)
+
+
+def main(
+    seeds: Annotated[int, typer.Option(help="Members of the ensemble.")] = 50,
+    epochs: Annotated[int, typer.Option(help="Steps of training.")] = 60_000,
+    fraction: Annotated[float, typer.Option(help="Share of the serial steps that is timed.")] = 0.02,
+    jobs: Annotated[int, typer.Option(help="Processes that share the seeds.")] = 2,
+) -> None:
+    """Prints seconds per seed of both, their ratio, and the floor."""
+    study = Study(repeats=seeds, epochs=epochs, schemes=("weight-decay",), test_example=TEST_EXAMPLE)
+    with torch_threads(1):
+        before = serial_seconds(study, fraction)
+    shares = [replace(study, repeats=seeds // jobs, seed=job * (seeds // jobs)) for job in range(jobs)]
+    started = time.perf_counter()
+    worst = Parallel(n_jobs=jobs)(delayed(ensemble_cell)(share) for share in shares)
+    ensemble = (time.perf_counter() - started) / (seeds // jobs * jobs)
+    with torch_threads(1):
+        after = serial_seconds(study, fraction)
+    serial = (before + after) / 2
+    floor = floor_seconds(study) / seeds / jobs
+    print(f"serial    {serial:9.2f} s per seed ({before:.1f} before, {after:.1f} after the ensemble)")
+    print(f"ensemble  {ensemble:9.2f} s per seed ({seeds} seeds, {jobs} processes, worst refit norm {max(worst):.1e})")
+    print(f"floor     {floor:9.2f} s per seed (arithmetic of the steps only, {jobs} cores)")
+    print(f"serial / ensemble  {serial / ensemble:.0f}")
+    print(f"ensemble / floor   {ensemble / floor:.1f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
