@@ -1,16 +1,21 @@
 """What every operator promises, whatever it is made of; a new operator adds one factory here."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from bayes_influence.curvature.operators.base import DampedOperator, DenseOperator, LinearOperator
+from bayes_influence.curvature.operators.block_diagonal import BlockDiagonalOperator
+from bayes_influence.curvature.operators.ekfac import EKFACOperator
+from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
-from bayes_influence.objectives.derivatives import dense_hessian
+from bayes_influence.curvature.operators.last_layer import LastLayerOperator
 
 Case = tuple[LinearOperator, Tensor]
+Factory = Callable[[pytest.FixtureRequest], Case]
 
 
 def dense_case(request: pytest.FixtureRequest) -> Case:
@@ -24,32 +29,44 @@ def damped_case(request: pytest.FixtureRequest) -> Case:
     return DampedOperator(operator, damping), matrix + torch.diag(damping)
 
 
-def hessian_case(**options: int) -> Callable[[pytest.FixtureRequest], Case]:
-    def make(request: pytest.FixtureRequest) -> Case:
-        objective = request.getfixturevalue("make_objective")()
+def of_network(make: Callable[..., LinearOperator], reference: str, selection: str = "all") -> Factory:
+    """An operator of the tanh network's objective, with the dense matrix from its definition."""
+
+    def factory(request: pytest.FixtureRequest) -> Case:
+        objective = request.getfixturevalue("make_objective")(selection)
         data = request.getfixturevalue("classification")
-        return HessianOperator(objective, data, **options), dense_hessian(objective, data.batch())
+        return make(objective, data), request.getfixturevalue(reference)(objective, data.batch())
 
-    return make
-
-
-def variational_hessian_case(request: pytest.FixtureRequest) -> Case:
-    objective = request.getfixturevalue("variational_objective")
-    data = request.getfixturevalue("classification")
-    return HessianOperator(objective, data, batch_size=5), dense_hessian(objective, data.batch())
+    return factory
 
 
-OPERATORS = {
+def of_variational(make: Callable[..., LinearOperator], reference: str) -> Factory:
+    def factory(request: pytest.FixtureRequest) -> Case:
+        objective = request.getfixturevalue("variational_objective")
+        data = request.getfixturevalue("classification")
+        return make(objective, data), request.getfixturevalue(reference)(objective, data.batch())
+
+    return factory
+
+
+OPERATORS: dict[str, Factory] = {
     "dense": dense_case,
     "damped": damped_case,
-    "hessian": hessian_case(),
-    "hessian in batches": hessian_case(batch_size=7),
-    "hessian rebuilt": hessian_case(batch_size=7, cache_bytes=0),
-    "hessian variational": variational_hessian_case,
+    "Hessian": of_network(HessianOperator, "hessian_of"),
+    "Hessian in batches": of_network(partial(HessianOperator, batch_size=7), "hessian_of"),
+    "Hessian, nothing kept": of_network(partial(HessianOperator, batch_size=7, cache_bytes=0), "hessian_of"),
+    "Hessian of an ELBO": of_variational(partial(HessianOperator, batch_size=5), "hessian_of"),
+    "Gauss-Newton": of_network(partial(GaussNewtonOperator, batch_size=7), "gauss_newton_of"),
+    "Gauss-Newton of moments": of_variational(partial(GaussNewtonOperator, batch_size=5), "gauss_newton_of"),
+    "empirical Fisher": of_network(partial(EmpiricalFisherOperator, batch_size=7), "empirical_fisher_of"),
+    "last layer": of_network(LastLayerOperator, "hessian_of", "last-layer"),
+    "last layer without bias": of_network(LastLayerOperator, "hessian_of", ["2.weight"]),
+    "block-diagonal": of_network(partial(BlockDiagonalOperator, HessianOperator), "block_diagonal_hessian_of"),
+    "EK-FAC": of_network(partial(EKFACOperator, batch_size=7), "ekfac_of"),
 }
 
 
-@pytest.fixture(params=OPERATORS)
+@pytest.fixture(params=OPERATORS, scope="module")
 def case(request: pytest.FixtureRequest) -> Case:
     return OPERATORS[request.param](request)
 
@@ -73,6 +90,14 @@ def test_diagonal_and_trace(case: Case) -> None:
     operator, reference = case
     torch.testing.assert_close(operator.diagonal(), reference.diagonal(), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(operator.trace(), reference.trace(), rtol=1e-10, atol=1e-12)
+
+
+def test_repeated_products_agree(case: Case) -> None:
+    """From the third product on, what does not depend on the vectors is kept from one to the next."""
+    operator, reference = case
+    for _ in range(4):
+        vectors = torch.randn(len(reference), 2, dtype=reference.dtype)
+        torch.testing.assert_close(operator @ vectors, reference @ vectors, rtol=1e-10, atol=1e-11)
 
 
 def test_symmetric(case: Case) -> None:

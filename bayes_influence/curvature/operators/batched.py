@@ -3,59 +3,115 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.utils._pytree import tree_leaves
 
 from bayes_influence.curvature.operators.base import LinearOperator
+from bayes_influence.curvature.operators.regulariser import RegulariserOperator
+from bayes_influence.curvature.operators.traced import TracedProduct, kept_bytes
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.objective import Objective
+
+BATCH_SIZE = 1024
+"""Default number of examples that are differentiated at a time."""
+
+CACHE_BYTES = 1 << 30
+"""Default bound on what an operator keeps between products: 1 GiB."""
+
+COLUMNS = 32
+"""Most vectors that are differentiated along at a time: memory grows with batch size x columns."""
+
+TRACE_AFTER = 2
+"""Products with one number of vectors before tracing: a trace costs about as much Python as a hundred small products,
+so an operator that is used once or twice (a dense form, a single score) should not pay for one."""
 
 
 class DataOperator(LinearOperator):
     """(1/n) sum_i M_i + s grad^2 R: a mean over the data, batch by batch, with the regulariser counted once.
 
+    Products with the same number of vectors are traced from the third one on (see `TracedProduct`); while what the
+    tangent parts need fits into `cache_bytes`, it is kept from product to product, so that nothing is differentiated
+    twice. Memory: that, and one batch's intermediate values for at most 32 vectors.
+
     Attributes:
         objective: Whose curvature this is: at `objective.params`, in its selected parameters. An objective with
             `regulariser_weight=0` gives the data term alone.
         data: The n examples.
-        batch_size: Examples per product; all of them when None.
+        batch_size: Examples per product; at most 1024 where not given.
+        cache_bytes: How much may be kept between products; 0 keeps and traces nothing.
+        kept_bytes: How much is.
+        regulariser: s grad^2 R.
 
     Raises:
         ValueError: If the batch size is below 1, or the objective's losses are not one finite number per example.
     """
 
-    def __init__(self, objective: Objective, data: Dataset, batch_size: int | None = None) -> None:
+    def __init__(
+        self, objective: Objective, data: Dataset, batch_size: int | None = None, cache_bytes: int = CACHE_BYTES
+    ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"the batch size must be at least 1, got {batch_size}")
         theta = objective.layout.flatten(objective.params)
         super().__init__(theta.numel(), theta.dtype, theta.device)
         self.objective = objective
         self.data = data
-        self.batch_size = len(data) if batch_size is None else min(batch_size, len(data))
+        self.batch_size = min(batch_size or BATCH_SIZE, len(data))
+        self.cache_bytes = cache_bytes
+        self.kept_bytes = 0
+        self.regulariser = RegulariserOperator(objective)
         self._theta = theta
         self._batches: list[Batch] = list(data.batches(self.batch_size))
+        self._uses: Counter[int] = Counter()
+        self._traced: dict[tuple[int, int], TracedProduct] = {}
+        self._kept: dict[tuple[int, int], tuple[Tensor, ...]] = {}
         objective.check(self._batches[0])
 
     @abstractmethod
-    def _batch_product(self, index: int, vectors: Tensor) -> Tensor:
-        """The mean of M_i over batch number `index`, times V of shape (P, K)."""
+    def _batch_product(self, theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
+        """The mean of M_i over one batch, at `theta`, times V of shape (P, K); a pure function."""
 
     def _product(self, vectors: Tensor) -> Tensor:
-        total = self._regulariser_product(vectors)
+        return torch.cat([self._block_product(block) for block in vectors.split(COLUMNS, dim=1)], dim=1)
+
+    def _block_product(self, vectors: Tensor) -> Tensor:
+        width = vectors.shape[1]
+        self._uses[width] += 1
+        traced = self.cache_bytes > 0 and self._uses[width] > TRACE_AFTER
+        total = self.regulariser @ vectors
         for index, batch in enumerate(self._batches):
-            total = total + len(batch.targets) / len(self.data) * self._batch_product(index, vectors)
+            if traced:
+                product = self._traced_product(index, batch, vectors)
+            else:
+                product = self._batch_product(self._theta, batch, vectors)
+            total = total + len(batch.targets) / len(self.data) * product
         return total
 
-    def _regulariser_product(self, vectors: Tensor) -> Tensor:
-        """The s grad^2 R of the formula, times V."""
-        gradient = grad(regulariser_value(self.objective))
-        products = vmap(lambda vector: jvp(gradient, (self._theta,), (vector,))[1], in_dims=1, out_dims=1)(vectors)
-        return self.objective.regulariser_weight * products
+    def _traced_product(self, index: int, batch: Batch, vectors: Tensor) -> Tensor:
+        width = vectors.shape[1]
+        shape = (len(batch.targets), width)
+        if shape not in self._traced:
+            self._traced[shape] = TracedProduct(self._batch_product, self._theta, batch, vectors)
+        kept = self._kept.get((index, width))
+        if kept is None:
+            kept = self._traced[shape].linearise(self._theta, batch)
+            size = kept_bytes(kept, [self._theta, *tree_leaves(batch)])
+            if self.kept_bytes + size <= self.cache_bytes:
+                self._kept[index, width] = kept
+                self.kept_bytes += size
+        return self._traced[shape](kept, vectors)
 
 
-def regulariser_value(objective: Objective) -> Callable[[Tensor], Tensor]:
-    """R as a function of the flat selected parameters, every other parameter held where the objective stands."""
+def network_outputs(objective: Objective, batch: Batch) -> Callable[[Tensor], object]:
+    """The network's outputs on a batch as a function of the flat selected parameters."""
     fixed, layout = objective.params, objective.layout
-    return lambda theta: objective.regulariser({**fixed, **layout.unflatten(theta)})
+    return lambda theta: objective.outputs({**fixed, **layout.unflatten(theta)}, batch.inputs)
+
+
+def example_losses(objective: Objective, batch: Batch) -> Callable[[Tensor], Tensor]:
+    """The losses l_i of a batch as a function of the flat selected parameters."""
+    fixed, layout = objective.params, objective.layout
+    return lambda theta: objective.losses({**fixed, **layout.unflatten(theta)}, batch)

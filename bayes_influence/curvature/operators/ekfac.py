@@ -1,0 +1,222 @@
+"""EK-FAC: the Gauss-Newton matrix, layer by layer, as a diagonal in a Kronecker-factored basis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import vjp, vmap
+from torch.utils._pytree import tree_map
+
+from bayes_influence.curvature.operators.base import LinearOperator
+from bayes_influence.curvature.operators.layer_records import KroneckerLayer, kronecker_layers
+from bayes_influence.curvature.operators.outer_products import FISHERS, Backpropagation, OuterProducts
+from bayes_influence.curvature.operators.regulariser import RegulariserOperator
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.objective import Objective
+
+BATCH_SIZE = 256
+"""Default number of examples that are backpropagated at a time."""
+
+GRADIENT_ENTRIES = 1 << 25
+"""Entries of per-example weight gradients that are held at a time in a convolution: 256 MiB in float64."""
+
+
+@dataclass(frozen=True, eq=False)
+class KroneckerBlock:
+    """One layer's block: Q diag(vec eigenvalues) Q' with Q = output_basis (x) input_basis.
+
+    Attributes:
+        path: Where the layer stands in the network.
+        positions: (O, D) where the entries of [weight, bias] stand in the flat vector.
+        input_basis: Q_A of shape (D, D), the eigenvectors of E[sum_l a_l a_l'].
+        output_basis: Q_B of shape (O, O), the eigenvectors of E[sum_l b_l b_l'].
+        eigenvalues: (O, D): E[(Q_B' G Q_A)^2], plus the regulariser's diagonal in this basis.
+    """
+
+    path: str
+    positions: Int[Tensor, "O D"]
+    input_basis: Float[Tensor, "D D"]
+    output_basis: Float[Tensor, "O O"]
+    eigenvalues: Float[Tensor, "O D"]
+
+    def scaled(self, columns: Float[Tensor, "O D K"], factors: Float[Tensor, "O D"]) -> Float[Tensor, "O D K"]:
+        """Q diag(factors) Q' for each of K columns."""
+        rotated = torch.einsum("po,pdk,de->oek", self.output_basis, columns, self.input_basis)
+        scaled = factors.unsqueeze(2) * rotated
+        return torch.einsum("po,odk,ed->pek", self.output_basis, scaled, self.input_basis)
+
+    def in_basis(self, entries: Float[Tensor, "O D"]) -> Float[Tensor, "O D"]:
+        """The diagonal of Q' diag(entries) Q."""
+        return self.output_basis.square().T @ entries @ self.input_basis.square()
+
+    def in_coordinates(self, factors: Float[Tensor, "O D"]) -> Float[Tensor, "O D"]:
+        """The diagonal of Q diag(factors) Q'."""
+        return self.output_basis.square() @ factors @ self.input_basis.square().T
+
+
+class EKFACOperator(LinearOperator):
+    """EK-FAC (George et al. 2018): for every layer Q diag[Q'(G + s grad^2 R)Q] Q' with Q = Q_B (x) Q_A.
+
+    A layer's gradient for example i is G_i = sum_l b_il a_il' over positions l (one for a plain linear layer): a are
+    the layer's inputs, with a constant 1 for the bias, and b is what comes back from the outputs. The eigenvectors of
+    K-FAC's factors E[sum_l a a'] and E[sum_l b b'] (Martens & Grosse 2015) are Q_A and Q_B, and the diagonal
+    E[(Q_B' G Q_A)^2] is exact in that basis. Between layers the matrix is 0.
+
+    `fisher` says what is sent back, and with it what E is:
+        `"exact"`: the columns of a root of Lambda_i, so that G is the Gauss-Newton matrix. C passes.
+        `"sampled"`: their sum with random signs, the same in expectation. One pass.
+        `"empirical"`: the gradient at the observed target, so that G is the empirical Fisher. One pass.
+
+    Floor: two sweeps of one forward and as many backward passes; 2 (O^2 D + O D^2) multiplications and additions twice
+    for each product.
+
+    Attributes:
+        objective: Whose curvature this is, in its selected parameters.
+        blocks: One for each layer.
+        loose: (P,) the diagonal of G + s grad^2 R at parameters of modules that are not taken apart, 0 elsewhere.
+
+    Raises:
+        ValueError: If a selected parameter belongs to anything but an `nn.Linear` or an ungrouped `nn.Conv2d`, unless
+            `allow_fallback` (then its block is diagonal); if the likelihood is not convex in the outputs; if grad^2 R
+            is not diagonal; if `fisher` is unknown.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        data: Dataset,
+        batch_size: int = BATCH_SIZE,
+        *,
+        fisher: str = "exact",
+        allow_fallback: bool = False,
+        seed: int = 0,
+    ) -> None:
+        theta = objective.layout.flatten(objective.params)
+        super().__init__(theta.numel(), theta.dtype, theta.device)
+        layers, unsupported = kronecker_layers(objective)
+        self._regulariser = _checked_regulariser(objective, fisher, () if allow_fallback else unsupported)
+        objective.check(next(data.batches(batch_size)))
+        self.objective = objective
+        self._places = objective.layout.unflatten(torch.arange(self.size, device=self.device))
+        self._backpropagation = Backpropagation(objective, fisher, torch.Generator().manual_seed(seed))
+        self.blocks = self._fitted_blocks(layers, data, batch_size)
+        self.loose = torch.zeros_like(theta)
+        self._is_loose = torch.zeros_like(theta, dtype=torch.bool)
+        if unsupported:
+            positions = torch.cat([self._places[name].flatten() for name in unsupported])
+            diagonal = self._loose_diagonal(unsupported, data, batch_size)
+            self.loose[positions] = diagonal + self._regulariser[positions]
+            self._is_loose[positions] = True
+
+    def _fitted_blocks(
+        self, layers: tuple[KroneckerLayer, ...], data: Dataset, batch_size: int
+    ) -> tuple[KroneckerBlock, ...]:
+        inputs: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
+        for part in self._backpropagation.through(layers, data, batch_size):
+            received, sent = part.received.flatten(0, 1), part.backpropagated.flatten(0, 1)
+            if part.first:
+                inputs[part.path] = inputs.get(part.path, 0) + received.T @ received / len(data)
+            outputs[part.path] = outputs.get(part.path, 0) + sent.T @ sent / len(data)
+        bases = {path: (torch.linalg.eigh(inputs[path])[1], torch.linalg.eigh(outputs[path])[1]) for path in inputs}
+        fitted: dict[str, Tensor] = {}
+        for part in self._backpropagation.through(layers, data, batch_size):
+            fitted[part.path] = fitted.get(part.path, 0) + _squares(part, *bases[part.path]) / len(data)
+        return tuple(self._block(layer, *bases[layer.path], fitted[layer.path]) for layer in layers)
+
+    def _block(
+        self, layer: KroneckerLayer, input_basis: Tensor, output_basis: Tensor, squares: Tensor
+    ) -> KroneckerBlock:
+        positions = torch.cat([self._places[name].reshape(len(output_basis), -1) for name in layer.names], dim=1)
+        block = KroneckerBlock(layer.path, positions, input_basis, output_basis, squares)
+        eigenvalues = squares + block.in_basis(self._regulariser[positions])
+        return KroneckerBlock(layer.path, positions, input_basis, output_basis, eigenvalues)
+
+    def _loose_diagonal(self, names: tuple[str, ...], data: Dataset, batch_size: int) -> Float[Tensor, " L"]:
+        """The diagonal of G in single parameters: the mean of (J_i' s_i)^2 over the examples."""
+        objective = self.objective
+        loose = {name: objective.params[name] for name in names}
+
+        def squares(example: object, vectors: Tensor) -> Tensor:
+            single = tree_map(lambda leaf: leaf.unsqueeze(0), example)
+            at = vjp(lambda part: objective.outputs({**objective.params, **part}, single).flatten(), loose)
+            outputs, pull = at[0], at[1]
+            gradients = vmap(lambda vector: pull(vector)[0])(vectors.reshape(-1, len(outputs)))
+            return torch.cat([gradients[name].square().sum(dim=0).flatten() for name in names])
+
+        total = torch.zeros((), dtype=self.dtype, device=self.device)
+        for batch in data.batches(batch_size):
+            outputs = objective.outputs(objective.params, batch.inputs)
+            vectors = self._backpropagation.sent_back(outputs, batch.targets)
+            total = total + vmap(squares, in_dims=(0, 1))(batch.inputs, vectors).sum(dim=0)
+        return total / len(data)
+
+    def _scaled(self, vectors: Tensor, factors: list[Tensor], loose: Tensor) -> Tensor:
+        result = loose.unsqueeze(1) * vectors
+        for block, values in zip(self.blocks, factors, strict=True):
+            result[block.positions] = block.scaled(vectors[block.positions], values)
+        return result
+
+    def _product(self, vectors: Tensor) -> Tensor:
+        return self._scaled(vectors, [block.eigenvalues for block in self.blocks], self.loose)
+
+    def inverse_product(
+        self, vectors: Float[Tensor, " P *K"], damping: float | Float[Tensor, " P"] = 0.0
+    ) -> Float[Tensor, " P *K"]:
+        """(A + diag(damping))^{-1} V, exact where the damping is constant within each layer.
+
+        A damping that varies within a layer is taken as its diagonal in the layer's basis.
+
+        Raises:
+            ValueError: If an eigenvalue plus its damping is not positive beyond rounding.
+        """
+        diagonal = torch.as_tensor(damping, dtype=self.dtype, device=self.device).expand(self.size)
+        factors = [block.eigenvalues + block.in_basis(diagonal[block.positions]) for block in self.blocks]
+        loose = torch.where(self._is_loose, self.loose + diagonal, torch.nan)
+        damped = torch.cat([loose[self._is_loose], *(values.flatten() for values in factors)])
+        smallest, largest = float(damped.min()), float(damped.max())
+        if smallest <= torch.finfo(self.dtype).eps * largest:
+            raise ValueError(
+                f"EK-FAC's damped eigenvalues run from {smallest:.3g} to {largest:.3g}; its inverse needs more damping"
+            )
+        columns = vectors.reshape(self.size, -1)
+        return self._scaled(columns, [1 / values for values in factors], 1 / loose).reshape(vectors.shape)
+
+    def diagonal(self) -> Float[Tensor, " P"]:
+        """The diagonal, no products."""
+        result = self.loose.clone()
+        for block in self.blocks:
+            result[block.positions] = block.in_coordinates(block.eigenvalues)
+        return result
+
+
+def _checked_regulariser(objective: Objective, fisher: str, unsupported: tuple[str, ...]) -> Float[Tensor, " P"]:
+    """The diagonal of s grad^2 R, after everything that could be wrong with the arguments."""
+    if fisher not in FISHERS:
+        raise ValueError(f"unknown fisher {fisher!r}; known: {', '.join(FISHERS)}")
+    if unsupported:
+        name = unsupported[0]
+        module = objective.network.get_submodule(name.rpartition(".")[0])
+        raise ValueError(
+            f"EK-FAC takes nn.Linear and ungrouped nn.Conv2d apart, but {name!r} belongs to {type(module).__name__}; "
+            f"select other parameters, or allow_fallback=True for a diagonal there"
+        )
+    entries = RegulariserOperator(objective).entries
+    if entries is None:
+        raise ValueError("EK-FAC needs a regulariser with a diagonal Hessian, as weight decay has")
+    return entries
+
+
+def _squares(part: OuterProducts, input_basis: Tensor, output_basis: Tensor) -> Float[Tensor, "O D"]:
+    """The sum over a batch of (Q_B' G_i Q_A)^2."""
+    received, sent = part.received @ input_basis, part.backpropagated @ output_basis
+    if received.shape[1] == 1:
+        return sent[:, 0].square().T @ received[:, 0].square()
+    total = sent.new_zeros(sent.shape[2], received.shape[2])
+    at_a_time = max(1, GRADIENT_ENTRIES // total.numel())
+    for left, right in zip(sent.split(at_a_time), received.split(at_a_time), strict=True):
+        total = total + torch.einsum("blo,bld->bod", left, right).square().sum(dim=0)
+    return total

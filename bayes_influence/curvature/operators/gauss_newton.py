@@ -1,0 +1,51 @@
+"""The generalised Gauss-Newton matrix, and the empirical Fisher, which is a different matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vjp, vmap
+
+from bayes_influence.curvature.operators.batched import DataOperator, example_losses, network_outputs
+from bayes_influence.data.dataset import Batch
+
+
+class GaussNewtonOperator(DataOperator):
+    """G = (1/n) sum_i J_i' Lambda_i J_i + s grad^2 R (Schraudolph 2002).
+
+    J_i is the Jacobian of the network's outputs for example i and Lambda_i = grad^2 of its loss in those outputs. The
+    Hessian is G plus the loss' gradient times the network's curvature. G is positive semidefinite wherever the
+    likelihood is convex in the outputs (cross-entropy, squared error) and the regulariser is convex. Outputs may be any
+    pytree of tensors: for the means and variances of a Bayesian network, Lambda_i is taken in both.
+
+    Floor for a linear layer of shape (out, in): 4 K matrix products of n x in x out multiplications and additions (2 K
+    where the layer's inputs do not depend on the parameters), and 1 more where the linearisation is not kept.
+    """
+
+    def _batch_product(self, theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
+        outputs_at = network_outputs(self.objective, batch)
+        loss_gradient = grad(lambda outputs: self.objective.likelihood(outputs, batch.targets).mean())
+
+        def product(vector: Tensor) -> Tensor:
+            forward = jvp(outputs_at, (theta,), (vector,))
+            cotangents = jvp(loss_gradient, (forward[0],), (forward[1],))[1]
+            return vjp(outputs_at, theta)[1](cotangents)[0]
+
+        return vmap(product, in_dims=1)(vectors).T
+
+
+class EmpiricalFisherOperator(DataOperator):
+    """(1/n) sum_i g_i g_i' + s grad^2 R, with the gradients g_i of the losses at the observed targets.
+
+    Neither the Gauss-Newton matrix nor the Fisher information, whose targets are drawn from the model; it tends to 0
+    where the training losses do (Kunstner, Balles, Hennig 2019). Costs as much as a Gauss-Newton product.
+    """
+
+    def _batch_product(self, theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
+        losses_at = example_losses(self.objective, batch)
+
+        def product(vector: Tensor) -> Tensor:
+            slopes = jvp(losses_at, (theta,), (vector,))[1]
+            return vjp(losses_at, theta)[1](slopes / torch.numel(slopes))[0]
+
+        return vmap(product, in_dims=1)(vectors).T

@@ -1,0 +1,121 @@
+"""The Hessian in a linear last layer, in closed form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bayes_influence.curvature.operators.base import LinearOperator
+from bayes_influence.curvature.operators.output_curvature import output_hessians
+from bayes_influence.curvature.operators.regulariser import RegulariserOperator
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.head import features
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import last_layer_name
+
+BATCH_SIZE = 4096
+"""Examples whose features are computed at a time."""
+
+
+class LastLayerOperator(LinearOperator):
+    """H = (1/n) sum_i Lambda_i (x) a_i a_i' + s grad^2 R in the weight and bias of a linear last layer.
+
+    a_i are the layer's inputs (a constant 1 beside them where the bias is selected) and Lambda_i the Hessian of the
+    loss in the outputs; for softmax cross-entropy Lambda_i = diag p_i - p_i p_i'. The outputs are linear in the
+    parameters, so Hessian and Gauss-Newton matrix are the same.
+
+    Floor: the features once; then 4 n D C multiplications and additions for each vector, or n D^2 C (C + 1) for the
+    dense form, with D features (bias included) and C outputs. Memory n (D + C^2).
+
+    Attributes:
+        objective: Whose Hessian this is; its selection lies within the last layer.
+        inputs: a_i of shape (n, D), the constant 1 last.
+        output_hessians: Lambda_i of shape (n, C, C).
+        regulariser: s grad^2 R.
+
+    Raises:
+        TypeError: If the last layer is not an `nn.Linear` with tensor inputs.
+        ValueError: If the selection is not the layer's weight, with or without its bias, or the network does something
+            to the layer's output.
+    """
+
+    def __init__(self, objective: Objective, data: Dataset) -> None:
+        theta = objective.layout.flatten(objective.params)
+        super().__init__(theta.numel(), theta.dtype, theta.device)
+        self._has_bias = _has_bias(objective)
+        pieces = [_linearised(objective, batch.inputs, batch.targets) for batch in data.batches(BATCH_SIZE)]
+        inputs = torch.cat([piece[0] for piece in pieces])
+        ones = inputs.new_ones(len(inputs), 1)
+        self.objective = objective
+        self.inputs: Float[Tensor, "n D"] = torch.cat([inputs, ones], dim=1) if self._has_bias else inputs
+        self.output_hessians: Float[Tensor, "n C C"] = torch.cat([piece[1] for piece in pieces])
+        self.regulariser = RegulariserOperator(objective)
+
+    def _product(self, vectors: Tensor) -> Tensor:
+        tangents = torch.einsum("nd,cdk->nck", self.inputs, self._joined(vectors))
+        cotangents = torch.bmm(self.output_hessians, tangents) / len(self.inputs)
+        return self._split(torch.einsum("nck,nd->cdk", cotangents, self.inputs)) + self.regulariser @ vectors
+
+    def dense(self) -> Float[Tensor, "P P"]:
+        """H from C (C + 1) / 2 weighted Gram matrices of the features."""
+        classes, width = self.output_hessians.shape[1], self.inputs.shape[1]
+        blocks = self.inputs.new_empty(classes, width, classes, width)
+        for row in range(classes):
+            for column in range(row + 1):
+                weighted = self.output_hessians[:, row, column, None] * self.inputs
+                gram = self.inputs.T @ weighted / len(self.inputs)
+                blocks[row, :, column] = gram
+                blocks[column, :, row] = gram
+        joined = self._split(blocks.reshape(classes, width, -1))
+        matrix = self._split(joined.T.reshape(classes, width, -1))
+        return matrix + self.regulariser.dense()
+
+    def _joined(self, vectors: Tensor) -> Tensor:
+        """(P, K) as (C, D, K): each output's weights with its bias after them."""
+        classes = self.output_hessians.shape[1]
+        if not self._has_bias:
+            return vectors.reshape(classes, -1, vectors.shape[1])
+        weight, bias = vectors[:-classes], vectors[-classes:]
+        return torch.cat([weight.reshape(classes, -1, vectors.shape[1]), bias.unsqueeze(1)], dim=1)
+
+    def _split(self, joined: Tensor) -> Tensor:
+        """The inverse of `_joined`."""
+        columns = joined.shape[2]
+        if not self._has_bias:
+            return joined.reshape(-1, columns)
+        return torch.cat([joined[:, :-1].reshape(-1, columns), joined[:, -1]])
+
+
+def _has_bias(objective: Objective) -> bool:
+    path = last_layer_name(objective.network)
+    layer = objective.network.get_submodule(path)
+    if type(layer) is not nn.Linear:
+        raise TypeError(
+            f"the last layer {path!r} must be an nn.Linear, got {type(layer).__name__}; use HessianOperator"
+        )
+    weight, bias = f"{path}.weight".lstrip("."), f"{path}.bias".lstrip(".")
+    if objective.names not in ((weight,), (weight, bias)):
+        raise ValueError(
+            f"the selection must be the weight of the last layer {path!r}, with or without its bias, got "
+            f"{list(objective.names)}; use HessianOperator"
+        )
+    return len(objective.names) == 2
+
+
+def _linearised(objective: Objective, inputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The layer's inputs (B, D) and the Hessians of the losses in its outputs (B, C, C)."""
+    with torch.no_grad():
+        received = features(objective, objective.params, inputs)
+        outputs = objective.outputs(objective.params, inputs)
+    if not isinstance(received, Tensor) or received.ndim != 2:
+        raise TypeError("the last layer must receive one tensor of shape (B, D); use HessianOperator")
+    path = last_layer_name(objective.network)
+    layer = objective.network.get_submodule(path)
+    own = {role: objective.params[f"{path}.{role}".lstrip(".")] for role, _ in layer.named_parameters()}
+    if not torch.equal(functional_call(layer, own, (received,)), outputs):
+        raise ValueError("the network's output is not its last layer's output; use HessianOperator")
+    return received, output_hessians(objective.likelihood, outputs, targets)

@@ -1,0 +1,146 @@
+"""Partial evaluation of products: what does not depend on the vectors is computed once and kept.
+
+A product A V of a batch is traced into a list of tensor operations. Those that V does not reach (the forward pass, the
+backward pass, everything the linearisation happens at) form the *primal* part, run once per batch; the rest is the
+*tangent* part, run for every product. For one vector this saves about 3 of 9 matrix products and all Python between
+them.
+
+Under `vmap` a product of one shared matrix with K others arrives as K separate products of a stretched operand. The
+tangent part takes them as one wide matrix product, which reaches the machine's peak where the K narrow ones do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functionalize
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_leaves
+
+from bayes_influence.data.dataset import Batch
+
+aten = torch.ops.aten
+
+BatchProduct = Callable[[Tensor, Batch, Tensor], Tensor]
+"""(theta, batch, V) -> A V of that batch, a pure function."""
+
+
+class TracedProduct:
+    """A V for batches of one shape and K vectors, split into a primal and a tangent part.
+
+    Attributes:
+        primal: (theta, batch) leaves -> the intermediate values that the tangent part needs.
+        tangent: (kept values, V) -> A V.
+    """
+
+    def __init__(self, product: BatchProduct, theta: Tensor, batch: Batch, vectors: Tensor) -> None:
+        def function(theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
+            return product(theta, batch, vectors)
+
+        # Without in-place operations, the primal part's values are the same for every product.
+        traced = make_fx(functionalize(function))(theta, batch, vectors)
+        _widen(traced.graph)
+        traced.graph.eliminate_dead_code()
+        *fixed, last = (node for node in traced.graph.nodes if node.op == "placeholder")
+        reached = _reached_from(last, traced.graph)
+        kept = _boundary(reached)
+        self.primal = _subgraph(traced, fixed, [node for node in traced.graph.nodes if node not in reached], kept)
+        self.tangent = _subgraph(traced, [*kept, last], [node for node in traced.graph.nodes if node in reached], None)
+
+    def linearise(self, theta: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+        """What the tangent part needs of one batch."""
+        with torch.no_grad():
+            return self.primal(theta, *tree_leaves(batch))
+
+    def __call__(self, kept: Sequence[Tensor], vectors: Tensor) -> Tensor:
+        """A V of the batch that `kept` came from."""
+        with torch.no_grad():
+            return self.tangent(*kept, vectors)
+
+
+def kept_bytes(kept: Sequence[Tensor], free: Sequence[Tensor]) -> int:
+    """Memory of the kept values, each storage counted once, without those of `free` (the data themselves)."""
+    sizes = {leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes() for leaf in kept}
+    return sum(sizes.values()) - sum(
+        sizes.get(pointer, 0) for pointer in {leaf.untyped_storage().data_ptr() for leaf in free}
+    )
+
+
+def _reached_from(source: Node, graph: Graph) -> set[Node]:
+    reached = {source}
+    for node in graph.nodes:
+        if node.op != "output" and not reached.isdisjoint(node.all_input_nodes):
+            reached.add(node)
+    return reached
+
+
+def _boundary(reached: set[Node]) -> list[Node]:
+    inputs = (node for user in reached for node in user.all_input_nodes if node not in reached)
+    return list(dict.fromkeys(inputs))
+
+
+def _subgraph(traced: GraphModule, inputs: Sequence[Node], body: Sequence[Node], results: list[Node] | None) -> Any:
+    """The operations of `body` as a function of `inputs`; returns `results`, or what the whole graph returned."""
+    graph, copies = Graph(), {}
+    for node in inputs:
+        copies[node] = graph.placeholder(node.name)
+    for node in body:
+        if node.op == "output":
+            continue
+        if node not in copies:
+            copies[node] = graph.node_copy(node, lambda original: copies[original])
+    if results is None:
+        (output,) = (node for node in traced.graph.nodes if node.op == "output")
+        (result,) = tree_leaves(output.args)
+        graph.output(copies[result])
+    else:
+        graph.output(tuple(copies[node] for node in results))
+    graph.eliminate_dead_code()
+    return GraphModule(traced, graph)
+
+
+def _widen(graph: Graph) -> None:
+    """Turns K products with one shared matrix into a single wide one."""
+    for node in graph.nodes:
+        if node.target is aten.bmm.default:
+            left, right = node.args
+            shared_left, shared_right = _shared(left), _shared(right)
+            if shared_left is not None:
+                node.target, node.args = _product_with_shared_left, (shared_left, right)
+            elif shared_right is not None:
+                node.target, node.args = _product_with_shared_right, (left, shared_right)
+
+
+def _shared(operand: Node) -> Node | None:
+    """The matrix that a stack of matrices repeats, if it was made by stretching one."""
+    while operand.target is aten.view.default and _shape(operand) == _shape(operand.args[0]):
+        operand = operand.args[0]  # type: ignore[assignment]
+    if operand.target is not aten.expand.default:
+        return None
+    source = operand.args[0]
+    return source if _shape(source) == _shape(operand)[1:] else None  # type: ignore[return-value]
+
+
+def _shape(node: Any) -> torch.Size:
+    return node.meta["val"].shape
+
+
+def _product_with_shared_left(shared: Tensor, stack: Tensor) -> Tensor:
+    """S B_k for every k: (m, k) times (K, k, n)."""
+    members, inner, columns = stack.shape
+    wide = shared @ stack.permute(1, 0, 2).reshape(inner, members * columns)
+    return wide.view(-1, members, columns).permute(1, 0, 2).contiguous()
+
+
+def _product_with_shared_right(stack: Tensor, shared: Tensor) -> Tensor:
+    """B_k S for every k: (K, m, k) times (k, n)."""
+    members, rows, inner = stack.shape
+    if stack.stride(2) == 1:
+        tall = stack.reshape(members * rows, inner)
+    else:
+        tall = stack.permute(2, 0, 1).reshape(inner, members * rows).T
+    return (tall @ shared).view(members, rows, -1)

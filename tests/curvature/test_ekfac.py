@@ -1,0 +1,220 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from bayes_influence.curvature.operators.ekfac import EKFACOperator
+from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import WeightDecay
+
+
+def images(n: int = 11) -> Dataset:
+    generator = torch.Generator().manual_seed(4)
+    inputs = torch.randn(n, 2, 7, 6, dtype=torch.float64, generator=generator)
+    return Dataset(inputs, torch.randint(3, (n,), generator=generator), torch.arange(n))
+
+
+def convolutional(**options) -> Objective:
+    torch.manual_seed(5)
+    first = nn.Conv2d(2, 3, 3, **options)
+    positions = first(torch.zeros(1, 2, 7, 6)).numel()
+    network = nn.Sequential(first, nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(positions, 3)).double()
+    return Objective(network, CrossEntropy(), WeightDecay(0.02))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stride": 2, "padding": 1},
+        {"padding": "same", "dilation": 2},
+        {"padding": "valid", "bias": False},
+        {"padding": 1, "padding_mode": "circular"},
+    ],
+)
+def test_convolutions_equal_the_dense_definition(ekfac_of, options, batch_size) -> None:
+    objective, data = convolutional(**options), images()
+    operator = EKFACOperator(objective, data, batch_size)
+    torch.testing.assert_close(operator.dense(), ekfac_of(objective, data.batch()), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("selection", [["0.weight"], ["0.bias", "2.weight"], "last-layer"])
+def test_parts_of_layers(make_objective, classification, ekfac_of, selection) -> None:
+    objective = make_objective(selection)
+    operator = EKFACOperator(objective, classification, batch_size=7)
+    torch.testing.assert_close(operator.dense(), ekfac_of(objective, classification.batch()), rtol=1e-10, atol=1e-13)
+
+
+def test_empirical_equals_the_dense_definition(make_objective, classification, ekfac_of) -> None:
+    objective = make_objective()
+    operator = EKFACOperator(objective, classification, batch_size=7, fisher="empirical")
+    expected = ekfac_of(objective, classification.batch(), empirical=True)
+    torch.testing.assert_close(operator.dense(), expected, rtol=1e-10, atol=1e-13)
+
+
+def test_a_regulariser_that_varies_within_a_layer(ekfac_of, classification) -> None:
+    """Prior scales that differ between weight and bias, so that the regulariser is no multiple of the identity."""
+
+    def penalty(params: dict[str, torch.Tensor]) -> torch.Tensor:
+        return 0.3 * params["weight"].square().sum() + params["bias"].pow(4).sum()
+
+    objective = Objective(nn.Linear(4, 3).double(), CrossEntropy(), penalty)
+    operator = EKFACOperator(objective, classification, batch_size=7)
+    torch.testing.assert_close(operator.dense(), ekfac_of(objective, classification.batch()), rtol=1e-10, atol=1e-13)
+
+
+def test_one_example_is_exact_within_a_linear_layer(classification) -> None:
+    """For a single example with one vector sent back, G_i G_i' has the Kronecker basis itself."""
+    objective = Objective(nn.Linear(4, 2).double(), CrossEntropy())
+    one = classification.select([0])
+    one = replace(one, targets=one.targets.clamp(max=1))
+    operator = EKFACOperator(objective, one)
+    torch.testing.assert_close(operator.dense(), GaussNewtonOperator(objective, one).dense())
+
+
+def test_trace_is_that_of_the_gauss_newton_matrix(make_objective, classification) -> None:
+    """The diagonal is fitted exactly in an orthogonal basis, so each block's trace is right."""
+    objective = make_objective()
+    expected = GaussNewtonOperator(objective, classification).trace()
+    torch.testing.assert_close(EKFACOperator(objective, classification).trace(), expected)
+
+
+def test_sampled_tends_to_exact(make_objective, classification) -> None:
+    objective = make_objective("last-layer")
+    copies = torch.arange(23).repeat(400)
+    repeated = Dataset(classification.inputs[copies], classification.targets[copies], torch.arange(len(copies)))
+    exact = EKFACOperator(objective, classification).dense()
+    sampled = EKFACOperator(objective, repeated, batch_size=4600, fisher="sampled", seed=1).dense()
+    assert (sampled - exact).norm() < 0.03 * exact.norm()
+    again = EKFACOperator(objective, repeated, batch_size=4600, fisher="sampled", seed=1).dense()
+    torch.testing.assert_close(again, sampled, rtol=0, atol=0)
+
+
+class SharedLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.inner(torch.tanh(self.inner(inputs)))))
+
+
+def test_calls_of_a_shared_layer_are_positions_of_one(classification) -> None:
+    """The gradient of a layer that is called twice is the sum over both calls, so the trace is still exact."""
+    torch.manual_seed(6)
+    objective = Objective(SharedLayer().double(), CrossEntropy(), selection=["inner.weight", "inner.bias"])
+    expected = GaussNewtonOperator(objective, classification).trace()
+    torch.testing.assert_close(EKFACOperator(objective, classification).trace(), expected)
+
+
+@pytest.mark.parametrize("columns", [(), (3,)])
+@pytest.mark.parametrize("damping", [0.1, "by layer"])
+def test_inverse_product_inverts_a_damping_constant_within_layers(
+    make_objective, classification, columns, damping
+) -> None:
+    operator = EKFACOperator(make_objective(), classification)
+    if damping == "by layer":
+        damping = torch.cat([torch.full((25,), 0.1), torch.full((18,), 0.3)]).double()
+    rhs = torch.randn(43, *columns, dtype=torch.float64)
+    torch.testing.assert_close((operator + damping) @ operator.inverse_product(rhs, damping), rhs)
+
+
+def test_inverse_product_projects_a_damping_that_varies_within_a_layer(classification) -> None:
+    objective = Objective(nn.Linear(4, 3).double(), CrossEntropy())
+    operator = EKFACOperator(objective, classification)
+    (block,) = operator.blocks
+    basis = torch.kron(block.output_basis, block.input_basis)
+    damping = torch.linspace(0.1, 1, 15, dtype=torch.float64)
+    where = block.positions.flatten()
+    core = basis.T @ operator.dense()[where][:, where] @ basis
+    projected = core + torch.diag((basis.T @ torch.diag(damping[where]) @ basis).diagonal())
+    rhs = torch.randn(15, dtype=torch.float64)
+    expected = torch.empty_like(rhs)
+    expected[where] = basis @ torch.linalg.solve(projected, basis.T @ rhs[where])
+    torch.testing.assert_close(operator.inverse_product(rhs, damping), expected)
+
+
+def normalised() -> Objective:
+    torch.manual_seed(7)
+    network = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 3)).double()
+    return Objective(network, CrossEntropy(), WeightDecay(0.02))
+
+
+def test_unsupported_modules_are_named(classification) -> None:
+    with pytest.raises(ValueError, match=r"but '1.weight' belongs to LayerNorm; select other parameters"):
+        EKFACOperator(normalised(), classification)
+
+
+def test_grouped_convolutions_are_named() -> None:
+    network = nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Flatten(), nn.Linear(40, 3)).double()
+    with pytest.raises(ValueError, match=r"'0.weight' belongs to Conv2d"):
+        EKFACOperator(Objective(network, CrossEntropy()), images())
+
+
+def test_fallback_is_the_diagonal_of_the_gauss_newton_matrix(classification) -> None:
+    objective = normalised()
+    operator = EKFACOperator(objective, classification, batch_size=7, allow_fallback=True)
+    where = objective.layout.unflatten(torch.arange(53))
+    loose = torch.cat([where["1.weight"], where["1.bias"]])
+    dense = operator.dense()
+    expected = GaussNewtonOperator(objective, classification).diagonal()[loose]
+    torch.testing.assert_close(dense[loose][:, loose], torch.diag(expected))
+    assert not dense[loose].sum(dim=1).sub(expected).abs().gt(1e-12).any()
+    rhs = torch.randn(53, dtype=torch.float64)
+    torch.testing.assert_close((operator + 0.1) @ operator.inverse_product(rhs, 0.1), rhs)
+
+
+def test_a_layer_that_takes_no_part_is_named(classification) -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.used(inputs)
+
+    with pytest.raises(ValueError, match="layer 'idle' takes no part in the network's outputs"):
+        EKFACOperator(Objective(Idle().double(), CrossEntropy()), classification)
+
+
+def test_a_likelihood_that_is_not_convex_is_refused(classification) -> None:
+    def saturating(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(CrossEntropy()(outputs, targets))
+
+    objective = Objective(nn.Linear(4, 3).double(), saturating)
+    with pytest.raises(ValueError, match="must be convex in the network's outputs"):
+        EKFACOperator(objective, classification)
+
+
+def test_a_regulariser_that_is_not_diagonal_is_refused(classification) -> None:
+    objective = Objective(
+        nn.Linear(4, 3).double(), CrossEntropy(), lambda params: params["weight"].diff(dim=1).square().sum()
+    )
+    with pytest.raises(ValueError, match="needs a regulariser with a diagonal Hessian"):
+        EKFACOperator(objective, classification)
+
+
+def test_unknown_fisher(make_objective, classification) -> None:
+    with pytest.raises(ValueError, match="unknown fisher 'true'; known: exact, sampled, empirical"):
+        EKFACOperator(make_objective(), classification, fisher="true")
+
+
+def test_inverse_without_damping_of_a_singular_matrix_is_refused(make_objective, classification) -> None:
+    operator = EKFACOperator(make_objective(decay=0.0), classification.select([0, 1]))
+    with pytest.raises(ValueError, match="its inverse needs more damping"):
+        operator.inverse_product(torch.ones(43, dtype=torch.float64))
+
+
+def test_modules_are_left_alone(make_objective, classification) -> None:
+    objective = make_objective()
+    EKFACOperator(objective, classification)
+    for module in objective.network.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    assert all(parameter.grad is None for parameter in objective.network.parameters())
