@@ -2,45 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.func import grad
 
-from bayes_influence.curvature.damping import Damping, IdentityDamping
-from bayes_influence.curvature.operators.base import DenseOperator
-from bayes_influence.curvature.solvers.dense import CholeskyFactor
-from bayes_influence.curvature.solvers.solution import Solution
+from bayes_influence.curvature.damping import Damping
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.influence.groups import GroupInfluence, group_influence
+from bayes_influence.influence.measurements import ParameterMeasurement, measurement_gradients, name_of
+from bayes_influence.influence.perturbation import perturbation_influence
+from bayes_influence.influence.problem import BATCH_SIZE, FittedProblem, selecting
+from bayes_influence.influence.response import MakeCurvature, Solver, make_response
+from bayes_influence.influence.score_files import ScoreRequest
 from bayes_influence.influence.scores import InfluenceScores
-from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
-from bayes_influence.objectives.head import reduced_problem
+from bayes_influence.influence.scoring import ScoreBlocks
+from bayes_influence.influence.selection import GroupSelection, select_group
 from bayes_influence.objectives.objective import Objective
 
 
 class Influence:
     """Influence functions of one fitted objective on one training set (Koh & Liang 2017).
 
-    H is the Hessian of the whole objective, the regulariser inside, in the selected parameters. At a minimum of J,
-    weighting example i up by epsilon moves them by -epsilon H^-1 g_i; removing it is epsilon = -1/n.
-
-    Everything is computed in float64, whatever the objective's dtype.
+    C is the curvature of the whole objective, the regulariser inside, in the selected parameters, and D the damping. At
+    a minimum of J, weighting example i up by epsilon moves them by -epsilon (C + D)^-1 g_i; removing it is
+    epsilon = -1/n.
 
     Args:
-        objective: The objective, standing at its fitted parameters.
+        objective: The objective, standing at its fitted parameters: any network and any per-example loss.
         train: The n training examples of its mean.
-        damping: D, added to H before it is inverted: a number for a multiple of the identity, or a `Damping`. For
-            variational parameters use `FisherDamping`: the identity would hold the variances fixed.
+        curvature: `"hessian"`; `"ggn"`, the generalised Gauss-Newton matrix; `"empirical-fisher"`; `"ekfac"`; or a
+            function `(objective, data) -> operator`.
+        solver: `"auto"`, `"cholesky"`, `"eigendecomposition"`, `"absolute"` (|A|^-1, a heuristic), or a function
+            `(operator, rhs) -> Solution`.
+        damping: `"auto"`: delta = max(1.1 max(0, -lambda_min), 0.1 tr(G)/P); a number: that delta. Both in the
+            parameters' own metric: the identity, or for variational parameters the Fisher information of q, as the
+            identity would hold the variances fixed. A `Damping` is taken as it is.
         parameters: Overrides the objective's selection: "all", "last-layer", "means", "last-layer-means", or names.
+        dtype: What everything is computed in, whatever the objective's dtype.
+        batch_size: Examples that go through the network at a time.
+        scoring: How all pairs of scores are computed, see `ScoreBlocks`.
+        progress: Whether long loops show a progress bar.
 
     Attributes:
-        factor: The factored H + D, with its extreme eigenvalues.
+        problem: The fitted problem: objective, training examples, and the selected parameters' part of both.
+        response: C + D and its solver.
 
     Raises:
-        IndefiniteCurvatureError: If H + D is not positive definite; the message names lambda_min and what to do.
-        ValueError: If the likelihood is reduced over the batch, or a loss is not finite.
+        IndefiniteCurvatureError: If C + D is factored and not positive definite; the message names lambda_min and what
+            to do.
+        ValueError: If the likelihood is reduced over the batch, a loss is not finite, a selected parameter takes no
+            part in the losses, or a name is unknown.
     """
 
     def __init__(
@@ -48,50 +64,139 @@ class Influence:
         objective: Objective,
         train: Dataset,
         *,
-        damping: float | Damping = 0.0,
+        curvature: str | MakeCurvature = "hessian",
+        solver: str | Solver = "auto",
+        damping: str | float | Damping = "auto",
         parameters: str | Sequence[str] | None = None,
+        dtype: torch.dtype = torch.float64,
+        batch_size: int = BATCH_SIZE,
+        scoring: str = "auto",
+        progress: bool = False,
     ) -> None:
-        objective = objective if parameters is None else replace(objective, selection=parameters)
-        self.objective = objective.double()
-        self.train = train.to(dtype=torch.float64)
-        self.objective.check(self.train.batch())
-        self.damping = IdentityDamping(damping) if isinstance(damping, int | float) else damping
-        self._problem, batch = reduced_problem(self.objective, self.train.batch())
-        curvature = dense_hessian(self._problem, batch) + torch.diag(self.damping.diagonal(self._problem))
-        self.factor = CholeskyFactor(DenseOperator(curvature))
-        self._gradients = per_example_gradients(self._problem, batch)
+        self.problem = FittedProblem(selecting(objective, parameters), train, dtype, batch_size)
+        self.response = make_response(self.problem, curvature, damping, solver)
+        self.progress = progress
+        self._blocks = ScoreBlocks(self.problem, scoring)
+
+    @property
+    def damping(self) -> Damping:
+        """D: what was given, or what "auto" came to."""
+        return self.response.damping
 
     def on_parameters(self, ids: int | Iterable[int] | Tensor | None = None) -> Float[Tensor, "k P"]:
-        """Predicted change of the selected parameters when an example is removed: +1/n (H + D)^-1 g_i.
+        """Predicted change of the selected parameters when one example is removed: +1/n (C + D)^-1 g_i.
 
         Args:
             ids: Training example ids; all when not given.
 
         Returns:
-            One row per id, laid out as `objective.layout`.
-        """
-        gradients = self._gradients if ids is None else self._gradients[self.train.positions(ids)]
-        return self.factor.solve(gradients.T).value.T / len(self.train)
+            One row per id, laid out as `objective.layout`. Memory k P.
 
-    def on_loss(self, test: Dataset) -> InfluenceScores:
-        """Influence of every training example on the loss of every test example, -g_t' (H + D)^-1 g_i.
-
-        Memory (t + n) P for the gradients and t n for the scores.
+        Raises:
+            ValueError: If an id is unknown.
         """
-        test = test.to(dtype=torch.float64)
-        problem, batch = reduced_problem(self.objective, test.batch())
-        solution = self.factor.solve(per_example_gradients(problem, batch).T)
-        return InfluenceScores(
-            values=-(solution.value.T @ self._gradients.T),
-            train_ids=self.train.ids,
-            test_ids=test.ids,
-            damping=repr(self.damping),
-            smallest_eigenvalue=self.factor.smallest_eigenvalue,
-            largest_eigenvalue=self.factor.largest_eigenvalue,
-            error=self._error_bound(solution, batch_gradients=self._gradients),
+        data = self.problem.data if ids is None else self.problem.data.at(ids)
+        return self.response.solve(self.problem.gradients(data).T).value.T / len(self.problem.data)
+
+    def on_loss(self, test: Dataset, path: str | Path | None = None) -> InfluenceScores:
+        """Influence of every training example on the loss of every test example, -g_t' (C + D)^-1 g_i.
+
+        Memory: t P for the solved systems, one block of training examples, and t n for the scores unless they go to a
+        file.
+
+        Args:
+            test: Test examples.
+            path: A score file to stream to: scores are then memory-mapped from it, and a killed run resumes.
+        """
+        return self._scored(self.problem.gradients(self.problem.reduce(test)), test.ids, "loss", path)
+
+    def on_measurement(
+        self,
+        measurement: Callable[..., Tensor],
+        test: Dataset | None = None,
+        path: str | Path | None = None,
+    ) -> InfluenceScores:
+        """Influence of every training example on any scalar, -grad m_t' (C + D)^-1 g_i.
+
+        Args:
+            measurement: With `test`: a function of the network's outputs and the targets with one value per example,
+                such as those in `measurements`. Without: a function of the selected parameters (a `Params`) with one
+                value.
+            test: Test examples.
+            path: A score file to stream to.
+
+        Raises:
+            ValueError: If the measurement is not one number (per test example), or has no finite gradient.
+        """
+        if test is not None:
+            gradients = measurement_gradients(self.problem, measurement, test)
+            return self._scored(gradients, test.ids, name_of(measurement), path)
+        gradients = self._parameter_gradient(measurement).unsqueeze(0)
+        return self._scored(gradients, torch.zeros(1, dtype=torch.int64), name_of(measurement), path)
+
+    def _parameter_gradient(self, measurement: ParameterMeasurement) -> Float[Tensor, " P"]:
+        layout = self.problem.reduced.layout
+
+        def value(theta: Tensor) -> Tensor:
+            result = measurement(layout.unflatten(theta))
+            if result.shape != ():
+                raise ValueError(
+                    f"a measurement of the parameters must be one number, shape (), got {tuple(result.shape)}; for one "
+                    f"per test example pass `test`"
+                )
+            return result
+
+        gradient = grad(value)(self.problem.theta)
+        if not torch.isfinite(gradient).all():
+            raise ValueError(f"the gradient of the measurement {name_of(measurement)!r} is not finite")
+        return gradient
+
+    def self_influence(self) -> Float[Tensor, " n"]:
+        """g_i' (C + D)^-1 g_i of every training example, in their order: large values mark likely wrong labels.
+
+        One solve per example, a block at a time.
+        """
+        pieces = [
+            (gradients * self.response.solve(gradients.T).value.T).sum(dim=1)
+            for gradients in self.problem.gradient_blocks(self.problem.data)
+        ]
+        return torch.cat(pieces)
+
+    def of_perturbation(self, ids: int | Iterable[int] | Tensor, test: Dataset) -> Any:
+        """Influence of moving a training input on every test loss: -g_t' (C + D)^-1 grad_x grad_theta l_i.
+
+        To first order, moving x_i by d changes the test loss by (1/n) times this times d (Koh & Liang 2017, eq. 5).
+
+        Args:
+            ids: Of k training examples.
+            test: t test examples.
+
+        Returns:
+            Structured as the inputs, each leaf (t, k, ...).
+
+        Raises:
+            TypeError: If the inputs are not real numbers.
+            ValueError: If an id is unknown.
+        """
+        solved = self.response.solve(self.problem.gradients(self.problem.reduce(test)).T).value
+        return perturbation_influence(self.problem, solved, ids)
+
+    def of_group(
+        self, ids: Iterable[int] | Tensor, *, order: int | str = "newton-chebyshev", convention: str = "fixed"
+    ) -> GroupInfluence:
+        """What removing a group together does to the parameters, and to any loss; see `group_influence`."""
+        return group_influence(self.response, ids, order=order, convention=convention)
+
+    def select_group(
+        self, test: Dataset, size: int, *, method: str = "best", direction: str = "increase", convention: str = "fixed"
+    ) -> GroupSelection:
+        """The group whose removal changes the mean test loss most; see `selection.select_group`."""
+        return select_group(
+            self.response, test, size, method=method, direction=direction, convention=convention, progress=self.progress
         )
 
-    def _error_bound(self, solution: Solution, batch_gradients: Float[Tensor, "n P"]) -> Float[Tensor, "t n"]:
-        """|y'g_i - g_t'A^-1 g_i| <= ||r_t|| ||g_i|| / lambda_min, r_t the residual of A y = g_t."""
-        residual = solution.residual * (self.factor.matrix @ solution.value).norm(dim=0)
-        return torch.outer(residual, batch_gradients.norm(dim=1)) / self.factor.smallest_eigenvalue
+    def _scored(
+        self, gradients: Float[Tensor, "t P"], test_ids: Tensor, measurement: str, path: str | Path | None
+    ) -> InfluenceScores:
+        request = ScoreRequest(self.response, self._blocks, gradients, test_ids, measurement, self.progress)
+        return request.in_memory() if path is None else request.to_file(path)

@@ -17,6 +17,9 @@ from torch import Tensor
 FORMAT = "bayes_influence.InfluenceScores.1"
 """Marks a score file, and the version of its layout."""
 
+TENSORS = ("values", "train_ids", "test_ids", "residual_norms", "gradient_norms")
+"""The tensors of a score file."""
+
 
 @dataclass(frozen=True, eq=False)
 class InfluenceScores:
@@ -31,10 +34,11 @@ class InfluenceScores:
         curvature: Which matrix stands for H.
         damping: What D is.
         solver: How the system was solved.
+        converged: Whether every solve reached its tolerance.
         smallest_eigenvalue: lambda_min(H + D), None where the solver does not know it.
         largest_eigenvalue: lambda_max(H + D), likewise.
-        error: (n_test, n_train) bound on the error of `values` that the solver's residuals leave, None where the
-            smallest eigenvalue is not known.
+        residual_norms: (n_test,) ||g_t - A y_t|| that the solver left.
+        gradient_norms: (n_train,) ||g_i||, None where gradients were never formed.
     """
 
     values: Float[Tensor, "t n"]
@@ -44,9 +48,22 @@ class InfluenceScores:
     curvature: str = "hessian"
     damping: str = "none"
     solver: str = "cholesky"
+    converged: bool = True
     smallest_eigenvalue: float | None = None
     largest_eigenvalue: float | None = None
-    error: Float[Tensor, "t n"] | None = None
+    residual_norms: Float[Tensor, " t"] | None = None
+    gradient_norms: Float[Tensor, " n"] | None = None
+
+    @property
+    def error(self) -> Float[Tensor, "t n"] | None:
+        """Bound on the error of `values` that the solver's residuals leave: ||r_t|| ||g_i|| / lambda_min(H + D).
+
+        |y_t'g_i - g_t'A^-1 g_i| = |r_t'A^-1 g_i|. None where lambda_min or a norm is not known, or A is indefinite.
+        """
+        smallest = self.smallest_eigenvalue
+        if self.residual_norms is None or self.gradient_norms is None or smallest is None or smallest <= 0:
+            return None
+        return torch.outer(self.residual_norms, self.gradient_norms) / smallest
 
     @property
     def removal(self) -> Float[Tensor, "t n"]:
@@ -104,22 +121,25 @@ class InfluenceScores:
             "value": self.values.cpu().reshape(-1).numpy(),
             "removal": self.removal.cpu().reshape(-1).numpy(),
         }
-        if self.error is not None:
-            columns["error"] = self.error.cpu().reshape(-1).numpy()
+        error = self.error
+        if error is not None:
+            columns["error"] = error.cpu().reshape(-1).numpy()
         return pd.DataFrame(columns)
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file, whole: to a temporary file first, then renamed."""
         target = Path(path)
-        tensors = {"values": self.values, "train_ids": self.train_ids, "test_ids": self.test_ids}
-        if self.error is not None:
-            tensors["error"] = self.error
-        notes = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in tensors}
-        notes.pop("error", None)
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        contents = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
         partial = target.with_name(target.name + ".partial")
-        contents = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        save_file(contents, partial, metadata={"format": FORMAT, "notes": json.dumps(notes)})
+        save_file(contents, partial, metadata={"format": FORMAT, "notes": self.notes()})
         partial.replace(target)
+
+    def notes(self) -> str:
+        """Everything but the tensors, as JSON."""
+        return json.dumps(
+            {field.name: getattr(self, field.name) for field in fields(self) if field.name not in TENSORS}
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> InfluenceScores:
@@ -135,8 +155,8 @@ class InfluenceScores:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except SafetensorError as error:
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"{path} is no score file of this version, its format is {metadata.get('format')!r}")
+            return cls(**tensors, **json.loads(metadata["notes"]))
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is damaged ({error}); compute the scores again") from error
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} is no score file of this version, its format is {metadata.get('format')!r}")
-        return cls(**tensors, **json.loads(metadata["notes"]))

@@ -1,0 +1,92 @@
+"""Derivatives of the training objective along given directions, batch by batch: never a matrix of size P^2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+
+from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.influence.problem import FittedProblem
+from bayes_influence.objectives.objective import Objective
+
+Scalar = Callable[[Tensor], Tensor]
+"""A function of the flat selected parameters with a value of shape ()."""
+
+
+def losses_at(objective: Objective, batch: Batch) -> Callable[[Tensor], Tensor]:
+    """The losses of a batch as a function of the flat selected parameters."""
+    fixed, layout = objective.params, objective.layout
+    return lambda theta: objective.losses({**fixed, **layout.unflatten(theta)}, batch)
+
+
+def weighted_gradient(problem: FittedProblem, data_weights: Float[Tensor, " n"]) -> Float[Tensor, " P"]:
+    """(1/n) sum_i w_i g_i over the training examples; the regulariser is not in it."""
+    return _summed(_data_terms(problem, data_weights), lambda term: grad(term)(problem.theta))
+
+
+def weighted_hessian_product(
+    problem: FittedProblem, data_weights: Float[Tensor, " n"], vectors: Float[Tensor, " P *K"]
+) -> Float[Tensor, " P *K"]:
+    """(1/n) sum_i w_i H_i V over the training examples; the regulariser is not in it."""
+    columns = vectors.reshape(len(vectors), -1)
+
+    def products(term: Scalar) -> Tensor:
+        return vmap(lambda v: jvp(grad(term), (problem.theta,), (v,))[1], in_dims=1, out_dims=1)(columns)
+
+    return _summed(_data_terms(problem, data_weights), products).reshape(vectors.shape)
+
+
+def third_derivative(
+    problem: FittedProblem, data_weights: Float[Tensor, " n"], first: Float[Tensor, " P"], second: Float[Tensor, " P"]
+) -> Float[Tensor, " P"]:
+    """T[u, v] = d^2/ds dt grad J_w(theta + s u + t v) at 0, J_w = (1/n) sum_i w_i l_i + R: two nested jvps."""
+    fixed, layout = problem.reduced.params, problem.reduced.layout
+
+    def regulariser(theta: Tensor) -> Tensor:
+        value = problem.reduced.regulariser({**fixed, **layout.unflatten(theta)})
+        return problem.reduced.regulariser_weight * value
+
+    def contracted(term: Scalar) -> Tensor:
+        return along(grad(term), problem.theta, first, second)
+
+    return _summed(_data_terms(problem, data_weights), contracted) + contracted(regulariser)
+
+
+def loss_slopes(objective: Objective, data: Dataset, direction: Tensor, batch_size: int) -> Float[Tensor, " B"]:
+    """g_i'v for every example, without the gradients."""
+    theta = objective.layout.flatten(objective.params)
+    batches = data.batches(batch_size)
+    return torch.cat([jvp(losses_at(objective, batch), (theta,), (direction,))[1] for batch in batches])
+
+
+def loss_curvatures(
+    objective: Objective, data: Dataset, first: Tensor, second: Tensor, batch_size: int
+) -> Float[Tensor, " B"]:
+    """u'H_i v for every example, without the Hessians."""
+    theta = objective.layout.flatten(objective.params)
+    batches = data.batches(batch_size)
+    return torch.cat([along(losses_at(objective, batch), theta, first, second) for batch in batches])
+
+
+def along(function: Callable[[Tensor], Tensor], theta: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """The second derivative of a function of theta along two directions."""
+    return jvp(lambda at: jvp(function, (at,), (first,))[1], (theta,), (second,))[1]
+
+
+def _data_terms(problem: FittedProblem, data_weights: Tensor) -> Iterator[Scalar]:
+    n = len(problem.data)
+    pieces = data_weights.split(problem.batch_size)
+    for batch, weights in zip(problem.data.batches(problem.batch_size), pieces, strict=True):
+        losses = losses_at(problem.reduced, batch)
+        yield lambda theta, losses=losses, weights=weights: (weights * losses(theta)).sum() / n  # type: ignore[misc]
+
+
+def _summed(terms: Iterator[Scalar], transform: Callable[[Scalar], Tensor]) -> Tensor:
+    total = transform(next(terms))
+    for term in terms:
+        total = total + transform(term)
+    return total

@@ -1,0 +1,195 @@
+"""Influence of groups: first order, second order with its third derivative, a Newton step, Chebyshev's correction.
+
+Data weights w = 1 + dw say what a removal is, with dg = (1/n) sum_i dw_i g_i and dH = (1/n) sum_i dw_i H_i. The
+group's own weights become 0; the others stay 1 ("fixed": J keeps its 1/n, as Koh & Liang 2017 have it) or become
+n / (n - m) ("renormalised": the mean over the remaining examples, as Basu, You & Feizi 2020 have it). The regulariser
+keeps its weight in both. The two have different retrainings as their truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.influence.directional import (
+    loss_curvatures,
+    loss_slopes,
+    third_derivative,
+    weighted_gradient,
+    weighted_hessian_product,
+)
+from bayes_influence.influence.problem import FittedProblem
+from bayes_influence.influence.response import Response
+from bayes_influence.objectives.parameters import Params
+
+ORDERS = (1, 2, "newton", "newton-chebyshev")
+
+CONVENTIONS = ("fixed", "renormalised")
+
+
+@dataclass(frozen=True, eq=False)
+class GroupInfluence:
+    """The predicted effect of removing a group.
+
+    Attributes:
+        change: (P,) predicted change of the selected parameters, laid out as `objective.layout`.
+        ids: (m,) of the removed examples.
+        order: How it was predicted.
+        convention: What happens to the others' weights.
+        problem: Whose parameters change.
+    """
+
+    change: Float[Tensor, " P"]
+    ids: Int[Tensor, " m"]
+    order: int | str
+    convention: str
+    problem: FittedProblem
+
+    @property
+    def params(self) -> Params:
+        """All parameters of the network after the predicted change."""
+        layout = self.problem.objective.layout
+        moved = layout.flatten(self.problem.objective.params) + self.change
+        return {**self.problem.objective.params, **layout.unflatten(moved)}
+
+    def on_loss(self, test: Dataset, *, order: int | str = 1) -> Float[Tensor, " t"]:
+        """Predicted change of every test loss, positive where the removal hurts.
+
+        Args:
+            test: Test examples.
+            order: 1, g_t' d; 2, with + 1/2 d'H_t d; `"exact"`, the loss at the changed parameters minus the loss.
+
+        Raises:
+            ValueError: If the order is unknown.
+        """
+        if order not in (1, 2, "exact"):
+            raise ValueError(f"the order of a loss change must be 1, 2 or 'exact', got {order!r}")
+        data, problem = self.problem.reduce(test), self.problem
+        if order == "exact":
+            return self._losses(data, problem.theta + self.change) - self._losses(data, problem.theta)
+        slopes = loss_slopes(problem.reduced, data, self.change, problem.batch_size)
+        if order == 1:
+            return slopes
+        return slopes + 0.5 * loss_curvatures(problem.reduced, data, self.change, self.change, problem.batch_size)
+
+    def _losses(self, data: Dataset, theta: Tensor) -> Float[Tensor, " t"]:
+        objective = self.problem.reduced
+        params = {**objective.params, **objective.layout.unflatten(theta)}
+        with torch.no_grad():
+            return torch.cat([objective.losses(params, batch) for batch in data.batches(self.problem.batch_size)])
+
+
+def removal_weights(n: int, positions: Int[Tensor, " m"], convention: str, like: Tensor) -> Float[Tensor, " n"]:
+    """dw: -1 on the group; elsewhere 0 ("fixed") or m / (n - m) ("renormalised").
+
+    Raises:
+        ValueError: If the convention is unknown, an example is named twice, or the group is everything or nothing.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"the convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
+    m = len(positions)
+    if m == 0:
+        raise ValueError("a group needs at least one example, got none")
+    if len(torch.unique(positions)) != m:
+        raise ValueError("a group names each example once, but an id occurs twice")
+    if m >= n:
+        raise ValueError(f"a group of all {n} training examples leaves nothing to refit on; keep at least one")
+    weights = like.new_full((n,), m / (n - m) if convention == "renormalised" else 0.0)
+    weights[positions] = -1.0
+    return weights
+
+
+def group_influence(
+    response: Response, ids: Iterable[int] | Tensor, *, order: int | str = "newton-chebyshev", convention: str = "fixed"
+) -> GroupInfluence:
+    """Predicted change of the parameters when a group is removed together.
+
+    With A = H + D at the fit and A_w, T_w the damped Hessian and the third derivative of J on the remaining data:
+
+        1                   d1 = -A^-1 dg
+        2                   d1 + d2, d2 = -A^-1 (dH d1 + 1/2 T[d1, d1])
+        "newton"            dN = -A_w^-1 dg
+        "newton-chebyshev"  dN - 1/2 A_w^-1 T_w[dN, dN]
+
+    Removal is epsilon = -1 in Basu, You & Feizi (2020): their eq. 17 with its sign, and with the third derivative T
+    that their eq. 15 leaves out. The fit's own gradient, 0 at a minimum, is not part of dg: the prediction is the
+    difference to a refit with nothing removed.
+
+    Args:
+        response: The damped curvature at the fit.
+        ids: Of the group.
+        order: As above. The last is best on convex problems at every group size.
+        convention: `"fixed"` or `"renormalised"`.
+
+    Raises:
+        ValueError: If the group is empty or everything, an id is unknown or named twice, order or convention is
+            unknown, or second derivatives of J are asked for where the curvature is not its Hessian.
+        IndefiniteCurvatureError: If the remaining data's curvature is not positive definite.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(map(str, ORDERS))}, got {order!r}")
+    if order in (2, "newton-chebyshev") and not response.is_exact_hessian:
+        raise ValueError(
+            f"order={order!r} takes further derivatives of J and needs curvature='hessian', got "
+            f"{response.curvature!r}; use order 1 or 'newton'"
+        )
+    problem = response.problem
+    wanted = ids if isinstance(ids, Tensor) else list(ids)
+    positions = problem.data.positions(wanted) if len(wanted) else torch.zeros(0, dtype=torch.int64)
+    change = removal_weights(len(problem.data), positions, convention, problem.theta)
+    shift = weighted_gradient(problem, change)
+    if order in (1, 2):
+        first = -response.solve(shift).value
+        step = first + _second_order(response, change, first) if order == 2 else first
+    else:
+        rest = remaining(response, positions, convention)
+        step = -rest.solve(shift)
+        if order == "newton-chebyshev":
+            step = step - 0.5 * rest.solve(third_derivative(problem, 1 + change, step, step))
+    return GroupInfluence(step, problem.data.ids[positions], order, convention, problem)
+
+
+def _second_order(response: Response, change: Tensor, first: Tensor) -> Tensor:
+    problem = response.problem
+    bend = third_derivative(problem, torch.ones_like(change), first, first)
+    return -response.solve(weighted_hessian_product(problem, change, first) + 0.5 * bend).value
+
+
+@dataclass(frozen=True, eq=False)
+class Remaining:
+    """A_w, the damped curvature of J without a group.
+
+    With the share c = 1 ("renormalised") or (n - m)/n ("fixed"), A_w = c C_rest + s grad^2 R + D: c times the mean
+    curvature of the remaining examples with s and D divided by c.
+
+    Attributes:
+        response: A_w / c.
+        share: c.
+    """
+
+    response: Response
+    share: float
+
+    def solve(self, rhs: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        """A_w^-1 v."""
+        return self.response.solve(rhs / self.share).value
+
+
+def remaining(response: Response, positions: Int[Tensor, " m"], convention: str) -> Remaining:
+    """The damped curvature without the examples at these positions.
+
+    Raises:
+        IndefiniteCurvatureError: If it is factored and not positive definite.
+    """
+    problem = response.problem
+    n = len(problem.data)
+    share = 1.0 if convention == "renormalised" else (n - len(positions)) / n
+    rest = problem.data.without(problem.data.ids[positions])
+    objective = replace(problem.reduced, regulariser_weight=problem.reduced.regulariser_weight / share)
+    damping = response.damping.diagonal(problem.reduced) / share
+    return Remaining(response.on(objective, rest, damping), share)

@@ -1,0 +1,132 @@
+"""Influence of moving a training input, and the training-set attack that follows from it (Koh & Liang 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+from torch.utils._pytree import tree_map
+from tqdm.auto import tqdm
+
+from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.influence.problem import FittedProblem, check_float_inputs
+from bayes_influence.influence.refits import newton_refit
+from bayes_influence.influence.response import make_response
+from bayes_influence.objectives.derivatives import loss_of_one
+from bayes_influence.objectives.objective import Objective
+
+Refit = Callable[[Objective, Dataset], Objective]
+"""Trains the selected parameters again on other data, warm from where the objective stands."""
+
+
+def perturbation_influence(
+    problem: FittedProblem, solved: Float[Tensor, "P t"], ids: int | Iterable[int] | Tensor
+) -> Any:
+    """-y_t' grad_x grad_theta l_i for solved systems y_t = A^-1 g_t, one per training example and test example.
+
+    The gradient in x of the derivative of l_i along y_t: the mixed matrix is never formed. For a last layer it runs
+    through the feature map too.
+
+    Returns:
+        Structured as the inputs, each leaf (t, k, ...).
+
+    Raises:
+        TypeError: If the inputs are not real numbers.
+    """
+    data = problem.train.at(ids)
+    check_float_inputs(data.inputs, "the influence of a perturbation")
+    theta = problem.objective.layout.flatten(problem.objective.params)
+    loss = loss_of_one(problem.objective)
+
+    def slope(inputs: Any, target: Tensor, direction: Tensor) -> Tensor:
+        return -jvp(lambda at: loss(at, Batch(inputs, target)), (theta,), (direction,))[1]
+
+    one_test = vmap(grad(slope), in_dims=(0, 0, None))
+    return vmap(one_test, in_dims=(None, None, 1))(data.inputs, data.targets, solved)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSetAttack:
+    """Perturbed training examples and what they did.
+
+    Attributes:
+        train: The training set with the perturbed inputs in their places.
+        objective: Refitted on it.
+        losses: (steps + 1,) mean test loss before the attack and after every refit.
+    """
+
+    train: Dataset
+    objective: Objective
+    losses: Float[Tensor, " steps_plus_1"]
+
+
+def training_set_attack(
+    objective: Objective,
+    train: Dataset,
+    test: Dataset,
+    ids: int | Iterable[int] | Tensor,
+    *,
+    step: float,
+    steps: int = 10,
+    lower: float = 0.0,
+    upper: float = 1.0,
+    damping: str | float = "auto",
+    refit: Refit | None = None,
+    progress: bool = False,
+) -> TrainingSetAttack:
+    """Moves some training inputs so that the test loss rises: x_i <- clip(x_i + step sign(I_pert,loss)), then refits.
+
+    Args:
+        objective: At its fitted parameters.
+        train: Training examples.
+        test: The test examples whose mean loss is attacked.
+        ids: Of the training examples that may be moved.
+        step: Size of one step in every entry of the inputs.
+        steps: How many, each with a refit.
+        lower: Smallest valid input.
+        upper: Largest valid input.
+        damping: Of the influence, see `Influence`.
+        refit: How the selected parameters are trained again; Newton's method when not given, for a last layer or a few
+            thousand parameters.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If the step is not positive, or `lower` is not below `upper`.
+        TypeError: If the inputs are not real numbers.
+    """
+    if not (step > 0 and steps >= 1 and lower < upper):
+        raise ValueError(
+            f"an attack needs step > 0, steps >= 1 and lower < upper, got {step}, {steps}, {lower}, {upper}"
+        )
+    again = newton_refit if refit is None else refit
+    losses = [_mean_loss(objective, test)]
+    for _ in tqdm(range(steps), desc="training-set attack", disable=None if progress else True):
+        problem = FittedProblem(objective, train)
+        slope = problem.gradients(problem.reduce(test)).mean(dim=0, keepdim=True)
+        solved = make_response(problem, damping=damping).solve(slope.T).value
+        train = _moved(train, ids, perturbation_influence(problem, solved, ids), step, (lower, upper))
+        objective = again(objective, train)
+        losses.append(_mean_loss(objective, test))
+    return TrainingSetAttack(train, objective, torch.stack(losses))
+
+
+def _moved(train: Dataset, ids: Any, influence: Any, step: float, valid: tuple[float, float]) -> Dataset:
+    positions = train.positions(ids)
+
+    def move(leaf: Tensor, slope: Tensor) -> Tensor:
+        moved = leaf.clone()
+        moved[positions] = (leaf[positions] + step * slope[0].sign().to(leaf.dtype)).clamp(*valid)
+        return moved
+
+    return replace(train, inputs=tree_map(move, train.inputs, influence))
+
+
+def _mean_loss(objective: Objective, test: Dataset) -> Tensor:
+    dtype = next(iter(objective.params.values())).dtype
+    with torch.no_grad():
+        return objective.losses(objective.params, test.to(dtype=dtype).batch()).mean().to(torch.float64)

@@ -1,0 +1,222 @@
+"""`Response`: the damped curvature of a fitted problem, and how systems with it are solved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayes_influence.curvature.damping import Damping, FisherDamping, IdentityDamping, automatic_delta, fisher_metric
+from bayes_influence.curvature.operators.base import DenseOperator, LinearOperator
+from bayes_influence.curvature.operators.ekfac import EKFACOperator
+from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewtonOperator
+from bayes_influence.curvature.operators.hessian import HessianOperator
+from bayes_influence.curvature.operators.last_layer import LastLayerOperator
+from bayes_influence.curvature.solvers.dense import CholeskyFactor, Eigendecomposition
+from bayes_influence.curvature.solvers.solution import Solution
+from bayes_influence.curvature.spectrum.extremes import extreme_eigenvalues
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.influence.problem import FittedProblem
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import RHO
+
+MakeCurvature = Callable[[Objective, Dataset], LinearOperator]
+"""A kind of curvature: an operator class, or any `(objective, data) -> operator` with the regulariser inside."""
+
+Solver = Callable[[LinearOperator, Tensor], Solution]
+"""A solver of one's own: `(A, V) -> Solution`."""
+
+CURVATURES: dict[str, MakeCurvature] = {
+    "hessian": HessianOperator,
+    "ggn": GaussNewtonOperator,
+    "empirical-fisher": EmpiricalFisherOperator,
+    "ekfac": EKFACOperator,
+}
+"""The kinds of curvature by name. There is no plain "fisher": the Fisher information, with targets drawn from the
+model, is the Gauss-Newton matrix for the library's likelihoods; the empirical Fisher is another matrix."""
+
+DIRECT_SOLVERS = ("cholesky", "eigendecomposition", "absolute")
+
+DIRECT_PARAMETERS = 2000
+"""Up to this P a matrix is built and factored where the solver is chosen automatically."""
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """A = C + D: curvature plus damping, and A^{-1} V.
+
+    Attributes:
+        problem: Whose curvature it is.
+        curvature: Its name.
+        make: How it is made, for other data too.
+        damping: D.
+        solver: The solver's name, or a function.
+        operator: C + D, a `DenseOperator` where it is factored.
+        factor: The factored matrix, None for solvers that take products.
+    """
+
+    problem: FittedProblem
+    curvature: str
+    make: MakeCurvature
+    damping: Damping
+    solver: str | Solver
+    operator: LinearOperator
+    factor: CholeskyFactor | Eigendecomposition | None
+
+    def solve(self, rhs: Float[Tensor, " P *K"]) -> Solution:
+        """A^{-1} V.
+
+        Raises:
+            IndefiniteCurvatureError: If A is found not to be positive definite and the solver needs it to be.
+        """
+        if isinstance(self.factor, Eigendecomposition):
+            return self.factor.solve(rhs, on_indefinite="absolute" if self.solver == "absolute" else "raise")
+        if self.factor is not None:
+            return self.factor.solve(rhs)
+        assert callable(self.solver)
+        return self.solver(self.operator, rhs)
+
+    @property
+    def is_exact_hessian(self) -> bool:
+        """Whether C is the Hessian of the training objective, so that higher derivatives belong to it."""
+        return self.curvature == "hessian"
+
+    def on(self, objective: Objective, data: Dataset, damping: Float[Tensor, " P"]) -> Response:
+        """The same kind of curvature of another objective on other (reduced) examples, with its own damping diagonal.
+
+        Raises:
+            IndefiniteCurvatureError: If it is factored and not positive definite.
+        """
+        operator = self.make(objective, data)
+        return replace(self, **_damped(operator if self.factor is None else dense(operator), damping, self.solver))
+
+
+def make_response(
+    problem: FittedProblem,
+    curvature: str | MakeCurvature = "hessian",
+    damping: str | float | Damping = "auto",
+    solver: str | Solver = "auto",
+) -> Response:
+    """Builds the damped curvature of a fitted problem.
+
+    Args:
+        problem: Where it is taken.
+        curvature: A key of `CURVATURES`, or a function `(objective, data) -> operator`.
+        damping: `"auto"`, delta = max(1.1 max(0, -lambda_min), 0.1 tr(G)/P); a number for that delta; both in the
+            problem's own metric, the Fisher information of q for variational parameters and the identity for others.
+            A `Damping` is taken as it is.
+        solver: `"auto"`, `"cholesky"`, `"eigendecomposition"`, `"absolute"` (|A|^{-1}, a heuristic), the name of a
+            solver of products, or a function `(operator, rhs) -> Solution`.
+
+    Raises:
+        IndefiniteCurvatureError: If A is factored and not positive definite.
+        ValueError: If a name is unknown.
+        TypeError: If the damping is none of these.
+    """
+    name, make = _find_curvature(problem, curvature)
+    solver = _find_solver(problem, solver)
+    operator = make(problem.reduced, problem.data)
+    if solver in DIRECT_SOLVERS:
+        operator = dense(operator)
+    resolved = _find_damping(problem, name, operator, damping)
+    parts = _damped(operator, resolved.diagonal(problem.reduced), solver)
+    return Response(problem, name, make, resolved, solver, **parts)
+
+
+def dense(operator: LinearOperator) -> DenseOperator:
+    """The operator as a matrix in memory."""
+    return operator if isinstance(operator, DenseOperator) else DenseOperator(operator.dense())
+
+
+def _damped(operator: LinearOperator, damping: Tensor, solver: str | Solver) -> dict[str, Any]:
+    """The damped operator, factored for a direct solver."""
+    if solver not in DIRECT_SOLVERS:
+        return {"operator": operator + damping, "factor": None}
+    matrix = DenseOperator(operator.dense() + torch.diag(damping))
+    return {
+        "operator": matrix,
+        "factor": CholeskyFactor(matrix) if solver == "cholesky" else Eigendecomposition(matrix),
+    }
+
+
+def _find_curvature(problem: FittedProblem, curvature: str | MakeCurvature) -> tuple[str, MakeCurvature]:
+    if not isinstance(curvature, str):
+        return getattr(curvature, "__name__", repr(curvature)), curvature
+    if curvature not in CURVATURES:
+        raise ValueError(
+            f"unknown curvature {curvature!r}; known: {', '.join(CURVATURES)}, or a function (objective, data) -> "
+            f"operator. The Fisher information is 'ggn'; with the observed targets it is 'empirical-fisher'"
+        )
+    if curvature in ("hessian", "ggn") and problem.is_linear_head:
+        return curvature, LastLayerOperator
+    return curvature, CURVATURES[curvature]
+
+
+def _find_solver(problem: FittedProblem, solver: str | Solver) -> str | Solver:
+    if solver == "auto":
+        return "cholesky"
+    if isinstance(solver, str) and solver not in DIRECT_SOLVERS:
+        raise ValueError(
+            f"unknown solver {solver!r}; known: auto, {', '.join(DIRECT_SOLVERS)}, or a function (operator, rhs) -> "
+            f"Solution"
+        )
+    return solver
+
+
+def is_variational(objective: Objective) -> bool:
+    """Whether a selected parameter belongs to a Gaussian posterior: the mean or the log standard deviation of one."""
+    return any(name.endswith(RHO) or name + RHO in objective.params for name in objective.names)
+
+
+def in_own_metric(objective: Objective, delta: float) -> Damping:
+    """Delta times the Fisher information of q for variational parameters, delta times the identity for others."""
+    return FisherDamping(delta) if is_variational(objective) else IdentityDamping(delta)
+
+
+def _find_damping(
+    problem: FittedProblem, curvature: str, operator: LinearOperator, damping: str | float | Damping
+) -> Damping:
+    if isinstance(damping, str):
+        if damping != "auto":
+            raise ValueError(f"damping must be 'auto', a number or a Damping, got {damping!r}")
+        return in_own_metric(problem.reduced, _automatic_delta(problem, curvature, operator))
+    if isinstance(damping, int | float):
+        return in_own_metric(problem.reduced, damping)
+    if not hasattr(damping, "diagonal"):
+        raise TypeError(f"damping must be 'auto', a number or a Damping, got {type(damping).__name__}")
+    return damping
+
+
+def _automatic_delta(problem: FittedProblem, curvature: str, operator: LinearOperator) -> float:
+    metric = fisher_metric(problem.reduced)
+    if curvature == "hessian" and not problem.is_linear_head:
+        gauss_newton = GaussNewtonOperator(problem.reduced, problem.data).diagonal()
+    else:
+        gauss_newton = operator.diagonal()
+    trace = float((gauss_newton / metric).sum())
+    return automatic_delta(extreme_eigenvalues(Whitened(operator, metric)).smallest, trace, problem.size)
+
+
+class Whitened(LinearOperator):
+    """M^{-1/2} C M^{-1/2} for a positive diagonal metric M.
+
+    Attributes:
+        base: C.
+        root: (P,) the square roots of M's diagonal.
+    """
+
+    def __init__(self, base: LinearOperator, metric: Float[Tensor, " P"]) -> None:
+        super().__init__(base.size, base.dtype, base.device)
+        self.base = base
+        self.root = metric.sqrt().unsqueeze(1)
+
+    def _product(self, vectors: Tensor) -> Tensor:
+        return (self.base @ (vectors / self.root)) / self.root
+
+    def dense(self) -> Float[Tensor, "P P"]:
+        """The matrix, from C's."""
+        return self.base.dense() / (self.root * self.root.T)
