@@ -1,0 +1,120 @@
+"""Averages over the iterates of a training: the mean (SWA), and what a Gaussian around it needs (SWAG)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayes_influence.objectives.parameters import Flattening, Params
+from bayes_influence.training.schedules import SWA
+
+SWAG_RANK = 20
+"""Deviations kept by SWAG, as published."""
+
+VARIANCE_CLAMP = 1e-30
+"""Smallest diagonal variance of SWAG: the difference of two nearly equal squares can come out negative."""
+
+
+@dataclass(frozen=True)
+class SWAG(SWA):
+    """SWA that also collects the diagonal and low-rank covariance of the iterates (Maddox et al. 2019).
+
+    Attributes:
+        rank: K, how many of the last deviations from the running mean are kept.
+
+    Raises:
+        ValueError: As `SWA` does, or if the rank is below 2.
+    """
+
+    rank: int = SWAG_RANK
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank < 2:
+            raise ValueError(f"SWAG needs a rank of at least 2, got {self.rank}")
+
+
+@dataclass(frozen=True, eq=False)
+class SwagPosterior:
+    """q = N(mean, (diag(variance) + D'D / (K - 1)) / 2), Maddox et al. 2019, eq. 1.
+
+    Attributes:
+        layout: Order of the parameters in a flat vector.
+        mean: The SWA mean.
+        diagonal: Mean of the squares minus square of the mean.
+        deviations: D, one deviation per row: the iterate minus the running mean at its time.
+    """
+
+    layout: Flattening
+    mean: Float[Tensor, " P"]
+    diagonal: Float[Tensor, " P"]
+    deviations: Float[Tensor, "K P"]
+
+    @property
+    def variance(self) -> Float[Tensor, " P"]:
+        """The covariance's diagonal."""
+        return 0.5 * (self.diagonal + self.deviations.square().sum(0) / (len(self.deviations) - 1))
+
+    def covariance(self) -> Float[Tensor, "P P"]:
+        """The dense covariance, for small P."""
+        low_rank = self.deviations.T @ self.deviations / (len(self.deviations) - 1)
+        return 0.5 * (torch.diag(self.diagonal) + low_rank)
+
+    def sample(self, n_samples: int, generator: torch.Generator) -> Params:
+        """Draws of all parameters, stacked on a leading axis. The generator is one of the CPU."""
+        size, rank = len(self.mean), len(self.deviations)
+        normals = torch.randn(n_samples, size + rank, generator=generator, dtype=self.mean.dtype).to(self.mean.device)
+        diagonal = self.diagonal.sqrt() * normals[:, :size]
+        low_rank = normals[:, size:] @ self.deviations / (rank - 1) ** 0.5
+        return self.layout.unflatten(self.mean + (diagonal + low_rank) * 0.5**0.5)
+
+
+class IterateAverage:
+    """The running equal average of every member's iterates, with second moments and deviations for SWAG.
+
+    Args:
+        averaging: What is collected.
+        flat: Stacked flat parameters, for their shape.
+    """
+
+    def __init__(self, averaging: SWA, flat: Float[Tensor, "E P"]) -> None:
+        self.rank = averaging.rank if isinstance(averaging, SWAG) else 0
+        self.count = 0
+        self.mean = torch.zeros_like(flat)
+        self.square = torch.zeros_like(flat) if self.rank else flat.new_zeros(0)
+        self.deviations = flat.new_zeros(0, *flat.shape)
+
+    def update(self, flat: Float[Tensor, "E P"]) -> None:
+        """Takes in one iterate of every member."""
+        self.count += 1
+        self.mean.add_((flat - self.mean) / self.count)
+        if self.rank:
+            self.square.add_((flat.square() - self.square) / self.count)
+            self.deviations = torch.cat([self.deviations, (flat - self.mean).unsqueeze(0)])[-self.rank :]
+
+    def posterior(self, index: int, layout: Flattening) -> SwagPosterior:
+        """SWAG's Gaussian of one member.
+
+        Raises:
+            ValueError: If fewer than two iterates were averaged.
+        """
+        if len(self.deviations) < 2:
+            raise ValueError(f"SWAG needs at least 2 averaged iterates, got {self.count}; train for more epochs")
+        mean = self.mean[index]
+        diagonal = (self.square[index] - mean.square()).clamp(min=VARIANCE_CLAMP)
+        return SwagPosterior(layout, mean, diagonal, self.deviations[:, index])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything it holds, by name."""
+        count = torch.tensor(self.count)
+        return {"count": count, "mean": self.mean, "square": self.square, "deviations": self.deviations}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Continues from what `tensors` returned."""
+        self.count = int(tensors["count"])
+        self.mean, self.square, self.deviations = (
+            tensors[name].to(self.mean.device) for name in ("mean", "square", "deviations")
+        )

@@ -1,0 +1,54 @@
+"""Running statistics of batch normalisation for parameters that were averaged, not trained."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.utils._pytree import tree_map
+
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import Params, member
+from bayes_influence.training.steps import BATCH_NORMS
+
+
+def refreshed_buffers(objective: Objective, params: Params, buffers: Params, train: Dataset, batch_size: int) -> Params:
+    """Every member's buffers after one pass over the training examples at `params`.
+
+    Means and variances are the equal average of the batches' own, as `torch.optim.swa_utils.update_bn` takes them;
+    only batch norms are in training mode. A network without them, or a Bayesian one (whose statistics stay those of
+    the deterministic training), keeps its buffers.
+
+    Args:
+        objective: Whose network it is; left as it is.
+        params: Stacked parameters.
+        buffers: Stacked buffers; left as they are.
+        train: The examples.
+        batch_size: How many at a time.
+    """
+    network = copy.deepcopy(objective.network).eval()
+    norms = {path: module for path, module in network.named_modules() if isinstance(module, BATCH_NORMS)}
+    norms = {path: norm for path, norm in norms.items() if norm.track_running_stats}
+    if not norms or any(isinstance(module, BayesianLayer) for module in network.modules()):
+        return buffers
+    for norm in norms.values():
+        norm.train()
+        norm.momentum = None
+    refreshed = {name: value.clone() for name, value in buffers.items()}
+    like = next(iter(params.values()))
+    for index in range(len(like)):
+        for path in norms:
+            refreshed[f"{path}.num_batches_tracked".lstrip(".")][index] = 0
+        own = {**member(params, index), **member(refreshed, index)}
+        with torch.no_grad():
+            for batch in train.batches(batch_size):
+                functional_call(network, own, (tree_map(lambda leaf: _moved(leaf, like), batch.inputs),))
+    return refreshed
+
+
+def _moved(leaf: Tensor, like: Tensor) -> Tensor:
+    return leaf.to(device=like.device, dtype=like.dtype if leaf.is_floating_point() else leaf.dtype)

@@ -1,0 +1,62 @@
+"""Checkpoints: a training's state and configuration in one safetensors file, floats bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from bayes_influence.training.minibatch import TrainingState
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged, or of another training."""
+
+
+def encode_checkpoint(state: TrainingState, config: Mapping[str, Any]) -> bytes:
+    """The content of a checkpoint's file: every tensor of the state, and the configuration as JSON in the header.
+
+    Args:
+        state: As `train_minibatches` hands it to `on_epoch`.
+        config: Everything needed to repeat the training, plain JSON values.
+    """
+    tensors = {name: value.cpu().contiguous() for name, value in state.items()}
+    # One entry only: safetensors writes several in no fixed order, and equal states should be equal files.
+    return save(tensors, metadata={"config": json.dumps(dict(config), sort_keys=True)})
+
+
+def decode_checkpoint(content: bytes) -> tuple[TrainingState, dict[str, Any]]:
+    """State and configuration out of a checkpoint's file.
+
+    Raises:
+        CheckpointError: If the content is truncated or no checkpoint.
+    """
+    try:
+        state = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return state, json.loads(header["__metadata__"]["config"])
+    except (SafetensorError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"the checkpoint is truncated or no checkpoint at all ({error}); delete it to start anew"
+        ) from error
+
+
+def matching_state(content: bytes, config: Mapping[str, Any]) -> TrainingState:
+    """The state of a checkpoint that belongs to the given configuration.
+
+    Raises:
+        CheckpointError: If it is damaged, or its configuration differs; the message names the first difference.
+    """
+    state, stored = decode_checkpoint(content)
+    wanted = json.loads(json.dumps(dict(config)))
+    for name in sorted(set(stored) | set(wanted)):
+        old, new = stored.get(name, "absent"), wanted.get(name, "absent")
+        if old != new:
+            raise CheckpointError(
+                f"the checkpoint is of another training: {name} is {old!r} there and {new!r} here; "
+                "choose another folder, or the same settings to continue"
+            )
+    return state

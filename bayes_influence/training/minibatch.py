@@ -1,0 +1,295 @@
+"""The minibatch trainer: any objective, one network or a stack of members, continued exactly where it was stopped."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils._pytree import tree_map
+from tqdm.auto import tqdm
+
+from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import Flattening, Params, member
+from bayes_influence.training.averaging import SWAG, IterateAverage, SwagPosterior
+from bayes_influence.training.batch_norm import refreshed_buffers
+from bayes_influence.training.ensemble import NonFiniteTrainingError
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule
+from bayes_influence.training.optimisers import clipped
+from bayes_influence.training.schedules import SWA, PlateauState
+from bayes_influence.training.steps import StepObjective, derived_seed, member_gradients, step_objective
+
+CHECK_EVERY = 25
+"""Steps between two looks for non-finite objectives; on an accelerator a look waits for it."""
+
+TrainingState = dict[str, Tensor]
+"""Everything a training needs to go on exactly: parameters, optimiser, buffers, averages, history, finished epochs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """Where a minibatch training ended.
+
+    Attributes:
+        objective: What was minimised, in evaluation mode and at the first member's parameters and buffers.
+        params: Stacked parameters, (E, ...) each; the average of the iterates where they were averaged.
+        buffers: Stacked buffers (running statistics), (E, ...) each, refreshed for an average.
+        values: (epochs, E) mean of the objective over each epoch's batches, as it was before each step.
+        accuracies: (epochs, E) share of right predictions, likewise; NaN for regression.
+        posteriors: SWAG's Gaussian of every member; empty for other averages.
+    """
+
+    objective: Objective
+    params: Params
+    buffers: Params
+    values: Float[Tensor, "epochs E"]
+    accuracies: Float[Tensor, "epochs E"]
+    posteriors: tuple[SwagPosterior, ...] = ()
+
+    def at(self, index: int) -> Objective:
+        """The objective at one member's parameters and buffers."""
+        return placed(self.objective, member(self.params, index), member(self.buffers, index))
+
+
+def placed(objective: Objective, params: Params, buffers: Params) -> Objective:
+    """The objective at the given parameters, its network a copy in evaluation mode with the given buffers."""
+    network = copy.deepcopy(objective.network).eval()
+    network.load_state_dict(buffers, strict=False)
+    return replace(objective, network=network, params={name: value.detach() for name, value in params.items()})
+
+
+def train_minibatches(
+    objective: Objective,
+    params: Params,
+    train: Dataset,
+    schedule: MinibatchSchedule,
+    seeds: Sequence[int],
+    *,
+    averaging: SWA | None = None,
+    data_weights: Float[Tensor, "E n"] | None = None,
+    step: StepObjective | None = None,
+    labels: Sequence[str] | None = None,
+    state: TrainingState | None = None,
+    on_epoch: Callable[[TrainingState], None] | None = None,
+    progress: bool = False,
+) -> Trained:
+    """Minimises J(theta_e, w_e) for every member e in shuffled minibatches.
+
+    A batch's objective is (1/|B|) sum_{i in B} w_i l_i + s R, with the whole regulariser: its gradient is unbiased for
+    that of J. A member's order of examples, and its dropout masks, depend on its own seed only, so that it ends where
+    it would end alone (up to rounding). On the CPU the same call gives the same bits, whether it ran through or was
+    continued from a `state`.
+
+    Args:
+        objective: What is minimised; its network is used in training mode (see `step_objective`) and left as it is.
+        params: Stacked starting parameters, (E, ...) each; left as they are. Their device and dtype are the training's.
+        train: All training examples; batches move to the parameters' device and dtype.
+        schedule: Epochs, batches and learning rates.
+        seeds: One per member: of its order of examples and of its random numbers.
+        averaging: Average the iterates at the end of every epoch from its `start` on, and end at the average; `SWAG`
+            collects a Gaussian around it as well. Its fractions are of the epochs.
+        data_weights: w, one when not given; a zero removes an example from a member.
+        step: What a step minimises when that is not the objective itself, e.g. a sampled bound.
+        labels: What the members are called in messages, e.g. "swa, seed 3".
+        state: Where to continue: what `on_epoch` was given after some epoch of the same call.
+        on_epoch: Called with the state after every epoch, e.g. to store it.
+        progress: Whether to show a progress bar with objective, accuracy and time left.
+
+    Raises:
+        NonFiniteTrainingError: If an objective becomes NaN or infinite, naming member and step.
+        ValueError: If seeds, labels or weights do not fit the members, or the state is another training's.
+    """
+    training = _Training(objective, params, train, schedule, seeds, averaging, data_weights, step, labels)
+    if state is not None:
+        training.restore(state)
+    total, done = training.steps, training.epoch * training.batches
+    with torch.no_grad(), tqdm(total=total, initial=done, unit="step", disable=None if progress else True) as bar:
+        while training.epoch < schedule.epochs:
+            training.run_epoch(bar)
+            if on_epoch is not None:
+                on_epoch(training.state())
+        return training.result()
+
+
+class _Training:
+    def __init__(
+        self,
+        objective: Objective,
+        params: Params,
+        train: Dataset,
+        schedule: MinibatchSchedule,
+        seeds: Sequence[int],
+        averaging: SWA | None,
+        data_weights: Float[Tensor, "E n"] | None,
+        step: StepObjective | None,
+        labels: Sequence[str] | None,
+    ) -> None:
+        self.objective, self.train, self.schedule, self.seeds = objective, train, schedule, list(seeds)
+        self.layout = Flattening.of(objective.params)
+        self.flat = self.layout.flatten(params).clone()
+        members = len(self.flat)
+        self.labels = [f"member {index}" for index in range(members)] if labels is None else list(labels)
+        if len(self.seeds) != members or len(self.labels) != members:
+            raise ValueError(f"{members} members need as many seeds and labels, got {len(seeds)}, {len(self.labels)}")
+        if data_weights is not None and data_weights.shape != (members, len(train)):
+            raise ValueError(f"data weights must have shape {(members, len(train))}, got {tuple(data_weights.shape)}")
+        self.data_weights = None if data_weights is None else data_weights.to(self.flat)
+        self.step = step_objective(objective) if step is None else step
+        self.buffers = {
+            name: buffer.to(self.flat.device).expand(members, *buffer.shape).clone()
+            for name, buffer in objective.network.named_buffers()
+        }
+        self.optimiser = schedule.optimiser.start(self.flat)
+        self.plateau = PlateauState(schedule.plateau, members, self.flat) if schedule.plateau else None
+        self.factors = self.flat.new_ones(members)
+        self.averaging = averaging
+        self.average = IterateAverage(averaging, self.flat) if averaging else None
+        self.epoch, self.batches = 0, schedule.batches(len(train))
+        self.steps = schedule.epochs * self.batches
+        self.values = self.flat.new_zeros(0, members)
+        self.accuracies = self.flat.new_zeros(0, members)
+
+    def rates(self, step: int) -> Float[Tensor, " E"]:
+        """Every member's learning rate in a step."""
+        first = self.averaging.first_step(self.schedule.epochs) if self.averaging else self.schedule.epochs
+        if self.averaging is None or self.epoch < first:
+            return self.factors * self.schedule.rate(step, self.steps)
+        initial = self.factors * self.schedule.rate(max(first * self.batches - 1, 0), self.steps)
+        return self.averaging.rate_after(self.epoch - first, self.schedule.epochs, initial)
+
+    def run_epoch(self, bar: tqdm) -> None:
+        """One pass over the examples, each member in its own order."""
+        positions = self._orders().tensor_split(self.batches, dim=1)
+        first = self.epoch * self.batches
+        values, right = [], []
+        for number, where in enumerate(positions):
+            step = first + number
+            strength = self.objective.regulariser_weight * self.schedule.regulariser_factor(step, self.steps)
+            noise = [derived_seed(seed, step, 1) for seed in self.seeds]
+            weights = None if self.data_weights is None else self.data_weights.gather(1, where.to(self.flat.device))
+            gradient, value, hits = member_gradients(
+                self.step, self.layout, self.flat, self.buffers, self._batch(where), weights, strength, noise
+            )
+            values.append(value)
+            right.append(hits)
+            if (number + 1) % CHECK_EVERY == 0 or number + 1 == self.batches:
+                self._check_finite(values, first)
+                self._show(bar, number + 1, values, right, where.shape[1])
+            gradient = gradient if self.schedule.clip is None else clipped(gradient, self.schedule.clip)
+            self.schedule.optimiser.step(self.flat, gradient, self.rates(step), self.optimiser)
+        self._finish_epoch(torch.stack(values), torch.stack(right))
+
+    def _orders(self) -> Int[Tensor, "E n"]:
+        """A permutation of the examples for every member, from its seed and the epoch."""
+        generators = [torch.Generator().manual_seed(derived_seed(seed, self.epoch, 0)) for seed in self.seeds]
+        return torch.stack([torch.randperm(len(self.train), generator=generator) for generator in generators])
+
+    def _batch(self, where: Int[Tensor, "E B"]) -> Batch:
+        return Batch(*tree_map(partial(self._gathered, where), tuple(self.train.batch())))
+
+    def _gathered(self, where: Int[Tensor, "E B"], leaf: Tensor) -> Tensor:
+        dtype = self.flat.dtype if leaf.is_floating_point() else leaf.dtype
+        return leaf[where.to(leaf.device)].to(device=self.flat.device, dtype=dtype)
+
+    def _finish_epoch(self, values: Float[Tensor, "steps E"], right: Float[Tensor, "steps E"]) -> None:
+        mean = values.mean(0)
+        self.values = torch.cat([self.values, mean.unsqueeze(0)])
+        accuracy = (right.sum(0) / len(self.train)).to(self.accuracies)
+        self.accuracies = torch.cat([self.accuracies, accuracy.unsqueeze(0)])
+        if self.plateau:
+            self.plateau.step(mean, self.factors)
+        if self.average and self.averaging and self.epoch >= self.averaging.first_step(self.schedule.epochs):
+            self.average.update(self.flat)
+        self.epoch += 1
+
+    def _check_finite(self, values: list[Tensor], first: int) -> None:
+        recent = torch.stack(values[-CHECK_EVERY:])
+        bad = ~torch.isfinite(recent)
+        if bad.any():
+            step, which = (int(index) for index in bad.nonzero()[0])
+            raise NonFiniteTrainingError(
+                f"{self.labels[which]}: the objective became {float(recent[step, which])} at step "
+                f"{first + len(values) - len(recent) + step}; lower the learning rate, clip the gradient, standardise "
+                "the inputs, or use a smaller initial scale"
+            )
+
+    def _show(self, bar: tqdm, done: int, values: list[Tensor], right: list[Tensor], size: int) -> None:
+        loss = float(torch.stack(values[-CHECK_EVERY:]).mean())
+        accuracy = float(torch.stack(right[-CHECK_EVERY:]).mean()) / size
+        bar.set_description(f"epoch {self.epoch + 1}/{self.schedule.epochs}", refresh=False)
+        bar.set_postfix({"loss": f"{loss:.4f}", "accuracy": f"{accuracy:.4f}"}, refresh=False)
+        bar.update(self.epoch * self.batches + done - bar.n)
+
+    def state(self) -> TrainingState:
+        """A copy of everything that changes, by name."""
+        parts = {
+            "buffers": self.buffers,
+            "optimiser": self.optimiser,
+            "average": self.average.tensors() if self.average else {},
+            "plateau": {"best": self.plateau.best, "bad_steps": self.plateau.bad_steps} if self.plateau else {},
+        }
+        named = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+        own = {
+            "flat": self.flat,
+            "factors": self.factors,
+            "values": self.values,
+            "accuracies": self.accuracies,
+            "epoch": torch.tensor(self.epoch),
+        }
+        return {name: value.detach().clone() for name, value in (named | own).items()}
+
+    def restore(self, state: TrainingState) -> None:
+        """Continues from a state.
+
+        Raises:
+            ValueError: If it is of another training.
+        """
+        mine = self.state()
+        growing = {"values", "accuracies", "average/deviations"}
+        wrong = sorted(set(mine) ^ set(state))
+        wrong += [
+            name for name in mine if name in state and name not in growing and mine[name].shape != state[name].shape
+        ]
+        if wrong or int(state["epoch"]) > self.schedule.epochs:
+            raise ValueError(
+                "the state to continue from is of another network, schedule or scheme"
+                + (f": {wrong[0]!r} does not fit" if wrong else f": it has {int(state['epoch'])} epochs")
+            )
+        on_device = {
+            name: value.clone() if mine[name].ndim == 0 else value.to(self.flat.device, copy=True)
+            for name, value in state.items()
+        }
+        for name in ("flat", "factors", "values", "accuracies"):
+            setattr(self, name, on_device[name])
+        self.epoch = int(on_device["epoch"])
+        self.buffers = _part(on_device, "buffers")
+        self.optimiser = _part(on_device, "optimiser")
+        if self.average:
+            self.average.restore(_part(on_device, "average"))
+        if self.plateau:
+            plateau = _part(on_device, "plateau")
+            self.plateau.best, self.plateau.bad_steps = plateau["best"], plateau["bad_steps"]
+
+    def result(self) -> Trained:
+        """Where the training stands, at the average where there is one."""
+        flat, buffers = self.flat, self.buffers
+        posteriors: tuple[SwagPosterior, ...] = ()
+        if self.average and self.average.count:
+            flat = self.average.mean
+            buffers = refreshed_buffers(
+                self.objective, self.layout.unflatten(flat), buffers, self.train, self.schedule.batch_size
+            )
+            if isinstance(self.averaging, SWAG):
+                posteriors = tuple(self.average.posterior(index, self.layout) for index in range(len(flat)))
+        params = {name: value.clone() for name, value in self.layout.unflatten(flat).items()}
+        objective = placed(self.objective, member(params, 0), member(buffers, 0))
+        return Trained(objective, params, buffers, self.values, self.accuracies, posteriors)
+
+
+def _part(state: TrainingState, part: str) -> dict[str, Tensor]:
+    return {name.partition("/")[2]: value for name, value in state.items() if name.startswith(f"{part}/")}

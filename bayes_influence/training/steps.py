@@ -1,0 +1,147 @@
+"""One step's objective and gradients for every member: all at once, or one at a time with its own buffers and noise."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.utils._pytree import tree_map
+
+from bayes_influence.data.dataset import Batch
+from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.moments.moments import Moments
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import Flattening, Params
+
+StepValue = Callable[[Params, Params, Batch, "Tensor | None", "float | Tensor"], tuple[Tensor, Tensor]]
+"""(params, buffers, batch, data weights, regulariser weight) -> (J over the batch, number of right predictions)."""
+
+BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+_NOISE = (nn.modules.dropout._DropoutNd, nn.RReLU)
+
+
+@dataclass(frozen=True)
+class StepObjective:
+    """What a step minimises.
+
+    Attributes:
+        value: J over one batch, for one member.
+        alone: Whether members take turns: because they draw random numbers, or update buffers in place.
+    """
+
+    value: StepValue
+    alone: bool
+
+
+def step_objective(objective: Objective) -> StepObjective:
+    """The objective with its network in training mode: dropout drops, batch norm takes the batch's statistics.
+
+    A Bayesian network's batch norms keep their running statistics: a batch's own would tie its examples together. Its
+    dropout is a moment rule and draws nothing.
+    """
+    network = copy.deepcopy(objective.network).train()
+    bayesian = any(isinstance(module, BayesianLayer) for module in network.modules())
+    if bayesian:
+        for module in network.modules():
+            if isinstance(module, BATCH_NORMS):
+                module.eval()
+    noisy = not bayesian and any(isinstance(module, _NOISE) for module in network.modules())
+    alone = noisy or any(isinstance(module, BATCH_NORMS) and module.training for module in network.modules())
+
+    def value(
+        params: Params, buffers: Params, batch: Batch, weights: Tensor | None, strength: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        outputs = functional_call(network, {**params, **buffers}, (batch.inputs,))
+        losses = objective.likelihood(outputs, batch.targets)
+        weighted = losses if weights is None else weights * losses
+        return weighted.mean() + strength * objective.regulariser(params), right_predictions(outputs, batch.targets)
+
+    return StepObjective(value, alone)
+
+
+def right_predictions(outputs: Any, targets: Tensor) -> Float[Tensor, ""]:
+    """How many targets are the class of the largest (mean) output; NaN for real targets."""
+    values = outputs.mean if isinstance(outputs, Moments) else outputs
+    if targets.is_floating_point() or not isinstance(values, Tensor):
+        return torch.full((), torch.nan, device=targets.device)
+    return (values.detach().argmax(-1) == targets).sum().float()
+
+
+def member_gradients(
+    objective: StepObjective,
+    layout: Flattening,
+    flat: Float[Tensor, "E P"],
+    buffers: Params,
+    batch: Batch,
+    weights: Float[Tensor, "E B"] | None,
+    strength: float,
+    seeds: list[int],
+) -> tuple[Float[Tensor, "E P"], Float[Tensor, " E"], Float[Tensor, " E"]]:
+    """Gradients, objectives and numbers of right predictions of every member on its own batch.
+
+    Convolutions with a weight of their own per member run slower together than one after the other, so networks that
+    have some take turns, too.
+
+    Args:
+        objective: What is differentiated.
+        layout: Order of the parameters in `flat`.
+        flat: Stacked parameters.
+        buffers: Stacked buffers, updated in place.
+        batch: With a leading member axis.
+        weights: Data weights of the batches' examples.
+        strength: Weight of the regulariser.
+        seeds: Of each member's random numbers in this step.
+    """
+    members = len(flat)
+    if members > 1 and not objective.alone and all(len(shape) <= 2 for shape in layout.shapes):
+        return _together(objective, layout, flat, buffers, batch, weights, strength)
+    results = []
+    for index in range(members):
+        own = Batch(*tree_map(lambda leaf, index=index: leaf[index], tuple(batch)))
+        leaves = {name: view.detach().requires_grad_() for name, view in layout.unflatten(flat[index]).items()}
+        mine = {name: buffer[index] for name, buffer in buffers.items()}
+        with seeded_noise(seeds[index], flat.device) if objective.alone else torch.enable_grad():
+            value, right = objective.value(leaves, mine, own, None if weights is None else weights[index], strength)
+            gradients = torch.autograd.grad(value, list(leaves.values()))
+        results.append((torch.cat([gradient.reshape(-1) for gradient in gradients]), value.detach(), right))
+    gradient, value, right = (torch.stack(parts) for parts in zip(*results, strict=True))
+    return gradient, value, right
+
+
+def _together(
+    objective: StepObjective,
+    layout: Flattening,
+    flat: Float[Tensor, "E P"],
+    buffers: Params,
+    batch: Batch,
+    weights: Float[Tensor, "E B"] | None,
+    strength: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    def value(params: Params, own: Params, data: Batch, data_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        return objective.value(params, own, data, data_weights, strength)
+
+    step = vmap(grad_and_value(value, has_aux=True), in_dims=(0, 0, 0, None if weights is None else 0))
+    gradients, (values, right) = step(layout.unflatten(flat), buffers, batch, weights)
+    return layout.flatten(gradients), values, right
+
+
+@contextmanager
+def seeded_noise(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers that follow from a seed, with gradients on; the caller's generators are left as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+        torch.manual_seed(seed)
+        yield
+
+
+def derived_seed(*parts: int) -> int:
+    """One seed out of several numbers, such as a member's seed and a step: equal parts, equal seed."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,57 @@
+import torch
+from torch import nn
+
+from bayes_influence.data.dataset import Batch
+from bayes_influence.models.mlp import MLP
+from bayes_influence.moments.convert import to_bayesian
+from bayes_influence.moments.moments import Moments
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.training.steps import derived_seed, right_predictions, seeded_noise, step_objective
+
+
+def alone(network):
+    return step_objective(Objective(network, CrossEntropy())).alone
+
+
+def test_networks_that_draw_or_update_take_turns():
+    assert not alone(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)))
+    assert alone(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
+    assert alone(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    assert not alone(to_bayesian(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.5)).eval()))
+
+
+def test_the_network_is_trained_in_training_mode_and_left_in_its_own():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.99)).eval()
+    objective = Objective(network, lambda outputs, targets: outputs[:, 0])
+    batch = Batch(torch.ones(64, 2), torch.zeros(64, dtype=torch.int64))
+    value, _ = step_objective(objective).value(objective.params, {}, batch, None, 0.0)
+    assert not network.training
+    assert value != objective.value(objective.params, batch)
+
+
+def test_the_value_is_the_objectives_own():
+    objective = Objective(MLP(2, 3, seed=0), CrossEntropy(), lambda params: params["0.bias"].sum())
+    batch = Batch(torch.randn(8, 2), torch.arange(8) % 3)
+    weights = torch.rand(8)
+    value, right = step_objective(objective).value(objective.params, {}, batch, weights, 0.5)
+    torch.testing.assert_close(value, objective.value(objective.params, batch, weights, 0.5))
+    predicted = objective.outputs(objective.params, batch.inputs).argmax(-1)
+    assert right == (predicted == batch.targets).sum()
+
+
+def test_right_predictions_of_moments_and_of_real_targets():
+    outputs = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert right_predictions(Moments(outputs, torch.ones(2, 2)), torch.tensor([0, 0])) == 1
+    assert right_predictions(outputs, outputs).isnan()
+
+
+def test_noise_follows_from_the_seed_and_leaves_the_generator_alone():
+    before = torch.get_rng_state()
+    with seeded_noise(5, torch.device("cpu")):
+        one = torch.rand(3)
+    with seeded_noise(5, torch.device("cpu")):
+        assert torch.equal(one, torch.rand(3))
+    assert torch.equal(before, torch.get_rng_state())
+    assert derived_seed(1, 2) != derived_seed(2, 1)
+    assert derived_seed(1, 2) == derived_seed(1, 2)
