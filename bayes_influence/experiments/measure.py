@@ -29,8 +29,10 @@ from bayes_influence.objectives.head import reduced_problem
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
-from bayes_influence.retraining.leave_one_out import Refits, losses_after, newton_refits, trained_refits
+from bayes_influence.retraining.minimum import newton_refits
+from bayes_influence.retraining.refits import Refits, losses_after
 from bayes_influence.retraining.removals import largest_losses
+from bayes_influence.retraining.trained import trained_refits
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import find_schemes

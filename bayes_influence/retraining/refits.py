@@ -1,0 +1,129 @@
+"""`Refits`: networks after every removal, and what a removal did to predictions."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.func import vmap
+from torch.utils._pytree import tree_map
+
+from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.objectives.head import Head, head_params, stacked_features
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import Params
+from bayes_influence.retraining.removals import Removals
+from bayes_influence.training.fits import Fits
+
+logger = logging.getLogger(__name__)
+
+DRIFT_FLAG = 1.0
+"""Control drift, in units of the median effect, from which what retraining measures is mostly its own drift."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refits:
+    """Parameters after every removal.
+
+    What a removal does is the difference to the control, never to the parameters that the refits started from.
+
+    Attributes:
+        objective: The problem that was refitted: of the last layer on its features, or of the whole network.
+        params: Stacked parameters (S, k+1, ...): S seeds, first the control, then one refit per removal.
+        removals: What was removed.
+        gradient_norms: (S, k+1) norm of the gradient of what was minimised, where the refits ended.
+        converged: (S, k+1) whether that is within the tolerance asked for; a fixed schedule asks for none.
+        watched: (S, k+1, epochs, t) losses of the watched examples before every step of a training, if any were.
+    """
+
+    objective: Objective
+    params: Params
+    removals: Removals
+    gradient_norms: Float[Tensor, "S k_plus_1"]
+    converged: Bool[Tensor, "S k_plus_1"]
+    watched: Float[Tensor, "S k_plus_1 epochs t"] | None = None
+
+
+def losses_after(fits: Fits, refits: Refits, test: Dataset) -> Float[Tensor, "S k_plus_1 t"]:
+    """Loss of every test example under every refit (index 0 of the second axis is the control)."""
+    batch = test.batch()
+    objective = refits.objective
+
+    def losses(params: Params, inputs: Any) -> Tensor:
+        return objective.losses(params, Batch(inputs, batch.targets))
+
+    return _under_every_refit(fits, refits, batch.inputs, losses)
+
+
+def outputs_after(fits: Fits, refits: Refits, data: Dataset) -> Any:
+    """Outputs of every refit on every example: leading axes (S, k+1, n); a tensor of logits, or `Moments`."""
+    return _under_every_refit(fits, refits, data.inputs, refits.objective.outputs)
+
+
+def _under_every_refit(fits: Fits, refits: Refits, inputs: Any, function: Any) -> Any:
+    with torch.no_grad():
+        if not isinstance(refits.objective.network, Head):
+            return vmap(vmap(function, in_dims=(0, None)), in_dims=(0, None))(refits.params, inputs)
+        features = stacked_features(fits.objective, fits.params, inputs)
+        own = head_params(fits.objective, refits.params)
+        return vmap(vmap(function, in_dims=(0, None)))(own, features)
+
+
+def loss_changes(fits: Fits, refits: Refits, test: Dataset) -> Float[Tensor, "S k t"]:
+    """True change of every test loss when an example is removed: refit minus control."""
+    losses = losses_after(fits, refits, test)
+    return losses[:, 1:] - losses[:, :1]
+
+
+@dataclass(frozen=True, eq=False)
+class ControlDrift:
+    """What retraining does although nothing is removed.
+
+    Attributes:
+        drift: (S, t) loss under the control minus loss under the fit.
+        relative: (S, t) its size over the median size of the k effects; infinite where those vanish and it does not.
+    """
+
+    drift: Float[Tensor, "S t"]
+    relative: Float[Tensor, "S t"]
+
+    @property
+    def exceeds_effects(self) -> Bool[Tensor, "S t"]:
+        """Where the control drifts at least as far as a typical removal moves the loss."""
+        return self.relative >= DRIFT_FLAG
+
+
+def control_drift(fits: Fits, refits: Refits, test: Dataset) -> ControlDrift:
+    """How far the control moved the test losses from where the fit had them; logs a warning where that is too far.
+
+    The effects have the control's drift subtracted. Drift as large as the effects still means that the fit was no
+    minimum, so that an estimate at the fit and the refits speak of different networks.
+    """
+    after = losses_after(fits, refits, test)
+    with torch.no_grad():
+        before = vmap(fits.objective.losses, in_dims=(0, None))(fits.params, test.batch())
+    drift = after[:, 0] - before
+    typical = (after[:, 1:] - after[:, :1]).abs().median(dim=1).values
+    relative = torch.where(drift == 0, 0.0, drift.abs() / typical)
+    found = ControlDrift(drift, relative)
+    if found.exceeds_effects.any():
+        logger.warning(
+            "%s: retraining with nothing removed moves the loss by up to %.2g times what a typical removal does "
+            "(%d of %d seeds and test examples); train longer, or refit from scratch",
+            *(fits.scheme.name, float(relative.max()), int(found.exceeds_effects.sum()), relative.numel()),
+        )
+    return found
+
+
+def repeated(value: Any, times: int) -> Any:
+    """Every member `times` times over, along the leading axis of every tensor in a nesting."""
+    return tree_map(lambda leaf: leaf.repeat_interleave(times, dim=0), value)
+
+
+def per_seed(stacked: Params, seeds: int) -> Params:
+    """Parameters (S (k+1), ...) as (S, k+1, ...)."""
+    return {name: value.unflatten(0, (seeds, -1)) for name, value in stacked.items()}
