@@ -82,7 +82,8 @@ class ProximalObjective(Objective):
         outputs = self._outputs(own, batch.inputs)
         losses = self.likelihood(outputs, batch.targets)
         weighted = losses if data_weights is None else data_weights * losses
-        step = {name: own[name] - anchor[name] for name in own}
+        # jvp wants the tangents in the order of the primals, which is not always that of `own`.
+        step = {name: own[name] - value for name, value in anchor.items()}
         pull = torch.stack([(metric[name] * step[name].square()).sum() for name in own]).sum()
         value = weighted.mean() + strength * self.regulariser(own) + 0.5 * pull
         if not self.bregman:

@@ -1,0 +1,39 @@
+import torch
+
+from bayes_influence.retraining.lbfgs import minimise_lbfgs
+from bayes_influence.training.fits import stacked_problem
+from bayes_influence.training.newton import minimise_newton
+
+
+def _perturbed(fits, train, distance):
+    generator = torch.Generator().manual_seed(0)
+    params = {
+        name: value + distance * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        for name, value in fits.params.items()
+    }
+    return stacked_problem(fits.objective, params, train)[1]
+
+
+def test_lbfgs_finds_the_minimum_that_newton_finds(regression, train):
+    found = minimise_lbfgs(_perturbed(regression, train, 0.5), tolerance=1e-8)
+    exact = minimise_newton(_perturbed(regression, train, 0.5), tolerance=1e-12)
+    assert found.converged.all()
+    assert float(found.gradient_norms.max()) <= 1e-8
+    torch.testing.assert_close(found.values, exact.values, rtol=0, atol=1e-14)
+    for name, value in exact.params.items():
+        torch.testing.assert_close(found.params[name], value, rtol=0, atol=1e-6)
+
+
+def test_the_gradient_norm_reported_is_that_of_the_end(regression, train):
+    problem = _perturbed(regression, train, 0.5)
+    found = minimise_lbfgs(problem, tolerance=1e-3)
+    ends = problem.layout.flatten(found.params)
+    gradients, values = problem.gradients(ends, torch.arange(2))
+    torch.testing.assert_close(found.gradient_norms, gradients.norm(dim=1))
+    torch.testing.assert_close(found.values, values)
+
+
+def test_what_does_not_converge_is_marked(regression, train):
+    found = minimise_lbfgs(_perturbed(regression, train, 0.5), tolerance=1e-8, max_iterations=2)
+    assert not found.converged.any()
+    assert found.iterations == 2
