@@ -1,7 +1,8 @@
 """Influence functions for Bayesian and deterministic neural networks, measured against retraining."""
 
 from bayes_influence.data.dataset import Batch, Dataset, Split
-from bayes_influence.data.tables import leave_out, load_table, standardise
+from bayes_influence.data.standardisation import standardise
+from bayes_influence.data.tables import leave_out, load_table
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.moments.convert import to_bayesian, to_deterministic

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -90,7 +91,7 @@ def floor_seconds(study: Study) -> float:
         line.exp()
         per_exponential = (time.perf_counter() - started) / len(line)
     sizes = [4, *[study.width] * study.depth, 3]
-    weights = sum(before * after for before, after in zip(sizes, sizes[1:], strict=False))
+    weights = sum(before * after for before, after in pairwise(sizes))
     examples = study.repeats * study.epochs * 149
     return examples * (6 * weights * per_operation + sum(sizes[1:]) * per_exponential)
 

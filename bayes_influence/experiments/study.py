@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.data.tables import TABLES, leave_out, load_table
@@ -37,7 +37,7 @@ class Study:
         repeats: Seeds, from `seed` on.
         removals: Training examples of largest loss that are removed one at a time.
         schemes: Keys of `SCHEMES`.
-        parameters: Where influence is taken: the last layer, or all layers.
+        parameters: Where influence is taken: "last-layer" or "all".
         epochs: Full-batch steps of training.
         refit_epochs: Steps of a refit where Newton's method does not apply.
         seed: The first seed.
@@ -54,7 +54,7 @@ class Study:
     repeats: int = 10
     removals: int = 40
     schemes: tuple[str, ...] = DEFAULT_SCHEMES
-    parameters: Literal["last-layer", "all"] = "last-layer"
+    parameters: str = "last-layer"
     epochs: int = 4000
     refit_epochs: int = 1000
     seed: int = 0

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from bayes_influence.data.dataset import Batch, Dataset
-from bayes_influence.data.tables import leave_out, standardise
+from bayes_influence.data.standardisation import standardise
+from bayes_influence.data.tables import leave_out
 from bayes_influence.models.initialisation import initial_params
 from bayes_influence.retraining.removals import largest_losses
 from bayes_influence.training.ensemble import train_ensemble
