@@ -23,7 +23,10 @@ from bayes_influence.objectives.head import (
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params, member
 from bayes_influence.training.ensemble import train_ensemble
+from bayes_influence.training.minibatch import train_minibatches
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.newton import StackedProblem, minimise_newton
+from bayes_influence.training.optimisers import Adam
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Scheme
 
@@ -143,23 +146,28 @@ def _fit_family(
     count = len(seeds)
     prepared = schemes[0].prepare(make_network()).to(dtype=dtype, device=device)
     objective = schemes[0].objective(prepared, len(train), selection)
-    per_member = next(iter(start.values())).new_tensor
-    trained = train_ensemble(
-        objective,
-        {name: value.repeat(len(schemes), *[1] * (value.ndim - 1)) for name, value in start.items()},
-        train.batch(),
-        schedule,
-        regulariser_weights=per_member([scheme.regulariser_weight for scheme in schemes for _ in seeds]),
-        averaged=torch.tensor([bool(scheme.averaging) for scheme in schemes for _ in seeds], device=device),
-        averaging=next(iter(averagings), None),
-        labels=[f"{scheme.name}, seed {seed}" for scheme in schemes for seed in seeds],
-        progress=progress,
-    )
+    labels = [f"{scheme.name}, seed {seed}" for scheme in schemes for seed in seeds]
+    stacked = {name: value.repeat(len(schemes), *[1] * (value.ndim - 1)) for name, value in start.items()}
+    if schemes[0].sampled:
+        trained = _trained_by_sampling(schemes, objective, stacked, train, seeds, schedule, labels, progress)
+    else:
+        per_member = next(iter(start.values())).new_tensor
+        trained = train_ensemble(
+            objective,
+            stacked,
+            train.batch(),
+            schedule,
+            regulariser_weights=per_member([scheme.regulariser_weight for scheme in schemes for _ in seeds]),
+            averaged=torch.tensor([bool(scheme.averaging) for scheme in schemes for _ in seeds], device=device),
+            averaging=next(iter(averagings), None),
+            labels=labels,
+            progress=progress,
+        ).params
     seconds = (time.perf_counter() - started) / len(schemes)
     fits = []
     for index, scheme in enumerate(schemes):
         began = time.perf_counter()
-        own = {name: value[index * count : (index + 1) * count] for name, value in trained.params.items()}
+        own = {name: value[index * count : (index + 1) * count] for name, value in trained.items()}
         goal = replace(objective, regulariser_weight=scheme.regulariser_weight)
         if scheme.regularised and tolerance is not None:
             own, norms, polished = polish(goal, own, train, tolerance)
@@ -174,3 +182,38 @@ def _fit_family(
         took = seconds + time.perf_counter() - began
         fits.append(Fits(scheme, goal.at(member(own, 0)), tuple(seeds), own, norms, polished, took))
     return fits
+
+
+def _trained_by_sampling(
+    schemes: Sequence[Scheme],
+    objective: Objective,
+    start: Params,
+    train: Dataset,
+    seeds: Sequence[int],
+    schedule: Schedule,
+    labels: Sequence[str],
+    progress: bool,
+) -> Params:
+    """Full-batch Adam on noisy objectives, the learning rate along a cosine: a plateau would see only the noise."""
+    parts = []
+    for index, scheme in enumerate(schemes):
+        own = slice(index * len(seeds), (index + 1) * len(seeds))
+        trained = train_minibatches(
+            replace(objective, regulariser_weight=scheme.regulariser_weight),
+            {name: value[own] for name, value in start.items()},
+            train,
+            MinibatchSchedule(
+                schedule.epochs,
+                len(train),
+                schedule.learning_rate,
+                Adam(schedule.betas, schedule.epsilon),
+                decay="cosine",
+            ),
+            seeds,
+            averaging=scheme.averaging,
+            step=scheme.step(objective, len(train)),
+            labels=labels[own],
+            progress=progress,
+        )
+        parts.append(trained.params)
+    return {name: torch.cat([part[name] for part in parts]) for name in start}

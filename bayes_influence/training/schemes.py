@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from torch import nn
 
 from bayes_influence.moments.convert import to_bayesian
+from bayes_influence.moments.initial import relative_sigma
 from bayes_influence.objectives.expected_likelihoods import ExtendedVI, TiltedCategorical
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
+from bayes_influence.training.averaging import SWAG
+from bayes_influence.training.dropout import DROPOUT, with_dropout
+from bayes_influence.training.priors import prior_scales
 from bayes_influence.training.schedules import SWA
+from bayes_influence.training.steps import StepObjective, step_objective
 
 WEIGHT_DECAY = 0.005
 """The papers' coupled weight decay (Epifano et al., the Iris study)."""
@@ -49,6 +54,15 @@ class Scheme(ABC):
     def family(self) -> str:
         """Schemes of one family differ in numbers only, and train as members of one ensemble."""
 
+    def step(self, objective: Objective, n_train: int) -> StepObjective:
+        """What a training step in minibatches minimises: the objective itself, its network in training mode."""
+        return step_objective(objective)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether training draws random numbers: then it is done by the minibatch trainer, one member at a time."""
+        return False
+
     @property
     def regularised(self) -> bool:
         """Whether the objective has a regulariser, and so a minimum at finite parameters."""
@@ -67,8 +81,8 @@ class Deterministic(Scheme):
 
     @property
     def family(self) -> str:
-        """Deterministic networks that share their lambda."""
-        return f"deterministic-{self.decay:g}"
+        """Deterministic networks that share their lambda, and do not average differently."""
+        return f"deterministic-{self.decay:g}" + ("-swag" if isinstance(self.averaging, SWAG) else "")
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """The network itself."""
@@ -80,32 +94,90 @@ class Deterministic(Scheme):
 
 
 @dataclass(frozen=True)
+class Dropout(Deterministic):
+    """Dropout while training (Srivastava et al. 2014); estimates and refits are in evaluation mode, without it.
+
+    Attributes:
+        probability: p of dropping an input of a fully connected layer, see `with_dropout`.
+    """
+
+    probability: float = DROPOUT
+
+    @property
+    def family(self) -> str:
+        """Networks of one dropout probability."""
+        return f"dropout-{self.probability:g}-{self.decay:g}"
+
+    @property
+    def sampled(self) -> bool:
+        """Masks are drawn."""
+        return True
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """The network with dropout in front of its fully connected layers."""
+        return with_dropout(network, self.probability)
+
+
+@dataclass(frozen=True)
 class Variational(Scheme):
     """A Bayesian network with propagated moments: an expected log-likelihood and the KL to the prior.
 
     Attributes:
         likelihood: Per-example losses of the propagated logits.
-        prior_scale: Standard deviation of every weight and bias under the prior.
+        prior_scale: s, the scale of the prior's standard deviations.
+        prior: `"isotropic"` for s everywhere, `"fan-in"` for s / sqrt(fan-in) in each layer, see `prior_scales`.
         method: How moments pass the activations, see `to_bayesian`.
+        initial_sigma: sigma sqrt(fan-in) at the start; `to_bayesian`'s default when not given.
+        relative_sigma: sigma / |w| at the start instead (clamped), for a start from a trained network.
     """
 
     likelihood: Likelihood = TiltedCategorical()  # noqa: RUF009 - frozen and without state
     prior_scale: float = 1.0
+    prior: str = "isotropic"
     method: str = "first-order"
+    initial_sigma: float | None = None
+    relative_sigma: float | None = None
 
     @property
     def family(self) -> str:
-        """Bayesian networks of one likelihood, prior and propagation."""
-        return f"variational-{self.likelihood}-{self.prior_scale:g}-{self.method}"
+        """Bayesian networks of one likelihood, prior, propagation and start."""
+        start = f"{self.initial_sigma}-{self.relative_sigma}"
+        return f"variational-{self.likelihood}-{self.prior}-{self.prior_scale:g}-{self.method}-{start}"
 
     def prepare(self, network: nn.Module) -> nn.Module:
-        """The moment-propagating twin."""
-        return to_bayesian(network, method=self.method)
+        """The moment-propagating twin, its means at the network's weights."""
+        sigma = self.initial_sigma if self.relative_sigma is None else relative_sigma(self.relative_sigma)
+        return to_bayesian(network, method=self.method, initial_sigma=sigma)
 
     def objective(self, network: nn.Module, n_train: int, selection: str | Sequence[str] = "all") -> Objective:
         """The negative ELBO divided by n."""
-        regulariser = GaussianKL(n_train, self.prior_scale)
+        regulariser = GaussianKL(n_train, prior_scales(network, self.prior_scale, self.prior))
         return Objective(network, self.likelihood, regulariser, self.regulariser_weight, selection)
+
+
+@dataclass(frozen=True)
+class MeanFieldVI(Variational):
+    """The same Gaussian posterior, trained by sampling its weights: Pyro's SVI with `AutoNormal`, see `to_pyro`.
+
+    Means and log standard deviations are those of the moment-propagating twin, in which they are then linearised,
+    refitted and used for predictions.
+    """
+
+    @property
+    def family(self) -> str:
+        """As its propagated kin, but trained by sampling."""
+        return f"sampled-{super().family}"
+
+    @property
+    def sampled(self) -> bool:
+        """Weights are drawn."""
+        return True
+
+    def step(self, objective: Objective, n_train: int) -> StepObjective:
+        """Pyro's estimate of the negative ELBO divided by n, from one draw of the weights."""
+        from bayes_influence.training.pyro_models import svi_step
+
+        return svi_step(objective, n_train)
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -115,8 +187,11 @@ SCHEMES: dict[str, Scheme] = {
         Deterministic("weight-decay"),
         Deterministic("swa", averaging=SWA(), regulariser_weight=0.0),
         Deterministic("weight-decay+swa", averaging=SWA()),
+        Deterministic("swag", averaging=SWAG(), regulariser_weight=0.0),
+        Dropout("dropout", regulariser_weight=0.0),
         Variational("bnn"),
         Variational("bnn-evi", likelihood=ExtendedVI()),
+        MeanFieldVI("mean-field-vi"),
     )
 }
 """Every scheme by name."""

@@ -1,0 +1,56 @@
+"""Scales of Gaussian priors, and starts of variational trainings from trained networks."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+from bayes_influence.moments.convert import to_deterministic
+from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import RHO
+
+PRIORS = ("isotropic", "fan-in")
+
+RELATIVE_SIGMA = 0.1
+"""sigma / |w| at a start from a trained network: small enough to keep its predictions, large enough that the KL's
+gradient in log sigma (about -1 per weight while sigma is far below the prior's) has few decades to go."""
+
+
+def prior_scales(network: nn.Module, scale: float = 1.0, kind: str = "isotropic") -> float | dict[str, float]:
+    """Standard deviations under the prior, as `GaussianKL` takes them.
+
+    Args:
+        network: A Bayesian network.
+        scale: s.
+        kind: `"isotropic"`: s for every weight and bias. `"fan-in"`: s / sqrt(fan-in) for the weights and biases of a
+            layer, so that with s = 1 inputs of unit mean square stay of that size in every linear layer.
+
+    Raises:
+        ValueError: If the kind is unknown, or the scale is not positive.
+    """
+    if kind not in PRIORS:
+        raise ValueError(f"unknown prior {kind!r}; known: {', '.join(PRIORS)}")
+    if not scale > 0:
+        raise ValueError(f"the prior scale must be positive, got {scale}")
+    if kind == "isotropic":
+        return scale
+    layers = {path: module for path, module in network.named_modules() if isinstance(module, BayesianLayer)}
+    return {
+        f"{path}.{name}".lstrip("."): scale / layer.weight[0].numel() ** 0.5
+        for path, layer in layers.items()
+        for name, _ in layer.named_parameters(recurse=False)
+        if not name.endswith(RHO)
+    }
+
+
+def network_at(objective: Objective) -> nn.Module:
+    """The deterministic network where an objective stands, to start another training from (a warm start).
+
+    For a Bayesian objective that is the network of its means. `Scheme.prepare` of the result starts there.
+    """
+    network = copy.deepcopy(objective.network)
+    network.load_state_dict(objective.params, strict=False)
+    bayesian = any(isinstance(module, BayesianLayer) for module in network.modules())
+    return to_deterministic(network) if bayesian else network

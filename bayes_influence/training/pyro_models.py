@@ -1,0 +1,176 @@
+"""The same network, prior and likelihood as a Pyro model, and sampled mean-field VI with Pyro's `AutoNormal`.
+
+Import this module only where Pyro is wanted: importing Pyro takes a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer import TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide.utils import deep_setattr
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.func import functional_call
+
+from bayes_influence.data.dataset import Batch
+from bayes_influence.moments.convert import to_bayesian, to_deterministic
+from bayes_influence.objectives.expected_likelihoods import ExpectedGaussian
+from bayes_influence.objectives.likelihoods import CrossEntropy, GaussianNoise
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import RHO, Params
+from bayes_influence.objectives.regularisers import GaussianKL
+from bayes_influence.training.steps import StepObjective, right_predictions
+
+PyroModel = Callable[..., Any]
+"""`model(inputs, targets, scale=1.0, prior_weight=1.0, fixed=None)`: samples the weights under their names, their
+log-prior times `prior_weight`; observes the targets at the site "targets", each log-likelihood times `scale`; returns
+the network's outputs. `fixed` has values of other parameters and buffers."""
+
+
+def to_pyro(
+    network: nn.Module,
+    prior_scale: float | dict[str, float] = 1.0,
+    likelihood: CrossEntropy | GaussianNoise = CrossEntropy(),  # noqa: B008 - frozen and without state
+) -> PyroModel:
+    """The network with Gaussian weights as a Pyro model.
+
+    w ~ N(0, s^2) for the weights and biases that `to_bayesian` makes Gaussian (any other parameter stays the number
+    that it is), and targets from the likelihood of the network's outputs: log p(w) + sum_i log p(y_i | x_i, w), the
+    target of `GaussianKL` and `CrossEntropy` or `GaussianNoise`. With all n examples and `scale=1` it is what
+    `pyro.infer.MCMC` samples; with a batch of size B take `scale=n / B`.
+
+    Args:
+        network: A deterministic network; left as it is.
+        prior_scale: s, one for all or one per parameter name.
+        likelihood: Of the outputs.
+
+    Raises:
+        UnsupportedModuleError: If the network has no Bayesian twin.
+    """
+    shapes = gaussian_parameters(to_bayesian(network))
+    like = next(network.parameters()).detach()
+
+    def model(
+        inputs: Any,
+        targets: Tensor,
+        scale: float | Tensor = 1.0,
+        prior_weight: float | Tensor = 1.0,
+        fixed: Params | None = None,
+    ) -> Any:
+        weights = {}
+        with poutine.scale(scale=prior_weight):
+            for name, shape in shapes.items():
+                s = prior_scale[name] if isinstance(prior_scale, dict) else prior_scale
+                prior = dist.Normal(like.new_zeros(shape), like.new_full(shape, s)).to_event(len(shape))
+                weights[name] = pyro.sample(name, prior)
+        outputs = functional_call(network, {**weights, **(fixed or {})}, (inputs,))
+        with pyro.plate("examples", len(targets)), poutine.scale(scale=scale):
+            if isinstance(likelihood, CrossEntropy):
+                pyro.sample("targets", dist.Categorical(logits=outputs), obs=targets)
+            else:
+                noise = dist.Normal(outputs.reshape(len(targets), -1), likelihood.scale)
+                pyro.sample("targets", noise.to_event(1), obs=targets.reshape(len(targets), -1))
+        return outputs
+
+    return model
+
+
+class LogScaleNormal(AutoNormal):
+    """`AutoNormal` whose unconstrained scales are log sigma, our rho; `prior_weight` weighs its entropy, too."""
+
+    scale_constraint = constraints.positive  # type: ignore[assignment]
+
+    def forward(self, *args: Any, prior_weight: float | Tensor = 1.0, **kwargs: Any) -> Any:
+        """Draws every weight, under its name."""
+        with poutine.scale(scale=prior_weight):
+            return super().forward(*args, **kwargs)
+
+
+def guide_params(guide: AutoNormal) -> Params:
+    """Means and log standard deviations of a `to_pyro` model's guide, as the Bayesian twin names its parameters.
+
+    Raises:
+        ValueError: If the guide has not been called yet, and so has no parameters.
+    """
+    means = {name: attrgetter(name)(guide.locs).detach().clone() for name in _sites(guide)}
+    rhos = {name + RHO: attrgetter(name)(guide.scales).detach().log() for name in _sites(guide)}
+    return means | rhos
+
+
+def load_guide(guide: AutoNormal, params: Params) -> None:
+    """Sets a guide's means and standard deviations to those of a Bayesian twin: the inverse of `guide_params`.
+
+    Raises:
+        ValueError: If the guide has not been called yet, or a parameter is missing.
+    """
+    missing = [name for site in _sites(guide) for name in (site, site + RHO) if name not in params]
+    if missing:
+        raise ValueError(f"the guide needs the parameters {missing}, which are not among {sorted(params)}")
+    for name in _sites(guide):
+        deep_setattr(guide.locs, name, params[name].detach().clone())
+        deep_setattr(guide.scales, name, params[name + RHO].detach().exp())
+
+
+def svi_step(objective: Objective, n_train: int) -> StepObjective:
+    """Pyro's estimate of the objective from one draw of the weights: J = -ELBO / n, an unbiased one for a batch.
+
+    Args:
+        objective: A Bayesian twin with a `GaussianKL`; its likelihood of moments is replaced by that of the sampled
+            outputs, categorical for class indices and Gaussian where it is `ExpectedGaussian`.
+        n_train: n.
+
+    Raises:
+        TypeError: If the regulariser is no `GaussianKL`.
+    """
+    if not isinstance(objective.regulariser, GaussianKL):
+        raise TypeError(f"svi_step needs a GaussianKL as the regulariser, got {type(objective.regulariser).__name__}")
+    moments = objective.likelihood
+    likelihood = GaussianNoise(moments.scale) if isinstance(moments, ExpectedGaussian) else CrossEntropy()
+    model = to_pyro(to_deterministic(objective.network), objective.regulariser.prior_scale, likelihood)
+    drawn: list[Any] = []
+
+    def recorded(*args: Any, **kwargs: Any) -> None:
+        drawn[:] = [model(*args, **kwargs)]
+
+    with pyro.settings.context(module_local_params=True):
+        guide = LogScaleNormal(recorded)
+        elbo = TraceMeanField_ELBO()(recorded, guide)  # type: ignore[arg-type]
+    sites = gaussian_parameters(objective.network)
+
+    def value(
+        params: Params, buffers: Params, batch: Batch, weights: Tensor | None, strength: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        means = {f"guide.locs.{name}_unconstrained": params[name] for name in sites}
+        rhos = {f"guide.scales.{name}_unconstrained": params[name + RHO] for name in sites}
+        fixed = {name: value for name, value in params.items() if name.removesuffix(RHO) not in sites}
+        share = n_train / len(batch.targets)
+        scale = torch.as_tensor(share) if weights is None else weights * share
+        with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False):
+            if guide.prototype_trace is None:
+                with torch.random.fork_rng():
+                    guide(batch.inputs, batch.targets)
+            arguments = {"scale": scale, "prior_weight": torch.as_tensor(strength), "fixed": {**fixed, **buffers}}
+            loss = functional_call(elbo, {**means, **rhos}, (batch.inputs, batch.targets), arguments)
+        return loss / n_train, right_predictions(drawn[0], batch.targets)
+
+    return StepObjective(value, alone=True)
+
+
+def gaussian_parameters(network: nn.Module) -> dict[str, torch.Size]:
+    """Names and shapes of a Bayesian network's means: the parameters that have a `_rho` beside them."""
+    names = dict(network.named_parameters())
+    return {name: value.shape for name, value in names.items() if name + RHO in names}
+
+
+def _sites(guide: AutoNormal) -> list[str]:
+    if guide.prototype_trace is None:
+        raise ValueError("the guide has no parameters yet; call it once on a batch, or train it")
+    return [name for name, _ in guide.prototype_trace.iter_stochastic_nodes()]
