@@ -142,22 +142,27 @@ def group_influence(
     wanted = ids if isinstance(ids, Tensor) else list(ids)
     positions = problem.data.positions(wanted) if len(wanted) else torch.zeros(0, dtype=torch.int64)
     change = removal_weights(len(problem.data), positions, convention, problem.theta)
-    shift = weighted_gradient(problem, change)
     if order in (1, 2):
-        first = -response.solve(shift).value
-        step = first + _second_order(response, change, first) if order == 2 else first
+        step = reweighting_response(response, change, order)
     else:
         rest = remaining(response, positions, convention)
-        step = -rest.solve(shift)
+        step = -rest.solve(weighted_gradient(problem, change))
         if order == "newton-chebyshev":
             step = step - 0.5 * rest.solve(third_derivative(problem, 1 + change, step, step))
     return GroupInfluence(step, problem.data.ids[positions], order, convention, problem)
 
 
-def _second_order(response: Response, change: Tensor, first: Tensor) -> Tensor:
+def reweighting_response(response: Response, change: Float[Tensor, " n"], order: int | str = 2) -> Float[Tensor, " P"]:
+    """Predicted change of the parameters when the data weights become 1 + dw, to first or second order in dw.
+
+    d1 = -A^-1 dg, and for second order d1 - A^-1 (dH d1 + 1/2 T[d1, d1]).
+    """
     problem = response.problem
+    first = -response.solve(weighted_gradient(problem, change)).value
+    if order == 1:
+        return first
     bend = third_derivative(problem, torch.ones_like(change), first, first)
-    return -response.solve(weighted_hessian_product(problem, change, first) + 0.5 * bend).value
+    return first - response.solve(weighted_hessian_product(problem, change, first) + 0.5 * bend).value
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,7 +118,7 @@ class FittedProblem:
 
     def block_length(self, columns: int) -> int:
         """How many examples a block may hold, if each takes `columns` numbers."""
-        return max(1, min(self.batch_size, BLOCK_BYTES // (max(1, columns) * torch.finfo(self.dtype).bits // 8)))
+        return max(1, min(self.batch_size, BLOCK_BYTES // (max(1, columns) * self.dtype.itemsize)))
 
     def gradients(self, data: Dataset, objective: Objective | None = None) -> Float[Tensor, "B P"]:
         """Gradients of single examples' losses (or of another measurement's), of reduced data. Memory B P.

@@ -12,7 +12,7 @@ from torch.func import grad, jvp, vmap
 
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.influence.directional import losses_at
-from bayes_influence.influence.problem import FittedProblem, check_finite
+from bayes_influence.influence.problem import BLOCK_BYTES, FittedProblem, check_finite
 from bayes_influence.objectives.derivatives import per_example_gradients
 
 SCORINGS = ("outer-products", "gradients", "forward")
@@ -133,4 +133,5 @@ def forward_products(problem: FittedProblem, batch: Batch, vectors: Float[Tensor
 def _cheapest(problem: FittedProblem) -> str:
     if problem.is_linear_head:
         return "outer-products"
-    return "gradients" if problem.block_length(problem.size) >= SMALLEST_GRADIENT_BLOCK else "forward"
+    fitting = BLOCK_BYTES // (problem.size * problem.dtype.itemsize)
+    return "gradients" if fitting >= SMALLEST_GRADIENT_BLOCK else "forward"

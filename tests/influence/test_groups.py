@@ -1,0 +1,214 @@
+"""Group influence against exact refits: convergence orders, signs, conventions, and accuracy over group sizes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from bayes_influence.data.tables import hold_out, load_table
+from bayes_influence.influence.directional import third_derivative
+from bayes_influence.influence.groups import group_influence, removal_weights, reweighting_response
+from bayes_influence.influence.influence import Influence
+from bayes_influence.influence.problem import FittedProblem
+from bayes_influence.influence.refits import newton_refit
+from bayes_influence.objectives.derivatives import dense_hessian
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import WeightDecay
+
+ORDERS = [1, 2, "newton", "newton-chebyshev"]
+
+
+def flat(objective):
+    return objective.layout.flatten(objective.params)
+
+
+def true_change(reweighted, objective, train, positions, convention):
+    change = removal_weights(len(train), positions, convention, flat(objective))
+    refit = reweighted(objective, train, 1 + change)
+    return refit, flat(refit) - flat(objective)
+
+
+def test_weights_of_both_conventions():
+    positions = torch.tensor([0, 3])
+    like = torch.zeros(1, dtype=torch.float64)
+    assert removal_weights(5, positions, "fixed", like).tolist() == [-1, 0, 0, -1, 0]
+    renormalised = removal_weights(5, positions, "renormalised", like)
+    torch.testing.assert_close(1 + renormalised, torch.tensor([0, 5, 5, 0, 5], dtype=torch.float64) / 3)
+    assert renormalised.sum() == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("convention", ["fixed", "renormalised"])
+@pytest.mark.parametrize("name", ["linear", "deep"])
+def test_errors_shrink_in_the_order_that_theory_says(request, train, reweighted, convention, name):
+    """Where a group's weights fall by epsilon only, the errors fall as epsilon^2 and epsilon^3."""
+    objective = request.getfixturevalue(name)
+    influence = Influence(objective, train, damping=0.0)
+    theta, steps = influence.problem.theta, (0.08, 0.04)
+    change = removal_weights(40, torch.arange(6), convention, theta)
+    truths = [flat(reweighted(objective, train, 1 + epsilon * change)) - theta for epsilon in steps]
+    errors = {
+        order: [
+            float((reweighting_response(influence.response, epsilon * change, order) - truth).norm())
+            for epsilon, truth in zip(steps, truths, strict=True)
+        ]
+        for order in (1, 2)
+    }
+    assert errors[1][0] / errors[1][1] == pytest.approx(4.0, rel=0.15)
+    assert errors[2][0] / errors[2][1] == pytest.approx(8.0, rel=0.15)
+
+
+@pytest.mark.parametrize("convention", ["fixed", "renormalised"])
+def test_higher_orders_come_closer_to_the_refit(linear, train, reweighted, convention):
+    positions = torch.arange(8)
+    influence = Influence(linear, train, damping=0.0)
+    _, truth = true_change(reweighted, linear, train, positions, convention)
+    errors = {
+        order: float(
+            (influence.of_group(train.ids[positions], order=order, convention=convention).change - truth).norm()
+        )
+        for order in ORDERS
+    }
+    assert errors[2] < errors[1]
+    assert errors["newton"] < errors[1]
+    assert errors["newton-chebyshev"] < 0.5 * min(errors[1], errors["newton"])
+
+
+def test_one_example_is_a_group_of_one(linear, train):
+    influence = Influence(linear, train, damping=0.0)
+    (alone,) = influence.on_parameters([int(train.ids[5])])
+    torch.testing.assert_close(influence.of_group([int(train.ids[5])], order=1).change, alone)
+
+
+def test_newton_step_solves_the_remaining_problem(deep, train):
+    """The step is -A_w^-1 grad J_w with the regulariser and the damping at full weight, in both conventions."""
+    influence = Influence(deep, train, damping=0.05)
+    for convention in ("fixed", "renormalised"):
+        weights = 1 + removal_weights(40, torch.tensor([1, 2]), convention, flat(deep))
+        hessian = dense_hessian(deep, train.batch(), weights) + 0.05 * torch.eye(31, dtype=torch.float64)
+        step = influence.of_group(train.ids[[1, 2]], order="newton", convention=convention).change
+        from bayes_influence.objectives.derivatives import gradient
+
+        slope = gradient(deep, train.batch(), weights) - gradient(deep, train.batch())
+        torch.testing.assert_close(step, -torch.linalg.solve(hessian, slope), rtol=1e-8, atol=1e-10)
+
+
+def test_third_derivative_is_that_of_the_gradient(deep, train):
+    problem = FittedProblem(deep, train)
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, problem.size, generator=generator, dtype=torch.float64)
+    weights = torch.rand(40, generator=generator, dtype=torch.float64)
+
+    def hessian_at(step):
+        moved = deep.at({**deep.params, **deep.layout.unflatten(problem.theta + step * first)})
+        return dense_hessian(moved, train.batch(), weights)
+
+    difference = (hessian_at(1e-4) - hessian_at(-1e-4)) @ second / 2e-4
+    torch.testing.assert_close(third_derivative(problem, weights, first, second), difference, rtol=1e-5, atol=1e-6)
+
+
+def test_without_the_third_derivative_second_order_is_wrong(linear, train, reweighted):
+    """Basu, You & Feizi's eq. 15 leaves T out; it is not small for cross-entropy."""
+    influence = Influence(linear, train, damping=0.0)
+    problem = influence.problem
+    change = removal_weights(40, torch.arange(8), "fixed", problem.theta)
+    first = influence.of_group(train.ids[:8], order=1).change
+    whole = influence.of_group(train.ids[:8], order=2).change - first
+    bend = -0.5 * influence.response.solve(third_derivative(problem, torch.ones_like(change), first, first)).value
+    assert (bend.norm() / whole.norm()) > 0.3
+
+
+def test_loss_changes_of_every_order(linear, train, test, reweighted):
+    positions = torch.arange(6)
+    group = Influence(linear, train, damping=0.0).of_group(train.ids[positions])
+    refit, _ = true_change(reweighted, linear, train, positions, "fixed")
+    truth = refit.losses(refit.params, test.batch()) - linear.losses(linear.params, test.batch())
+    exact, first, second = (group.on_loss(test, order=order) for order in ("exact", 1, 2))
+    torch.testing.assert_close(
+        exact, linear.losses(group.params, test.batch()) - linear.losses(linear.params, test.batch())
+    )
+    assert (exact - truth).norm() < (first - truth).norm()
+    assert (second - exact).norm() < (first - exact).norm()
+    large = truth.abs() > 0.3 * truth.abs().max()
+    assert torch.equal(exact[large].sign(), truth[large].sign())
+
+
+def test_gauss_newton_groups_take_a_newton_step(deep, train):
+    influence = Influence(deep, train, damping=0.1, curvature="ggn")
+    assert influence.of_group(train.ids[:3], order="newton").change.norm() > 0
+    with pytest.raises(ValueError, match=r"order='newton-chebyshev' .* needs curvature='hessian', got 'ggn'"):
+        influence.of_group(train.ids[:3])
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "message"),
+    [
+        ([], {}, "a group needs at least one example, got none"),
+        (list(range(40)), {}, "a group of all 40 training examples leaves nothing"),
+        ([0, 0], {}, "an id occurs twice"),
+        ([0], {"order": 3}, "order must be one of 1, 2, newton, newton-chebyshev, got 3"),
+        ([0], {"convention": "free"}, "convention must be one of fixed, renormalised, got 'free'"),
+    ],
+)
+def test_groups_that_cannot_be_removed_are_refused(linear, train, ids, options, message):
+    with pytest.raises(ValueError, match=message):
+        Influence(linear, train).of_group(train.ids[ids], **options)
+
+
+def test_an_unknown_order_of_the_loss_is_refused(linear, train, test):
+    with pytest.raises(ValueError, match="must be 1, 2 or 'exact', got 3"):
+        Influence(linear, train).of_group(train.ids[:2]).on_loss(test, order=3)
+
+
+FRACTIONS = (0.05, 0.2, 0.4, 0.6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["breast-cancer", "digits"])
+@pytest.mark.parametrize("convention", ["fixed", "renormalised"])
+@pytest.mark.parametrize("kind", ["random", "same-class"])
+def test_groups_of_a_logistic_regression(table, convention, kind):
+    """5-60 % removed: second order and Newton-Chebyshev beat first order; Newton-Chebyshev has slope 1."""
+    measured = removal_study(table, convention, kind)
+    pearson = {
+        order: float(torch.corrcoef(torch.stack([estimate, truth]))[0, 1])
+        for order, (estimate, truth) in measured.items()
+    }
+    estimate, truth = measured["newton-chebyshev"]
+    slope = float(estimate @ truth / (truth @ truth))
+    assert pearson[2] > pearson[1]
+    assert pearson["newton-chebyshev"] > pearson[1]
+    assert slope == pytest.approx(1.0, abs=0.1)
+
+
+def removal_study(table, convention, kind, groups=3, decay=0.01):
+    """Estimated and true changes of 10 test losses, pooled over groups of 5-60 %, for every order."""
+    split = hold_out(load_table(table), seed=0)
+    train, test = split.train, split.test.select(range(10))
+    network = nn.Linear(train.inputs.shape[1], train.n_classes)
+    objective = newton_refit(Objective(network, CrossEntropy(), WeightDecay(decay)), train)
+    influence = Influence(objective, train, damping=0.0)
+    generator = torch.Generator().manual_seed(0)
+    before = objective.losses(objective.params, test.batch())
+    pooled = {order: ([], []) for order in ORDERS}
+    for fraction in FRACTIONS:
+        for index in range(groups):
+            ids = pick(train, fraction, kind, index, generator)
+            rest = train.without(ids)
+            share = len(rest) / len(train) if convention == "fixed" else 1.0
+            refit = newton_refit(replace(objective, regulariser_weight=1 / share), rest)
+            truth = refit.losses(refit.params, test.batch()) - before
+            for order in ORDERS:
+                group = group_influence(influence.response, ids, order=order, convention=convention)
+                pooled[order][0].append(group.on_loss(test, order="exact" if order == "newton-chebyshev" else 1))
+                pooled[order][1].append(truth)
+    return {order: (torch.cat(pair[0]), torch.cat(pair[1])) for order, pair in pooled.items()}
+
+
+def pick(train, fraction, kind, index, generator):
+    """Ids of a random group, or of one class first and others only where it has too few."""
+    order = torch.randperm(len(train), generator=generator)
+    if kind == "same-class":
+        order = order[(train.targets[order] != index % train.n_classes).long().argsort(stable=True)]
+    return train.ids[order[: round(fraction * len(train))]]

@@ -1,0 +1,121 @@
+"""`InfluenceScores`: signs, rankings, tables and files."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bayes_influence.influence.scores import InfluenceScores
+
+
+@pytest.fixture
+def scores():
+    values = torch.tensor([[1.0, -2.0, 0.5, 4.0], [0.0, 3.0, -1.0, -6.0]], dtype=torch.float64)
+    return InfluenceScores(
+        values,
+        train_ids=torch.tensor([10, 20, 30, 40]),
+        test_ids=torch.tensor([7, 8]),
+        damping="IdentityDamping(delta=0.1)",
+        smallest_eigenvalue=0.5,
+        largest_eigenvalue=4.0,
+        residual_norms=torch.tensor([0.1, 0.2], dtype=torch.float64),
+        gradient_norms=torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64),
+    )
+
+
+def test_removal_is_minus_the_value_over_n(scores):
+    torch.testing.assert_close(scores.removal, -scores.values / 4)
+
+
+def test_error_is_residual_times_gradient_over_the_smallest_eigenvalue(scores):
+    assert scores.error[1, 2] == pytest.approx(0.2 * 3.0 / 0.5)
+    assert scores.condition_number == 8.0
+
+
+@pytest.mark.parametrize("unknown", ["smallest_eigenvalue", "residual_norms", "gradient_norms"])
+def test_error_is_unknown_where_a_part_of_it_is(scores, unknown):
+    from dataclasses import replace
+
+    assert replace(scores, **{unknown: None}).error is None
+
+
+@pytest.mark.parametrize(("by", "expected"), [("magnitude", [40, 20]), ("helpful", [20, 30]), ("harmful", [40, 10])])
+def test_top_ranks_removals(scores, by, expected):
+    assert scores.top(2, test_id=7, by=by).tolist() == expected
+
+
+def test_top_needs_no_test_id_where_there_is_one(scores):
+    single = InfluenceScores(scores.values[:1], scores.train_ids, scores.test_ids[:1])
+    assert single.top(1).tolist() == [40]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 5, "test_id": 7}, r"k must lie in 1\.\.4, got 5"),
+        ({"k": 0, "test_id": 7}, r"k must lie in 1\.\.4, got 0"),
+        ({"k": 1, "test_id": 9}, r"no test example has id 9; known: \[7, 8\]"),
+        ({"k": 1}, "test_id is needed: there are 2 test examples"),
+    ],
+)
+def test_top_refuses_what_is_not_there(scores, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        scores.top(**arguments)
+
+
+def test_table_has_a_row_per_pair(scores):
+    frame = scores.to_frame()
+    assert list(frame) == ["test_id", "train_id", "value", "removal", "error"]
+    row = frame[(frame.test_id == 8) & (frame.train_id == 20)].iloc[0]
+    assert (row.value, row.removal, row.error) == (3.0, -0.75, pytest.approx(0.8))
+
+
+def test_table_without_error_bounds_has_no_such_column(scores):
+    plain = InfluenceScores(scores.values, scores.train_ids, scores.test_ids)
+    assert "error" not in plain.to_frame()
+
+
+def test_files_keep_everything(scores, tmp_path):
+    path = tmp_path / "scores.safetensors"
+    scores.save(path)
+    loaded = InfluenceScores.load(path)
+    for name in ("values", "train_ids", "test_ids", "error", "residual_norms", "gradient_norms"):
+        torch.testing.assert_close(getattr(loaded, name), getattr(scores, name), rtol=0, atol=0)
+    assert loaded.notes() == scores.notes()
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.safetensors"]
+
+
+def test_a_file_without_bounds_has_none(scores, tmp_path):
+    path = tmp_path / "scores.safetensors"
+    InfluenceScores(scores.values, scores.train_ids, scores.test_ids).save(path)
+    assert InfluenceScores.load(path).error is None
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no score file at .*nothing"):
+        InfluenceScores.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("kept", [0, 6, 100, -8])
+def test_a_damaged_file_is_refused(scores, tmp_path, kept):
+    path = tmp_path / "scores.safetensors"
+    scores.save(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"is damaged .*compute the scores again"):
+        InfluenceScores.load(path)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=r"no score file of this version, its format is None"):
+        InfluenceScores.load(path)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"notes": "not JSON"}, {"notes": '{"colour": "blue"}'}])
+def test_a_file_with_wrong_notes_is_refused(tmp_path, metadata):
+    from bayes_influence.influence.scores import FORMAT
+
+    path = tmp_path / "scores.safetensors"
+    save_file({"values": torch.zeros(1, 1)}, path, {"format": FORMAT, **metadata})
+    with pytest.raises(ValueError, match="is damaged"):
+        InfluenceScores.load(path)
