@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bayes_influence.curvature.damping import Damping, FisherDamping, IdentityDamping, automatic_delta, fisher_metric
 from bayes_influence.curvature.errors import IndefiniteCurvatureError
 from bayes_influence.curvature.spectrum.extremes import extreme_eigenvalues
 from bayes_influence.curvature.spectrum.power_iteration import power_iteration_pyhessian
@@ -30,7 +29,7 @@ from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
 from bayes_influence.retraining.minimum import newton_refits
-from bayes_influence.retraining.refits import Refits, losses_after
+from bayes_influence.retraining.refits import ControlDrift, Refits, control_drift, loss_changes
 from bayes_influence.retraining.removals import largest_losses
 from bayes_influence.retraining.trained import trained_refits
 from bayes_influence.training.fits import Fits, fit_schemes
@@ -92,14 +91,14 @@ def _measure_scheme(study: Study, fits: Fits, split: Split) -> dict[str, pd.Data
     rows = range(len(fits.seeds))
     removed = torch.stack([largest_losses(fits.at(row), split.train, study.removals) for row in rows])
     refits = _refits(study, fits, split.train, removed)
-    after = losses_after(fits, refits, split.test)[:, :, 0]
-    truths = after[:, 1:] - after[:, :1]
+    truths = loss_changes(fits, refits, split.test)[:, :, 0]
+    drift = control_drift(fits, refits, split.test)
     shared = (time.perf_counter() - started + fits.seconds) / len(fits.seeds)
     results: list[dict[str, Any]] = []
     differences: list[pd.DataFrame] = []
     damping: list[dict[str, Any]] = []
     for row in rows:
-        seed_columns = _describe(fits, row, split) | _describe_refits(refits, row, after[row])
+        seed_columns = _describe(fits, row, split) | _describe_refits(refits, row, drift)
         for estimator in estimators(study, fits.objective):
             began = time.perf_counter()
             estimate = _estimate(fits.at(row), estimator, split, removed[row])
@@ -131,33 +130,19 @@ class _Estimate:
 def _estimate(objective: Objective, estimator: Estimator, split: Split, removed: Tensor) -> _Estimate:
     """Removal effects of the given examples; undamped where the curvature allows it, else automatically damped."""
     objective = replace(objective, selection=estimator.selection)
-    problem, batch = reduced_problem(objective, split.train.batch())
-    curvature = dense_hessian(problem, batch)
-    extremes = extreme_eigenvalues(curvature)
-    damping: Damping = IdentityDamping(0.0)
+    extremes = extreme_eigenvalues(dense_hessian(*reduced_problem(objective, split.train.batch())))
     try:
-        influence = Influence(objective, split.train, damping=damping)
+        influence = Influence(objective, split.train, damping=0.0)
     except IndefiniteCurvatureError:
-        damping = _automatic_damping(problem, curvature)
-        influence = Influence(objective, split.train, damping=damping)
+        influence = Influence(objective, split.train, damping="auto")
     scores = influence.on_loss(split.test)
     columns = {
         "hessian_max": extremes.largest,
         "hessian_min": extremes.smallest,
-        "damping": damping.delta,
+        "damping": influence.damping.delta,
         "condition_number": scores.condition_number or float("nan"),
     }
     return _Estimate(scores.removal[0][split.train.positions(removed)], columns)
-
-
-def _automatic_damping(problem: Objective, curvature: Tensor) -> Damping:
-    """The automatic delta in the problem's own metric, the Fisher information of q for variational parameters."""
-    variational = any(name.endswith(RHO) for name in problem.names)
-    root = fisher_metric(problem).sqrt()
-    eigenvalues = torch.linalg.eigvalsh(curvature / torch.outer(root, root))
-    trace = float(eigenvalues.clamp(min=0).sum())
-    delta = automatic_delta(float(eigenvalues[0]), trace, len(eigenvalues))
-    return FisherDamping(delta) if variational else IdentityDamping(delta)
 
 
 def _sweep(
@@ -202,13 +187,13 @@ def _mean_network_loss(objective: Objective) -> Objective:
     return Objective(network, CrossEntropy(), params=means)
 
 
-def _describe_refits(refits: Refits, row: int, losses: Tensor) -> dict[str, float | bool]:
-    """How well the refits converged; the spread of their effects, to hold the control's drift against."""
+def _describe_refits(refits: Refits, row: int, drift: ControlDrift) -> dict[str, float | bool]:
+    """How well the refits converged, and how far the control, which removes nothing, moved beside their effects."""
     return {
         "refit_gradient_norm": float(refits.gradient_norms[row].max()),
         "refits_converged": bool(refits.converged[row].all()),
-        "control_loss": float(losses[0]),
-        "effect_spread": float((losses[1:] - losses[0]).std()),
+        "control_drift": float(drift.drift[row, 0]),
+        "relative_drift": float(drift.relative[row, 0]),
     }
 
 

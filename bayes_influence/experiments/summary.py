@@ -27,7 +27,7 @@ WITH_INTERVALS = (
 )
 """Columns that get an interval over seeds."""
 
-MEANS = ("train_accuracy", "test_accuracy", "damping", "condition_number", "effect_spread")
+MEANS = ("train_accuracy", "test_accuracy", "damping", "condition_number", "control_drift", "relative_drift")
 """Columns that get a mean over seeds."""
 
 
