@@ -53,7 +53,7 @@ def comparison_figure(summary: pd.DataFrame, differences: pd.DataFrame, title: s
         columns = max(3, ceil(len(panels) / 2))
         lines = ceil(len(panels) / columns)
         figure = Figure(figsize=(3.1 * columns, 3.2 + 2.9 * lines), layout="constrained")
-        upper, lower = figure.subfigures(2, 1, height_ratios=[1.1, lines])
+        upper, lower = np.ravel(figure.subfigures(2, 1, height_ratios=[1.1, lines]))
         agreement_axes, spectrum_axes = upper.subplots(1, 2)
         _draw_agreement(agreement_axes, summary)
         _draw_spectrum(spectrum_axes, summary)

@@ -67,7 +67,7 @@ def compare_groups(results: pd.DataFrame, value: str) -> pd.DataFrame:
         for (held, name), part in labelled.groupby([fixed, "group"], sort=False):
             groups = {str(size): own[value].to_numpy() for size, own in part.groupby(axis, sort=True)}
             if len(groups) > 1:
-                rows.append({"between": f"{axis}s", "at": f"{name}, {fixed} {held}"} | one_way_anova(groups).to_row())
+                rows.append(_anova_row(f"{axis}s", f"{name}, {fixed} {held}", groups))
     return pd.DataFrame(rows)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Moments
+from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.tilt import optimal_tilt
 
 EVI_NOISE = 1e-3
@@ -121,10 +122,10 @@ class ExtendedVI:
 
     def __call__(self, outputs: Moments, targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Losses, one per example (a log-density: they can be negative)."""
-        softmax = torch.softmax(outputs, dim=-1)
-        one_hot = torch.zeros_like(softmax.mean).scatter(-1, targets.unsqueeze(-1), 1.0)
-        variance = softmax.variance + self.noise
-        return 0.5 * (torch.log(variance) + (one_hot - softmax.mean).square() / variance).sum(-1)
+        probabilities = softmax(outputs, dim=-1)
+        one_hot = torch.zeros_like(probabilities.mean).scatter(-1, targets.unsqueeze(-1), 1.0)
+        variance = probabilities.variance + self.noise
+        return 0.5 * (torch.log(variance) + (one_hot - probabilities.mean).square() / variance).sum(-1)
 
 
 @dataclass(frozen=True)
