@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from os import cpu_count
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,9 @@ def run_study(
     folder = StudyFolder(out, config)
     example = resolve_test_example(study, folder, progress=progress)
     resolved = {key: replace(cell, test_example=example) for key, cell in cells.items()}
-    run_cells(resolved, measure, folder, n_jobs=n_jobs or min(cpu_count() or 1, len(cells)), progress=progress)
+    jobs = n_jobs or min(cpu_count() or 1, len(cells))
+    # Bars of cells that run beside one another would overwrite each other.
+    run_cells(resolved, partial(measure, progress=progress and jobs == 1), folder, n_jobs=jobs, progress=progress)
     tables = {name: _ordered(study, folder.table(name, list(cells))) for name in ("results", "differences", "damping")}
     summary = summarise_results(tables["results"])
     for name, frame in {**tables, "summary": summary}.items():

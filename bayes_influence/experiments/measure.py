@@ -59,8 +59,12 @@ def estimators(study: Study, objective: Objective) -> list[Estimator]:
     return [Estimator("influence", study.parameters)]
 
 
-def measure(study: Study) -> CellResult:
+def measure(study: Study, *, progress: bool = False) -> CellResult:
     """Trains the study's schemes, which must share an ensemble, and holds their influence against retraining.
+
+    Args:
+        study: One cell, its test example resolved.
+        progress: Whether to show progress bars of its own.
 
     Returns:
         Tables `results` (a row per scheme, estimator and seed), `differences` (a row per removed example as well) and
@@ -74,6 +78,7 @@ def measure(study: Study) -> CellResult:
         study.seeds,
         Schedule(study.epochs),
         selection=study.parameters,
+        progress=progress,
     )
     tables: dict[str, list[pd.DataFrame]] = {"results": [], "differences": [], "damping": []}
     for fit in fits:

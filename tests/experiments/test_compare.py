@@ -81,7 +81,7 @@ def test_the_damping_sweep_spans_from_the_undamped_estimate_to_shrunk_ones(compa
 
 
 def test_running_again_computes_nothing_and_changes_nothing(compared, monkeypatch):
-    def fail(study):
+    def fail(study, **options):
         raise AssertionError("a finished cell was computed again")
 
     before = (compared.folder / "results.csv").read_bytes()
