@@ -4,8 +4,6 @@ from bayes_influence.data.dataset import Batch, Dataset, Split
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.tables import leave_out, load_table
 from bayes_influence.evaluation.agreement import Agreement, agreement
-from bayes_influence.experiments.compare import StudyResult, compare_regularisers
-from bayes_influence.experiments.study import Study
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.moments.convert import to_bayesian, to_deterministic
@@ -41,12 +39,9 @@ __all__ = [
     "Schedule",
     "Scheme",
     "Split",
-    "Study",
-    "StudyResult",
     "TiltedCategorical",
     "WeightDecay",
     "agreement",
-    "compare_regularisers",
     "find_schemes",
     "fit_schemes",
     "largest_losses",

@@ -26,10 +26,10 @@ SOURCES = sorted([*ROOT.glob("models/**/*.py"), *ROOT.glob("bayes_influence/**/*
 
 
 def room_of(path):
-    """The room that a source file stands in, None for the package's own `__init__`."""
+    """The room that a source file stands in, None for the package's own `__init__` and `__main__`."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     room = parts[0] if parts[0] == "models" else parts[1]
-    return None if room == "__init__" else room
+    return None if room in ("__init__", "__main__") else room
 
 
 def imported_modules(tree):

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
-from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.data.standardisation import standardise
 
-TABLES: dict[str, Callable[[], Any]] = {
-    "iris": load_iris,
-    "wine": load_wine,
-    "breast-cancer": load_breast_cancer,
-    "digits": load_digits,
+TABLES: dict[str, str] = {
+    "iris": "load_iris",
+    "wine": "load_wine",
+    "breast-cancer": "load_breast_cancer",
+    "digits": "load_digits",
 }
-"""What `load_table` knows: name on the command line, scikit-learn's loader."""
+"""What `load_table` knows: name on the command line, and scikit-learn's loader."""
 
 
 def load_table(name: str, dtype: torch.dtype = torch.float64) -> Dataset:
@@ -34,7 +31,9 @@ def load_table(name: str, dtype: torch.dtype = torch.float64) -> Dataset:
     """
     if name not in TABLES:
         raise ValueError(f"unknown dataset {name!r}; known: {', '.join(sorted(TABLES))}")
-    table = TABLES[name]()
+    from sklearn import datasets  # here, because importing it takes longer than all of this library
+
+    table = getattr(datasets, TABLES[name])()
     dataset = Dataset(
         inputs=torch.as_tensor(table.data, dtype=dtype),
         targets=torch.as_tensor(table.target, dtype=torch.int64),
@@ -73,6 +72,8 @@ def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0) -> Spl
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must lie strictly between 0 and 1, got {test_fraction}")
     dataset.check_classes()
+    from sklearn.model_selection import train_test_split
+
     train_ids, test_ids = train_test_split(
         dataset.ids.cpu().numpy(), test_size=test_fraction, random_state=seed, stratify=dataset.targets.cpu().numpy()
     )

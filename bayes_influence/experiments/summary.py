@@ -27,6 +27,14 @@ WITH_INTERVALS = (
 )
 """Columns that get an interval over seeds."""
 
+CAPTION = (
+    "mean ± half of the 95 % interval over seeds; ‖∇J‖: worst gradient norm at the fit; drift: what retraining with "
+    "nothing removed does to the test loss, in typical removal effects"
+)
+
+DRIFT_SHOWN = 1e-6
+"""Drift of the control, in typical effects, below which the printed table has 0."""
+
 MEANS = ("train_accuracy", "test_accuracy", "damping", "condition_number", "control_drift", "relative_drift")
 """Columns that get a mean over seeds."""
 
@@ -77,9 +85,9 @@ def _anova_row(between: str, at: str, groups: Mapping[str, np.ndarray]) -> dict[
 
 def printed_table(summary: pd.DataFrame, title: str) -> Table:
     """The summary as it is printed: means with half the width of their intervals."""
-    table = Table(title=title, caption="mean ± half of the 95 % interval over seeds", row_styles=["", "dim"])
+    table = Table(title=title, caption=CAPTION, row_styles=["", "dim"])
     headings = ["scheme", "train acc.", "test acc.", "Spearman", "Pearson", "slope", "miss-rel.", "λ max", "λ min"]
-    for heading in [*headings, "damping", "‖∇J‖", "seconds"]:
+    for heading in [*headings, "damping", "‖∇J‖", "drift", "seconds"]:
         table.add_column(heading, justify="left" if heading == "scheme" else "right", no_wrap=True)
     for _, row in summary.iterrows():
         name = row["scheme"] if row["estimator"] == "influence" else f"{row['scheme']} ({row['estimator']})"
@@ -95,6 +103,7 @@ def printed_table(summary: pd.DataFrame, title: str) -> Table:
             *(_with_interval(row, column, None) for column in ("hessian_max", "hessian_min")),
             f"{row['damping']:.2g}" if row["damping"] else "0",
             f"{row['gradient_norm']:.0e}",
+            f"{row['relative_drift']:.2g}" if row["relative_drift"] > DRIFT_SHOWN else "0",
             f"{row['seconds']:.1f}",
         )
     return table

@@ -21,7 +21,7 @@ def _problem(iris, scheme):
     return SCHEMES[scheme].objective(make(), 149), (params, iris.train.batch(), weights, strengths)
 
 
-def _assert_equal_steps(step, objective, arguments):
+def check_equal_steps(step, objective, arguments):
     def value(params, batch, weights, strength):
         return objective.value(params, batch, weights, strength)
 
@@ -35,7 +35,7 @@ def _assert_equal_steps(step, objective, arguments):
 @pytest.mark.parametrize("scheme", ["weight-decay", "bnn", "bnn-evi"])
 def test_the_rewritten_trace_computes_the_same(iris, scheme):
     objective, arguments = _problem(iris, scheme)
-    _assert_equal_steps(trace_members(objective, *arguments), objective, arguments)
+    check_equal_steps(trace_members(objective, *arguments), objective, arguments)
 
 
 def test_the_trace_holds_for_other_numbers_than_it_was_made_with(iris):
@@ -43,7 +43,7 @@ def test_the_trace_holds_for_other_numbers_than_it_was_made_with(iris):
     step = trace_members(objective, *arguments)
     params, batch, weights, strengths = arguments
     moved = {name: value + 0.3 for name, value in params.items()}
-    _assert_equal_steps(step, objective, (moved, batch, weights.flip(1), strengths.flip(0)))
+    check_equal_steps(step, objective, (moved, batch, weights.flip(1), strengths.flip(0)))
 
 
 @pytest.mark.slow
@@ -53,4 +53,4 @@ def test_long_trainings_are_compiled_to_the_same_step(iris, scheme, monkeypatch)
     monkeypatch.setattr(tracing, "COMPILE_FROM_STEPS", 10)
     objective, arguments = _problem(iris, scheme)
     step = trace_members(objective, *arguments, steps=10)
-    _assert_equal_steps(step, objective, arguments)
+    check_equal_steps(step, objective, arguments)
