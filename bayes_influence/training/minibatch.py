@@ -138,6 +138,12 @@ class _Training:
             raise ValueError(f"{members} members need as many seeds and labels, got {len(seeds)}, {len(self.labels)}")
         if data_weights is not None and data_weights.shape != (members, len(train)):
             raise ValueError(f"data weights must have shape {(members, len(train))}, got {tuple(data_weights.shape)}")
+        averaged = schedule.epochs - averaging.first_step(schedule.epochs) if averaging else 0
+        if isinstance(averaging, SWAG) and averaged < 2:
+            raise ValueError(
+                f"SWAG needs at least 2 averaged epochs, got {averaged} of {schedule.epochs}; train for more epochs, "
+                "or start averaging earlier"
+            )
         self.data_weights = None if data_weights is None else data_weights.to(self.flat)
         self.step = step_objective(objective) if step is None else step
         self.buffers = {

@@ -172,6 +172,8 @@ def test_what_does_not_fit_is_refused():
         train_minibatches(objective, params, DATA, MinibatchSchedule(), [0, 1])
     with pytest.raises(ValueError, match=r"data weights must have shape \(3, 40\), got \(3, 39\)"):
         train_minibatches(objective, params, DATA, MinibatchSchedule(), [0, 1, 2], data_weights=torch.ones(3, 39))
+    with pytest.raises(ValueError, match="SWAG needs at least 2 averaged epochs, got 1 of 4; train for more"):
+        train_minibatches(objective, params, DATA, MinibatchSchedule(4), [0, 1, 2], averaging=SWAG())
     states = []
     schedule = MinibatchSchedule(2, 20)
     train_minibatches(objective, params, DATA, schedule, [0, 1, 2], on_epoch=states.append)
