@@ -57,12 +57,13 @@ class GroupInfluence:
         moved = layout.flatten(self.problem.objective.params) + self.change
         return {**self.problem.objective.params, **layout.unflatten(moved)}
 
-    def on_loss(self, test: Dataset, *, order: int | str = 1) -> Float[Tensor, " t"]:
+    def on_loss(self, test: Dataset, *, order: int | str = "exact") -> Float[Tensor, " t"]:
         """Predicted change of every test loss, positive where the removal hurts.
 
         Args:
             test: Test examples.
-            order: 1, g_t' d; 2, with + 1/2 d'H_t d; `"exact"`, the loss at the changed parameters minus the loss.
+            order: `"exact"`, the loss at the changed parameters minus the loss; 1, g_t'd; 2, g_t'd + 1/2 d'H_t d. The
+                removal of a large group moves the parameters too far for a linear loss.
 
         Raises:
             ValueError: If the order is unknown.

@@ -37,8 +37,10 @@ class Influence:
         train: The n training examples of its mean.
         curvature: `"hessian"`; `"ggn"`, the generalised Gauss-Newton matrix; `"empirical-fisher"`; `"ekfac"`; or a
             function `(objective, data) -> operator`.
-        solver: `"auto"`, `"cholesky"`, `"eigendecomposition"`, `"absolute"` (|A|^-1, a heuristic), or a function
-            `(operator, rhs) -> Solution`.
+        solver: `"auto"`: a closed-form inverse for EK-FAC, else a Cholesky factor for P <= 2000, else block conjugate
+            gradients. Or "cholesky", "eigendecomposition", "conjugate-gradients", "minres" (solves at a saddle too,
+            where there is no retraining response), "lissa", "low-rank", "ekfac", "absolute" (|A|^-1, a heuristic); or a
+            function `(operator, rhs) -> Solution`, e.g. `functools.partial(solve, method="lissa")`.
         damping: `"auto"`: delta = max(1.1 max(0, -lambda_min), 0.1 tr(G)/P); a number: that delta. Both in the
             parameters' own metric: the identity, or for variational parameters the Fisher information of q, as the
             identity would hold the variances fixed. A `Damping` is taken as it is.

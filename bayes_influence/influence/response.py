@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from bayes_influence.curvature.operators.ekfac import EKFACOperator
 from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.operators.last_layer import LastLayerOperator
-from bayes_influence.curvature.solvers.dense import CholeskyFactor, Eigendecomposition
+from bayes_influence.curvature.solvers.automatic import DENSE_SIZE, METHODS, prepare
 from bayes_influence.curvature.solvers.solution import Solution
 from bayes_influence.curvature.spectrum.extremes import extreme_eigenvalues
 from bayes_influence.data.dataset import Dataset
@@ -39,10 +39,11 @@ CURVATURES: dict[str, MakeCurvature] = {
 """The kinds of curvature by name. There is no plain "fisher": the Fisher information, with targets drawn from the
 model, is the Gauss-Newton matrix for the library's likelihoods; the empirical Fisher is another matrix."""
 
-DIRECT_SOLVERS = ("cholesky", "eigendecomposition", "absolute")
+SEMIDEFINITE = ("ggn", "empirical-fisher", "ekfac")
+"""Kinds without negative eigenvalues, wherever likelihood (in the outputs) and regulariser are convex."""
 
-DIRECT_PARAMETERS = 2000
-"""Up to this P a matrix is built and factored where the solver is chosen automatically."""
+TRACE_PROBES = 16
+"""Random signs that estimate tr(G) where P is too large for its diagonal; the error is about 1 / sqrt(16 P) of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class Response:
         damping: D.
         solver: The solver's name, or a function.
         operator: C + D, a `DenseOperator` where it is factored.
-        factor: The factored matrix, None for solvers that take products.
+        solve: A^{-1} V for V of shape (P,) or (P, K), with what depends on A alone done.
     """
 
     problem: FittedProblem
@@ -65,20 +66,7 @@ class Response:
     damping: Damping
     solver: str | Solver
     operator: LinearOperator
-    factor: CholeskyFactor | Eigendecomposition | None
-
-    def solve(self, rhs: Float[Tensor, " P *K"]) -> Solution:
-        """A^{-1} V.
-
-        Raises:
-            IndefiniteCurvatureError: If A is found not to be positive definite and the solver needs it to be.
-        """
-        if isinstance(self.factor, Eigendecomposition):
-            return self.factor.solve(rhs, on_indefinite="absolute" if self.solver == "absolute" else "raise")
-        if self.factor is not None:
-            return self.factor.solve(rhs)
-        assert callable(self.solver)
-        return self.solver(self.operator, rhs)
+    solve: Callable[[Tensor], Solution]
 
     @property
     def is_exact_hessian(self) -> bool:
@@ -91,8 +79,11 @@ class Response:
         Raises:
             IndefiniteCurvatureError: If it is factored and not positive definite.
         """
-        operator = self.make(objective, data)
-        return replace(self, **_damped(operator if self.factor is None else dense(operator), damping, self.solver))
+        damped = _plus(self._held(self.make(objective, data)), damping)
+        return replace(self, operator=damped, solve=_prepared(damped, self.solver))
+
+    def _held(self, operator: LinearOperator) -> LinearOperator:
+        return _matrix(operator) if isinstance(self.operator, DenseOperator) else operator
 
 
 def make_response(
@@ -109,8 +100,7 @@ def make_response(
         damping: `"auto"`, delta = max(1.1 max(0, -lambda_min), 0.1 tr(G)/P); a number for that delta; both in the
             problem's own metric, the Fisher information of q for variational parameters and the identity for others.
             A `Damping` is taken as it is.
-        solver: `"auto"`, `"cholesky"`, `"eigendecomposition"`, `"absolute"` (|A|^{-1}, a heuristic), the name of a
-            solver of products, or a function `(operator, rhs) -> Solution`.
+        solver: `"auto"` or another name of `solvers.automatic`, or a function `(operator, rhs) -> Solution`.
 
     Raises:
         IndefiniteCurvatureError: If A is factored and not positive definite.
@@ -118,29 +108,36 @@ def make_response(
         TypeError: If the damping is none of these.
     """
     name, make = _find_curvature(problem, curvature)
-    solver = _find_solver(problem, solver)
+    if isinstance(solver, str) and solver not in METHODS:
+        raise ValueError(
+            f"unknown solver {solver!r}; known: {', '.join(METHODS)}, or a function (operator, rhs) -> Solution"
+        )
     operator = make(problem.reduced, problem.data)
-    if solver in DIRECT_SOLVERS:
-        operator = dense(operator)
+    if _is_factored(operator, solver):
+        operator = _matrix(operator)
     resolved = _find_damping(problem, name, operator, damping)
-    parts = _damped(operator, resolved.diagonal(problem.reduced), solver)
-    return Response(problem, name, make, resolved, solver, **parts)
+    damped = _plus(operator, resolved.diagonal(problem.reduced))
+    return Response(problem, name, make, resolved, solver, damped, _prepared(damped, solver))
 
 
-def dense(operator: LinearOperator) -> DenseOperator:
-    """The operator as a matrix in memory."""
+def _is_factored(operator: LinearOperator, solver: str | Solver) -> bool:
+    small = operator.size <= DENSE_SIZE and not isinstance(operator, EKFACOperator)
+    return solver in ("cholesky", "eigendecomposition") or (solver == "auto" and small)
+
+
+def _matrix(operator: LinearOperator) -> DenseOperator:
     return operator if isinstance(operator, DenseOperator) else DenseOperator(operator.dense())
 
 
-def _damped(operator: LinearOperator, damping: Tensor, solver: str | Solver) -> dict[str, Any]:
-    """The damped operator, factored for a direct solver."""
-    if solver not in DIRECT_SOLVERS:
-        return {"operator": operator + damping, "factor": None}
-    matrix = DenseOperator(operator.dense() + torch.diag(damping))
-    return {
-        "operator": matrix,
-        "factor": CholeskyFactor(matrix) if solver == "cholesky" else Eigendecomposition(matrix),
-    }
+def _plus(operator: LinearOperator, damping: Float[Tensor, " P"]) -> LinearOperator:
+    """A matrix stays one."""
+    if isinstance(operator, DenseOperator):
+        return DenseOperator(operator.matrix + torch.diag(damping))
+    return operator + damping
+
+
+def _prepared(operator: LinearOperator, solver: str | Solver) -> Callable[[Tensor], Solution]:
+    return prepare(operator, solver) if isinstance(solver, str) else partial(solver, operator)
 
 
 def _find_curvature(problem: FittedProblem, curvature: str | MakeCurvature) -> tuple[str, MakeCurvature]:
@@ -154,17 +151,6 @@ def _find_curvature(problem: FittedProblem, curvature: str | MakeCurvature) -> t
     if curvature in ("hessian", "ggn") and problem.is_linear_head:
         return curvature, LastLayerOperator
     return curvature, CURVATURES[curvature]
-
-
-def _find_solver(problem: FittedProblem, solver: str | Solver) -> str | Solver:
-    if solver == "auto":
-        return "cholesky"
-    if isinstance(solver, str) and solver not in DIRECT_SOLVERS:
-        raise ValueError(
-            f"unknown solver {solver!r}; known: auto, {', '.join(DIRECT_SOLVERS)}, or a function (operator, rhs) -> "
-            f"Solution"
-        )
-    return solver
 
 
 def is_variational(objective: Objective) -> bool:
@@ -193,12 +179,22 @@ def _find_damping(
 
 def _automatic_delta(problem: FittedProblem, curvature: str, operator: LinearOperator) -> float:
     metric = fisher_metric(problem.reduced)
+    gauss_newton = operator
     if curvature == "hessian" and not problem.is_linear_head:
-        gauss_newton = GaussNewtonOperator(problem.reduced, problem.data).diagonal()
-    else:
-        gauss_newton = operator.diagonal()
-    trace = float((gauss_newton / metric).sum())
-    return automatic_delta(extreme_eigenvalues(Whitened(operator, metric)).smallest, trace, problem.size)
+        gauss_newton = GaussNewtonOperator(problem.reduced, problem.data)
+    trace = _trace(Whitened(gauss_newton, metric))
+    smallest = 0.0 if curvature in SEMIDEFINITE else extreme_eigenvalues(Whitened(operator, metric)).smallest
+    return automatic_delta(smallest, trace, problem.size)
+
+
+def _trace(operator: LinearOperator) -> float:
+    """Exact up to `DENSE_SIZE`, beyond that Hutchinson's estimate with fixed signs."""
+    if operator.size <= DENSE_SIZE:
+        return float(operator.trace())
+    generator = torch.Generator().manual_seed(0)
+    signs = 2 * torch.randint(2, (operator.size, TRACE_PROBES), generator=generator) - 1
+    probes = signs.to(device=operator.device, dtype=operator.dtype)
+    return float((probes * (operator @ probes)).sum() / TRACE_PROBES)
 
 
 class Whitened(LinearOperator):
@@ -216,6 +212,10 @@ class Whitened(LinearOperator):
 
     def _product(self, vectors: Tensor) -> Tensor:
         return (self.base @ (vectors / self.root)) / self.root
+
+    def diagonal(self) -> Float[Tensor, " P"]:
+        """The diagonal, from C's."""
+        return self.base.diagonal() / self.root.squeeze(1).square()
 
     def dense(self) -> Float[Tensor, "P P"]:
         """The matrix, from C's."""

@@ -1,0 +1,96 @@
+"""Perturbing training inputs: against refits with a moved input, and the attack that follows from it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.influence.influence import Influence
+from bayes_influence.influence.perturbation import training_set_attack
+
+STEP = 1e-4
+
+
+def moved(train, position, offset):
+    inputs = train.inputs.clone()
+    inputs[position] += offset
+    return replace(train, inputs=inputs)
+
+
+@pytest.mark.parametrize("name", ["linear", "deep"])
+def test_influence_of_a_perturbation_is_the_derivative_of_the_refit(request, train, test, reweighted, name):
+    objective = request.getfixturevalue(name)
+    influence = Influence(objective, train, damping=0.0).of_perturbation(train.ids[[4, 9]], test)
+    assert influence.shape == (5, 2, 3)
+    everyone = torch.ones(40, dtype=torch.float64)
+    for feature in range(3):
+        offset = STEP * torch.eye(3, dtype=torch.float64)[feature]
+        losses = []
+        for sign in (1, -1):
+            refit = reweighted(objective, moved(train, 9, sign * offset), everyone)
+            losses.append(refit.losses(refit.params, test.batch()))
+        slope = 40 * (losses[0] - losses[1]) / (2 * STEP)
+        torch.testing.assert_close(influence[:, 1, feature], slope, rtol=1e-3, atol=1e-5)
+
+
+def test_a_last_layer_is_perturbed_through_its_features(deep, train, test):
+    """With features a(x) and a last layer W, the influence is a'(x) times that of moving the features."""
+    objective = replace(deep, selection="last-layer")
+    influence = Influence(objective, train, damping=0.1)
+    got = influence.of_perturbation(int(train.ids[2]), test)
+    problem = influence.problem
+    solved = influence.response.solve(problem.gradients(problem.reduce(test)).T).value
+
+    def score(inputs):
+        one = replace(train, inputs=torch.cat([train.inputs[:2], inputs.unsqueeze(0), train.inputs[3:]]))
+        return -problem.gradients(problem.reduce(one).select([2]))[0] @ solved
+
+    for feature in range(3):
+        offset = STEP * torch.eye(3, dtype=torch.float64)[feature]
+        slope = (score(train.inputs[2] + offset) - score(train.inputs[2] - offset)) / (2 * STEP)
+        torch.testing.assert_close(got[:, 0, feature], slope, rtol=1e-6, atol=1e-8)
+
+
+def test_inputs_that_are_not_real_are_refused(linear, train, test):
+    from bayes_influence.influence.perturbation import perturbation_influence
+    from bayes_influence.influence.problem import FittedProblem
+
+    problem = FittedProblem(linear, train)
+    problem.train = Dataset(train.inputs.long(), train.targets, train.ids)
+    with pytest.raises(TypeError, match=r"needs real inputs, got torch\.int64"):
+        perturbation_influence(problem, torch.zeros(problem.size, 1, dtype=torch.float64), train.ids[:1])
+
+
+def test_an_attack_raises_the_test_loss_within_the_valid_range(linear, train, test):
+    lower, upper = float(train.inputs.min()), float(train.inputs.max())
+    target = test.select([0])
+    ids = train.ids[:4]
+    attack = training_set_attack(linear, train, target, ids, step=0.1, steps=8, lower=lower, upper=upper)
+    assert attack.losses.shape == (9,)
+    assert attack.losses[-1] > 1.2 * attack.losses[0]
+    assert attack.losses[0] == pytest.approx(float(linear.losses(linear.params, target.batch())[0]))
+    assert attack.train.inputs.min() >= lower
+    assert attack.train.inputs.max() <= upper
+    changed = (attack.train.inputs != train.inputs).any(dim=1)
+    assert set(train.ids[changed].tolist()) <= set(ids.tolist())
+    final = attack.objective
+    assert float(final.losses(final.params, target.batch())[0]) == pytest.approx(float(attack.losses[-1]))
+
+
+def test_an_attack_uses_the_refit_it_is_given(linear, train, test):
+    seen = []
+
+    def refit(objective, perturbed):
+        seen.append(len(perturbed))
+        return objective
+
+    attack = training_set_attack(linear, train, test, train.ids[:2], step=0.1, steps=3, lower=-9, upper=9, refit=refit)
+    assert seen == [40, 40, 40]
+    assert attack.losses.unique().numel() == 1
+
+
+@pytest.mark.parametrize("wrong", [{"step": 0.0}, {"steps": 0}, {"lower": 1.0, "upper": 0.0}])
+def test_attacks_that_cannot_move_are_refused(linear, train, test, wrong):
+    with pytest.raises(ValueError, match="step > 0, steps >= 1 and lower < upper"):
+        training_set_attack(linear, train, test, train.ids[:1], **{"step": 0.1, **wrong})

@@ -1,0 +1,126 @@
+"""Selecting groups: the second-order effect and its gradient, the capped simplex, and who finds the worst group."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bayes_influence.influence.groups import removal_weights, reweighting_response
+from bayes_influence.influence.influence import Influence
+from bayes_influence.influence.refits import newton_refit
+from bayes_influence.influence.selection import METHODS, SecondOrderEffect, project_capped_simplex
+
+
+@pytest.fixture
+def influence(linear, train):
+    return Influence(linear, train, damping=0.0)
+
+
+@pytest.fixture(params=["fixed", "renormalised"])
+def effect(request, influence, test):
+    slope = influence.problem.gradients(influence.problem.reduce(test)).mean(dim=0)
+    return SecondOrderEffect(influence.response, influence.response.solve(slope).value, 1.0, request.param)
+
+
+def indicator(positions):
+    membership = torch.zeros(40, dtype=torch.float64)
+    membership[torch.tensor(positions)] = 1.0
+    return membership
+
+
+def test_effect_of_a_group_is_its_second_order_influence_on_the_mean_loss(effect, influence, test):
+    positions = torch.tensor([2, 5, 11])
+    change = removal_weights(40, positions, effect.convention, influence.problem.theta)
+    torch.testing.assert_close(effect.weights(indicator([2, 5, 11]))[0], change)
+    moved = reweighting_response(influence.response, change, 2)
+    slope = influence.problem.gradients(influence.problem.reduce(test)).mean(dim=0)
+    assert effect(indicator([2, 5, 11]))[0] == pytest.approx(float(slope @ moved), rel=1e-9)
+
+
+def test_gradient_is_that_of_the_effect(effect):
+    generator = torch.Generator().manual_seed(0)
+    membership = torch.rand(40, generator=generator, dtype=torch.float64)
+    direction = torch.randn(40, generator=generator, dtype=torch.float64)
+    direction -= direction.mean()  # the size m = sum v is held
+    _, slope = effect(membership)
+    difference = (effect(membership + 1e-5 * direction)[0] - effect(membership - 1e-5 * direction)[0]) / 2e-5
+    assert float(slope @ direction) == pytest.approx(difference, rel=1e-6)
+
+
+def test_first_order_effect_is_the_removal_of_each_example(influence, effect, test):
+    removal = influence.on_loss(test).removal.mean(dim=0)
+    torch.testing.assert_close(effect.first_order(), removal)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=12), st.integers(1, 11))
+@settings(max_examples=50)
+def test_projection_is_the_nearest_point_of_the_capped_simplex(values, size):
+    u = torch.tensor(values, dtype=torch.float64)
+    size = min(size, len(u) - 1)
+    v = project_capped_simplex(u, size)
+    assert float(v.sum()) == pytest.approx(size, abs=1e-9)
+    assert v.min() >= 0
+    assert v.max() <= 1
+    for vertex in combinations(range(len(u)), size):  # (u - v)'(w - v) <= 0 for all w of the set, hence its vertices
+        w = torch.zeros_like(u)
+        w[list(vertex)] = 1.0
+        assert float((u - v) @ (w - v)) <= 1e-8
+
+
+@pytest.mark.parametrize(
+    ("method", "direction"), [*((method, "increase") for method in METHODS[:-1]), ("projected-gradient", "decrease")]
+)
+def test_selected_groups_do_what_is_predicted(influence, linear, train, test, method, direction):
+    selection = influence.select_group(test, 4, method=method, direction=direction)
+    assert len(set(selection.ids.tolist())) == 4
+    refit = newton_refit(replace(linear, regulariser_weight=40 / 36), train.without(selection.ids))
+    truth = float((refit.losses(refit.params, test.batch()) - linear.losses(linear.params, test.batch())).mean())
+    assert (truth > 0) == (direction == "increase")
+    assert selection.change == pytest.approx(truth, rel=0.2)
+
+
+def test_no_pair_is_much_worse_than_the_selected_one(linear, train, test):
+    few = train.select(range(7))
+    objective = newton_refit(linear, few)
+    influence = Influence(objective, few, damping=0.0)
+    best = max(
+        float(influence.of_group(few.ids[list(pair)]).on_loss(test).mean()) for pair in combinations(range(7), 2)
+    )
+    assert influence.select_group(test, 2).change > 0.9 * best
+
+
+def test_best_is_the_best_of_the_cheap_ones(influence, test):
+    selection = influence.select_group(test, 5)
+    assert selection.change == max(selection.candidates.values())
+    assert set(selection.candidates) == {"first-order", "monotone-top-k", "greedy", "projected-gradient"}
+    second_order = influence.select_group(test, 5, method="monotone-top-k")
+    assert selection.change >= second_order.change
+
+
+def test_renormalised_groups_are_selected_too(influence, test):
+    assert influence.select_group(test, 5, convention="renormalised", method="projected-gradient").change > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "between 1 and 39 of the 40 training examples, got 0"),
+        ({"size": 40}, "between 1 and 39 of the 40 training examples, got 40"),
+        ({"size": 3, "method": "luck"}, "method must be one of first-order, .*got 'luck'"),
+        ({"size": 3, "direction": "up"}, "direction must be one of increase, decrease, got 'up'"),
+        ({"size": 3, "convention": "free"}, "convention must be one of fixed, renormalised, got 'free'"),
+    ],
+)
+def test_impossible_selections_are_refused(influence, test, options, message):
+    with pytest.raises(ValueError, match=message):
+        influence.select_group(test, **options)
+
+
+def test_second_derivatives_need_the_hessian(linear, train, test):
+    influence = Influence(linear, train, curvature="ggn")
+    with pytest.raises(ValueError, match="needs curvature='hessian', got 'ggn'"):
+        influence.select_group(test, 3)
+    assert influence.select_group(test, 3, method="first-order").change > 0
