@@ -129,6 +129,53 @@ def reproduce(
     console.print(f"Figure {result.folder / figure.value}.png; tables and configuration: {result.folder}")
 
 
+@app.command()
+def train(
+    dataset: Annotated[str, typer.Argument(help="iris, wine, breast-cancer, digits, mnist, fashion-mnist or cifar10.")],
+    network: Annotated[str, typer.Option(help="mlp, lenet, resnet, or vgg11, vgg13, vgg16, vgg19.")] = "mlp",
+    scheme: Annotated[str, typer.Option(help="How it is regularised; see docs/schemes.md.")] = "bnn",
+    seeds: Annotated[str, typer.Option(help="One network each, separated by commas.")] = "0",
+    epochs: Annotated[int, typer.Option(help="Passes over the training examples.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Examples in a batch.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-3,
+    optimiser: Annotated[str, typer.Option(help="adam or sgd.")] = "adam",
+    decay: Annotated[str, typer.Option(help="Of the learning rate: cosine or constant.")] = "cosine",
+    annealing: Annotated[float, typer.Option(help="Fraction of the steps over which the KL's weight rises.")] = 0.0,
+    clip: Annotated[float | None, typer.Option(help="Longest gradient that is followed at its length.")] = None,
+    width: Annotated[int, typer.Option(help="Hidden units of an MLP, first channels of a residual network.")] = 32,
+    depth: Annotated[int, typer.Option(help="Hidden layers of an MLP.")] = 1,
+    activation: Annotated[str | None, typer.Option(help="The network's usual one when not given.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of the schemes that have it.")] = None,
+    prior_scale: Annotated[float, typer.Option(help="Standard deviation of a weight under the prior.")] = 1.0,
+    prior: Annotated[str, typer.Option(help="isotropic, or fan-in: divided by the root of the fan-in.")] = "isotropic",
+    likelihood: Annotated[str | None, typer.Option(help="tilted, sobol, taylor, jensen or evi.")] = None,
+    method: Annotated[str, typer.Option(help="first-order, exact or gauss-hermite.")] = "first-order",
+    warm_start: Annotated[str | None, typer.Option(help="Folder of a run to start from.")] = None,
+    train_examples: Annotated[int | None, typer.Option(help="Use only so many training examples.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    predictions: Annotated[str, typer.Option(help="diagonal, linearized or sampled.")] = "diagonal",
+    data_folder: Annotated[Path | None, typer.Option(help="Where image sets are kept.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/train-DATASET-NETWORK-SCHEME otherwise.")] = None,
+) -> None:
+    """Train networks, deterministic or Bayesian; stopped, the same command continues. Ends with a report."""
+    settings = {
+        name: value for name, value in locals().items() if name not in ("seeds", "predictions", "data_folder", "out")
+    }
+    from bayes_influence.experiments.train_report import train_and_report
+    from bayes_influence.experiments.train_run import TrainRun
+
+    with _clear_errors():
+        try:
+            numbers = tuple(int(seed) for seed in seeds.split(","))
+        except ValueError:
+            raise ValueError(f"seeds must be whole numbers separated by commas, got {seeds!r}") from None
+        run = TrainRun(seeds=numbers, **settings)
+        folder = out or Path("runs") / f"train-{dataset}-{network}-{scheme}"
+        report = train_and_report(run, folder, data_folder=data_folder, mode=predictions)
+    console.print(report.dropna(axis="columns", how="all").to_string(index=False, float_format="{:.4f}".format))
+    console.print(f"Report, reliability plot, checkpoint and configuration: {folder}")
+
+
 def _study(schemes: str | None, **settings: Any) -> Any:
     from bayes_influence.experiments.study import Study
 

@@ -1,0 +1,40 @@
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from bayes_influence.cli import app
+from bayes_influence.experiments.train_run import load_run
+
+SMALL = ["--epochs", "3", "--width", "5", "--batch-size", "32", "--learning-rate", "0.02"]
+
+
+def _run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_train_prints_the_report_and_leaves_a_run_that_loads(tmp_path):
+    result = _run("train", "iris", *SMALL, "--scheme", "bnn", "--seeds", "1,2", "--prior", "fan-in", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "accuracy" in result.output
+    assert "outside" not in result.output
+    assert pd.read_csv(tmp_path / "report.csv")["seed"].tolist() == [1, 2]
+    objective, split, config = load_run(tmp_path, index=1)
+    assert (config["prior"], config["seeds"], config["network"]) == ("fan-in", [1, 2], "mlp")
+    assert len(split.train) + len(split.test) == 150
+    assert "0.weight_rho" in objective.params
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "irsi"], "unknown dataset 'irsi'; known: iris"),
+        (["train", "iris", "--scheme", "bn"], "unknown scheme bn; known: none"),
+        (["train", "iris", "--network", "lenet"], "lenet takes images (channels, height, width)"),
+        (["train", "iris", "--seeds", "0,x"], "seeds must be whole numbers separated by commas, got '0,x'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, message, tmp_path):
+    result = _run(*arguments, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
