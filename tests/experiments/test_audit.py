@@ -1,0 +1,231 @@
+import numpy as np
+import pytest
+import torch
+
+from bayes_influence.data.synthetic import logistic_classes
+from bayes_influence.evaluation.verdict import Grade
+from bayes_influence.experiments import audit as auditing
+from bayes_influence.experiments.audit import audit, audit_jobs, given_fits, hardest_in_the_mean, summarise_audit
+from bayes_influence.experiments.audit_report import audit_figure, printed_audit
+from bayes_influence.experiments.audit_stages import AuditSettings, measure_network
+from bayes_influence.experiments.audit_study import audit_study
+from bayes_influence.experiments.study import Study
+from bayes_influence.models.mlp import MLP
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.training.fits import fit_schemes
+from bayes_influence.training.schedules import Schedule
+from bayes_influence.training.schemes import SCHEMES, Deterministic
+
+SCHEDULE = Schedule(150, 0.02)
+SETTINGS = AuditSettings(removals=5, damping=0.05, refit_schedule=Schedule(30))
+
+
+@pytest.fixture(scope="module")
+def data():
+    whole = logistic_classes(36, n_features=3, n_classes=3, seed=1).dataset
+    return whole.select(range(34)), whole.select(range(34, 36))
+
+
+def tanh_network():
+    return MLP(3, 3, width=3, activation="tanh")
+
+
+def _fits(data, selection, decay=0.05, tolerance=1e-10):
+    scheme = Deterministic("l2", decay=decay, regulariser_weight=float(decay > 0))
+    (fits,) = fit_schemes([scheme], tanh_network, data[0], [0, 1], SCHEDULE, selection=selection, tolerance=tolerance)
+    return fits
+
+
+@pytest.fixture(scope="module")
+def last_layer(data):
+    return _fits(data, "last-layer")
+
+
+@pytest.fixture(scope="module")
+def unfinished(data):
+    return _fits(data, "all", decay=0.0, tolerance=None)
+
+
+@pytest.fixture(scope="module")
+def found(unfinished, data):
+    return audit(unfinished, *data, SETTINGS, make_network=tanh_network, schedule=SCHEDULE, progress=False)
+
+
+def test_a_convex_last_layer_can_be_trusted(last_layer, data):
+    settings = AuditSettings(removals=8, damping=1e-6)
+    trusted = audit(last_layer, *data, settings, progress=False)
+    assert trusted.truth == "warm"
+    assert trusted.verdict.grade is Grade.TRUSTWORTHY
+    assert trusted.notes == ()
+    assert trusted.agreement.set_index("stage").loc["warm", "spearman"] > 0.95
+    gaps = trusted.waterfall.set_index("gap")
+    # At a minimum of a convex problem only linearising costs anything.
+    assert gaps["output_distance"].idxmax() == "linearisation"
+    assert gaps.loc["solver", "output_distance"] < 1e-8
+
+
+def test_every_gap_of_a_network_is_measured(found):
+    assert found.waterfall["gap"].tolist() == [
+        "warm-start",
+        "proximity",
+        "non-convergence",
+        "linearisation",
+        "solver",
+    ]
+    assert (found.waterfall["output_distance"].iloc[:4] > 0).all()
+    assert found.truth == "cold"
+    assert len(found.gaps) == 2 * 5 * 5
+    assert len(found.effects) == 2 * 2 * 5
+
+
+def test_the_estimate_is_nearest_to_what_it_linearises(found):
+    pearson = found.agreement.set_index("stage")["pearson"]
+    assert pearson["solver"] > 0.99
+    assert pearson["pbrf"] > 0.9
+    assert pearson["linear"] == pytest.approx(pearson["solver"], abs=1e-6)
+
+
+def test_the_spectrum_is_that_of_hessian_and_gauss_newton_matrix(found):
+    spectrum = found.spectrum.set_index(["seed", "matrix"])
+    assert spectrum.loc[(0, "ggn"), "smallest"] > -1e-12
+    assert spectrum.loc[(0, "hessian"), "parameters"] == 24
+    values = found.eigenvalues.query("seed == 1 and matrix == 'ggn'")["eigenvalue"].to_numpy()
+    assert spectrum.loc[(1, "ggn"), "largest"] == pytest.approx(values.max())
+    assert spectrum.loc[(1, "ggn"), "trace"] == pytest.approx(values.sum())
+    assert spectrum.loc[(1, "ggn"), "effective_dimension"] == pytest.approx((values / (values + 0.05)).sum())
+    assert found.attribution["score_share"].sum() == pytest.approx(1.0)
+
+
+def test_a_control_that_drifts_more_than_the_effects_is_flagged(found):
+    assert found.stages.query("stage == 'warm'")["drift_exceeds_effects"].any()
+    (note,) = [note for note in found.notes if note.startswith("warm")]
+    assert "retraining with nothing removed moves a test loss as far as a typical removal does" in note
+    assert not found.stages.query("stage == 'pbrf'")["drift_exceeds_effects"].any()
+
+
+def test_a_drifting_truth_is_not_judged_by(unfinished, data):
+    settings = AuditSettings(removals=5, damping=0.05, refit_schedule=Schedule(5, 1e-4))
+    found = audit(unfinished, *data, settings, progress=False)
+    assert found.truth == "warm"
+    assert found.verdict.grade is Grade.UNDECIDED
+    assert "retraining with nothing removed already changes the loss by" in found.verdict.sentence
+
+
+def test_refits_that_do_not_converge_are_noted(data):
+    objective = Objective(MLP(3, 3, depth=0, seed=0).double(), CrossEntropy(), WeightDecay(0.05), selection="all")
+    settings = AuditSettings(removals=3, damping=0.05, refit_schedule=Schedule(2), tolerance=1e-300)
+    notes = audit(objective, *data, settings, progress=False).notes
+    assert any("proximal: 4 of 4 refits did not reach their gradient norm" in note for note in notes)
+
+
+def test_constant_scores_are_said_to_be_constant(last_layer, data):
+    jobs = audit_jobs(last_layer, *data, AuditSettings(removals=4, damping=0.01))
+    cells = {key: measure_network(job) for key, job in jobs.items()}
+    for cell in cells.values():
+        cell.tables["effects"]["estimated"] = 0.0
+    found = summarise_audit(cells, jobs)
+    assert found.verdict.grade is Grade.UNDECIDED
+    assert "all estimated differences are equal" in found.verdict.sentence
+    assert found.notes == ("warm: all estimated differences are equal (4 of 4 runs)",)
+
+
+def test_one_objective_is_audited_from_where_it_stands(last_layer, data):
+    settings = AuditSettings(removals=4, damping=0.01)
+    found = audit(last_layer.at(1), *data, settings, progress=False)
+    assert found.effects["seed"].unique().tolist() == [0]
+    assert np.isnan(found.ceiling)
+    assert given_fits(last_layer.at(1), data[0]).gradient_norms[0] < 1e-9
+
+
+def test_variational_networks_are_audited_in_the_fisher_metric(data):
+    (fits,) = fit_schemes([SCHEMES["bnn"]], tanh_network, data[0], [0], SCHEDULE)
+    found = audit(fits, *data, AuditSettings(removals=4), progress=False)
+    assert found.damping > 0
+    assert found.stages.set_index("stage").loc["warm", "unconverged"] == 0
+    assert found.agreement.set_index("stage").loc["pbrf", "pearson"] > 0.5
+
+
+def test_the_removed_examples_are_the_same_for_every_network(last_layer, data):
+    ids = hardest_in_the_mean(last_layer, data[0], 5)
+    losses = sum(last_layer.at(row).losses(last_layer.at(row).params, data[0].batch()) for row in range(2))
+    assert set(ids.tolist()) == set(torch.argsort(losses, descending=True)[:5].tolist())
+    jobs = audit_jobs(last_layer, *data, AuditSettings(removals=5, damping=0.1))
+    assert all(torch.equal(job.removed, ids) for job in jobs.values())
+
+
+def test_a_killed_audit_resumes(last_layer, data, tmp_path, monkeypatch):
+    settings = AuditSettings(removals=4, damping=0.01)
+    measured = []
+
+    def kill_at_the_second(job):
+        if job.fits.seeds == (1,):
+            raise KeyboardInterrupt
+        measured.append(job.fits.seeds)
+        return measure_network(job)
+
+    monkeypatch.setattr(auditing, "measure_network", kill_at_the_second)
+    with pytest.raises(KeyboardInterrupt, match="1 of 2 cells are stored"):
+        audit(last_layer, *data, settings, folder=tmp_path / "audit", progress=False)
+
+    def count(job):
+        measured.append(job.fits.seeds)
+        return measure_network(job)
+
+    monkeypatch.setattr(auditing, "measure_network", count)
+    resumed = audit(last_layer, *data, settings, folder=tmp_path / "audit", progress=False)
+    assert measured == [(0,), (1,)]
+    monkeypatch.undo()
+    whole = audit(last_layer, *data, settings, progress=False)
+    assert resumed.agreement.equals(whole.agreement)
+    assert (tmp_path / "audit" / "verdict.txt").read_text().startswith(whole.verdict.sentence)
+    with pytest.raises(ValueError, match=r"another configuration: settings\.removals is 4 there and 5 here"):
+        audit(last_layer, *data, AuditSettings(removals=5, damping=0.01), folder=tmp_path / "audit", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"removals": 2}, "an audit needs at least 3 removed examples for its correlations, got 2"),
+        ({"damping": 0.0}, "the damping must be positive, got 0.0; leave it out for the automatic one"),
+        ({"curvature": "fisher"}, "curvature must be 'ggn' or 'hessian', got 'fisher'"),
+        ({"solver": "gauss"}, "unknown solver 'gauss'; known: auto, cholesky"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AuditSettings(**arguments)
+
+
+def test_more_removals_than_examples_are_refused(last_layer, data):
+    with pytest.raises(ValueError, match="between 1 and 33 of 34 examples can be removed, got 40"):
+        audit(last_layer, *data, AuditSettings(removals=40), progress=False)
+
+
+def test_several_schemes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="an audit takes one scheme, got none, weight-decay"):
+        audit_study(Study(schemes=("none", "weight-decay"), test_example=83), tmp_path / "audit")
+
+
+def test_the_study_trains_audits_and_draws(tmp_path):
+    study = Study(
+        schemes=("weight-decay",), activation="tanh", test_example=83, repeats=1, removals=4, epochs=60, refit_epochs=5
+    )
+    found, folder = audit_study(study, tmp_path / "audit", damping=0.01, n_jobs=1, progress=False)
+    assert found.truth == "warm"
+    files = {path.name for path in folder.path.iterdir()}
+    assert {"figure.png", "figure.pdf", "verdict.txt", "agreement.csv", "waterfall.csv", "config.json"} <= files
+
+
+def test_a_report_holds_every_part(found):
+    titles = [str(table.title) for table in printed_audit(found)]
+    assert titles == [
+        "estimated change of the test loss against",
+        "where retraining and estimate part",
+        "curvature in the selected parameters",
+        "where in the spectrum the scores come from",
+    ]
+    assert [table.row_count for table in printed_audit(found)] == [6, 5, 2, 4]
+    figure = audit_figure(found, "a network")
+    assert found.verdict.sentence in figure.get_suptitle()
