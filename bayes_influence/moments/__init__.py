@@ -4,6 +4,7 @@ from bayes_influence.moments import (  # noqa: F401 (they register rules)
     activations,
     arithmetic,
     dropout,
+    exact,
     linear,
     maximum,
     normalisation,
@@ -11,22 +12,37 @@ from bayes_influence.moments import (  # noqa: F401 (they register rules)
     shapes,
     softmax,
 )
+from bayes_influence.moments.check import MomentCheck, moment_check
 from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian, to_deterministic
 from bayes_influence.moments.elementwise import elementwise
 from bayes_influence.moments.initial import fan_in_sigma, relative_sigma
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Approximation, Moments
+from bayes_influence.moments.prediction import (
+    Prediction,
+    diagonal_moments,
+    linearized_moments,
+    predict,
+    sampled_moments,
+)
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
 
 __all__ = [
     "VARIANCE_FLOOR",
     "Approximation",
+    "MomentCheck",
     "Moments",
+    "Prediction",
     "UnsupportedModuleError",
     "UnsupportedOperationError",
+    "diagonal_moments",
     "elementwise",
     "fan_in_sigma",
+    "linearized_moments",
+    "moment_check",
+    "predict",
     "relative_sigma",
     "rule",
+    "sampled_moments",
     "to_bayesian",
     "to_deterministic",
 ]

@@ -1,4 +1,4 @@
-"""Derivatives and closed-form moments of the common activations; every other elementwise function by name."""
+"""Derivatives of the common activations; every other elementwise function by name."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from bayes_influence.moments.elementwise import derivative_of, exact_moments_of, propagate, register_elementwise
-from bayes_influence.moments.gaussian import gauss_hermite, normal_density, normal_distribution, rectified_moments
+from bayes_influence.moments.elementwise import derivative_of, propagate, register_elementwise
+from bayes_influence.moments.gaussian import normal_density, normal_distribution
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
 
-_SELU_SCALE = 1.0507009873554805
-_SELU_ALPHA = 1.6732632423543772
+SELU_SCALE = 1.0507009873554805
+SELU_ALPHA = 1.6732632423543772
 
 register_elementwise(
     "abs",
     "asinh",
     "atan",
-    "celu",
     "clamp",
     "cos",
     "erf",
@@ -112,7 +111,7 @@ def elu(mean: Tensor, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
 def selu(mean: Tensor) -> tuple[Tensor, Tensor]:
     """SELU: s m for m > 0, else s alpha (exp m - 1); its derivative is s, or f(m) + s alpha."""
     value = F.selu(mean)
-    return value, torch.where(mean > 0, _SELU_SCALE, value + _SELU_SCALE * _SELU_ALPHA)
+    return value, torch.where(mean > 0, SELU_SCALE, value + SELU_SCALE * SELU_ALPHA)
 
 
 @derivative_of("silu")
@@ -145,58 +144,3 @@ def exp(mean: Tensor) -> tuple[Tensor, Tensor]:
 def square(mean: Tensor) -> tuple[Tensor, Tensor]:
     """Square; its derivative is 2 m."""
     return mean.square(), 2 * mean
-
-
-@exact_moments_of("relu")
-def relu_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Moments of max(x, 0): sqrt(v) s_plus and v (Phi(a) - s_plus s_minus), see `rectified_moments`."""
-    rectified, spread, _ = rectified_moments(mean, variance)
-    return rectified, spread
-
-
-@exact_moments_of("leaky_relu")
-def leaky_relu_moments(mean: Tensor, variance: Tensor, negative_slope: float = 0.01) -> tuple[Tensor, Tensor]:
-    """Moments of s x + (1 - s) max(x, 0): s^2 v + (1 - s)^2 Var max(x, 0) + 2 s (1 - s) v Phi(a) is the variance."""
-    rectified, spread, covariance = rectified_moments(mean, variance)
-    rest = 1 - negative_slope
-    total = negative_slope**2 * variance + rest**2 * spread + 2 * negative_slope * rest * covariance
-    return negative_slope * mean + rest * rectified, total.clamp(min=0)
-
-
-@exact_moments_of("gelu")
-def gelu_moments(mean: Tensor, variance: Tensor, approximate: str = "none") -> tuple[Tensor, Tensor]:
-    """Mean m Phi(m/t) + (v/t) phi(m/t), t^2 = 1 + v, in closed form; the variance about it by Gauss-Hermite.
-
-    With `approximate="tanh"` both are Gauss-Hermite.
-    """
-    if approximate != "none":
-        return gauss_hermite(lambda values: F.gelu(values, approximate=approximate), mean, variance)
-    t = (1 + variance).sqrt()
-    expectation = mean * normal_distribution(mean / t) + variance / t * normal_density(mean / t)
-    return gauss_hermite(F.gelu, mean, variance, exact_mean=expectation)
-
-
-@exact_moments_of("exp")
-def exp_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-normal moments: exp(m + v/2), and its square times exp(v) - 1."""
-    expectation = torch.exp(mean + 0.5 * variance)
-    return expectation, expectation.square() * torch.expm1(variance)
-
-
-@exact_moments_of("square")
-def square_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Moments of the square: m^2 + v and 2 v^2 + 4 m^2 v."""
-    return mean.square() + variance, (2 * variance + 4 * mean.square()) * variance
-
-
-@exact_moments_of("abs")
-def abs_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Folded normal: |x| = 2 max(x, 0) - x, so 2 E max(x, 0) - m and v + 4 Var max(x, 0) - 4 v Phi(a)."""
-    rectified, spread, covariance = rectified_moments(mean, variance)
-    return 2 * rectified - mean, (variance + 4 * (spread - covariance)).clamp(min=0)
-
-
-@exact_moments_of("erf")
-def erf_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean erf(m / sqrt(1 + 2 v)) in closed form; the variance about it by Gauss-Hermite."""
-    return gauss_hermite(torch.erf, mean, variance, exact_mean=torch.erf(mean / (1 + 2 * variance).sqrt()))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bayes_influence.moments.activations import SELU_ALPHA, SELU_SCALE
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import rule
 
-_SELU_NEGATIVE_LIMIT = -1.0507009873554805 * 1.6732632423543772
+_SELU_NEGATIVE_LIMIT = -SELU_SCALE * SELU_ALPHA
 """Where SELU saturates: what alpha dropout puts in place of a dropped entry."""
 
 

@@ -1,0 +1,99 @@
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from bayes_influence.moments import Moments, moment_check, to_bayesian
+
+DOUBLE = torch.float64
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.activation = nn.Tanh()
+
+    def forward(self, x):
+        return self.activation(x + self.activation(self.inner(x)))
+
+
+@pytest.fixture
+def network():
+    layers = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), Residual(), nn.Dropout(), nn.Linear(4, 2))
+    return to_bayesian(layers.double(), method="exact", initial_sigma=0.4).eval()
+
+
+def test_one_row_for_each_output_in_the_order_of_the_forward_pass(network):
+    check = moment_check(network, torch.randn(4, 3, dtype=DOUBLE), n_samples=64)
+    # Dropout hands its input on in evaluation mode, and the containers what their last child returned.
+    paths = [layer.path for layer in check.layers]
+    assert paths == ["0", "1", "2.inner", "2.activation", "2.activation (call 2)", "4"]
+    assert [layer.module for layer in check.layers][:3] == ["BayesianLinear", "Tanh", "BayesianLinear"]
+    frame = check.to_frame()
+    assert isinstance(frame, pd.DataFrame)
+    assert list(frame["path"]) == paths
+    assert list(frame.columns) == [
+        "path",
+        "module",
+        "mean_error",
+        "upper_mean_error",
+        "variance_ratio",
+        "lower_ratio",
+        "upper_ratio",
+    ]
+
+
+def test_the_first_layer_is_exact_and_shows_sampling_noise_only(network):
+    n = 4_000
+    check = moment_check(network, torch.randn(40, 3, dtype=DOUBLE), n_samples=n)
+    first = check.layers[0]
+    assert check.noise == pytest.approx(n**-0.5)
+    assert first.mean_error < 2 * check.noise
+    assert first.variance_ratio == pytest.approx(1, abs=0.05)
+    assert 0.9 < first.lower_ratio <= first.variance_ratio <= first.upper_ratio < 1.1
+
+
+def test_errors_are_the_ones_that_were_put_in():
+    layer = to_bayesian(nn.Linear(3, 2).double(), initial_sigma=0.5).eval()
+    biased = nn.Sequential(layer, nn.Identity())
+    biased[0].register_forward_hook(
+        lambda module, inputs, output: (
+            Moments(output.mean + output.variance.sqrt(), 4 * output.variance) if isinstance(output, Moments) else None
+        )
+    )
+    check = moment_check(biased, torch.randn(10, 3, dtype=DOUBLE), n_samples=2_000)
+    assert check.layers[-1].mean_error == pytest.approx(1, abs=0.1)
+    assert check.layers[-1].variance_ratio == pytest.approx(4, rel=0.1)
+
+
+def test_sampling_repeats_with_the_seed_and_the_network_stays_as_it_was(network):
+    x = torch.randn(4, 3, dtype=DOUBLE)
+    first, second = (
+        moment_check(network, x, n_samples=20, generator=torch.Generator().manual_seed(5)) for _ in range(2)
+    )
+    assert first == second
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_random_inputs_and_other_parameters(network):
+    x = Moments(torch.randn(20, 3, dtype=DOUBLE), torch.rand(20, 3, dtype=DOUBLE))
+    wide = {name: p.detach() + (0.5 if name.endswith("_rho") else 0) for name, p in network.named_parameters()}
+    check = moment_check(network, x, params=wide, n_samples=2_000)
+    assert check.layers[0].variance_ratio == pytest.approx(1, abs=0.05)
+
+
+def test_plot_has_one_position_per_module(network):
+    figure = moment_check(network, torch.randn(4, 3, dtype=DOUBLE), n_samples=16).plot()
+    upper, lower = figure.axes
+    assert [label.get_text() for label in lower.get_xticklabels()][2] == "2.inner BayesianLinear"
+    assert "variance" in lower.get_ylabel()
+    assert "standard deviations" in upper.get_ylabel()
+
+
+def test_a_network_that_does_not_vary_is_refused(network):
+    certain = {name: p.detach() - (1e4 if name.endswith("_rho") else 0) for name, p in network.named_parameters()}
+    with pytest.raises(ValueError, match=r"output of '0' \(BayesianLinear\) does not vary in the samples"):
+        moment_check(network, torch.zeros(2, 3, dtype=DOUBLE), params=certain, n_samples=4)
+    with pytest.raises(ValueError, match="n_samples must be at least 2"):
+        moment_check(network, torch.zeros(2, 3, dtype=DOUBLE), n_samples=1)

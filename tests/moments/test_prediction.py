@@ -1,0 +1,168 @@
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, jacrev
+
+from bayes_influence.moments import (
+    Moments,
+    diagonal_moments,
+    linearized_moments,
+    predict,
+    prediction,
+    sampled_moments,
+    to_bayesian,
+    to_deterministic,
+)
+from bayes_influence.moments.prediction import MODES, entropy, mutual_information, probit_probabilities
+
+DOUBLE = torch.float64
+
+
+def small(initial_sigma=0.3, method="exact"):
+    network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    return to_bayesian(network, method=method, initial_sigma=initial_sigma).eval()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(6, 4, dtype=DOUBLE)
+
+
+def test_diagonal_moments_are_the_forward_pass(x):
+    network = small()
+    assert torch.equal(diagonal_moments(network, x).variance, network(x).variance)
+    params = {name: 0.5 * p.detach() for name, p in network.named_parameters()}
+    assert torch.equal(diagonal_moments(network, x, params).mean, functional_call(network, params, (x,)).mean)
+
+
+def test_linearized_moments_are_the_dense_jacobian(x):
+    network = small()
+    mean_network = to_deterministic(network)
+    params = {name: p.detach() for name, p in mean_network.named_parameters()}
+    jacobian = jacrev(lambda p: functional_call(mean_network, p, (x,)))(params)
+    sigma_squared = {name: (2 * p).exp() for name, p in network.named_parameters() if name.endswith("_rho")}
+    expected = sum((jacobian[name].square() * sigma_squared[name + "_rho"]).flatten(2).sum(2) for name in params)
+    result = linearized_moments(network, x)
+    assert torch.equal(result.mean, mean_network(x))
+    assert torch.allclose(result.variance, expected)
+
+
+def test_linearized_moments_do_not_depend_on_the_memory_they_may_use(x, monkeypatch):
+    network = small()
+    expected = linearized_moments(network, x)
+    monkeypatch.setattr(prediction, "JACOBIAN_ENTRIES", 1)
+    assert torch.allclose(linearized_moments(network, x).variance, expected.variance)
+
+
+def test_a_linear_network_has_the_same_moments_in_all_modes(assert_match):
+    network = to_bayesian(nn.Linear(4, 3).double(), initial_sigma=0.7).eval()
+    inputs = torch.randn(5, 4, dtype=DOUBLE)
+    diagonal, linearized = diagonal_moments(network, inputs), linearized_moments(network, inputs)
+    assert torch.allclose(diagonal.mean, linearized.mean)
+    assert torch.allclose(diagonal.variance, linearized.variance)
+    sampled = sampled_moments(network, inputs, n_samples=8_000)
+    assert torch.allclose(sampled.mean, diagonal.mean, atol=5 * (diagonal.variance.max() / 8_000).sqrt().item())
+    assert torch.allclose(sampled.variance, diagonal.variance, rtol=5 * (2 / 8_000) ** 0.5)
+
+
+def test_random_inputs_add_their_variance(x):
+    network = small()
+    noisy = Moments(x, torch.full_like(x, 0.04))
+    mean_network = to_deterministic(network)
+    by_input = torch.stack([jacrev(mean_network)(row) for row in x]).square().sum(2) * 0.04
+    result = linearized_moments(network, noisy)
+    assert torch.allclose(result.variance, linearized_moments(network, x).variance + by_input)
+
+
+def test_all_modes_agree_for_small_variances(x):
+    network = small(initial_sigma=0.02)
+    sampled = sampled_moments(network, x, n_samples=4_000)
+    for moments in (diagonal_moments(network, x), linearized_moments(network, x)):
+        assert ((moments.mean - sampled.mean).abs() < 0.1 * sampled.variance.sqrt()).all()
+    assert torch.allclose(linearized_moments(network, x).variance, sampled.variance, rtol=0.12)
+
+
+def test_convolutions_share_weights_and_the_linearisation_keeps_their_covariance():
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 2)).double()
+    twin = to_bayesian(network, initial_sigma=0.05).eval()
+    images = torch.rand(8, 1, 6, 6, dtype=DOUBLE)
+    sampled = sampled_moments(twin, images, n_samples=4_000).variance.sum()
+    assert linearized_moments(twin, images).variance.sum().item() == pytest.approx(sampled.item(), rel=0.05)
+    assert diagonal_moments(twin, images).variance.sum() < 0.9 * sampled
+
+
+def test_probit_probabilities_against_sampled_logits(draw):
+    logits = Moments(torch.tensor([[1.0, 0.0]], dtype=DOUBLE), torch.tensor([[2.0, 0.0]], dtype=DOUBLE))
+    exact = torch.softmax(draw(logits, 200_000), -1).mean(0)
+    assert torch.allclose(probit_probabilities(logits), exact, atol=0.01)
+    certain = Moments(logits.mean, torch.zeros_like(logits.mean))
+    assert torch.equal(probit_probabilities(certain), torch.softmax(logits.mean, -1))
+
+
+def test_entropy_and_mutual_information_in_closed_form():
+    assert entropy(torch.full((2, 4), 0.25, dtype=DOUBLE))[0].item() == pytest.approx(torch.tensor(4.0).log().item())
+    assert entropy(torch.tensor([1.0, 0.0])).item() == 0
+    uniform = Moments(torch.zeros(1, 2, dtype=DOUBLE), torch.full((1, 2), 0.01, dtype=DOUBLE))
+    assert mutual_information(uniform).item() == pytest.approx(0.5 * (0.01 - 0.5 * 0.01))
+
+
+def test_mutual_information_against_samples(draw):
+    logits = Moments(torch.randn(3, 4, dtype=DOUBLE), torch.full((3, 4), 0.02, dtype=DOUBLE))
+    samples = torch.softmax(draw(logits, 400_000), -1)
+    exact = entropy(samples.mean(0)) - entropy(samples).mean(0)
+    assert torch.allclose(mutual_information(logits), exact, rtol=0.05)
+
+
+@pytest.mark.parametrize("averaging", ["probit", "sampled"])
+@pytest.mark.parametrize("mode", MODES)
+def test_predictions_split_their_uncertainty(mode, averaging, x):
+    result = predict(small(initial_sigma=1.0), x, mode=mode, averaging=averaging)
+    assert result.logits.shape == (6, 3)
+    assert torch.allclose(result.probabilities.sum(-1), torch.ones(6, dtype=DOUBLE))
+    assert torch.equal(result.classes, result.probabilities.argmax(-1))
+    assert torch.allclose(result.total, entropy(result.probabilities))
+    assert torch.allclose(result.epistemic + result.aleatoric, result.total)
+    assert (result.epistemic >= 0).all()
+    assert (result.aleatoric >= 0).all()
+
+
+def test_modes_and_averages_agree_where_they_should(x):
+    network = small(initial_sigma=0.2)
+    referee = predict(network, x, mode="sampled", n_samples=4_000)
+    for mode in ("diagonal", "linearized"):
+        for averaging in ("probit", "sampled"):
+            result = predict(network, x, mode=mode, averaging=averaging)
+            assert torch.allclose(result.probabilities, referee.probabilities, atol=0.01)
+            assert torch.allclose(result.epistemic, referee.epistemic, atol=0.005)
+
+
+def test_a_certain_network_has_no_epistemic_uncertainty(x):
+    network = small()
+    certain = {name: p.detach() - (1e4 if name.endswith("_rho") else 0) for name, p in network.named_parameters()}
+    for mode in MODES:
+        result = predict(network, x, mode=mode, params=certain)
+        assert torch.allclose(result.epistemic, torch.zeros(6, dtype=DOUBLE), atol=1e-12)
+        assert torch.allclose(result.probabilities, torch.softmax(to_deterministic(network)(x), -1))
+
+
+def test_sampled_predictions_repeat_with_the_seed(x):
+    network = small()
+    first, again, other = (
+        predict(network, x, mode="sampled", n_samples=8, generator=torch.Generator().manual_seed(seed)).probabilities
+        for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+def test_bad_requests_are_refused(x):
+    with pytest.raises(ValueError, match="unknown prediction mode 'exact'; known: diagonal, linearized, sampled"):
+        predict(small(), x, mode="exact")
+    with pytest.raises(ValueError, match="unknown averaging 'mean'; known: probit, sampled"):
+        predict(small(), x, averaging="mean")
+    with pytest.raises(ValueError, match="has no Bayesian layer"):
+        predict(to_deterministic(small()), x)
+    training = to_bayesian(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))).train()
+    for mode in MODES:
+        with pytest.raises(ValueError, match="'1' is in training mode"):
+            predict(training, torch.zeros(2, 4), mode=mode)
