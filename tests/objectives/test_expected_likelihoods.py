@@ -1,0 +1,127 @@
+from math import log, pi
+
+import numpy as np
+import pytest
+import torch
+from torch.func import grad, vmap
+
+from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.softmax import softmax
+from bayes_influence.objectives.expected_likelihoods import (
+    ExpectedGaussian,
+    ExtendedVI,
+    JensenCategorical,
+    SobolCategorical,
+    TaylorCategorical,
+    TiltedCategorical,
+)
+
+MEANS = 1.5 * torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+SHAPES = torch.rand(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+TARGETS = torch.arange(8) % 3
+LOSSES = {
+    "tilted": TiltedCategorical(),
+    "jensen": JensenCategorical(),
+    "taylor": TaylorCategorical(),
+    "sobol": SobolCategorical(),
+    "evi": ExtendedVI(),
+}
+
+
+def logits(variance):
+    return Moments(MEANS, variance * SHAPES)
+
+
+def expected_cross_entropy(outputs, targets, nodes=40):
+    """E logsumexp(z) - m_y by a product of Gauss-Hermite rules: exact to far below the tolerances here."""
+    points, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    grid = torch.cartesian_prod(*[torch.tensor(points)] * 3)
+    weight = torch.cartesian_prod(*[torch.tensor(weights / weights.sum())] * 3).prod(-1)
+    drawn = outputs.mean + outputs.variance.sqrt() * grid.unsqueeze(1)
+    expected = (weight.unsqueeze(1) * torch.logsumexp(drawn, -1)).sum(0)
+    return expected - outputs.mean.gather(1, targets.unsqueeze(1)).squeeze(1)
+
+
+@pytest.mark.parametrize("variance", [0.01, 0.3, 3.0, 30.0])
+def test_tilted_and_jensen_bound_the_truth_and_the_tilted_bound_is_tighter(variance):
+    outputs = logits(variance)
+    truth = expected_cross_entropy(outputs, TARGETS)
+    tilted, jensen = TiltedCategorical()(outputs, TARGETS), JensenCategorical()(outputs, TARGETS)
+    assert (truth <= tilted + 1e-9).all()
+    assert (tilted <= jensen + 1e-9).all()
+
+
+def test_the_tilted_bound_is_close_where_logits_are_as_certain_as_trained_ones():
+    truth = expected_cross_entropy(logits(1.0), TARGETS)
+    assert (TiltedCategorical()(logits(1.0), TARGETS) - truth).max() < 0.03
+
+
+@pytest.mark.parametrize("name", ["tilted", "jensen", "taylor", "sobol"])
+def test_without_variance_they_are_the_cross_entropy(name):
+    outputs = Moments(MEANS, torch.zeros_like(MEANS))
+    expected = torch.nn.functional.cross_entropy(MEANS, TARGETS, reduction="none")
+    torch.testing.assert_close(LOSSES[name](outputs, TARGETS), expected, atol=1e-6, rtol=0)
+
+
+def test_taylor_is_right_to_first_order_and_falls_below_the_truth():
+    small = logits(1e-3)
+    truth = expected_cross_entropy(small, TARGETS)
+    plain = torch.nn.functional.cross_entropy(MEANS, TARGETS, reduction="none")
+    taylor = TaylorCategorical()(small, TARGETS)
+    assert ((taylor - truth).abs() < 0.01 * (truth - plain)).all()
+    equal = Moments(torch.tensor([[6.0, 0.0, 0.0]], dtype=torch.float64), torch.full((1, 3), 30.0).double())
+    target = torch.tensor([0])
+    assert TaylorCategorical()(equal, target) < 0.1 * expected_cross_entropy(equal, target)
+
+
+def test_sobol_draws_tend_to_the_truth_and_follow_their_seed():
+    outputs = logits(2.0)
+    truth = expected_cross_entropy(outputs, TARGETS)
+    errors = [(SobolCategorical(n)(outputs, TARGETS) - truth).abs().max() for n in (16, 1024)]
+    assert errors[0] < 0.15
+    assert errors[1] < 0.005
+    assert torch.equal(SobolCategorical()(outputs, TARGETS), SobolCategorical()(outputs, TARGETS))
+    assert not torch.equal(SobolCategorical()(outputs, TARGETS), SobolCategorical(seed=1)(outputs, TARGETS))
+
+
+def test_evi_is_the_density_of_the_one_hot_label_and_no_bound():
+    outputs = logits(0.3)
+    moments = softmax(outputs, dim=-1)
+    one_hot = torch.nn.functional.one_hot(TARGETS, 3).double()
+    density = torch.distributions.Normal(moments.mean, (moments.variance + 0.01).sqrt()).log_prob(one_hot).sum(-1)
+    loss = ExtendedVI(0.01)(outputs, TARGETS)
+    torch.testing.assert_close(loss, -density - 1.5 * log(2 * pi))
+    certain = Moments(torch.tensor([[9.0, 0.0, 0.0]]), torch.full((1, 3), 0.01))
+    assert ExtendedVI()(certain, torch.tensor([0])) < 0
+
+
+def test_expected_gaussian_is_the_mean_over_outputs():
+    mean, variance = torch.randn(4, 2, dtype=torch.float64), torch.rand(4, 2, dtype=torch.float64)
+    targets = torch.randn(4, 2, dtype=torch.float64)
+    drawn = mean + variance.sqrt() * torch.randn(200_000, 4, 2, dtype=torch.float64)
+    losses = -torch.distributions.Normal(drawn, 0.7).log_prob(targets).sum(-1)
+    expected = ExpectedGaussian(0.7)(Moments(mean, variance), targets)
+    assert ((losses.mean(0) - expected).abs() < 5 * losses.std(0) / 200_000**0.5).all()
+    flat = ExpectedGaussian(0.7)(Moments(mean[:, 0], variance[:, 0]), targets[:, 0])
+    assert flat.shape == (4,)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_are_differentiable_member_by_member(name):
+    def total(mean, variance):
+        return LOSSES[name](Moments(mean, variance), TARGETS).sum()
+
+    alone = grad(total, argnums=(0, 1))(MEANS, SHAPES)
+    together = vmap(grad(total, argnums=(0, 1)))(torch.stack([MEANS, -MEANS]), torch.stack([SHAPES, SHAPES]))
+    for one, both in zip(alone, together, strict=True):
+        assert torch.isfinite(both).all()
+        torch.testing.assert_close(both[0], one)
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="n_draws must be at least 1, got 0"):
+        SobolCategorical(0)
+    with pytest.raises(ValueError, match=r"the eVI noise must be positive, got 0\.0"):
+        ExtendedVI(0.0)
+    with pytest.raises(ValueError, match=r"the noise scale must be positive, got -1\.0"):
+        ExpectedGaussian(-1.0)
