@@ -14,7 +14,7 @@ from bayes_influence.moments import (  # noqa: F401 (they register rules)
 )
 from bayes_influence.moments.check import MomentCheck, moment_check
 from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian, to_deterministic
-from bayes_influence.moments.elementwise import elementwise
+from bayes_influence.moments.elementwise_functions import elementwise
 from bayes_influence.moments.initial import fan_in_sigma, relative_sigma
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Approximation, Moments
 from bayes_influence.moments.prediction import (

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from bayes_influence.moments.elementwise import derivative_of, propagate, register_elementwise
+from bayes_influence.moments.elementwise_functions import derivative_of, propagate, register_elementwise
 from bayes_influence.moments.gaussian import normal_density, normal_distribution
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import UnsupportedOperationError, rule

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bayes_influence.moments.activations import SELU_ALPHA, SELU_SCALE
-from bayes_influence.moments.elementwise import exact_moments_of
+from bayes_influence.moments.elementwise_functions import exact_moments_of
 from bayes_influence.moments.gaussian import gauss_hermite, normal_density, normal_distribution, rectified_moments
 from bayes_influence.moments.moments import VARIANCE_FLOOR
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
-from bayes_influence.moments.elementwise import _DERIVATIVES
+from bayes_influence.moments.elementwise_functions import _DERIVATIVES
 
 DOUBLE = torch.float64
 OPTIONS = {

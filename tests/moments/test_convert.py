@@ -8,6 +8,10 @@ from torch.func import functional_call, grad, hessian, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations
 
+from bayes_influence.models.lenet import LeNet
+from bayes_influence.models.mlp import MLP
+from bayes_influence.models.resnet import ResNet
+from bayes_influence.models.vgg import VGG
 from bayes_influence.moments import (
     Approximation,
     Moments,
@@ -119,6 +123,27 @@ def test_residual_networks_convert():
         twin[1](hidden).variance, hidden.variance + twin[1].activation(twin[1].inner(hidden)).variance
     )
     assert torch.allclose(twin(x).mean, network(x))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (MLP(4, 3, width=5, depth=2, seed=0), (4,)),
+        (LeNet(seed=0), (1, 28, 28)),
+        (VGG(11, input_shape=(3, 32, 32), width=1 / 32, seed=0), (3, 32, 32)),
+        (ResNet(input_shape=(3, 8, 8), width=4, batch_norm=True, seed=0), (3, 8, 8)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_models_of_the_library_convert(network, shape):
+    network = network.eval()
+    x = torch.randn(2, *shape)
+    for method in METHODS:
+        out = to_bayesian(network, method=method)(x)
+        assert out.shape == network(x).shape
+        assert (out.variance > 0).all()
+        out.variance.sum().backward()
+    assert torch.allclose(to_bayesian(network)(x).mean, network(x), atol=1e-6)
 
 
 def test_a_single_layer_converts():

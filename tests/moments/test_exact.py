@@ -4,7 +4,7 @@ from torch.func import grad
 from torch.nn import functional
 
 from bayes_influence.moments import Approximation, Moments
-from bayes_influence.moments.elementwise import _EXACT
+from bayes_influence.moments.elementwise_functions import _EXACT
 from bayes_influence.moments.gaussian import normal_density
 
 DOUBLE = torch.float64

@@ -5,7 +5,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 from bayes_influence.moments import Approximation, Moments, UnsupportedOperationError, elementwise
-from bayes_influence.moments.elementwise import value_and_derivative
+from bayes_influence.moments.elementwise_functions import value_and_derivative
 
 DOUBLE = torch.float64
 
