@@ -16,14 +16,20 @@ class IndefiniteCurvatureError(ValueError):
 
     Attributes:
         smallest_eigenvalue: lambda_min, or an upper bound of it (a Ritz value, or a Rayleigh quotient p'Ap / p'p).
+
+    Args:
+        smallest_eigenvalue: As above.
+        where: Which solver found it.
+        rounding: Up to which magnitude an eigenvalue cannot be told from 0.
     """
 
-    def __init__(self, smallest_eigenvalue: float, where: str) -> None:
+    def __init__(self, smallest_eigenvalue: float, where: str, rounding: float = 0.0) -> None:
         self.smallest_eigenvalue = smallest_eigenvalue
-        state = "indefinite" if smallest_eigenvalue < 0 else "singular to working precision"
+        state = "indefinite" if smallest_eigenvalue < -rounding else "singular to working precision"
+        more = max(1.1 * abs(smallest_eigenvalue), 10 * rounding)
         super().__init__(
             f"{where}: the curvature is {state}, its smallest eigenvalue is {smallest_eigenvalue:.6g}. In this order: "
-            f"(1) use the Gauss-Newton matrix with damping; (2) raise the damping by at least "
-            f"{max(1.1 * abs(smallest_eigenvalue), 1e-12):.3g}; (3) solve with MINRES, which needs no definiteness, "
-            f"but at a saddle there is no retraining response; (4) use |H|^-1, a heuristic"
+            f"(1) use the Gauss-Newton matrix with damping; (2) raise the damping by at least {more:.3g}; (3) solve "
+            f"with MINRES, which needs no definiteness, but at a saddle there is no retraining response; (4) use "
+            f"|H|^-1, a heuristic"
         )

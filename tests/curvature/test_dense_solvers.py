@@ -70,7 +70,7 @@ def test_solves_an_indefinite_matrix_when_told_to(random_matrix) -> None:
 
 
 def test_solving_as_it_stands_still_refuses_a_singular_matrix(random_matrix) -> None:
-    with pytest.raises(IndefiniteCurvatureError, match="singular to working precision|indefinite"):
+    with pytest.raises(IndefiniteCurvatureError, match="singular to working precision"):
         eigendecomposition(random_matrix(torch.tensor([-1.0, 0.0, 1.0])), torch.ones(3).double(), on_indefinite="solve")
 
 

@@ -13,6 +13,7 @@ from bayes_influence.curvature.operators.ekfac import EKFACOperator
 from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.operators.last_layer import LastLayerOperator
+from bayes_influence.curvature.operators.whitened import WhitenedOperator
 
 Case = tuple[LinearOperator, Tensor]
 Factory = Callable[[pytest.FixtureRequest], Case]
@@ -27,6 +28,13 @@ def damped_case(request: pytest.FixtureRequest) -> Case:
     operator, matrix = dense_case(request)
     damping = torch.linspace(0, 1, 17, dtype=torch.float64)
     return DampedOperator(operator, damping), matrix + torch.diag(damping)
+
+
+def whitened_case(request: pytest.FixtureRequest) -> Case:
+    operator, matrix = dense_case(request)
+    metric = torch.linspace(0.5, 4, 17, dtype=torch.float64)
+    scale = torch.diag(metric.rsqrt())
+    return WhitenedOperator(operator, metric), scale @ matrix @ scale
 
 
 def of_network(make: Callable[..., LinearOperator], reference: str, selection: str = "all") -> Factory:
@@ -52,6 +60,7 @@ def of_variational(make: Callable[..., LinearOperator], reference: str) -> Facto
 OPERATORS: dict[str, Factory] = {
     "dense": dense_case,
     "damped": damped_case,
+    "whitened": whitened_case,
     "Hessian": of_network(HessianOperator, "hessian_of"),
     "Hessian in batches": of_network(partial(HessianOperator, batch_size=7), "hessian_of"),
     "Hessian, nothing kept": of_network(partial(HessianOperator, batch_size=7, cache_bytes=0), "hessian_of"),
@@ -98,6 +107,8 @@ def test_repeated_products_agree(case: Case) -> None:
     for _ in range(4):
         vectors = torch.randn(len(reference), 2, dtype=reference.dtype)
         torch.testing.assert_close(operator @ vectors, reference @ vectors, rtol=1e-10, atol=1e-11)
+    strided = torch.randn(2, len(reference), dtype=reference.dtype).T
+    torch.testing.assert_close(operator @ strided, reference @ strided, rtol=1e-10, atol=1e-11)
 
 
 def test_symmetric(case: Case) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable
+from math import ceil
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -65,7 +67,7 @@ class DataOperator(LinearOperator):
         self.regulariser = RegulariserOperator(objective)
         self._theta = theta
         self._batches: list[Batch] = list(data.batches(self.batch_size))
-        self._uses: Counter[int] = Counter()
+        self._uses: Counter[tuple[int, int]] = Counter()
         self._traced: dict[tuple[int, int], TracedProduct] = {}
         self._kept: dict[tuple[int, int], tuple[Tensor, ...]] = {}
         objective.check(self._batches[0])
@@ -74,35 +76,56 @@ class DataOperator(LinearOperator):
     def _batch_product(self, theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
         """The mean of M_i over one batch, at `theta`, times V of shape (P, K); a pure function."""
 
+    def product_of(self, positions: Int[Tensor, " m"], vectors: Float[Tensor, "P K"]) -> Float[Tensor, "P K"]:
+        """[(1/m) sum over the given examples of M_i + s grad^2 R] V: the same operator of a minibatch."""
+        batch = self.data.select(positions).batch()
+        if self._is_traced(len(positions), vectors.shape[1]):
+            traced = self._traced_for(batch, vectors)
+            product = traced(traced.linearise(self._theta, batch), vectors)
+        else:
+            product = self._batch_product(self._theta, batch, vectors)
+        return product + self.regulariser @ vectors
+
     def _product(self, vectors: Tensor) -> Tensor:
-        return torch.cat([self._block_product(block) for block in vectors.split(COLUMNS, dim=1)], dim=1)
+        columns = vectors.shape[1]
+        blocks = ceil(columns / COLUMNS)
+        width = ceil(columns / blocks)
+        # Blocks of one width need one trace; the last is filled up with zeros.
+        padded = torch.nn.functional.pad(vectors, (0, blocks * width - columns))
+        return torch.cat([self._block_product(block) for block in padded.split(width, dim=1)], dim=1)[:, :columns]
 
     def _block_product(self, vectors: Tensor) -> Tensor:
-        width = vectors.shape[1]
-        self._uses[width] += 1
-        traced = self.cache_bytes > 0 and self._uses[width] > TRACE_AFTER
+        is_traced = self._is_traced(self.batch_size, vectors.shape[1])
         total = self.regulariser @ vectors
         for index, batch in enumerate(self._batches):
-            if traced:
-                product = self._traced_product(index, batch, vectors)
+            if is_traced:
+                product = self._traced_for(batch, vectors)(self._kept_for(index, batch, vectors), vectors)
             else:
                 product = self._batch_product(self._theta, batch, vectors)
             total = total + len(batch.targets) / len(self.data) * product
         return total
 
-    def _traced_product(self, index: int, batch: Batch, vectors: Tensor) -> Tensor:
-        width = vectors.shape[1]
-        shape = (len(batch.targets), width)
+    def _is_traced(self, examples: int, width: int) -> bool:
+        """Counts the uses of this many examples and vectors, and says whether they are enough for a trace."""
+        self._uses[examples, width] += 1
+        return self.cache_bytes > 0 and self._uses[examples, width] > TRACE_AFTER
+
+    def _traced_for(self, batch: Batch, vectors: Tensor) -> TracedProduct:
+        shape = (len(batch.targets), vectors.shape[1])
         if shape not in self._traced:
             self._traced[shape] = TracedProduct(self._batch_product, self._theta, batch, vectors)
+        return self._traced[shape]
+
+    def _kept_for(self, index: int, batch: Batch, vectors: Tensor) -> tuple[Tensor, ...]:
+        width = vectors.shape[1]
         kept = self._kept.get((index, width))
         if kept is None:
-            kept = self._traced[shape].linearise(self._theta, batch)
+            kept = self._traced_for(batch, vectors).linearise(self._theta, batch)
             size = kept_bytes(kept, [self._theta, *tree_leaves(batch)])
             if self.kept_bytes + size <= self.cache_bytes:
                 self._kept[index, width] = kept
                 self.kept_bytes += size
-        return self._traced[shape](kept, vectors)
+        return kept
 
 
 def network_outputs(objective: Objective, batch: Batch) -> Callable[[Tensor], object]:

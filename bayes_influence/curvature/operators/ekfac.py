@@ -173,9 +173,20 @@ class EKFACOperator(LinearOperator):
         Raises:
             ValueError: If an eigenvalue plus its damping is not positive beyond rounding.
         """
+        return self.power_product(vectors, -1.0, damping)
+
+    def power_product(
+        self, vectors: Float[Tensor, " P *K"], power: float, damping: float | Float[Tensor, " P"] = 0.0
+    ) -> Float[Tensor, " P *K"]:
+        """(A + diag(damping))^power V, with the damping as in `inverse_product`.
+
+        Raises:
+            ValueError: If an eigenvalue plus its damping is not positive beyond rounding.
+        """
         diagonal = torch.as_tensor(damping, dtype=self.dtype, device=self.device).expand(self.size)
         factors = [block.eigenvalues + block.in_basis(diagonal[block.positions]) for block in self.blocks]
-        loose = torch.where(self._is_loose, self.loose + diagonal, torch.nan)
+        # Positions within the blocks are overwritten by theirs.
+        loose = torch.where(self._is_loose, self.loose + diagonal, 1.0)
         damped = torch.cat([loose[self._is_loose], *(values.flatten() for values in factors)])
         smallest, largest = float(damped.min()), float(damped.max())
         if smallest <= torch.finfo(self.dtype).eps * largest:
@@ -183,7 +194,7 @@ class EKFACOperator(LinearOperator):
                 f"EK-FAC's damped eigenvalues run from {smallest:.3g} to {largest:.3g}; its inverse needs more damping"
             )
         columns = vectors.reshape(self.size, -1)
-        return self._scaled(columns, [1 / values for values in factors], 1 / loose).reshape(vectors.shape)
+        return self._scaled(columns, [values**power for values in factors], loose**power).reshape(vectors.shape)
 
     def diagonal(self) -> Float[Tensor, " P"]:
         """The diagonal, no products."""

@@ -44,6 +44,7 @@ class TracedProduct:
         # Without in-place operations, the primal part's values are the same for every product.
         traced = make_fx(functionalize(function))(theta, batch, vectors)
         _widen(traced.graph)
+        _forget_strides(traced.graph)
         traced.graph.eliminate_dead_code()
         *fixed, last = (node for node in traced.graph.nodes if node.op == "placeholder")
         reached = _reached_from(last, traced.graph)
@@ -113,6 +114,13 @@ def _widen(graph: Graph) -> None:
                 node.target, node.args = _product_with_shared_left, (shared_left, right)
             elif shared_right is not None:
                 node.target, node.args = _product_with_shared_right, (left, shared_right)
+
+
+def _forget_strides(graph: Graph) -> None:
+    """Views become reshapes, so that vectors and batches may be laid out otherwise than those of the trace."""
+    for node in graph.nodes:
+        if node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default
 
 
 def _shared(operand: Node) -> Node | None:

@@ -34,8 +34,9 @@ class CholeskyFactor:
         self.matrix, eps = _float64_matrix(operator)
         eigenvalues = torch.linalg.eigvalsh(self.matrix)
         self.smallest_eigenvalue, self.largest_eigenvalue = float(eigenvalues[0]), float(eigenvalues[-1])
-        if self.smallest_eigenvalue <= _rounding(eigenvalues, eps):
-            raise IndefiniteCurvatureError(self.smallest_eigenvalue, "cholesky")
+        rounding = _rounding(eigenvalues, eps)
+        if self.smallest_eigenvalue <= rounding:
+            raise IndefiniteCurvatureError(self.smallest_eigenvalue, "cholesky", rounding)
         self._factor = torch.linalg.cholesky(self.matrix)
 
     def solve(
@@ -102,10 +103,10 @@ class Eigendecomposition:
         if on_indefinite not in ("raise", "solve", "absolute"):
             raise ValueError(f"on_indefinite must be 'raise', 'solve' or 'absolute', got {on_indefinite!r}")
         if on_indefinite == "raise" and self.smallest_eigenvalue <= self._rounding:
-            raise IndefiniteCurvatureError(self.smallest_eigenvalue, "eigendecomposition")
+            raise IndefiniteCurvatureError(self.smallest_eigenvalue, "eigendecomposition", self._rounding)
         closest = self.eigenvalues[self.eigenvalues.abs().argmin()]
         if closest.abs() <= self._rounding:
-            raise IndefiniteCurvatureError(float(closest), "eigendecomposition")
+            raise IndefiniteCurvatureError(float(closest), "eigendecomposition", self._rounding)
         eigenvalues = self.eigenvalues.abs() if on_indefinite == "absolute" else self.eigenvalues
         columns = rhs.to(torch.float64).reshape(len(rhs), -1)
         value = self._rotated(columns, 1 / eigenvalues)

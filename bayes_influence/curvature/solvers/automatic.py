@@ -1,0 +1,144 @@
+"""One entrance to all solvers, by name or by what suits the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from bayes_influence.curvature.errors import IndefiniteCurvatureError
+from bayes_influence.curvature.operators.base import DampedOperator, LinearOperator, as_operator
+from bayes_influence.curvature.operators.ekfac import EKFACOperator
+from bayes_influence.curvature.solvers.conjugate_gradients import conjugate_gradients
+from bayes_influence.curvature.solvers.dense import CholeskyFactor, Eigendecomposition
+from bayes_influence.curvature.solvers.kronecker_inverse import ekfac_inverse
+from bayes_influence.curvature.solvers.krylov_functions import absolute_inverse, low_rank
+from bayes_influence.curvature.solvers.lissa import lissa
+from bayes_influence.curvature.solvers.minres import minres
+from bayes_influence.curvature.solvers.solution import Solution
+
+Solve = Callable[[Tensor], Solution]
+"""A^{-1} V for any number of right-hand sides, with everything that depends on A alone done."""
+
+DENSE_SIZE = 2000
+"""Up to this P a matrix is built and factored: seconds, and exact."""
+
+ITERATIVE: dict[str, Callable[..., Solution]] = {
+    "conjugate-gradients": conjugate_gradients,
+    "minres": minres,
+    "lissa": lissa,
+    "low-rank": low_rank,
+    "absolute": absolute_inverse,
+    "ekfac": ekfac_inverse,
+}
+
+METHODS = ("auto", "cholesky", "eigendecomposition", *ITERATIVE)
+"""Every solver by name; `"absolute"` is a heuristic for an indefinite matrix."""
+
+ON_INDEFINITE = ("raise", "minres", "absolute")
+
+
+def solve(
+    operator: LinearOperator | Float[Tensor, "P P"],
+    rhs: Float[Tensor, " P *K"],
+    method: str = "auto",
+    *,
+    on_indefinite: str = "raise",
+    **options: Any,
+) -> Solution:
+    """A^{-1} V; see `prepare`, which serves repeated right-hand sides."""
+    return prepare(operator, method, on_indefinite=on_indefinite, **options)(rhs)
+
+
+def prepare(
+    operator: LinearOperator | Float[Tensor, "P P"],
+    method: str = "auto",
+    *,
+    on_indefinite: str = "raise",
+    **options: Any,
+) -> Solve:
+    """The solver of that name for A, with its factor or whatever else depends on A alone.
+
+    `"auto"` takes the inverse that an EK-FAC matrix has in closed form; else a float64 Cholesky factor for P <= 2000;
+    else block conjugate gradients. The solution's note says which, and why.
+
+    Args:
+        operator: A, with the damping inside.
+        method: A name from `METHODS`.
+        on_indefinite: What `"auto"` does where A is not positive definite: `"raise"`; `"minres"`, which solves the
+            system as it stands (at a saddle there is no retraining response); `"absolute"`, |A|^{-1} V, a heuristic.
+            The better ways, the Gauss-Newton matrix and more damping, are a matter of which operator is given.
+        options: Further arguments of the solver: `tolerance`, `on_failure`, `max_iterations`, `preconditioner`, ...
+
+    Raises:
+        ValueError: If the method or `on_indefinite` is unknown.
+        IndefiniteCurvatureError: Here by a factor, or later in the solve, if A is found not to be positive definite.
+    """
+    operator = as_operator(operator)
+    if method not in METHODS:
+        raise ValueError(f"unknown solver {method!r}; known: {', '.join(METHODS)}")
+    if on_indefinite not in ON_INDEFINITE:
+        raise ValueError(f"on_indefinite must be one of {', '.join(ON_INDEFINITE)}, got {on_indefinite!r}")
+    if method == "auto":
+        return _automatic(operator, on_indefinite, options)
+    if method == "cholesky":
+        factor = CholeskyFactor(operator)
+        return lambda rhs: factor.solve(rhs, **options)
+    if method == "eigendecomposition":
+        decomposition = Eigendecomposition(operator)
+        return lambda rhs: decomposition.solve(rhs, **options)
+    solver = ITERATIVE[method]
+    return lambda rhs: solver(operator, rhs, **options)
+
+
+def _automatic(operator: LinearOperator, on_indefinite: str, options: dict[str, Any]) -> Solve:
+    base = operator.base if isinstance(operator, DampedOperator) else operator
+    if isinstance(base, EKFACOperator):
+        return _noted(lambda rhs: ekfac_inverse(operator, rhs, **options), "EK-FAC is diagonal in its own basis")
+    if operator.size <= DENSE_SIZE:
+        return _direct(operator, on_indefinite, options)
+    return _iterative(operator, on_indefinite, options)
+
+
+def _direct(operator: LinearOperator, on_indefinite: str, options: dict[str, Any]) -> Solve:
+    small = f"P = {operator.size} <= {DENSE_SIZE}"
+    try:
+        factor = CholeskyFactor(operator)
+    except IndefiniteCurvatureError as error:
+        if on_indefinite == "raise":
+            raise
+        decomposition = Eigendecomposition(operator)
+        way = "solve" if on_indefinite == "minres" else "absolute"
+        reason = f"{small} and lambda_min = {error.smallest_eigenvalue:.6g}"
+        return _noted(lambda rhs: decomposition.solve(rhs, on_indefinite=way, **options), reason)
+    return _noted(lambda rhs: factor.solve(rhs, **options), small)
+
+
+def _iterative(operator: LinearOperator, on_indefinite: str, options: dict[str, Any]) -> Solve:
+    large = f"P = {operator.size} > {DENSE_SIZE}"
+
+    def attempt(rhs: Tensor) -> Solution:
+        try:
+            return _noted(lambda v: conjugate_gradients(operator, v, **options), large)(rhs)
+        except IndefiniteCurvatureError as error:
+            if on_indefinite == "raise":
+                raise
+            allowed = {name: value for name, value in options.items() if name in ("tolerance", "on_failure")}
+            reason = f"{large} and conjugate gradients met the curvature {error.smallest_eigenvalue:.6g}"
+            return _noted(lambda v: ITERATIVE[on_indefinite](operator, v, **allowed), reason)(rhs)
+
+    return attempt
+
+
+def _noted(solver: Solve, reason: str) -> Solve:
+    """Adds to the solution's note what was chosen, and why."""
+
+    def noted(rhs: Tensor) -> Solution:
+        solution = solver(rhs)
+        note = f"auto chose {solution.method}: {reason}"
+        return replace(solution, note=f"{note}; {solution.note}" if solution.note else note)
+
+    return noted
