@@ -43,7 +43,8 @@ class Influence:
             function `(operator, rhs) -> Solution`, e.g. `functools.partial(solve, method="lissa")`.
         damping: `"auto"`: delta = max(1.1 max(0, -lambda_min), 0.1 tr(G)/P); a number: that delta. Both in the
             parameters' own metric: the identity, or for variational parameters the Fisher information of q, as the
-            identity would hold the variances fixed. A `Damping` is taken as it is.
+            identity would hold the variances fixed. (At an optimum J's curvature is about 1/n of that Fisher
+            information, so that a mild delta is far below 1/n.) A `Damping` is taken as it is.
         parameters: Overrides the objective's selection: "all", "last-layer", "means", "last-layer-means", or names.
         dtype: What everything is computed in, whatever the objective's dtype.
         batch_size: Examples that go through the network at a time.

@@ -68,7 +68,7 @@ def test_second_order_adds_half_the_third_cumulant(conjugate):
     _, third = conjugate.first_cumulants()
     added = conjugate.drawn.removal() - conjugate.drawn.removal(order=1)
     torch.testing.assert_close(added[0], 0.5 * third, rtol=0, atol=0.01)
-    assert third.abs().max() > 0.05
+    assert third.abs().max() > 0.03
 
 
 def test_second_order_and_reweighting_come_closer_to_the_removal(conjugate):
@@ -80,7 +80,8 @@ def test_second_order_and_reweighting_come_closer_to_the_removal(conjugate):
     truth = torch.stack(truth)
     errors = [(estimate - truth).norm() for estimate in (conjugate.drawn.removal(1)[0], conjugate.drawn.removal(2)[0])]
     assert errors[1] < 0.6 * errors[0]
-    assert (conjugate.drawn.reweighted_removal()[0] - truth).norm() < 0.3 * errors[1]
+    torch.testing.assert_close(conjugate.drawn.reweighted_removal()[0], truth, rtol=0, atol=0.01)
+    assert truth.abs().max() > 0.1
     assert torch.equal(conjugate.drawn.removal()[0].sign(), truth.sign())
 
 
