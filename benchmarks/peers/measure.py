@@ -1,0 +1,137 @@
+"""Measures libraries side by side: a process for each, one run at a time, in turns."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from benchmarks.peers.outcome import Outcome
+from benchmarks.peers.problem import Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of one library.
+
+    Attributes:
+        seconds: Wall time.
+        cpu_seconds: Processor time of all threads.
+        peak_bytes: Memory beyond what the process held before the run.
+        outcome: What it came to, None if it failed.
+        error: Why it failed.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    outcome: Outcome | None
+    error: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """All runs of one library on one problem."""
+
+    name: str
+    runs: Sequence[Run]
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The last run's."""
+        return self.runs[-1].outcome
+
+    @property
+    def seconds(self) -> float:
+        """Median wall time."""
+        return median(run.seconds for run in self.runs)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Median processor time."""
+        return median(run.cpu_seconds for run in self.runs)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest peak: a process that has run once does not give all memory back."""
+        return max(run.peak_bytes for run in self.runs)
+
+
+def side_by_side(
+    entries: dict[str, str], problems: dict[str, Problem], repeats: int, threads: int
+) -> list[Measurement]:
+    """Runs every library `repeats` times, taking turns, each in a process of its own.
+
+    Args:
+        entries: Adapters as "module:function", by the name to report.
+        problems: The problem of each.
+        repeats: Rounds.
+        threads: Of each process.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers: dict[str, Connection] = {}
+    processes = []
+    for name, entry in entries.items():
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there, entry, problems[name], threads), daemon=True)
+        process.start()
+        here.recv()
+        workers[name] = here
+        processes.append(process)
+    runs: dict[str, list[Run]] = {name: [] for name in entries}
+    for _ in range(repeats):
+        for name, connection in workers.items():
+            connection.send("run")
+            runs[name].append(connection.recv())
+    for process in processes:
+        process.terminate()
+        process.join()
+    return [Measurement(name, runs[name]) for name in entries]
+
+
+def _serve(connection: Connection, entry: str, problem: Problem, threads: int) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+    module, _, function = entry.partition(":")
+    adapter = getattr(import_module(f"benchmarks.peers.{module}"), function)
+    connection.send("ready")
+    while connection.recv() == "run":
+        connection.send(_timed(adapter, problem))
+
+
+def _timed(adapter: Callable[[Problem], Outcome], problem: Problem) -> Run:
+    gc.collect()
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    started, started_cpu = time.perf_counter(), time.process_time()
+    outcome, error = None, ""
+    try:
+        outcome = adapter(problem)
+    except Exception as failure:
+        error = f"{type(failure).__name__}: {failure}"
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
+    peak = _memory("VmHWM") - before
+    return Run(seconds, cpu_seconds, peak, outcome and _detached(outcome), error)
+
+
+def _detached(outcome: Outcome) -> Outcome:
+    def plain(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values.detach().clone()
+
+    return Outcome(plain(outcome.raw), plain(outcome.removal), plain(outcome.solved), outcome.notes)
+
+
+def _memory(field: str) -> int:
+    """A line of this process' status, in bytes; Linux only."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))

@@ -1,0 +1,71 @@
+"""This library."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import partial
+
+from torch import Tensor
+
+from bayes_influence.curvature.operators.base import LinearOperator
+from bayes_influence.curvature.operators.ekfac import EKFACOperator
+from bayes_influence.curvature.solvers.automatic import solve
+from bayes_influence.curvature.solvers.solution import Solution
+from bayes_influence.influence.influence import Influence
+from benchmarks.peers.outcome import Outcome
+from benchmarks.peers.problem import Problem
+
+
+def automatic(problem: Problem) -> Outcome:
+    """`Influence` as it comes: it picks its own solver, here a Cholesky factor."""
+    scores = Influence(problem.objective(), problem.train(), **_settings(problem)).on_loss(problem.test())
+    return Outcome(scores.values, scores.removal)
+
+
+def conjugate_gradients(problem: Problem) -> Outcome:
+    """Block conjugate gradients to a relative residual."""
+    solutions: list[Solution] = []
+
+    def recorded(operator: LinearOperator, rhs: Tensor) -> Solution:
+        solutions.append(solve(operator, rhs, "conjugate-gradients", tolerance=problem.residual))
+        return solutions[-1]
+
+    influence = Influence(problem.objective(), problem.train(), solver=recorded, **_settings(problem))
+    scores = influence.on_loss(problem.test())
+    solution = solutions[0]
+    notes = {"iterations": solution.iterations, "own residual": float(solution.residual.max())}
+    return Outcome(scores.values, scores.removal, solution.value.T, notes)
+
+
+def indefinite_in_float64(problem: Problem) -> Outcome:
+    """The solution of an indefinite system as it stands, by MINRES in float64: what a silent solver would have to give.
+
+    Not an influence: at a saddle there is no retraining response.
+    """
+    double = replace(problem, network=copy.deepcopy(problem.network).double(), inputs=problem.inputs.double())
+    double = replace(double, test_inputs=problem.test_inputs.double())
+    solver = partial(solve, method="minres", tolerance=1e-4, max_iterations=3000)
+    scores = Influence(double.objective(), double.train(), solver=solver, **_settings(double)).on_loss(double.test())
+    return Outcome(scores.values, scores.removal, notes={"converged": float(scores.converged)})
+
+
+def ekfac(problem: Problem, fisher: str) -> Outcome:
+    """EK-FAC and its inverse."""
+    settings = {**_settings(problem), "curvature": partial(EKFACOperator, fisher=fisher), "solver": solve}
+    scores = Influence(problem.objective(), problem.train(), **settings).on_loss(problem.test())
+    return Outcome(scores.values, scores.removal)
+
+
+ekfac_exact = partial(ekfac, fisher="exact")
+ekfac_sampled = partial(ekfac, fisher="sampled")
+ekfac_empirical = partial(ekfac, fisher="empirical")
+
+
+def _settings(problem: Problem) -> dict[str, object]:
+    return {
+        "curvature": problem.curvature,
+        "damping": problem.damping,
+        "dtype": problem.inputs.dtype,
+        "batch_size": problem.batch_size,
+    }
