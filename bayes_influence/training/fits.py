@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.models.initialisation import initial_params
+from bayes_influence.models.initialisation import initial_params, seeded
 from bayes_influence.objectives.head import (
     head_objective,
     head_params,
@@ -117,14 +117,26 @@ def fit_schemes(
 
     Raises:
         NonFiniteTrainingError: Naming scheme, seed and step.
-        ValueError: If two members of a family disagree on how to average.
+        ValueError: If a class has a single member, the network has another number of outputs than there are classes,
+            or two members of a family disagree on how to average.
     """
+    _check_classes(make_network, train)
     fits: dict[str, Fits] = {}
     for family in dict.fromkeys(scheme.family for scheme in schemes):
         members = [scheme for scheme in schemes if scheme.family == family]
         for fit in _fit_family(members, make_network, train, seeds, schedule, selection, tolerance, progress):
             fits[fit.scheme.name] = fit
     return [fits[scheme.name] for scheme in schemes]
+
+
+def _check_classes(make_network: Callable[[], nn.Module], train: Dataset) -> None:
+    """Refuses labels that the network cannot learn, before any training."""
+    if train.targets.is_floating_point():
+        return
+    with torch.no_grad(), seeded(0):
+        network = make_network().to(dtype=train.inputs.dtype, device=train.inputs.device).eval()
+        outputs = network(train.inputs[:1])
+    train.check_classes(n_outputs=outputs.shape[-1])
 
 
 def _fit_family(

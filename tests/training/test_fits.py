@@ -66,6 +66,19 @@ def test_a_training_that_diverges_names_scheme_seed_and_step(iris):
         )
 
 
+def test_more_outputs_than_classes_are_refused_before_training(iris):
+    with pytest.raises(
+        ValueError, match="iris has 3 classes, but the network has 4 outputs; build it with n_outputs=3"
+    ):
+        fit_schemes(find_schemes(["none"]), lambda: nn.Linear(4, 4), iris.train, [0], Schedule(10**9))
+
+
+def test_a_class_with_one_member_is_refused_before_training(iris):
+    lonely = iris.train.select([*range(60), 120])
+    with pytest.raises(ValueError, match=r"iris: class 2 \(virginica\) has 1 member, at least 2 are needed"):
+        fit_schemes(find_schemes(["none"]), make_network, lonely, [0], Schedule(10**9))
+
+
 def test_one_ensemble_averages_in_one_way(iris):
     clashing = [SCHEMES["swa"], Deterministic("early-swa", averaging=SWA(start=0.5))]
     with pytest.raises(ValueError, match="must average alike"):
