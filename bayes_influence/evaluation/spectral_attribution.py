@@ -12,6 +12,9 @@ OUTLYING = 0.1
 NEAR_NULL = 1e-3
 """Share of the largest eigenvalue below which a direction is near-null where there is no damping to say so."""
 
+ROUNDING = 1e-12
+"""Share of the largest eigenvalue within which a negative one is taken for zero."""
+
 BANDS = ("outlying", "bulk", "near-null", "negative")
 
 
@@ -56,8 +59,8 @@ def spectral_attribution(
     floor = delta if delta > 0 else NEAR_NULL * largest
     members = {
         "outlying": (eigenvalues >= OUTLYING * largest) & (eigenvalues >= floor),
-        "near-null": (eigenvalues >= 0) & (eigenvalues < floor),
-        "negative": eigenvalues < 0,
+        "near-null": (eigenvalues >= -ROUNDING * largest) & (eigenvalues < floor),
+        "negative": eigenvalues < -ROUNDING * largest,
     }
     members["bulk"] = ~np.logical_or.reduce(list(members.values()))
     rows = []

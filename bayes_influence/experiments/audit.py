@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.agreement import AgreementSummary, bootstrap_summary
@@ -21,6 +19,7 @@ from bayes_influence.evaluation.verdict import Verdict, verdict
 from bayes_influence.evaluation.waterfall import STAGES, average_waterfall
 from bayes_influence.experiments.audit_stages import AuditJob, AuditSettings, measure_network
 from bayes_influence.experiments.cells import CellResult, cell_key
+from bayes_influence.experiments.fingerprint import fingerprint
 from bayes_influence.experiments.runner import run_cells
 from bayes_influence.experiments.store import StudyFolder
 from bayes_influence.objectives.objective import Objective
@@ -188,9 +187,6 @@ def audit_config(
     fits: Fits, train: Dataset, test: Dataset, settings: AuditSettings, schedule: Schedule | None
 ) -> dict[str, Any]:
     """What identifies an audit: its settings, and a fingerprint of networks and data."""
-    digest = hashlib.sha256()
-    for leaf in tree_leaves((fits.params, train.inputs, train.targets, test.inputs, test.targets)):
-        digest.update(leaf.detach().cpu().contiguous().numpy().tobytes())
     return {
         "study": "audit",
         "scheme": fits.scheme.name,
@@ -199,7 +195,7 @@ def audit_config(
         "test": test.ids.tolist(),
         "settings": asdict(settings),
         "schedule": None if schedule is None else asdict(schedule),
-        "fingerprint": digest.hexdigest(),
+        "fingerprint": fingerprint(fits, train, test),
     }
 
 

@@ -17,7 +17,7 @@ from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.solvers.automatic import METHODS, solve
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.agreement import MIN_POINTS
-from bayes_influence.evaluation.spectral_attribution import spectral_attribution
+from bayes_influence.evaluation.spectral_attribution import ROUNDING, spectral_attribution
 from bayes_influence.evaluation.waterfall import waterfall
 from bayes_influence.experiments.cells import CellResult
 from bayes_influence.influence.influence import Influence
@@ -239,7 +239,7 @@ def _describe_spectrum(name: str, eigenvalues: Tensor, delta: float) -> dict[str
         "parameters": len(eigenvalues),
         "largest": float(eigenvalues[-1]),
         "smallest": float(eigenvalues[0]),
-        "negative": int((eigenvalues < 0).sum()),
+        "negative": int((eigenvalues < -ROUNDING * eigenvalues[-1]).sum()),
         "trace": float(eigenvalues.sum()),
         "damping": delta,
         "effective_dimension": float((positive / (positive + delta)).sum()),

@@ -9,6 +9,7 @@ from bayes_influence.experiments.audit import audit, audit_jobs, given_fits, har
 from bayes_influence.experiments.audit_report import audit_figure, printed_audit
 from bayes_influence.experiments.audit_stages import AuditSettings, measure_network
 from bayes_influence.experiments.audit_study import audit_study
+from bayes_influence.experiments.cells import CellResult
 from bayes_influence.experiments.study import Study
 from bayes_influence.models.mlp import MLP
 from bayes_influence.objectives.likelihoods import CrossEntropy
@@ -105,14 +106,6 @@ def test_a_control_that_drifts_more_than_the_effects_is_flagged(found):
     assert not found.stages.query("stage == 'pbrf'")["drift_exceeds_effects"].any()
 
 
-def test_a_drifting_truth_is_not_judged_by(unfinished, data):
-    settings = AuditSettings(removals=5, damping=0.05, refit_schedule=Schedule(5, 1e-4))
-    found = audit(unfinished, *data, settings, progress=False)
-    assert found.truth == "warm"
-    assert found.verdict.grade is Grade.UNDECIDED
-    assert "retraining with nothing removed already changes the loss by" in found.verdict.sentence
-
-
 def test_refits_that_do_not_converge_are_noted(data):
     objective = Objective(MLP(3, 3, depth=0, seed=0).double(), CrossEntropy(), WeightDecay(0.05), selection="all")
     settings = AuditSettings(removals=3, damping=0.05, refit_schedule=Schedule(2), tolerance=1e-300)
@@ -120,15 +113,33 @@ def test_refits_that_do_not_converge_are_noted(data):
     assert any("proximal: 4 of 4 refits did not reach their gradient norm" in note for note in notes)
 
 
-def test_constant_scores_are_said_to_be_constant(last_layer, data):
+@pytest.fixture(scope="module")
+def measured(last_layer, data):
+    """Jobs, and what they measured."""
     jobs = audit_jobs(last_layer, *data, AuditSettings(removals=4, damping=0.01))
-    cells = {key: measure_network(job) for key, job in jobs.items()}
-    for cell in cells.values():
-        cell.tables["effects"]["estimated"] = 0.0
-    found = summarise_audit(cells, jobs)
+    return jobs, {key: measure_network(job) for key, job in jobs.items()}
+
+
+def _changed(cells, name, **columns):
+    return {
+        key: CellResult(dict(cell.tables) | {name: cell.tables[name].assign(**columns)}) for key, cell in cells.items()
+    }
+
+
+def test_constant_scores_are_said_to_be_constant(measured):
+    jobs, cells = measured
+    found = summarise_audit(_changed(cells, "effects", estimated=0.0), jobs)
     assert found.verdict.grade is Grade.UNDECIDED
     assert "all estimated differences are equal" in found.verdict.sentence
     assert found.notes == ("warm: all estimated differences are equal (4 of 4 runs)",)
+
+
+def test_a_drifting_truth_is_not_judged_by(measured):
+    jobs, cells = measured
+    found = summarise_audit(_changed(cells, "stages", control_drift=2.5, drift_exceeds_effects=True), jobs)
+    assert found.verdict.grade is Grade.UNDECIDED
+    assert "already changes the loss by 2.5 times what a typical removal does" in found.verdict.sentence
+    assert "in 2 of 2 networks (median 2.5 times as far)" in found.notes[0]
 
 
 def test_one_objective_is_audited_from_where_it_stands(last_layer, data):
