@@ -118,7 +118,7 @@ def measurement_gradients(problem: FittedProblem, measurement: Likelihood, test:
     objective, data = problem.measuring(measurement), problem.reduce(test)
     for batch in data.batches(problem.batch_size):
         with torch.no_grad():
-            values = objective.losses(objective.params, batch)
+            values = measurement(objective.outputs(objective.params, batch.inputs), batch.targets)
         if not isinstance(values, Tensor) or values.shape != (len(batch.targets),):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(
