@@ -150,6 +150,9 @@ def train(
     prior: Annotated[str, typer.Option(help="isotropic, or fan-in: divided by the root of the fan-in.")] = "isotropic",
     likelihood: Annotated[str | None, typer.Option(help="tilted, sobol, taylor, jensen or evi.")] = None,
     method: Annotated[str, typer.Option(help="first-order, exact or gauss-hermite.")] = "first-order",
+    initial_sigma: Annotated[
+        float | None, typer.Option(help="sigma sqrt(fan-in) at the start.")
+    ] = None,
     warm_start: Annotated[str | None, typer.Option(help="Folder of a run to start from.")] = None,
     train_examples: Annotated[int | None, typer.Option(help="Use only so many training examples.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
@@ -174,6 +177,62 @@ def train(
         report = train_and_report(run, folder, data_folder=data_folder, mode=predictions)
     console.print(report.dropna(axis="columns", how="all").to_string(index=False, float_format="{:.4f}".format))
     console.print(f"Report, reliability plot, checkpoint and configuration: {folder}")
+
+
+@app.command()
+def audit(
+    target: Annotated[str, typer.Argument(help="iris, wine, breast-cancer, digits, or the folder of a finished run.")],
+    scheme: Annotated[str, typer.Option(help="How networks are regularised; a run has its own.")] = "weight-decay",
+    depth: Annotated[int, typer.Option(help="Hidden layers.")] = 1,
+    width: Annotated[int, typer.Option(help="Units in each.")] = 5,
+    activation: Activation = "tanh",
+    repeats: Repeats = 3,
+    removals: Removals = 20,
+    parameters: Annotated[Parameters, typer.Option(help="Where influence is taken.")] = Parameters.ALL,
+    damping: Annotated[float | None, typer.Option(help="Of the estimate; automatic when not given.")] = None,
+    curvature: Annotated[str, typer.Option(help="Of the estimate: ggn or hessian.")] = "ggn",
+    solver: Annotated[str, typer.Option(help="Of the estimate: auto, conjugate-gradients, lissa, ...")] = "auto",
+    epochs: Epochs = 4000,
+    refit_epochs: RefitEpochs = 4000,
+    seed: Seed = 0,
+    test_example: TestExample = None,
+    tests: Annotated[int, typer.Option(help="Test examples of largest loss, of a run.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Result folder; runs/audit-TARGET when not given.")] = None,
+    jobs: Jobs = None,
+) -> None:
+    """Hold influence estimates against retraining: how wrong are they, and is network, linearisation or solver why."""
+    from bayes_influence.experiments.audit_report import printed_audit
+    from bayes_influence.experiments.audit_stages import AuditSettings
+    from bayes_influence.experiments.audit_study import audit_run, audit_study
+    from bayes_influence.training.schedules import Schedule
+
+    folder = out or Path("runs") / f"audit-{Path(target).name}"
+    with _clear_errors():
+        if (Path(target) / "config.json").exists():
+            settings = AuditSettings(removals, damping, curvature, solver, Schedule(refit_epochs))
+            found, _ = audit_run(target, folder, settings, parameters=parameters.value, tests=tests, n_jobs=jobs)
+        else:
+            study = _study(
+                scheme,
+                dataset=target,
+                depth=depth,
+                width=width,
+                activation=activation,
+                repeats=repeats,
+                removals=removals,
+                parameters=parameters.value,
+                epochs=epochs,
+                refit_epochs=refit_epochs,
+                seed=seed,
+                test_example=test_example,
+            )
+            found, _ = audit_study(study, folder, damping=damping, curvature=curvature, solver=solver, n_jobs=jobs)
+    for table in printed_audit(found):
+        _print_wide(table)
+    for note in found.notes:
+        console.print(f"Note: {note}.")
+    console.print(found.verdict.sentence)
+    console.print(f"Tables, figure and configuration: {folder}")
 
 
 def _study(schemes: str | None, **settings: Any) -> Any:

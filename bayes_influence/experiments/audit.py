@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from bayes_influence.experiments.fingerprint import fingerprint
 from bayes_influence.experiments.runner import run_cells
 from bayes_influence.experiments.store import StudyFolder
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import stack_members
+from bayes_influence.objectives.parameters import Params, stack_members
 from bayes_influence.objectives.regularisers import NoRegulariser
 from bayes_influence.training.fits import Fits, stacked_problem
 from bayes_influence.training.schedules import Schedule
@@ -120,14 +120,28 @@ def audit(
     return found
 
 
-def given_fits(objective: Objective, train: Dataset) -> Fits:
-    """One objective at its fitted parameters as the fits of a single seed, numbered 0."""
+def given_fits(
+    objective: Objective,
+    train: Dataset,
+    params: Params | None = None,
+    seeds: Sequence[int] = (0,),
+    name: str = "network",
+) -> Fits:
+    """Networks that were trained elsewhere, as fits.
+
+    Args:
+        objective: Theirs, at the parameters of the first.
+        train: Their training examples.
+        params: Stacked parameters (S, ...); those of the objective when not given.
+        seeds: Numbers that tell the networks apart.
+        name: What they are called.
+    """
     free = isinstance(objective.regulariser, NoRegulariser)
-    scheme = Deterministic("network", regulariser_weight=0.0 if free else objective.regulariser_weight)
-    params = stack_members([objective.params])
-    _, problem = stacked_problem(objective, params, train)
-    norms = problem.gradients(problem.start, torch.zeros(1, dtype=torch.int64))[0].norm(dim=1)
-    return Fits(scheme, objective, (0,), params, norms, torch.zeros_like(norms, dtype=torch.bool), 0.0)
+    scheme = Deterministic(name, regulariser_weight=0.0 if free else objective.regulariser_weight)
+    stacked = stack_members([objective.params]) if params is None else params
+    _, problem = stacked_problem(objective, stacked, train)
+    norms = problem.gradients(problem.start, torch.arange(len(seeds)))[0].norm(dim=1)
+    return Fits(scheme, objective, tuple(seeds), stacked, norms, torch.zeros_like(norms, dtype=torch.bool), 0.0)
 
 
 def audit_jobs(

@@ -1,4 +1,4 @@
-"""The command `audit` on a table of numbers: train one scheme, then ask whether its estimates can be trusted."""
+"""The command `audit`: train a scheme on a table of numbers, or take a finished run, and audit its estimates."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from dataclasses import replace
 from os import cpu_count
 from pathlib import Path
 
+import torch
+
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.experiments.audit import Audit, audit
+from bayes_influence.experiments.audit import Audit, audit, audit_config, given_fits
 from bayes_influence.experiments.audit_report import audit_figure
 from bayes_influence.experiments.audit_stages import AuditSettings
 from bayes_influence.experiments.compare import resolve_test_example
 from bayes_influence.experiments.figures import save_figure
 from bayes_influence.experiments.store import StudyFolder
 from bayes_influence.experiments.study import Study
+from bayes_influence.experiments.train_run import load_trained
+from bayes_influence.retraining.removals import largest_losses
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import find_schemes
@@ -92,3 +96,50 @@ def _fitted(study: Study, train: Dataset, progress: bool) -> Fits:
         progress=progress,
     )
     return fits
+
+
+def audit_run(
+    run: str | Path,
+    out: str | Path,
+    settings: AuditSettings,
+    *,
+    parameters: str = "last-layer",
+    tests: int = 5,
+    data_folder: str | Path | None = None,
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> tuple[Audit, StudyFolder]:
+    """Audits the networks of a finished training run on the test examples that the first of them predicts worst.
+
+    In float64, whatever they were trained in. Retraining starts from the networks as they are; in a regularised last
+    layer it is exact. Of networks with running statistics the first is audited.
+
+    Args:
+        run: Folder of the run.
+        out: The result folder; created, or continued if it holds the same audit.
+        settings: What is done.
+        parameters: Where influence is taken, a selection of `select_names`.
+        tests: How many test examples.
+        data_folder: Where image sets are kept.
+        n_jobs: Networks at once; as many as there are cores, when not given.
+        progress: Whether to show progress bars.
+
+    Raises:
+        FileNotFoundError: If the folder holds no run.
+        ValueError: If the run is not finished, or a setting is out of range.
+    """
+    trained, split, config = load_trained(run, data_folder=data_folder)
+    objective = replace(trained.at(0), selection=parameters).double()
+    train, test = split.train.to(dtype=torch.float64), split.test.to(dtype=torch.float64)
+    whole = not trained.buffers
+    params = {name: value.double() for name, value in trained.params.items()} if whole else None
+    seeds = tuple(config["seeds"]) if whole else (config["seeds"][0],)
+    fits = given_fits(objective, train, params, seeds, config["scheme"])
+    hardest = test.at(largest_losses(objective, test, min(tests, len(test))))
+    identity = {**audit_config(fits, train, hardest, settings, None), "run": config}
+    folder = StudyFolder(out, identity)
+    jobs = n_jobs or min(cpu_count() or 1, len(seeds))
+    found = audit(fits, train, hardest, settings, folder=folder, n_jobs=jobs, progress=progress)
+    title = f"{config['dataset']}, {config['network']}, {config['scheme']}, {parameters}"
+    save_figure(audit_figure(found, title), folder, "figure")
+    return found, folder

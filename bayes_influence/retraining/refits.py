@@ -97,11 +97,17 @@ class ControlDrift:
         return self.relative >= DRIFT_FLAG
 
 
-def control_drift(fits: Fits, refits: Refits, test: Dataset) -> ControlDrift:
-    """How far the control moved the test losses from where the fit had them; logs a warning where that is too far.
+def control_drift(fits: Fits, refits: Refits, test: Dataset, *, warn: bool = True) -> ControlDrift:
+    """How far the control moved the test losses from where the fit had them.
 
     The effects have the control's drift subtracted. Drift as large as the effects still means that the fit was no
     minimum, so that an estimate at the fit and the refits speak of different networks.
+
+    Args:
+        fits: Where the refits started, or what they repeat.
+        refits: With their control.
+        test: Test examples.
+        warn: Whether a warning is logged where the drift is as large as the effects.
     """
     after = losses_after(fits, refits, test)
     with torch.no_grad():
@@ -110,7 +116,7 @@ def control_drift(fits: Fits, refits: Refits, test: Dataset) -> ControlDrift:
     typical = (after[:, 1:] - after[:, :1]).abs().median(dim=1).values
     relative = torch.where(drift == 0, 0.0, drift.abs() / typical)
     found = ControlDrift(drift, relative)
-    if found.exceeds_effects.any():
+    if warn and found.exceeds_effects.any():
         logger.warning(
             "%s: retraining with nothing removed moves the loss by up to %.2g times what a typical removal does "
             "(%d of %d seeds and test examples); train longer, or refit from scratch",
