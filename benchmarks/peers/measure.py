@@ -47,9 +47,21 @@ class Measurement:
     runs: Sequence[Run]
 
     @property
-    def outcome(self) -> Outcome | None:
-        """The last run's."""
-        return self.runs[-1].outcome
+    def error(self) -> str:
+        """Why the last run failed, empty if it did not."""
+        return self.runs[-1].error
+
+    @property
+    def outcome(self) -> Outcome:
+        """The last run's.
+
+        Raises:
+            RuntimeError: If it failed.
+        """
+        outcome = self.runs[-1].outcome
+        if outcome is None:
+            raise RuntimeError(f"{self.name} failed: {self.error}")
+        return outcome
 
     @property
     def seconds(self) -> float:
@@ -114,21 +126,23 @@ def _timed(adapter: Callable[[Problem], Outcome], problem: Problem) -> Run:
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     started, started_cpu = time.perf_counter(), time.process_time()
-    outcome, error = None, ""
+    outcome: Outcome | None = None
+    error = ""
     try:
         outcome = adapter(problem)
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}"
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
     peak = _memory("VmHWM") - before
-    return Run(seconds, cpu_seconds, peak, outcome and _detached(outcome), error)
+    return Run(seconds, cpu_seconds, peak, None if outcome is None else _detached(outcome), error)
 
 
 def _detached(outcome: Outcome) -> Outcome:
-    def plain(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values.detach().clone()
+    def plain(values: Tensor) -> Tensor:
+        return values.detach().clone()
 
-    return Outcome(plain(outcome.raw), plain(outcome.removal), plain(outcome.solved), outcome.notes)
+    solved = None if outcome.solved is None else plain(outcome.solved)
+    return Outcome(plain(outcome.raw), plain(outcome.removal), solved, outcome.notes)
 
 
 def _memory(field: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -62,7 +63,7 @@ ekfac_sampled = partial(ekfac, fisher="sampled")
 ekfac_empirical = partial(ekfac, fisher="empirical")
 
 
-def _settings(problem: Problem) -> dict[str, object]:
+def _settings(problem: Problem) -> dict[str, Any]:
     return {
         "curvature": problem.curvature,
         "damping": problem.damping,

@@ -22,4 +22,4 @@ class Outcome:
     raw: Float[Tensor, "rows columns"]
     removal: Float[Tensor, "t n"]
     solved: Float[Tensor, "t P"] | None = None
-    notes: dict[str, float | str] = field(default_factory=dict)
+    notes: dict[str, float] = field(default_factory=dict)

@@ -35,7 +35,7 @@ class Problem:
         residual: Relative residual that iterative solvers are asked for.
     """
 
-    network: nn.Module
+    network: nn.Sequential
     inputs: Float[Tensor, "n D"]
     targets: Int[Tensor, " n"]
     test_inputs: Float[Tensor, "t D"]
@@ -81,7 +81,7 @@ def mnist_problem(
     selection: str = "all",
     dtype: torch.dtype = torch.float32,
     residual: float = 1e-4,
-    epochs: int = 3,
+    epochs: int = 30,
     folder: Path | None = None,
 ) -> Problem:
     """Trains the network on the first examples of MNIST and asks for influence on the first test examples.
@@ -107,7 +107,7 @@ def mnist_problem(
     )
 
 
-def trained(network: nn.Module, inputs: Tensor, targets: Tensor, epochs: int) -> nn.Module:
+def trained(network: nn.Sequential, inputs: Tensor, targets: Tensor, epochs: int) -> nn.Sequential:
     """The network after some epochs of Adam."""
     generator = torch.Generator().manual_seed(0)
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)

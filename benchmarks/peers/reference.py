@@ -63,7 +63,8 @@ def _product(problem: Problem, theta: Tensor, inputs: Tensor, targets: Tensor, r
             return grad(lambda where: cross_entropy(_outputs(problem, where, inputs), targets))(at)
 
         return vmap(lambda row: jvp(slope, (theta,), (row,))[1])(rows)
-    outputs, back = vjp(lambda at: _outputs(problem, at, inputs), theta)
+    linearised = vjp(lambda at: _outputs(problem, at, inputs), theta)
+    outputs, back = linearised[0], linearised[1]
     p = outputs.softmax(dim=1)
 
     def gauss_newton(row: Tensor) -> Tensor:

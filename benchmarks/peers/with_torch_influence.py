@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -46,11 +48,11 @@ def explicit(problem: Problem) -> Outcome:
 
 def conjugate_gradients(problem: Problem) -> Outcome:
     """`CGInfluenceModule` on the Hessian or the Gauss-Newton matrix, to a relative residual."""
-    settings = {"gnh": problem.curvature == "ggn", "rtol": problem.residual}
+    settings: dict[str, Any] = {"gnh": problem.curvature == "ggn", "rtol": problem.residual}
     return _scores(problem, CGInfluenceModule(**_parts(problem), damp=problem.damping, **settings))
 
 
-def _parts(problem: Problem) -> dict[str, object]:
+def _parts(problem: Problem) -> dict[str, Any]:
     train = TensorDataset(problem.inputs, problem.targets)
     test = TensorDataset(problem.test_inputs, problem.test_targets)
     return {
