@@ -77,6 +77,8 @@ class TrainRun:
         prior: `"isotropic"` or `"fan-in"`.
         likelihood: Of Bayesian networks, a key of `LIKELIHOODS`; the scheme's own when not given.
         method: How moments pass activations, see `to_bayesian`.
+        initial_sigma: sigma sqrt(fan-in) of a Bayesian network at the start. Adam moves log sigma by the learning rate
+            per step at most, so a short training needs a start not far below the prior's scale.
         warm_start: Folder of another run of the same network whose parameters this one starts from.
         train_examples: How many of the training examples are used, the first ones; all when not given.
         dtype: `"float32"` or `"float64"`.
@@ -105,6 +107,7 @@ class TrainRun:
     prior: str = "isotropic"
     likelihood: str | None = None
     method: str = "first-order"
+    initial_sigma: float | None = None
     warm_start: str | None = None
     train_examples: int | None = None
     dtype: str = "float32"
@@ -162,8 +165,15 @@ class TrainRun:
         if isinstance(scheme, Variational):
             likelihood = scheme.likelihood if self.likelihood is None else LIKELIHOODS[self.likelihood]
             start = None if self.warm_start is None else RELATIVE_SIGMA
-            priors: dict[str, Any] = {"prior_scale": self.prior_scale, "prior": self.prior}
-            return replace(scheme, likelihood=likelihood, method=self.method, relative_sigma=start, **priors)
+            return replace(
+                scheme,
+                likelihood=likelihood,
+                prior_scale=self.prior_scale,
+                prior=self.prior,
+                method=self.method,
+                initial_sigma=self.initial_sigma,
+                relative_sigma=start,
+            )
         return scheme
 
     def split(self, data_folder: str | Path | None = None) -> Split:

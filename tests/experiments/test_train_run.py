@@ -98,8 +98,9 @@ def test_a_run_uses_the_first_training_examples():
 
 def test_settings_reach_the_scheme():
     assert replace(RUN, weight_decay=0.3).resolved_scheme().decay == 0.3
-    scheme = replace(RUN, scheme="bnn", prior="fan-in", prior_scale=2.0, likelihood="taylor").resolved_scheme()
-    assert (scheme.prior, scheme.prior_scale) == ("fan-in", 2.0)
+    scheme = replace(RUN, scheme="bnn", prior="fan-in", prior_scale=2.0, likelihood="taylor", initial_sigma=0.3)
+    scheme = scheme.resolved_scheme()
+    assert (scheme.prior, scheme.prior_scale, scheme.initial_sigma) == ("fan-in", 2.0, 0.3)
     assert type(scheme.likelihood).__name__ == "TaylorCategorical"
     network = scheme.prepare(RUN.make_network((4,), 3))
     assert scheme.objective(network, 10).regulariser.prior_scale["0.weight"] == 1.0
