@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from bayes_influence.experiments.figures import comparison_figure, save_figure
+from bayes_influence.experiments.figures import comparison_figure, damping_figure, save_figure
 from bayes_influence.experiments.measure import measure
 from bayes_influence.experiments.runner import run_cells
 from bayes_influence.experiments.store import StudyFolder
@@ -104,8 +104,9 @@ def compare_regularisers(
 ) -> StudyResult:
     """Compares regularisation schemes on one network: influence estimates against retraining, and the spectrum.
 
-    Writes `results.csv`, `differences.csv`, `damping.csv`, `summary.csv`, `figure.png`, `figure.pdf` and
-    `config.json`. Cells are stored as they finish: the same call on the same folder continues where it was killed.
+    Writes `results.csv`, `differences.csv`, `damping.csv`, `summary.csv`, the figures `figure` and `damping` as `.png`
+    and `.pdf`, and `config.json`. Cells are stored as they finish: the same call on the same folder continues where it
+    was killed.
 
     Args:
         study: What to compare.
@@ -124,4 +125,5 @@ def compare_regularisers(
     network = f"{study.depth} x {study.width} {study.activation}"
     title = f"{study.dataset}, {network}, {study.parameters}, test example {result.test_example}"
     save_figure(comparison_figure(result.summary, result.differences, title), folder, "figure")
+    save_figure(damping_figure(result.damping, title), folder, "damping")
     return result

@@ -119,6 +119,32 @@ def _draw_scatter(axes: Axes, points: pd.DataFrame, name: str, colour: str) -> N
     axes.locator_params(nbins=4)
 
 
+def damping_figure(damping: pd.DataFrame, title: str) -> Figure:
+    """Spearman, Pearson and slope against the damping, mean over seeds and the range between them, per scheme."""
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(11, 3.6), layout="constrained")
+        panels = zip(figure.subplots(1, 3), (("spearman", 1), ("pearson", 1), ("slope", 1)), strict=True)
+        for axes, (column, ideal) in panels:
+            for (scheme, estimator), rows in damping.groupby(["scheme", "estimator"], sort=False):
+                by_delta = rows.groupby("delta")[column]
+                line = "--" if estimator == "posterior-mean" else "-"
+                name = series_name(scheme, estimator)
+                axes.plot(by_delta.mean(), color=_colour(scheme), linestyle=line, label=name)
+                axes.fill_between(
+                    by_delta.min().index, by_delta.min(), by_delta.max(), color=_colour(scheme), alpha=0.12, linewidth=0
+                )
+            axes.axhline(ideal, color="lightgray", linewidth=0.8, zorder=0)
+            axes.set_xscale("log")
+            axes.set_xlabel("damping δ")
+            axes.set_title(column, fontsize=9)
+        axes.set_yscale("symlog", linthresh=0.1)
+        axes.set_ylim(bottom=min(0.0, float(by_delta.min().min())))
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
+        figure.suptitle(title)
+        return figure
+
+
 def sizes_figure(summary: pd.DataFrame, column: str, label: str, *, logarithmic: bool = False) -> Figure:
     """A quantity over width at depth 1 (left) and over depth at width 5 (right), mean and 95 % interval per scheme.
 

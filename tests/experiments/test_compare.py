@@ -27,7 +27,7 @@ ROWS = [
 def test_everything_promised_is_written(compared):
     written = {path.name for path in compared.folder.iterdir()}
     tables = {"results.csv", "differences.csv", "damping.csv", "summary.csv"}
-    assert tables | {"figure.png", "figure.pdf", "config.json"} <= written
+    assert tables | {"figure.png", "figure.pdf", "damping.png", "damping.pdf", "config.json"} <= written
     config = json.loads((compared.folder / "config.json").read_text())
     assert config["config"]["epochs"] == 600
     assert config["versions"]["torch"] == torch.__version__

@@ -2,7 +2,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bayes_influence.experiments.figures import comparison_figure, save_figure, signed_log_axis, sizes_figure
+from bayes_influence.experiments.figures import (
+    comparison_figure,
+    damping_figure,
+    save_figure,
+    signed_log_axis,
+    sizes_figure,
+)
 from bayes_influence.experiments.store import StudyFolder
 
 
@@ -24,6 +30,15 @@ def test_a_scatter_per_scheme_and_both_ends_of_the_spectrum(compared):
     assert len(axes) == 2 + 6
     assert {axes.get_title() for axes in axes} >= {"none (2 seeds)", "bnn, variational (2 seeds)"}
     assert len(axes[2].collections[0].get_offsets()) == 16
+
+
+def test_damping_is_drawn_for_every_scheme_and_statistic(compared):
+    figure = damping_figure(compared.damping, "title")
+    assert [axes.get_title() for axes in figure.axes] == ["spearman", "pearson", "slope"]
+    lines = {line.get_label(): line for line in figure.axes[2].get_lines()}
+    drawn = lines["bnn, variational"].get_ydata()
+    rows = compared.damping.query("scheme == 'bnn' and estimator == 'variational'")
+    assert np.allclose(drawn, rows.groupby("delta")["slope"].mean())
 
 
 def test_both_series_of_sizes_share_an_axis_that_shows_negative_values():
