@@ -21,7 +21,7 @@ def to_bayesian(
     network: nn.Module,
     *,
     method: str = "first-order",
-    max_pooling: str | None = None,
+    max_pooling: str = "co-pooling",
     initial_sigma: float | InitialSigma | None = None,
 ) -> nn.Module:
     """The moment-propagating twin of a deterministic network, with Gaussian weights and biases.

@@ -28,23 +28,24 @@ class Approximation:
 
     Attributes:
         method: Elementwise activations. `"first-order"`: f(m) and f'(m)^2 v. `"exact"`: closed forms where they
-            exist, Gauss-Hermite elsewhere. `"gauss-hermite"`: quadrature everywhere.
+            exist (for tanh and sigmoid those of a function within 3e-4 of them), Gauss-Hermite elsewhere.
+            `"gauss-hermite"`: quadrature everywhere.
         max_pooling: `"co-pooling"`: mean and variance of the entry with the largest mean. `"clark"`: Clark's moments
-            of the maximum, pair by pair. None follows the method: co-pooling is the maximum's first-order rule, Clark's
-            moments go with the other two.
+            of the maximum, pair by pair, right for independent entries. In a trained convolutional network the
+            entries of a window are far from independent, because they share their weights: there co-pooling is the
+            closer one (a small LeNet on digits: .6 to .7 of the sampled variance against .4 to .5, and the lower
+            -ELBO by weight sampling after training).
 
     Raises:
         ValueError: If one of them is unknown.
     """
 
     method: str = "first-order"
-    max_pooling: str | None = None
+    max_pooling: str = "co-pooling"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
-        if self.max_pooling is None:
-            object.__setattr__(self, "max_pooling", "co-pooling" if self.method == "first-order" else "clark")
         if self.max_pooling not in MAX_POOLINGS:
             raise ValueError(f"unknown max_pooling {self.max_pooling!r}; known: {', '.join(MAX_POOLINGS)}")
 

@@ -45,7 +45,7 @@ def test_one_row_for_each_output_in_the_order_of_the_forward_pass(network):
 
 
 def test_the_first_layer_is_exact_and_shows_sampling_noise_only(network):
-    n = 4_000
+    n = 2_000
     check = moment_check(network, torch.randn(40, 3, dtype=DOUBLE), n_samples=n)
     first = check.layers[0]
     assert check.noise == pytest.approx(n**-0.5)

@@ -27,10 +27,10 @@ def test_posterior_separates_random_from_fixed_parameters(network):
 
 def test_draws_have_the_posterior_moments_and_leave_the_rest_fixed(network, assert_match):
     posterior = Posterior.of(network)
-    draws = posterior.draw(20_000, seeded())
+    draws = posterior.draw(4_000, seeded())
     for name, variance in posterior.variances.items():
         assert_match(Moments(posterior.means[name], variance), draws[name])
-    assert torch.equal(draws["1.weight"], posterior.means["1.weight"].expand(20_000, 1))
+    assert torch.equal(draws["1.weight"], posterior.means["1.weight"].expand(4_000, 1))
 
 
 def test_draws_do_not_depend_on_how_many_are_taken_at_once(network):
