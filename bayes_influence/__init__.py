@@ -4,6 +4,8 @@ from bayes_influence.data.dataset import Batch, Dataset, Split
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.tables import leave_out, load_table
 from bayes_influence.evaluation.agreement import Agreement, agreement
+from bayes_influence.experiments.audit import Audit, audit
+from bayes_influence.experiments.audit_stages import AuditSettings
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.moments.convert import to_bayesian, to_deterministic
@@ -24,6 +26,8 @@ __all__ = [
     "SCHEMES",
     "SWA",
     "Agreement",
+    "Audit",
+    "AuditSettings",
     "Batch",
     "CrossEntropy",
     "Dataset",
@@ -42,6 +46,7 @@ __all__ = [
     "TiltedCategorical",
     "WeightDecay",
     "agreement",
+    "audit",
     "find_schemes",
     "fit_schemes",
     "largest_losses",

@@ -20,6 +20,8 @@ def test_audit_prints_every_part_and_a_verdict(tmp_path):
     verdict = (tmp_path / "out" / "verdict.txt").read_text().splitlines()[0]
     assert " ".join(verdict.split()) in shown
     assert len(pd.read_csv(tmp_path / "out" / "gaps.csv")) == 4 * 5
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"figure.png", "figure.pdf", "agreement.csv", "waterfall.csv", "config.json"} <= files
 
 
 def test_a_finished_run_is_audited_on_its_worst_test_examples(tmp_path):

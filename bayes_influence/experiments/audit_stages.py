@@ -126,7 +126,7 @@ class AuditJob:
         """How every stage of the waterfall is computed, in their order."""
         settings, removed = self.settings, self.removed.unsqueeze(0)
         protocols: dict[str, RetrainingProtocol] = {}
-        if self.make_network is not None and self.schedule is not None:
+        if self.make_network is not None and self.schedule is not None and not self.fits.scheme.sampled:
             protocols["cold"] = FromScratch(self.make_network, self.schedule)
         protocols["warm"] = Minimum() if self.exact else Warm(settings.refit_schedule)
         protocols["proximal"] = Proximal(self.damping, settings.tolerance)

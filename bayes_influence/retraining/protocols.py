@@ -71,7 +71,16 @@ class FromScratch(RetrainingProtocol):
     def refit(
         self, fits: Fits, train: Dataset, removed: Removals | Int[Tensor, "S k"], *, progress: bool = False
     ) -> Refits:
-        """As `RetrainingProtocol.refit`."""
+        """As `RetrainingProtocol.refit`.
+
+        Raises:
+            ValueError: If the scheme draws random numbers while it trains, which is not repeated here.
+        """
+        if fits.scheme.sampled:
+            raise ValueError(
+                f"the scheme {fits.scheme.name} draws random numbers while it trains, which retraining from scratch "
+                f"does not repeat; retrain from the fit instead (`Warm`, `Minimum`)"
+            )
         like = next(iter(fits.params.values()))
         start = initial_params(
             lambda: fits.scheme.prepare(self.make_network()), fits.seeds, dtype=like.dtype, device=like.device
