@@ -150,9 +150,7 @@ def train(
     prior: Annotated[str, typer.Option(help="isotropic, or fan-in: divided by the root of the fan-in.")] = "isotropic",
     likelihood: Annotated[str | None, typer.Option(help="tilted, sobol, taylor, jensen or evi.")] = None,
     method: Annotated[str, typer.Option(help="first-order, exact or gauss-hermite.")] = "first-order",
-    initial_sigma: Annotated[
-        float | None, typer.Option(help="sigma sqrt(fan-in) at the start.")
-    ] = None,
+    initial_sigma: Annotated[float | None, typer.Option(help="sigma sqrt(fan-in) at the start.")] = None,
     warm_start: Annotated[str | None, typer.Option(help="Folder of a run to start from.")] = None,
     train_examples: Annotated[int | None, typer.Option(help="Use only so many training examples.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
@@ -233,6 +231,39 @@ def audit(
         console.print(f"Note: {note}.")
     console.print(found.verdict.sentence)
     console.print(f"Tables, figure and configuration: {folder}")
+
+
+@app.command()
+def influence(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
+    test: Annotated[list[int], typer.Option(help="Test example by id, or position in an image set; repeatable.")],
+    top: Annotated[int, typer.Option(help="Training examples ranked, most helpful and most harmful.")] = 10,
+    parameters: Annotated[str, typer.Option(help="all, last-layer, means or last-layer-means.")] = "last-layer",
+    curvature: Annotated[str, typer.Option(help="hessian, ggn, empirical-fisher or ekfac.")] = "hessian",
+    solver: Annotated[str, typer.Option(help="auto, cholesky, conjugate-gradients, lissa, ...")] = "auto",
+    damping: Annotated[float | None, typer.Option(help="Automatic when not given.")] = None,
+    index: Annotated[int, typer.Option(help="Which of the run's seeds, counted from 0.")] = 0,
+    data_folder: Annotated[Path | None, typer.Option(help="Where image sets are kept.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Result folder; RUN-influence when not given.")] = None,
+) -> None:
+    """Name the training examples that shaped a run's predictions, most helpful and most harmful."""
+    from bayes_influence.experiments.influence_run import influence_of_run, printed_ranking
+
+    with _clear_errors():
+        found = influence_of_run(
+            run,
+            out or run.with_name(f"{run.name}-influence"),
+            test,
+            top=top,
+            index=index,
+            data_folder=data_folder,
+            parameters=parameters,
+            curvature=curvature,
+            solver=solver,
+            damping="auto" if damping is None else damping,
+        )
+    _print_wide(printed_ranking(found.ranking))
+    console.print(f"Scores, table and pictures: {found.folder}")
 
 
 def _study(schemes: str | None, **settings: Any) -> Any:

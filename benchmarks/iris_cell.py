@@ -22,6 +22,7 @@ from joblib import Parallel, delayed
 from torch import nn
 
 from bayes_influence.experiments.study import Study
+from bayes_influence.retraining.minimum import newton_refits
 from bayes_influence.retraining.removals import largest_losses
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Plateau, Schedule
@@ -44,7 +45,7 @@ def _serial_epochs(network: nn.Module, parameters: list[nn.Parameter], data, epo
         loss = criterion(network(data.inputs), data.targets)
         loss.backward()
         optimiser.step()
-        plateau.step(loss)
+        plateau.step(loss.detach())
     return time.perf_counter() - started
 
 
@@ -63,8 +64,6 @@ def serial_seconds(study: Study, fraction: float) -> float:
 
 def ensemble_cell(study: Study) -> float:
     """Trains, refits and checks all seeds of a study in this process; returns the worst gradient norm of a refit."""
-    from bayes_influence.retraining.leave_one_out import newton_refits
-
     train = study.split().train
     with torch_threads(1):
         (fits,) = fit_schemes(

@@ -32,16 +32,25 @@ class FigureSpec:
         column: Column of the summary.
         label: Of the vertical axis.
         logarithmic: Whether that axis is logarithmic (zero and negative values keep their place).
+        of_network: Whether it is a property of the trained network, the same for every estimator of a scheme.
     """
 
     column: str
     label: str
     logarithmic: bool = False
+    of_network: bool = False
+
+    def series(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows that are drawn and compared: one series per scheme and estimator, or per scheme."""
+        if not self.of_network:
+            return table
+        keys = [name for name in ("depth", "width", "scheme", "seed") if name in table]
+        return table.drop_duplicates(keys).assign(estimator="influence")
 
 
 FIGURES = {
     "fig1": FigureSpec("spearman", "Spearman correlation (signed)"),
-    "fig3": FigureSpec("power_iteration", "largest Hessian eigenvalue of the loss", logarithmic=True),
+    "fig3": FigureSpec("power_iteration", "largest Hessian eigenvalue of the loss", True, True),
 }
 """The figures of the paper that can be reproduced."""
 
@@ -78,7 +87,8 @@ def reproduce_figure(
     settings = {key: value for key, value in study.to_config().items() if key not in ("depth", "width")}
     config = {"study": "fragility", **settings, "sizes": SIZES}
     folder, result = run_study(study, grid(study, SIZES), out, config, n_jobs=n_jobs, progress=progress)
-    anova = compare_groups(result.results, spec.column)
+    anova = compare_groups(spec.series(result.results), spec.column)
     folder.write_table(f"{name}-anova", anova)
-    save_figure(sizes_figure(result.summary, spec.column, spec.label, logarithmic=spec.logarithmic), folder, name)
+    drawn = spec.series(result.summary)
+    save_figure(sizes_figure(drawn, spec.column, spec.label, logarithmic=spec.logarithmic), folder, name)
     return result, anova

@@ -29,6 +29,13 @@ def test_both_figures_come_from_the_same_cells(tmp_path, monkeypatch):
         reproduce_figure("fig1", dataclasses.replace(study, seed=5), tmp_path / "grid", progress=False)
 
 
+def test_the_spectrum_of_a_network_is_drawn_once_for_all_its_estimators(compared):
+    drawn = fragility.FIGURES["fig3"].series(compared.summary)
+    assert drawn["scheme"].tolist() == ["none", "weight-decay", "swa", "weight-decay+swa", "bnn"]
+    assert len(fragility.FIGURES["fig3"].series(compared.results)) == 5 * 2
+    assert len(fragility.FIGURES["fig1"].series(compared.summary)) == 6
+
+
 def test_unknown_figures_are_refused(tmp_path):
     with pytest.raises(ValueError, match="unknown figure 'fig2'; known: fig1, fig3"):
         reproduce_figure("fig2", Study(), tmp_path)
