@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from bayes_influence.moments.moments import Moments
-from bayes_influence.moments.sampling import Posterior, RunningMoments
+from bayes_influence.moments.sampling import Posterior, RunningMoments, check_ready
 
 JACOBIAN_ENTRIES = 2**25
 """Entries of the Jacobian that are in memory together, unless one example alone has more."""
@@ -31,7 +31,7 @@ def diagonal_moments(
         inputs: A batch, fixed or random.
         params: Its parameters; the network's own if not given.
     """
-    Posterior.of(network, params)
+    check_ready(network)
     with torch.no_grad():
         return functional_call(network, dict(params or network.named_parameters()), (inputs,))
 

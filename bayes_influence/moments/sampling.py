@@ -12,12 +12,28 @@ from torch.func import functional_call, vmap
 from tqdm.auto import tqdm
 
 from bayes_influence.moments.convert import to_deterministic
-from bayes_influence.moments.layers import RHO
+from bayes_influence.moments.layers import RHO, BayesianLayer
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.supported import DROPOUTS, NORMALISATIONS
 
 SAMPLES_AT_ONCE = 16
 """Weight draws whose activations are in memory together."""
+
+
+_MODE_DEPENDENT = frozenset({*DROPOUTS, *NORMALISATIONS})
+
+
+def check_ready(network: nn.Module) -> None:
+    """Refuses a network that cannot predict.
+
+    Raises:
+        ValueError: If it has no Bayesian layer, or dropout or normalisation in training mode.
+    """
+    if not any(isinstance(module, BayesianLayer) for module in network.modules()):
+        raise ValueError(f"{type(network).__name__} has no Bayesian layer; convert it with to_bayesian first")
+    training = [path for path, module in network.named_modules() if module.training and type(module) in _MODE_DEPENDENT]
+    if training:
+        raise ValueError(f"{training[0]!r} is in training mode; call .eval() on the network before it predicts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +57,7 @@ class Posterior:
         Raises:
             ValueError: If the network has no Bayesian layer, or has dropout or normalisation in training mode.
         """
-        training = [
-            path for path, module in network.named_modules() if module.training and type(module) in _MODE_DEPENDENT
-        ]
-        if training:
-            raise ValueError(f"{training[0]!r} is in training mode; call .eval() on the network before it predicts")
+        check_ready(network)
         deterministic = to_deterministic(network).eval()
         values = {name: p.detach() for name, p in (params or dict(network.named_parameters())).items()}
         means = {name: value for name, value in values.items() if not name.endswith(RHO)}
@@ -102,9 +114,6 @@ class Posterior:
                     outputs = vmap(call, in_dims=(0, None))(params, inputs)
                 yield outputs
                 bar.update(size)
-
-
-_MODE_DEPENDENT = frozenset({*DROPOUTS, *NORMALISATIONS})
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
