@@ -38,7 +38,7 @@ def perturbation_influence(
     Raises:
         TypeError: If the inputs are not real numbers.
     """
-    data = problem.train.at(ids)
+    data = problem.train.at(ids).to(dtype=problem.dtype)
     check_float_inputs(data.inputs, "the influence of a perturbation")
     theta = problem.objective.layout.flatten(problem.objective.params)
     loss = loss_of_one(problem.objective)

@@ -30,8 +30,8 @@ class FittedProblem:
     """J where its objective stands, its training examples, and their first derivatives, in one dtype.
 
     Influence in a last layer is taken on a problem of its own, the layer on its inputs: derivatives are the same, and
-    the network before it is evaluated once. Where something follows the last layer, or it is called more than once,
-    the whole network stays.
+    the network before it is a fixed feature map, evaluated once and in the dtype that the objective came in. Where
+    something follows the last layer, or it is called more than once, the whole network stays.
 
     Args:
         objective: At its fitted parameters.
@@ -41,9 +41,9 @@ class FittedProblem:
 
     Attributes:
         objective: The whole network's, in `dtype`.
-        train: The examples as they came, in `dtype`.
+        train: The examples as they came.
         reduced: The objective that is differentiated: the last layer's, or `objective` itself.
-        data: The examples that it takes: the last layer's inputs, or `train` itself.
+        data: The examples that it takes, in `dtype`: the last layer's inputs, or `train`.
 
     Raises:
         TypeError: If the dtype is not a real floating-point type.
@@ -65,8 +65,9 @@ class FittedProblem:
         self.dtype = dtype
         self.batch_size = batch_size
         self.objective = in_dtype(objective, dtype)
-        self.train = train.to(dtype=dtype)
-        first = next(self.train.batches(min(2, batch_size)))
+        self._feature_map = in_dtype(objective, next(iter(objective.params.values())).dtype)
+        self.train = train
+        first = next(train.select(range(min(2, len(train)))).to(dtype=dtype).batches(2))
         self.objective.check(first)
         _check_parts_taken(self.objective, first)
         self._is_head = _has_head(self.objective, first)
@@ -101,16 +102,24 @@ class FittedProblem:
 
     def reduce(self, data: Dataset) -> Dataset:
         """The same examples as the reduced objective takes them, in this problem's dtype."""
-        data = data.to(dtype=self.dtype)
         if not self._is_head:
-            return data
+            return data.to(dtype=self.dtype)
         with torch.no_grad():
             pieces = [
-                tree_map(Tensor.detach, features(self.objective, self.objective.params, batch.inputs))
-                for batch in data.batches(self.batch_size)
+                features(self._feature_map, self._feature_map.params, self._slice(data.inputs, start))
+                for start in range(0, len(data), self.batch_size)
             ]
-        inputs = tree_map(lambda *leaves: torch.cat(leaves), *pieces)
-        return replace(data, inputs=inputs)
+        return replace(data, inputs=tree_map(lambda *leaves: torch.cat(leaves), *pieces)).to(dtype=self.dtype)
+
+    def _slice(self, inputs: Any, start: int) -> Any:
+        """A batch of inputs in the feature map's dtype; the whole set is never held in it."""
+        dtype = next(iter(self._feature_map.params.values())).dtype
+
+        def move(leaf: Tensor) -> Tensor:
+            part = leaf[start : start + self.batch_size]
+            return part.to(dtype=dtype) if leaf.is_floating_point() else part
+
+        return tree_map(move, inputs)
 
     def measuring(self, measurement: Likelihood) -> Objective:
         """The reduced objective with another per-example function of (outputs, targets) in its likelihood's place."""
