@@ -25,15 +25,15 @@ def automatic(problem: Problem) -> Outcome:
 
 
 def conjugate_gradients(problem: Problem) -> Outcome:
-    """Block conjugate gradients to a relative residual."""
+    """Block conjugate gradients to a relative residual, scores by forward-mode products."""
     solutions: list[Solution] = []
 
     def recorded(operator: LinearOperator, rhs: Tensor) -> Solution:
         solutions.append(solve(operator, rhs, "conjugate-gradients", tolerance=problem.residual))
         return solutions[-1]
 
-    influence = Influence(problem.objective(), problem.train(), solver=recorded, **_settings(problem))
-    scores = influence.on_loss(problem.test())
+    settings = {**_settings(problem), "solver": recorded, "scoring": "forward"}
+    scores = Influence(problem.objective(), problem.train(), **settings).on_loss(problem.test())
     solution = solutions[0]
     notes = {"iterations": solution.iterations, "own residual": float(solution.residual.max())}
     return Outcome(scores.values, scores.removal, solution.value.T, notes)
