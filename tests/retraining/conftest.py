@@ -17,8 +17,8 @@ def train():
     return logistic_classes(40, n_features=3, n_classes=3, seed=1).dataset
 
 
-@pytest.fixture(scope="session")
-def test():
+@pytest.fixture(scope="session", name="test")
+def held_out():
     data = logistic_classes(46, n_features=3, n_classes=3, seed=1).dataset
     return data.select(range(40, 46))
 
