@@ -38,10 +38,10 @@ def second_order_cross_entropy(outputs: tuple[Tensor, Tensor], targets: Tensor) 
 
 @pytest.fixture(scope="session")
 def classification() -> Dataset:
-    """23 examples of 4 features in 3 classes."""
+    """24 examples of 4 features in 3 classes."""
     generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(23, 4, dtype=torch.float64, generator=generator)
-    return Dataset(inputs, torch.randint(3, (23,), generator=generator), torch.arange(23), name="random classes")
+    inputs = torch.randn(24, 4, dtype=torch.float64, generator=generator)
+    return Dataset(inputs, torch.randint(3, (24,), generator=generator), torch.arange(24), name="random classes")
 
 
 @pytest.fixture(scope="session")

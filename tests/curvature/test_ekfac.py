@@ -86,7 +86,7 @@ def test_trace_is_that_of_the_gauss_newton_matrix(make_objective, classification
 
 def test_sampled_tends_to_exact(make_objective, classification) -> None:
     objective = make_objective("last-layer")
-    copies = torch.arange(23).repeat(400)
+    copies = torch.arange(24).repeat(400)
     repeated = Dataset(classification.inputs[copies], classification.targets[copies], torch.arange(len(copies)))
     exact = EKFACOperator(objective, classification).dense()
     sampled = EKFACOperator(objective, repeated, batch_size=4600, fisher="sampled", seed=1).dense()

@@ -27,13 +27,13 @@ def test_gauss_newton_is_positive_where_the_hessian_is_not(make_objective, class
 
 def test_gauss_newton_of_a_squared_error_is_the_jacobian_squared(classification) -> None:
     network = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
-    data = Dataset(classification.inputs, torch.randn(23, 2, dtype=torch.float64), classification.ids)
+    data = Dataset(classification.inputs, torch.randn(24, 2, dtype=torch.float64), classification.ids)
     objective = Objective(network, GaussianNoise(0.5))
     layout = objective.layout
     jacobian = torch.func.jacrev(lambda theta: objective.outputs(layout.unflatten(theta), data.inputs).flatten())
     stacked = jacobian(layout.flatten(objective.params))
     torch.testing.assert_close(
-        GaussNewtonOperator(objective, data, batch_size=6).dense(), stacked.T @ stacked / (23 * 0.25)
+        GaussNewtonOperator(objective, data, batch_size=6).dense(), stacked.T @ stacked / (24 * 0.25)
     )
 
 
@@ -48,12 +48,12 @@ def test_the_regulariser_is_counted_once(make_objective, classification, operato
 def test_empirical_fisher_is_not_the_gauss_newton_matrix(make_objective, classification) -> None:
     """For one scalar output and squared error, g g' = e^2 J'J: residual-weighted, where Gauss-Newton is J'J."""
     network = nn.Linear(4, 1).double()
-    residuals = torch.linspace(-2, 2, 23, dtype=torch.float64)
+    residuals = torch.linspace(-2, 2, 24, dtype=torch.float64)
     targets = (network(classification.inputs).squeeze(1) - residuals).detach().unsqueeze(1)
     data = Dataset(classification.inputs, targets, classification.ids)
     objective = Objective(network, GaussianNoise(1.0), WeightDecay(0.0))
-    features = torch.cat([classification.inputs, torch.ones(23, 1, dtype=torch.float64)], dim=1)
+    features = torch.cat([classification.inputs, torch.ones(24, 1, dtype=torch.float64)], dim=1)
     torch.testing.assert_close(
-        EmpiricalFisherOperator(objective, data).dense(), (features * residuals.square()[:, None]).T @ features / 23
+        EmpiricalFisherOperator(objective, data).dense(), (features * residuals.square()[:, None]).T @ features / 24
     )
-    torch.testing.assert_close(GaussNewtonOperator(objective, data).dense(), features.T @ features / 23)
+    torch.testing.assert_close(GaussNewtonOperator(objective, data).dense(), features.T @ features / 24)

@@ -93,5 +93,5 @@ def test_refuses_an_empty_batch(make_objective, classification) -> None:
 def test_refuses_losses_that_are_not_finite(make_objective, classification) -> None:
     objective = make_objective()
     broken = objective.at({name: value * torch.inf for name, value in objective.params.items()})
-    with pytest.raises(ValueError, match="23 of 23 losses are not finite"):
+    with pytest.raises(ValueError, match="24 of 24 losses are not finite"):
         HessianOperator(broken, classification)

@@ -17,10 +17,10 @@ def test_softmax_closed_form(make_objective, classification) -> None:
     objective = make_objective("last-layer", decay=0.05)
     hidden = objective.network[:2](classification.inputs).detach()
     probabilities = objective.network(classification.inputs).softmax(1).detach()
-    inputs = torch.cat([hidden, torch.ones(23, 1, dtype=torch.float64)], dim=1)
+    inputs = torch.cat([hidden, torch.ones(24, 1, dtype=torch.float64)], dim=1)
     total = torch.zeros(3, 6, 3, 6, dtype=torch.float64)
     for a, p in zip(inputs, probabilities, strict=True):
-        total += torch.einsum("cd,e,f->cedf", torch.diag(p) - torch.outer(p, p), a, a) / 23
+        total += torch.einsum("cd,e,f->cedf", torch.diag(p) - torch.outer(p, p), a, a) / 24
     order = [6 * c + d for c in range(3) for d in range(5)] + [6 * c + 5 for c in range(3)]
     expected = total.reshape(18, 18)[order][:, order] + 0.05 * torch.eye(18, dtype=torch.float64)
     torch.testing.assert_close(LastLayerOperator(objective, classification).dense(), expected)
@@ -28,7 +28,7 @@ def test_softmax_closed_form(make_objective, classification) -> None:
 
 def test_any_likelihood(classification) -> None:
     network = nn.Sequential(nn.Linear(4, 5), nn.SELU(), nn.Linear(5, 2)).double()
-    data = Dataset(classification.inputs, torch.randn(23, 2, dtype=torch.float64), classification.ids)
+    data = Dataset(classification.inputs, torch.randn(24, 2, dtype=torch.float64), classification.ids)
     objective = Objective(network, GaussianNoise(0.3), WeightDecay(0.1), selection="last-layer")
     torch.testing.assert_close(LastLayerOperator(objective, data).dense(), dense_hessian(objective, data.batch()))
 

@@ -101,7 +101,7 @@ def test_a_minibatch_beyond_the_scale_is_said(classification) -> None:
     """One large example: alone it has n times the curvature that it adds to the mean."""
     inputs = classification.inputs.clone()
     inputs[0] *= 100
-    data = Dataset(inputs, torch.randn(23, 1, dtype=torch.float64), classification.ids)
+    data = Dataset(inputs, torch.randn(24, 1, dtype=torch.float64), classification.ids)
     operator = GaussNewtonOperator(Objective(torch.nn.Linear(4, 1).double(), GaussianNoise()), data) + 1.0
     with pytest.raises(ValueError, match="eigenvalues of a minibatch exceed the scale"):
         lissa(operator, torch.ones(5).double(), minibatch=1, steps=2000)
@@ -114,8 +114,8 @@ def test_minibatches_need_data() -> None:
 
 def test_minibatches_larger_than_the_data_are_refused(make_objective, classification) -> None:
     operator = GaussNewtonOperator(make_objective("last-layer"), classification)
-    with pytest.raises(ValueError, match="between 1 and n = 23 examples, got 24"):
-        lissa(operator, torch.ones(18).double(), minibatch=24)
+    with pytest.raises(ValueError, match="between 1 and n = 24 examples, got 25"):
+        lissa(operator, torch.ones(18).double(), minibatch=25)
 
 
 def test_a_standard_error_needs_repeats() -> None:
