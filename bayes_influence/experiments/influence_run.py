@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -158,10 +159,10 @@ def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset) -> F
         return figure
 
 
-def _picture(image: Tensor) -> Tensor:
+def _picture(image: Tensor) -> np.ndarray:
     """(C, H, W) as imshow takes it, its values stretched to 0..1."""
     stretched = (image - image.min()) / (image.max() - image.min()).clamp(min=torch.finfo(image.dtype).tiny)
-    channels_last = stretched.movedim(0, -1).cpu()
+    channels_last = stretched.movedim(0, -1).cpu().numpy()
     return channels_last[..., 0] if channels_last.shape[-1] == 1 else channels_last
 
 
