@@ -23,8 +23,8 @@ def train() -> Dataset:
     return _shuffled().select(range(40))
 
 
-@pytest.fixture(scope="session")
-def test() -> Dataset:
+@pytest.fixture(name="test", scope="session")
+def further_examples() -> Dataset:
     """5 further ones."""
     return _shuffled().select(range(40, 45))
 

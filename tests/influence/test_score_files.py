@@ -26,7 +26,7 @@ def killing(monkeypatch):
         def call(self, solved, start=0):
             for block in original(self, solved, start):
                 if len(scored) == blocks:
-                    raise KilledError
+                    raise KilledError("no more blocks")
                 scored.append(block.start)
                 yield block
 
@@ -51,7 +51,7 @@ def test_a_killed_run_goes_on_where_it_stopped(linear, train, test, tmp_path, ki
     influence = Influence(linear, train, damping=0.1, batch_size=10, scoring=scoring)
     direct, path = influence.on_loss(test), tmp_path / "scores.safetensors"
     killing(2)
-    with pytest.raises(KilledError):
+    with pytest.raises(KilledError, match="no more blocks"):
         influence.on_loss(test, path)
     assert not path.exists()
     scored = killing(10)
@@ -66,7 +66,7 @@ def test_a_killed_run_goes_on_where_it_stopped(linear, train, test, tmp_path, ki
 def test_a_run_that_did_not_get_as_far_as_a_block_starts_anew(influence, test, tmp_path, killing):
     path = tmp_path / "scores.safetensors"
     killing(0)
-    with pytest.raises(KilledError):
+    with pytest.raises(KilledError, match="no more blocks"):
         influence.on_loss(test, path)
     killing(10)
     torch.testing.assert_close(influence.on_loss(test, path).values, influence.on_loss(test).values)
@@ -75,7 +75,7 @@ def test_a_run_that_did_not_get_as_far_as_a_block_starts_anew(influence, test, t
 def test_an_unfinished_run_of_something_else_is_refused(influence, linear, train, test, tmp_path, killing):
     path = tmp_path / "scores.safetensors"
     killing(1)
-    with pytest.raises(KilledError):
+    with pytest.raises(KilledError, match="no more blocks"):
         influence.on_loss(test, path)
     other = Influence(linear, train, damping=0.2, batch_size=10)
     with pytest.raises(ValueError, match="belongs to an unfinished run of another fit, test set or damping"):
