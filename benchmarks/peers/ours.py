@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,18 +35,6 @@ def conjugate_gradients(problem: Problem) -> Outcome:
     solution = solutions[0]
     notes = {"iterations": solution.iterations, "own residual": float(solution.residual.max())}
     return Outcome(scores.values, scores.removal, solution.value.T, notes)
-
-
-def indefinite_in_float64(problem: Problem) -> Outcome:
-    """The solution of an indefinite system as it stands, by MINRES in float64: what a silent solver would have to give.
-
-    Not an influence: at a saddle there is no retraining response.
-    """
-    double = replace(problem, network=copy.deepcopy(problem.network).double(), inputs=problem.inputs.double())
-    double = replace(double, test_inputs=problem.test_inputs.double())
-    solver = partial(solve, method="minres", tolerance=1e-4, max_iterations=3000)
-    scores = Influence(double.objective(), double.train(), solver=solver, **_settings(double)).on_loss(double.test())
-    return Outcome(scores.values, scores.removal, notes={"converged": float(scores.converged)})
 
 
 def ekfac(problem: Problem, fisher: str) -> Outcome:
