@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from bayes_influence.moments.layers import RHO
+
 Params = dict[str, Tensor]
 """Detached parameters by name, as `torch.func.functional_call` takes them."""
-
-RHO = "_rho"
-"""Suffix of the log standard deviation that stands beside a variational mean: `weight` and `weight_rho`."""
 
 SELECTIONS = ("all", "last-layer", "means", "last-layer-means")
 
