@@ -37,7 +37,7 @@ def test_the_standard_error_is_that_of_the_probes(random_matrix, spectrum) -> No
 
 def test_smoothed_density_against_the_dense_one(random_matrix, spectrum) -> None:
     grid, width = torch.linspace(-2, 22, 400, dtype=torch.float64), 0.3
-    density = spectral_density(random_matrix(spectrum), probes=32, steps=80)
+    density = spectral_density(random_matrix(spectrum), probes=16, steps=80)
     smoothed = density.smoothed(grid, width)
     normal = torch.distributions.Normal(spectrum, width)
     exact = normal.log_prob(grid.unsqueeze(1)).exp().mean(dim=1)
@@ -79,7 +79,7 @@ def test_effective_dimension_of_a_multiple_of_the_identity() -> None:
 def test_a_hessian_by_products(make_objective, classification) -> None:
     operator = HessianOperator(make_objective(), classification)
     exact = float(operator.dense().trace()) / 43
-    estimate = spectral_density(operator, probes=32, steps=10).moment(1)
+    estimate = spectral_density(operator, probes=16, steps=4).moment(1)
     assert abs(estimate.value - exact) <= 4 * estimate.standard_error
 
 

@@ -44,18 +44,6 @@ def test_follows_the_parameters_of_the_objective(make_objective, classification)
     )
 
 
-def test_keeps_values_only_within_the_budget(make_objective, classification) -> None:
-    objective, vectors = make_objective(), torch.randn(5, 43, dtype=torch.float64)
-    everything = HessianOperator(objective, classification, batch_size=10)
-    something = HessianOperator(objective, classification, batch_size=10, cache_bytes=3000)
-    nothing = HessianOperator(objective, classification, batch_size=10, cache_bytes=0)
-    for vector in vectors:
-        torch.testing.assert_close(everything @ vector, nothing @ vector)
-        torch.testing.assert_close(something @ vector, nothing @ vector)
-    assert everything.kept_bytes > something.kept_bytes > nothing.kept_bytes == 0
-    assert something.kept_bytes <= 3000
-
-
 def test_leaves_the_network_alone(make_objective, classification) -> None:
     objective = make_objective()
     before = {name: value.clone() for name, value in objective.network.state_dict().items()}

@@ -46,7 +46,7 @@ def system(request):
     """A damped operator and its dense inverse."""
     make, selection = OPERATORS[request.param]
     objective = request.getfixturevalue("make_objective")(selection)
-    operator = make(objective, request.getfixturevalue("classification")) + 0.05
+    operator = make(objective, request.getfixturevalue("classification")) + 0.5
     return operator, torch.linalg.inv(operator.dense())
 
 

