@@ -31,11 +31,11 @@ def test_a_stopped_run_continues_to_the_same_bits(scheme, tmp_path, monkeypatch)
     def killed(folder, name, content):
         state, _ = decode_checkpoint(content)
         if int(state["epoch"]) == 7:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("killed")
         return write(folder, name, content)
 
     monkeypatch.setattr(StudyFolder, "write_file", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="killed"):
         run_training(run, tmp_path / "stopped", progress=False)
     monkeypatch.undo()
     state, _ = decode_checkpoint((tmp_path / "stopped" / CHECKPOINT).read_bytes())
