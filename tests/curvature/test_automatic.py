@@ -1,11 +1,20 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
 from bayes_influence.curvature.errors import IndefiniteCurvatureError
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.ekfac import EKFACOperator
+from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
+from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.solvers.automatic import prepare, solve
 from bayes_influence.curvature.solvers.kronecker_inverse import ekfac_inverse
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import WeightDecay
 
 
 class Diagonal(LinearOperator):
@@ -31,6 +40,41 @@ def test_large_is_solved_by_products() -> None:
     solution = solve(operator, rhs, tolerance=1e-9)
     assert solution.note == "auto chose conjugate gradients: P = 3000 > 2000"
     torch.testing.assert_close(solution.value, rhs / operator.entries.unsqueeze(1), rtol=1e-7, atol=1e-7)
+
+
+@pytest.fixture(scope="module")
+def large_system() -> tuple[Objective, Dataset]:
+    """2 223 parameters, 700 examples whose features decay, as the principal components of images do."""
+    generator = torch.Generator().manual_seed(9)
+    scales = 10 / torch.arange(1, 71, dtype=torch.float64)
+    inputs = scales * torch.randn(700, 70, dtype=torch.float64, generator=generator)
+    torch.manual_seed(9)
+    network = nn.Sequential(nn.Linear(70, 30), nn.Tanh(), nn.Linear(30, 3)).double()
+    data = Dataset(inputs, torch.randint(3, (700,), generator=generator), torch.arange(700))
+    return Objective(network, CrossEntropy(), WeightDecay(1e-3)), data
+
+
+def test_large_damped_curvature_is_preconditioned_by_a_part_of_the_data(large_system) -> None:
+    objective, data = large_system
+    operator = GaussNewtonOperator(objective, data) + 0.001
+    rhs = torch.randn(operator.size, dtype=torch.float64)
+    automatic = solve(operator, rhs, tolerance=1e-6)
+    plain = solve(operator, rhs, "conjugate-gradients", tolerance=1e-6)
+    assert "preconditioned by a Nystrom approximation of rank 100" in automatic.note
+    torch.testing.assert_close(automatic.value, plain.value, rtol=1e-3, atol=1e-3)
+    assert automatic.iterations < plain.iterations / 1.5
+
+
+def test_no_preconditioner_where_the_likelihood_is_not_convex(large_system) -> None:
+    objective, data = large_system
+
+    def saturating(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(CrossEntropy()(outputs, targets))
+
+    operator = HessianOperator(replace(objective, likelihood=saturating), data) + 5.0
+    solution = solve(operator, torch.randn(operator.size, dtype=torch.float64))
+    assert solution.converged
+    assert "preconditioned" not in solution.note
 
 
 def test_ekfac_is_inverted_in_its_basis(make_objective, classification) -> None:

@@ -10,9 +10,13 @@ from bayes_influence.curvature.errors import IndefiniteCurvatureError
 from bayes_influence.curvature.operators.base import LinearOperator, as_operator
 from bayes_influence.curvature.solvers.preconditioners import IdentityPreconditioner, Preconditioner
 from bayes_influence.curvature.solvers.solution import Solution, checked, relative_norm
+from bayes_influence.curvature.spectrum.extremes import extreme_eigenvalues
 
 BLOCK_SIZE = 64
 """Most right-hand sides that share one Krylov space."""
+
+DIAGNOSIS_TOLERANCE, DIAGNOSIS_PRODUCTS = 1e-2, 40
+"""How well lambda_min is found out, relative to the largest eigenvalue, once A is known to be indefinite."""
 
 RESTARTS = 3
 """How often rounding may be repaired by a fresh start from the true residual."""
@@ -46,8 +50,8 @@ def conjugate_gradients(
         on_failure: What to do above the tolerance, `"warn"` or `"raise"`.
 
     Raises:
-        IndefiniteCurvatureError: At the first search direction with p'Ap <= 0; the message has the smallest Rayleigh
-            quotient p'Ap / p'p among the directions, an upper bound of lambda_min.
+        IndefiniteCurvatureError: At the first search direction with p'Ap <= 0; the message has lambda_min, estimated by
+            Lanczos with at most 40 products more.
         NotConvergedError: If a residual stays above the tolerance and `on_failure` is `"raise"`.
     """
     operator = as_operator(operator)
@@ -129,5 +133,6 @@ class _BlockRun:
         if float(values[0]) <= rounding:
             worst = self.preconditioner.whiten_transposed(directions @ vectors[:, :1].to(directions.dtype))
             quotient = float((worst * (self.operator @ worst)).sum() / worst.square().sum())
-            raise IndefiniteCurvatureError(quotient, "conjugate gradients", rounding)
+            ends = extreme_eigenvalues(self.operator, tolerance=DIAGNOSIS_TOLERANCE, max_products=DIAGNOSIS_PRODUCTS)
+            raise IndefiniteCurvatureError(min(quotient, ends.smallest), "conjugate gradients", rounding)
         return ((vectors / values) @ vectors.T).to(image.dtype)
