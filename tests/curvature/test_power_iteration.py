@@ -2,26 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from bayes_influence.curvature.operators.hessian import HessianOperator
-from bayes_influence.curvature.spectrum import extreme_eigenvalues, power_iteration_pyhessian
+from bayes_influence.curvature.spectrum import power_iteration_pyhessian, trace_pyhessian
 from bayes_influence.objectives.derivatives import dense_hessian
 from bayes_influence.objectives.regularisers import WeightDecay
 
 mean_loss = nn.functional.cross_entropy
-
-
-def test_extreme_eigenvalues_are_algebraic(random_matrix) -> None:
-    extremes = extreme_eigenvalues(random_matrix(torch.tensor([-5.0, -1.0, 0.0, 2.0])))
-    assert extremes.largest == pytest.approx(2.0)
-    assert extremes.smallest == pytest.approx(-5.0)
-
-
-def test_extreme_eigenvalues_of_a_hessian(make_objective, classification) -> None:
-    objective = make_objective()
-    eigenvalues = torch.linalg.eigvalsh(dense_hessian(objective, classification.batch()))
-    extremes = extreme_eigenvalues(HessianOperator(objective, classification, batch_size=10))
-    assert extremes.largest == pytest.approx(float(eigenvalues[-1]), rel=1e-12)
-    assert extremes.smallest == pytest.approx(float(eigenvalues[0]), rel=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -66,3 +51,16 @@ def test_power_iteration_leaves_everything_as_it_was(classification) -> None:
     assert torch.get_default_dtype() == torch.float32
     assert torch.equal(torch.get_rng_state(), state)
     assert power_iteration_pyhessian(network, mean_loss, classification.batch()) == first
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_trace_within_the_monte_carlo_error_of_its_probes(make_objective, classification, dtype) -> None:
+    objective = make_objective(decay=0.3, dtype=dtype)
+    data = classification.to(dtype=dtype)
+    matrix = dense_hessian(objective, data.batch())
+    found = trace_pyhessian(
+        objective.network, mean_loss, data.batch(), max_iter=400, tol=0.0, regulariser=objective.regulariser
+    )
+    # The variance of one probe of random signs is twice the sum of the squared off-diagonal entries.
+    error = (2 * (matrix.square().sum() - matrix.diagonal().square().sum()) / 400).sqrt()
+    assert abs(found - float(matrix.trace())) < 4 * float(error)
