@@ -56,6 +56,7 @@ class _Evidence:
     """What a verdict rests on: the correlations that can be relied on, and how to write them."""
 
     spearman: float
+    most_spearman: float
     pearson: float
     slope: float
     miss_relation: bool
@@ -68,9 +69,9 @@ def verdict(
 ) -> Verdict:
     """Whether the estimates can be trusted.
 
-    With several runs, the lower ends of the intervals of Spearman and Pearson must reach the thresholds, and the
-    miss-relation counts when more than half of the runs have it. With a ceiling the thresholds on good correlations
-    are taken as shares of it.
+    With several runs, the lower ends of the intervals of Spearman and Pearson must reach the thresholds (the upper end of
+    Spearman's for the verdict of a wrong sign), and the miss-relation counts when more than half of the runs have it. With
+    a ceiling the thresholds on good correlations are taken as shares of it.
 
     Args:
         found: The agreement of one run, or of several.
@@ -106,7 +107,7 @@ def _undecided(evidence: _Evidence, ceiling: float | None, control_drift: float 
 
 def _decided(evidence: _Evidence, ceiling: float) -> Verdict:
     """The grade of an estimate that can be judged."""
-    if evidence.spearman <= -FAIR_CORRELATION:
+    if evidence.most_spearman <= -FAIR_CORRELATION:
         return Verdict(
             Grade.REVERSED, f"The estimates have the wrong sign: they run against retraining ({evidence.shown})."
         )
@@ -146,12 +147,15 @@ def _evidence(found: Agreement | AgreementSummary) -> _Evidence:
     """What one run or several runs say."""
     if isinstance(found, Agreement):
         shown = f"Spearman {found.spearman:.2f}, Pearson {found.pearson:.2f}"
-        return _Evidence(found.spearman, found.pearson, found.slope, found.miss_relation, shown, found.note)
+        return _Evidence(
+            found.spearman, found.spearman, found.pearson, found.slope, found.miss_relation, shown, found.note
+        )
     spearman, pearson = found.intervals["spearman"], found.intervals["pearson"]
     shown = f"Spearman {_shown(spearman)}, Pearson {_shown(pearson)}"
     sure = [one.estimate if np.isnan(one.low) else one.low for one in (spearman, pearson)]
     return _Evidence(
         spearman=sure[0],
+        most_spearman=spearman.estimate if np.isnan(spearman.high) else spearman.high,
         pearson=sure[1],
         slope=found.intervals["slope"].estimate,
         miss_relation=found.miss_relations > found.n_runs / 2,

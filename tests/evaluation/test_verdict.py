@@ -47,6 +47,17 @@ def test_a_wrong_sign_is_said():
     assert "wrong sign" in verdict(agreement(-TRUE, TRUE)).sentence
 
 
+def test_an_interval_around_zero_is_not_a_wrong_sign():
+    """One run of five agrees, one runs against retraining, three are noise: nothing is known but that."""
+    generator = np.random.default_rng(0)
+    runs = [TRUE, -TRUE, *generator.normal(size=(3, len(TRUE)))]
+    summary = summarise([agreement(run, TRUE) for run in runs])
+    assert summary.intervals["spearman"].low < -0.5
+    assert verdict(summary).grade is Grade.UNTRUSTWORTHY
+    against = summarise([agreement(-TRUE + 0.01 * noise, TRUE) for noise in runs])
+    assert verdict(against).grade is Grade.REVERSED
+
+
 def test_what_cannot_be_judged_says_why():
     constant = verdict(agreement(np.ones(40), TRUE))
     assert constant.grade is Grade.UNDECIDED

@@ -77,7 +77,9 @@ def test_tanh_and_sigmoid_are_within_the_stated_errors(variance):
         assert (result.variance - spread).abs().max() < 6e-4 * scale**2
 
 
-@pytest.mark.parametrize("function", [functional.elu, functional.selu, torch.tanh, functional.relu], ids=str)
+@pytest.mark.parametrize(
+    "function", [functional.elu, functional.selu, torch.tanh, functional.relu], ids=lambda f: f.__name__
+)
 def test_single_precision_loses_little(function):
     m = torch.linspace(-4, 4, 17).repeat(5, 1)
     v = torch.tensor([1e-6, 1.01e-4, 1e-2, 1.0, 30.0])[:, None].expand_as(m)
@@ -87,7 +89,7 @@ def test_single_precision_loses_little(function):
     assert torch.allclose(single.variance.double(), double.variance, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("function", [functional.selu, functional.celu], ids=str)
+@pytest.mark.parametrize("function", [functional.selu, functional.celu], ids=lambda f: f.__name__)
 def test_the_two_formulas_for_small_variances_meet(function):
     m = torch.tensor([-2.0, -0.02, 0.0, 0.01, 1.0], dtype=DOUBLE)
     below, above = (
