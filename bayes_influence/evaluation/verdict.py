@@ -69,9 +69,9 @@ def verdict(
 ) -> Verdict:
     """Whether the estimates can be trusted.
 
-    With several runs, the lower ends of the intervals of Spearman and Pearson must reach the thresholds (the upper end of
-    Spearman's for the verdict of a wrong sign), and the miss-relation counts when more than half of the runs have it. With
-    a ceiling the thresholds on good correlations are taken as shares of it.
+    With several runs, the lower ends of the intervals of Spearman and Pearson must reach the thresholds (the upper end
+    of Spearman's for the verdict of a wrong sign), and the miss-relation counts when more than half of the runs have
+    it. With a ceiling the thresholds on good correlations are taken as shares of it.
 
     Args:
         found: The agreement of one run, or of several.
