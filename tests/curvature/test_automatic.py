@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from bayes_influence.curvature.errors import IndefiniteCurvatureError
+from bayes_influence.curvature.errors import IndefiniteCurvatureError, NotConvergedError, NotConvergedWarning
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.ekfac import EKFACOperator
 from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.solvers.automatic import prepare, solve
 from bayes_influence.curvature.solvers.kronecker_inverse import ekfac_inverse
+from bayes_influence.curvature.solvers.preconditioners import nystrom_preconditioner
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
@@ -54,15 +55,46 @@ def large_system() -> tuple[Objective, Dataset]:
     return Objective(network, CrossEntropy(), WeightDecay(1e-3)), data
 
 
-def test_large_damped_curvature_is_preconditioned_by_a_part_of_the_data(large_system) -> None:
+def test_a_system_that_needs_many_steps_is_preconditioned_by_a_part_of_the_data(large_system) -> None:
+    objective, data = large_system
+    operator = GaussNewtonOperator(objective, data) + 0.001
+    prepared = prepare(operator, tolerance=1e-6)
+    rhs = torch.randn(operator.size, dtype=torch.float64)
+    plain = solve(operator, rhs, "conjugate-gradients", tolerance=1e-6)
+    first, second = prepared(rhs), prepared(rhs)
+    assert "after 25 plain steps preconditioned by a Nystrom approximation of rank 100" in first.note
+    assert "plain steps" not in second.note
+    assert 25 < first.iterations < plain.iterations
+    assert second.iterations < plain.iterations / 1.5
+    for solution in (first, second):
+        torch.testing.assert_close(solution.value, plain.value, rtol=1e-3, atol=1e-3)
+
+
+def test_a_system_that_needs_few_steps_is_not(large_system) -> None:
+    objective, data = large_system
+    operator = GaussNewtonOperator(objective, data) + 1.0
+    solution = solve(operator, torch.randn(operator.size, dtype=torch.float64))
+    assert solution.iterations < 25
+    assert "preconditioned" not in solution.note
+
+
+def test_the_callers_preconditioner_is_taken(large_system) -> None:
+    objective, data = large_system
+    curvature = GaussNewtonOperator(objective, data)
+    preconditioner = nystrom_preconditioner(curvature, 0.1, rank=30)
+    rhs = torch.randn(curvature.size, dtype=torch.float64)
+    solution = solve(curvature + 0.1, rhs, preconditioner=preconditioner)
+    assert solution.note.endswith("preconditioned by a Nystrom approximation of rank 30")
+
+
+def test_stopping_early_is_said(large_system) -> None:
     objective, data = large_system
     operator = GaussNewtonOperator(objective, data) + 0.001
     rhs = torch.randn(operator.size, dtype=torch.float64)
-    automatic = solve(operator, rhs, tolerance=1e-6)
-    plain = solve(operator, rhs, "conjugate-gradients", tolerance=1e-6)
-    assert "preconditioned by a Nystrom approximation of rank 100" in automatic.note
-    torch.testing.assert_close(automatic.value, plain.value, rtol=1e-3, atol=1e-3)
-    assert automatic.iterations < plain.iterations / 1.5
+    with pytest.warns(NotConvergedWarning, match="above the tolerance 1e-06, after 5 iterations"):
+        solve(operator, rhs, tolerance=1e-6, max_iterations=5)
+    with pytest.raises(NotConvergedError, match="above the tolerance 1e-12, after 30 iterations"):
+        solve(operator, rhs, tolerance=1e-12, max_iterations=30, on_failure="raise")
 
 
 def test_no_preconditioner_where_the_likelihood_is_not_convex(large_system) -> None:
@@ -71,9 +103,10 @@ def test_no_preconditioner_where_the_likelihood_is_not_convex(large_system) -> N
     def saturating(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return torch.tanh(CrossEntropy()(outputs, targets))
 
-    operator = HessianOperator(replace(objective, likelihood=saturating), data) + 5.0
-    solution = solve(operator, torch.randn(operator.size, dtype=torch.float64))
+    operator = HessianOperator(replace(objective, likelihood=saturating), data) + 0.45
+    solution = solve(operator, torch.randn(operator.size, dtype=torch.float64), tolerance=1e-10)
     assert solution.converged
+    assert solution.iterations > 25
     assert "preconditioned" not in solution.note
 
 

@@ -12,6 +12,12 @@ from bayes_influence.curvature.solvers.preconditioners import IdentityPreconditi
 from bayes_influence.curvature.solvers.solution import Solution, checked, relative_norm
 from bayes_influence.curvature.spectrum.extremes import extreme_eigenvalues
 
+CG_TOLERANCE, CG_ITERATIONS = 1e-5, 500
+"""Default bounds on the relative residual and on the steps of a block."""
+
+ADVICE = "raise the damping, precondition, allow more iterations, or use float64"
+"""What helps conjugate gradients that have not converged."""
+
 BLOCK_SIZE = 64
 """Most right-hand sides that share one Krylov space."""
 
@@ -26,8 +32,8 @@ def conjugate_gradients(
     operator: LinearOperator | Float[Tensor, "P P"],
     rhs: Float[Tensor, " P *K"],
     *,
-    tolerance: float = 1e-5,
-    max_iterations: int = 500,
+    tolerance: float = CG_TOLERANCE,
+    max_iterations: int = CG_ITERATIONS,
     preconditioner: Preconditioner | None = None,
     start: Float[Tensor, " P *K"] | None = None,
     on_failure: str = "warn",
@@ -54,7 +60,23 @@ def conjugate_gradients(
             Lanczos with at most 40 products more.
         NotConvergedError: If a residual stays above the tolerance and `on_failure` is `"raise"`.
     """
-    operator = as_operator(operator)
+    solution = run_conjugate_gradients(as_operator(operator), rhs, tolerance, max_iterations, preconditioner, start)
+    return checked(solution, on_failure, ADVICE)
+
+
+def run_conjugate_gradients(
+    operator: LinearOperator,
+    rhs: Float[Tensor, " P *K"],
+    tolerance: float,
+    max_iterations: int,
+    preconditioner: Preconditioner | None = None,
+    start: Float[Tensor, " P *K"] | None = None,
+) -> Solution:
+    """What `conjugate_gradients` finds, without a word where that has not converged: for whoever goes on from it.
+
+    Raises:
+        IndefiniteCurvatureError: At the first search direction with p'Ap <= 0.
+    """
     columns = rhs.reshape(len(rhs), -1)
     guesses = torch.zeros_like(columns) if start is None else start.reshape(columns.shape)
     runs = []
@@ -63,7 +85,7 @@ def conjugate_gradients(
         run.iterate(max_iterations)
         runs.append(run)
     residual = torch.cat([run.residual for run in runs]).reshape(rhs.shape[1:])
-    solution = Solution(
+    return Solution(
         value=torch.cat([run.value for run in runs], dim=1).reshape(rhs.shape),
         residual=residual,
         converged=bool((residual <= tolerance).all()),
@@ -72,7 +94,6 @@ def conjugate_gradients(
         tolerance=tolerance,
         note="" if preconditioner is None else f"preconditioned by {preconditioner}",
     )
-    return checked(solution, on_failure, "raise the damping, precondition, allow more iterations, or use float64")
 
 
 class _BlockRun:
