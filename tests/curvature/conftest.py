@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
+from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
@@ -63,6 +65,14 @@ def variational_objective(classification: Dataset) -> Objective:
     network = VariationalLinear(4, 3)
     assert [name for name, _ in network.named_parameters()] == ["weight", "weight" + RHO]
     return Objective(network, second_order_cross_entropy, GaussianKL(len(classification)))
+
+
+@pytest.fixture(scope="session")
+def bayesian_objective(classification: Dataset) -> Objective:
+    """A 4-3-3 network that propagates moments, and its negative ELBO over n with the tilted bound."""
+    torch.manual_seed(4)
+    network = to_bayesian(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3)).double(), initial_sigma=0.2)
+    return Objective(network, TiltedCategorical(), GaussianKL(len(classification)))
 
 
 @pytest.fixture(scope="session")

@@ -48,9 +48,11 @@ def of_network(make: Callable[..., LinearOperator], reference: str, selection: s
     return factory
 
 
-def of_variational(make: Callable[..., LinearOperator], reference: str) -> Factory:
+def of_bayesian(make: Callable[..., LinearOperator], reference: str) -> Factory:
+    """An operator of a moment-propagating network's ELBO."""
+
     def factory(request: pytest.FixtureRequest) -> Case:
-        objective = request.getfixturevalue("variational_objective")
+        objective = request.getfixturevalue("bayesian_objective")
         data = request.getfixturevalue("classification")
         return make(objective, data), request.getfixturevalue(reference)(objective, data.batch())
 
@@ -64,9 +66,9 @@ OPERATORS: dict[str, Factory] = {
     "Hessian": of_network(HessianOperator, "hessian_of"),
     "Hessian in batches": of_network(partial(HessianOperator, batch_size=7), "hessian_of"),
     "Hessian, nothing kept": of_network(partial(HessianOperator, batch_size=7, cache_bytes=0), "hessian_of"),
-    "Hessian of an ELBO": of_variational(partial(HessianOperator, batch_size=12), "hessian_of"),
+    "Hessian of an ELBO": of_bayesian(partial(HessianOperator, batch_size=12), "hessian_of"),
     "Gauss-Newton": of_network(partial(GaussNewtonOperator, batch_size=8), "gauss_newton_of"),
-    "Gauss-Newton of moments": of_variational(partial(GaussNewtonOperator, batch_size=12), "gauss_newton_of"),
+    "Gauss-Newton of moments": of_bayesian(partial(GaussNewtonOperator, batch_size=12), "gauss_newton_of"),
     "empirical Fisher": of_network(partial(EmpiricalFisherOperator, batch_size=8), "empirical_fisher_of"),
     "last layer": of_network(LastLayerOperator, "hessian_of", "last-layer"),
     "last layer without bias": of_network(LastLayerOperator, "hessian_of", ["2.weight"]),

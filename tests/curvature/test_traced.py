@@ -10,6 +10,7 @@ from bayes_influence.curvature.operators import batched
 from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.derivatives import dense_hessian
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
@@ -45,8 +46,8 @@ class TestTracedProducts:
         assert_same_products(partial(HessianOperator, batch_size=10), make_objective(), classification, 2)
 
     @pytest.mark.parametrize("make", [HessianOperator, GaussNewtonOperator])
-    def test_of_an_elbo(self, variational_objective, classification, make) -> None:
-        assert_same_products(make, variational_objective, classification, 2)
+    def test_of_a_moment_propagating_network(self, bayesian_objective, classification, make) -> None:
+        assert_same_products(make, bayesian_objective, classification, 2)
 
     def test_of_a_wide_layer(self) -> None:
         """Wide enough that the shared operand of K products is worth stretching."""
@@ -79,6 +80,23 @@ class TestTracedProducts:
         for _ in range(2):
             vectors = torch.randn(43, 2, dtype=torch.float64)
             torch.testing.assert_close(operator.product_of(drawn, vectors), expected @ vectors)
+
+
+@pytest.mark.usefixtures("traced_at_once")
+def test_a_network_that_cannot_be_traced_is_differentiated_anew(classification, caplog) -> None:
+    class Rescaled(nn.Linear):
+        """Reads a number off its inputs."""
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return super().forward(inputs / inputs.abs().max().item())
+
+    objective = Objective(Rescaled(4, 3).double(), CrossEntropy(), WeightDecay(0.1))
+    operator = HessianOperator(objective, classification)
+    with caplog.at_level("INFO"):
+        dense = operator.dense()
+    torch.testing.assert_close(dense, dense_hessian(objective, classification.batch()))
+    assert operator.kept_bytes == 0
+    assert "products are not traced" in caplog.text
 
 
 def test_little_work_is_never_traced(make_objective, classification) -> None:

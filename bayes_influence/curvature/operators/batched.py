@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.curvature.operators.traced import TracedProduct, kept_bytes
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.objective import Objective
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 1024
 """Default number of examples that are differentiated at a time."""
@@ -70,6 +73,7 @@ class DataOperator(LinearOperator):
         self.regulariser = RegulariserOperator(objective)
         self._theta = theta
         self._batches: list[Batch] = list(data.batches(self.batch_size))
+        self._is_untraceable = False
         self._work: Counter[tuple[int, int]] = Counter()
         self._traced: dict[tuple[int, int], TracedProduct] = {}
         self._kept: dict[tuple[int, int], tuple[Tensor, ...]] = {}
@@ -82,11 +86,11 @@ class DataOperator(LinearOperator):
     def product_of(self, positions: Int[Tensor, " m"], vectors: Float[Tensor, "P K"]) -> Float[Tensor, "P K"]:
         """[(1/m) sum over the given examples of M_i + s grad^2 R] V: the same operator of a minibatch."""
         batch = self.data.select(positions).batch()
-        if self._is_traced(len(positions), len(positions), vectors.shape[1]):
-            traced = self._traced_for(batch, vectors)
-            product = traced(traced.linearise(self._theta, batch), vectors)
-        else:
+        traced = self._traced_for(batch, vectors)
+        if traced is None:
             product = self._batch_product(self._theta, batch, vectors)
+        else:
+            product = traced(traced.linearise(self._theta, batch), vectors)
         return product + self.regulariser @ vectors
 
     def _product(self, vectors: Tensor) -> Tensor:
@@ -98,33 +102,36 @@ class DataOperator(LinearOperator):
         return torch.cat([self._block_product(block) for block in padded.split(width, dim=1)], dim=1)[:, :columns]
 
     def _block_product(self, vectors: Tensor) -> Tensor:
-        is_traced = self._is_traced(len(self.data), self.batch_size, vectors.shape[1])
         total = self.regulariser @ vectors
         for index, batch in enumerate(self._batches):
-            if is_traced:
-                product = self._traced_for(batch, vectors)(self._kept_for(index, batch, vectors), vectors)
-            else:
+            traced = self._traced_for(batch, vectors)
+            if traced is None:
                 product = self._batch_product(self._theta, batch, vectors)
+            else:
+                product = traced(self._kept_for(traced, index, batch, vectors.shape[1]), vectors)
             total = total + len(batch.targets) / len(self.data) * product
         return total
 
-    def _is_traced(self, examples: int, batch_size: int, width: int) -> bool:
-        """Whether products of this shape have cost as much as a trace by now; counts the one that is about to be."""
-        spent = self._work[batch_size, width]
-        self._work[batch_size, width] += int(6 * examples * self.size * width + CALL_WORK * ceil(examples / batch_size))
-        return self.cache_bytes > 0 and spent >= TRACE_WORK
-
-    def _traced_for(self, batch: Batch, vectors: Tensor) -> TracedProduct:
-        shape = (len(batch.targets), vectors.shape[1])
+    def _traced_for(self, batch: Batch, vectors: Tensor) -> TracedProduct | None:
+        """The trace for this shape, once products without it have cost as much; None before, and where it fails."""
+        if self.cache_bytes <= 0 or self._is_untraceable:
+            return None
+        shape = len(batch.targets), vectors.shape[1]
         if shape not in self._traced:
-            self._traced[shape] = TracedProduct(self._batch_product, self._theta, batch, vectors)
-        return self._traced[shape]
+            self._work[shape] += int(6 * len(batch.targets) * self.size * shape[1] + CALL_WORK)
+            if self._work[shape] <= TRACE_WORK:
+                return None
+            try:
+                self._traced[shape] = TracedProduct(self._batch_product, self._theta, batch, vectors)
+            except RuntimeError as error:
+                logger.info("products are not traced, and so nothing is kept between them: %s", error)
+                self._is_untraceable = True
+        return self._traced.get(shape)
 
-    def _kept_for(self, index: int, batch: Batch, vectors: Tensor) -> tuple[Tensor, ...]:
-        width = vectors.shape[1]
+    def _kept_for(self, traced: TracedProduct, index: int, batch: Batch, width: int) -> tuple[Tensor, ...]:
         kept = self._kept.get((index, width))
         if kept is None:
-            kept = self._traced_for(batch, vectors).linearise(self._theta, batch)
+            kept = traced.linearise(self._theta, batch)
             size = kept_bytes(kept, [self._theta, *tree_leaves(batch)])
             if self.kept_bytes + size <= self.cache_bytes:
                 self._kept[index, width] = kept
