@@ -16,6 +16,7 @@ from bayes_influence.curvature.operators.ekfac import EKFACOperator
 from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.operators.last_layer import LastLayerOperator
+from bayes_influence.curvature.operators.whitened import WhitenedOperator
 from bayes_influence.curvature.solvers.automatic import DENSE_SIZE, METHODS, prepare
 from bayes_influence.curvature.solvers.solution import Solution
 from bayes_influence.curvature.spectrum.extremes import extreme_eigenvalues
@@ -182,8 +183,8 @@ def _automatic_delta(problem: FittedProblem, curvature: str, operator: LinearOpe
     gauss_newton = operator
     if curvature == "hessian" and not problem.is_linear_head:
         gauss_newton = GaussNewtonOperator(problem.reduced, problem.data)
-    trace = _trace(Whitened(gauss_newton, metric))
-    smallest = 0.0 if curvature in SEMIDEFINITE else extreme_eigenvalues(Whitened(operator, metric)).smallest
+    trace = _trace(WhitenedOperator(gauss_newton, metric))
+    smallest = 0.0 if curvature in SEMIDEFINITE else extreme_eigenvalues(WhitenedOperator(operator, metric)).smallest
     return automatic_delta(smallest, trace, problem.size)
 
 
@@ -195,28 +196,3 @@ def _trace(operator: LinearOperator) -> float:
     signs = 2 * torch.randint(2, (operator.size, TRACE_PROBES), generator=generator) - 1
     probes = signs.to(device=operator.device, dtype=operator.dtype)
     return float((probes * (operator @ probes)).sum() / TRACE_PROBES)
-
-
-class Whitened(LinearOperator):
-    """M^{-1/2} C M^{-1/2} for a positive diagonal metric M.
-
-    Attributes:
-        base: C.
-        root: (P,) the square roots of M's diagonal.
-    """
-
-    def __init__(self, base: LinearOperator, metric: Float[Tensor, " P"]) -> None:
-        super().__init__(base.size, base.dtype, base.device)
-        self.base = base
-        self.root = metric.sqrt().unsqueeze(1)
-
-    def _product(self, vectors: Tensor) -> Tensor:
-        return (self.base @ (vectors / self.root)) / self.root
-
-    def diagonal(self) -> Float[Tensor, " P"]:
-        """The diagonal, from C's."""
-        return self.base.diagonal() / self.root.squeeze(1).square()
-
-    def dense(self) -> Float[Tensor, "P P"]:
-        """The matrix, from C's."""
-        return self.base.dense() / (self.root * self.root.T)

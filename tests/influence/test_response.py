@@ -10,11 +10,12 @@ from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping
 from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.operators.last_layer import LastLayerOperator
+from bayes_influence.curvature.operators.whitened import WhitenedOperator
 from bayes_influence.curvature.solvers.automatic import solve
 from bayes_influence.curvature.solvers.solution import NotConvergedWarning
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.problem import FittedProblem
-from bayes_influence.influence.response import Whitened, make_response
+from bayes_influence.influence.response import make_response
 from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
 
 DENSE = {
@@ -110,7 +111,7 @@ def test_something_that_is_no_damping_is_refused(deep, train):
 def test_whitening_is_a_congruence(deep, train):
     metric = torch.rand(31, dtype=torch.float64) + 0.5
     operator = HessianOperator(deep, train)
-    whitened = Whitened(operator, metric)
+    whitened = WhitenedOperator(operator, metric)
     expected = operator.dense() / torch.outer(metric.sqrt(), metric.sqrt())
     torch.testing.assert_close(whitened.dense(), expected)
     torch.testing.assert_close(whitened @ torch.eye(31, dtype=torch.float64), expected)
