@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import log, pi
+from math import ceil, log, log2, pi
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.special import ndtri
+from scipy.stats import qmc
 from torch import Tensor
-from torch.quasirandom import SobolEngine
 
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Moments
 from bayes_influence.moments.softmax import softmax
@@ -68,9 +70,10 @@ class TaylorCategorical:
 
 
 @lru_cache(maxsize=32)
-def _sobol_normals(n_draws: int, n_classes: int, seed: int) -> Float[Tensor, "S C"]:
-    uniform = SobolEngine(n_classes, scramble=True, seed=seed).draw(n_draws, dtype=torch.float64)
-    return torch.distributions.Normal(0.0, 1.0).icdf(uniform.clamp(1e-12, 1 - 1e-12))
+def _sobol_normals(n_draws: int, n_classes: int, seed: int) -> Float[np.ndarray, "S C"]:
+    """In numpy, so that a first call under `make_fx` or `vmap` makes constants as any other call does."""
+    uniform = qmc.Sobol(n_classes, rng=seed).random_base2(ceil(log2(n_draws)))[:n_draws]
+    return ndtri(uniform.clip(1e-12, 1 - 1e-12))
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class SobolCategorical:
     def __call__(self, outputs: Moments, targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Losses in nats, one per example."""
         mean, variance = outputs.mean, outputs.variance
-        normals = _sobol_normals(self.n_draws, mean.shape[-1], self.seed).to(mean)
+        normals = torch.from_numpy(_sobol_normals(self.n_draws, mean.shape[-1], self.seed)).to(mean)
         logits = mean + torch.sqrt(variance + VARIANCE_FLOOR) * normals.unsqueeze(1)
         return torch.logsumexp(logits, dim=-1).mean(0) - _pick(logits.mean(0), targets)
 

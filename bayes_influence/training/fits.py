@@ -158,9 +158,6 @@ def _fit_family(
     count = len(seeds)
     prepared = schemes[0].prepare(make_network()).to(dtype=dtype, device=device)
     objective = schemes[0].objective(prepared, len(train), selection)
-    with torch.no_grad():
-        # Likelihoods may prepare constants at their first call (Sobol draws), which they cannot while they are traced.
-        objective.losses(objective.params, train.select([0]).batch())
     labels = [f"{scheme.name}, seed {seed}" for scheme in schemes for seed in seeds]
     stacked = {name: value.repeat(len(schemes), *[1] * (value.ndim - 1)) for name, value in start.items()}
     if schemes[0].sampled:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch.func import grad, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.softmax import softmax
@@ -14,6 +15,7 @@ from bayes_influence.objectives.expected_likelihoods import (
     SobolCategorical,
     TaylorCategorical,
     TiltedCategorical,
+    _sobol_normals,
 )
 
 MEANS = 1.5 * torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -82,6 +84,19 @@ def test_sobol_draws_tend_to_the_truth_and_follow_their_seed():
     assert errors[1] < 0.005
     assert torch.equal(SobolCategorical()(outputs, TARGETS), SobolCategorical()(outputs, TARGETS))
     assert not torch.equal(SobolCategorical()(outputs, TARGETS), SobolCategorical(seed=1)(outputs, TARGETS))
+
+
+def test_sobol_draws_are_made_while_the_first_call_is_traced():
+    _sobol_normals.cache_clear()
+
+    def total(mean, variance):
+        return SobolCategorical(12, seed=5)(Moments(mean, variance), TARGETS).sum()
+
+    step = vmap(grad(total, argnums=(0, 1)))
+    stacked = torch.stack([MEANS, -MEANS]), torch.stack([SHAPES, SHAPES])
+    traced = make_fx(step)(*stacked)
+    for from_trace, direct in zip(traced(*stacked), step(*stacked), strict=True):
+        torch.testing.assert_close(from_trace, direct)
 
 
 def test_evi_is_the_density_of_the_one_hot_label_and_no_bound():
