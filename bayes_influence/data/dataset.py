@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -50,10 +51,7 @@ class Dataset:
             raise ValueError(
                 f"{self.name}: inputs, targets and ids must be equally long, got lengths {sorted(lengths)}"
             )
-        if len(self.ids) == 0:
-            raise ValueError(f"{self.name}: a dataset needs at least one example, got none")
-        if len(torch.unique(self.ids)) != len(self.ids):
-            raise ValueError(f"{self.name}: example ids must be unique; drop the duplicates or number the rows anew")
+        self._check_ids()
         for leaf in leaves:
             if leaf.is_floating_point():
                 self._check_finite(leaf, "inputs")
@@ -64,6 +62,12 @@ class Dataset:
                 f"{self.name}: class indices must lie in 0..{len(self.class_names) - 1}, "
                 f"got {int(self.targets.min())}..{int(self.targets.max())}"
             )
+
+    def _check_ids(self) -> None:
+        if len(self.ids) == 0:
+            raise ValueError(f"{self.name}: a dataset needs at least one example, got none")
+        if len(torch.unique(self.ids)) != len(self.ids):
+            raise ValueError(f"{self.name}: example ids must be unique; drop the duplicates or number the rows anew")
 
     def _check_finite(self, values: Tensor, what: str) -> None:
         bad = ~torch.isfinite(values).reshape(len(values), -1).all(dim=1)
@@ -126,16 +130,22 @@ class Dataset:
             yield self._take(slice(start, start + size)).batch()
 
     def _take(self, index: Any) -> Dataset:
-        return replace(
-            self,
-            inputs=tree_map(lambda leaf: leaf[index], self.inputs),
-            targets=self.targets[index],
-            ids=self.ids[index],
-        )
+        """Some of the examples, none twice: what was checked of all of them need not be checked again."""
+        part = copy.copy(self)
+        object.__setattr__(part, "inputs", tree_map(lambda leaf: leaf[index], self.inputs))
+        object.__setattr__(part, "targets", self.targets[index])
+        object.__setattr__(part, "ids", self.ids[index])
+        return part
 
     def select(self, positions: Sequence[int] | Tensor) -> Dataset:
-        """The examples at the given positions, in the given order."""
-        return self._take(torch.as_tensor(positions, dtype=torch.int64, device=self.ids.device))
+        """The examples at the given positions, in the given order.
+
+        Raises:
+            ValueError: If no position is given, or one twice.
+        """
+        part = self._take(torch.as_tensor(positions, dtype=torch.int64, device=self.ids.device))
+        part._check_ids()
+        return part
 
     def positions(self, ids: int | Iterable[int] | Tensor) -> Int[Tensor, " k"]:
         """Where the examples with these ids stand.

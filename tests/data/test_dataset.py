@@ -23,6 +23,19 @@ def test_ids_survive_selection():
     assert chosen.at([11, 14]).inputs.tolist() == [[2.0, 3.0], [8.0, 9.0]]
 
 
+def test_examples_are_checked_once(monkeypatch):
+    whole = dataset()
+    monkeypatch.setattr(Dataset, "_check_finite", lambda *_: pytest.fail("checked again"))
+    assert len(whole.without(12).select([0, 2])) == 2
+    assert len(list(whole.batches(2))) == 3
+
+
+@pytest.mark.parametrize(("positions", "message"), [([], "at least one example"), ([1, 1], "ids must be unique")])
+def test_selections_that_are_no_datasets(positions, message):
+    with pytest.raises(ValueError, match=message):
+        dataset().select(positions)
+
+
 def test_positions_are_where_the_ids_stand():
     shuffled = dataset().select([5, 0, 3])
     assert shuffled.positions([13, 15]).tolist() == [2, 0]
