@@ -15,7 +15,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.derivatives import per_example_gradients
-from bayes_influence.objectives.head import features, head_objective, head_problem, is_last_layer
+from bayes_influence.objectives.head import (
+    features,
+    head_objective,
+    head_problem,
+    is_last_layer,
+    last_layer_prefix,
+)
 from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.parameters import last_layer_name
 
@@ -91,13 +97,13 @@ class FittedProblem:
         """Whether the reduced problem is one `nn.Linear` on vectors, its weight first, its bias (if any) second."""
         if not self._is_head:
             return False
-        path = last_layer_name(self.objective.network)
-        layer = self.objective.network.get_submodule(path)
+        prefix = last_layer_prefix(self.objective.network)
+        layer = self.objective.network.get_submodule(last_layer_name(self.objective.network))
         return (
             type(layer) is nn.Linear
             and isinstance(self.data.inputs, Tensor)
             and self.data.inputs.ndim == 2
-            and self.reduced.names in ((f"{path}.weight",), (f"{path}.weight", f"{path}.bias"))
+            and self.reduced.names in ((f"{prefix}weight",), (f"{prefix}weight", f"{prefix}bias"))
         )
 
     def reduce(self, data: Dataset) -> Dataset:

@@ -33,6 +33,12 @@ class Head(nn.Module):
         return self.get_submodule(self.path)(features)
 
 
+def last_layer_prefix(network: nn.Module) -> str:
+    """What the names of the last layer's parameters begin with; nothing where the network is that layer itself."""
+    path = last_layer_name(network)
+    return f"{path}." if path else ""
+
+
 def features(objective: Objective, params: Params, inputs: Any) -> Any:
     """What the last layer receives at `params`: a tensor or `Moments`, leading axis as the inputs'.
 
@@ -65,7 +71,7 @@ def stacked_features(objective: Objective, stacked: Params, inputs: Any) -> Any:
 
 def head_params(objective: Objective, params: Params) -> Params:
     """The last layer's part of (possibly stacked) parameters."""
-    prefix = last_layer_name(objective.network) + "."
+    prefix = last_layer_prefix(objective.network)
     return {name: value for name, value in params.items() if name.startswith(prefix)}
 
 
@@ -79,10 +85,10 @@ def head_objective(objective: Objective) -> Objective:
         ValueError: If the selection reaches beyond the last layer.
     """
     path = last_layer_name(objective.network)
-    outside = [name for name in objective.names if not name.startswith(path + ".")]
+    outside = [name for name in objective.names if not name.startswith(last_layer_prefix(objective.network))]
     if outside:
         raise ValueError(f"the selection {objective.selection!r} reaches beyond the last layer {path!r}: {outside}")
-    network = Head(path, objective.network.get_submodule(path))
+    network = Head(path, objective.network.get_submodule(path)) if path else objective.network
     return replace(
         objective, network=network, params=head_params(objective, objective.params), selection=objective.names
     )
@@ -107,8 +113,8 @@ def head_problem(objective: Objective, batch: Batch) -> tuple[Objective, Batch]:
 
 def is_last_layer(objective: Objective) -> bool:
     """Whether influence is taken in parameters of the last layer only."""
-    path = last_layer_name(objective.network) + "."
-    return all(name.startswith(path) for name in objective.names)
+    prefix = last_layer_prefix(objective.network)
+    return all(name.startswith(prefix) for name in objective.names)
 
 
 def reduced_problem(objective: Objective, batch: Batch) -> tuple[Objective, Batch]:

@@ -93,8 +93,18 @@ class Objective:
         return functional_call(self.network, params, (inputs,))
 
     def losses(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
-        """Per-example losses l_i, without the regulariser."""
-        return self.likelihood(self.outputs(params, batch.inputs), batch.targets)
+        """Per-example losses l_i, without the regulariser.
+
+        Raises:
+            ValueError: If the likelihood reduces over the batch.
+        """
+        losses = self.likelihood(self.outputs(params, batch.inputs), batch.targets)
+        if losses.shape != (len(batch.targets),):
+            raise ValueError(
+                f"the likelihood must return one loss per example, shape ({len(batch.targets)},), got "
+                f"{tuple(losses.shape)}; use reduction='none'"
+            )
+        return losses
 
     def value(
         self,
@@ -123,11 +133,6 @@ class Objective:
             ValueError: If the likelihood reduces over the batch, or a loss is not finite.
         """
         with torch.no_grad():
-            losses = self.likelihood(self.outputs(self.params, batch.inputs), batch.targets)
-        if losses.shape != (len(batch.targets),):
-            raise ValueError(
-                f"the likelihood must return one loss per example, shape ({len(batch.targets)},), got "
-                f"{tuple(losses.shape)}; use reduction='none'"
-            )
+            losses = self.losses(self.params, batch)
         if not torch.isfinite(losses).all():
             raise ValueError(f"{int((~torch.isfinite(losses)).sum())} of {len(losses)} losses are not finite")

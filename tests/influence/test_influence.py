@@ -284,3 +284,12 @@ def test_options_that_do_not_exist_are_named(linear, train, options, message):
 def test_a_dtype_without_derivatives_is_refused(linear, train):
     with pytest.raises(TypeError, match=r"real floating-point dtype, got torch\.int64"):
         Influence(linear, train, dtype=torch.int64)
+
+
+def test_a_network_of_one_layer_is_its_own_last_layer(train, test):
+    torch.manual_seed(1)
+    layer = newton_refit(Objective(nn.Linear(3, 3).double(), CrossEntropy(), WeightDecay(0.02)), train)
+    whole = Influence(layer, train, damping=0.1)
+    last = Influence(layer, train, damping=0.1, parameters="last-layer")
+    assert last.problem.is_linear_head
+    torch.testing.assert_close(last.on_loss(test).values, whole.on_loss(test).values, rtol=1e-10, atol=1e-12)

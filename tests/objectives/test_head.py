@@ -52,6 +52,19 @@ def test_an_output_that_is_not_the_last_layer_s_is_refused(data):
         head_problem(objective, data.batch())
 
 
+@pytest.mark.parametrize("bayesian", [False, True])
+def test_a_network_that_is_one_layer_is_its_own_head(data, bayesian):
+    layer = nn.Linear(4, 3).double()
+    if bayesian:
+        whole = Objective(to_bayesian(layer).double(), TiltedCategorical(), GaussianKL(30), selection="last-layer")
+    else:
+        whole = Objective(layer, CrossEntropy(), WeightDecay(0.1), selection="last-layer")
+    head, batch = head_problem(whole, data.batch())
+    assert head.names == whole.names
+    assert torch.equal(gradient(head, batch), gradient(whole, data.batch()))
+    assert set(head_params(whole, whole.params)) == set(whole.params)
+
+
 def test_a_layer_that_is_called_twice_is_refused(data):
     class Twice(nn.Module):
         def __init__(self):

@@ -65,6 +65,8 @@ def test_a_reduced_likelihood_is_refused(network, data):
     objective = Objective(network, F.cross_entropy)
     with pytest.raises(ValueError, match=r"one loss per example, shape \(30,\), got \(\); use reduction='none'"):
         objective.check(data.batch())
+    with pytest.raises(ValueError, match="use reduction='none'"):
+        objective.value(objective.params, data.batch())
 
 
 def test_losses_that_are_not_finite_are_refused(network, data):
