@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bayes_influence.curvature.damping import fisher_metric
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
-from bayes_influence.objectives.head import reduced_problem
+from bayes_influence.influence.problem import FittedProblem
+from bayes_influence.influence.response import hessian_of
 from bayes_influence.objectives.objective import Objective
 
 
@@ -39,7 +39,8 @@ class DampingSweep:
 def damping_sweep(objective: Objective, train: Dataset, test: Dataset, deltas: Sequence[float]) -> DampingSweep:
     """Removal effects of every training example on every test loss at many dampings.
 
-    M is the identity, or for variational parameters the Fisher information of q. In float64.
+    M is the identity, or for variational parameters the Fisher information of q. In float64. Data go through the
+    network in batches: memory P^2, t P, one block of per-example gradients, and D t n for each result.
 
     Args:
         objective: Standing at its fitted parameters.
@@ -52,17 +53,17 @@ def damping_sweep(objective: Objective, train: Dataset, test: Dataset, deltas: S
     """
     if not deltas or not all(delta > 0 for delta in deltas):
         raise ValueError(f"a damping sweep needs positive deltas, got {list(deltas)}")
-    objective, train, test = objective.double(), train.to(dtype=torch.float64), test.to(dtype=torch.float64)
-    problem, batch = reduced_problem(objective, train.batch())
-    _, test_batch = reduced_problem(objective, test.batch())
-    root = fisher_metric(problem).sqrt()
-    eigenvalues, vectors = torch.linalg.eigh(dense_hessian(problem, batch) / torch.outer(root, root))
-    examples = (per_example_gradients(problem, batch) / root) @ vectors
-    tests = (per_example_gradients(problem, test_batch) / root) @ vectors
-    grid = torch.as_tensor(list(deltas), dtype=eigenvalues.dtype, device=eigenvalues.device)
-    damped = eigenvalues + grid.unsqueeze(1)
+    problem = FittedProblem(objective, train)
+    root = fisher_metric(problem.reduced).sqrt()
+    hessian = hessian_of(problem).dense()
+    eigenvalues, vectors = torch.linalg.eigh(hessian / torch.outer(root, root))
+    grid = torch.as_tensor(list(deltas), dtype=eigenvalues.dtype, device=eigenvalues.device).unsqueeze(1)
+    damped = eigenvalues + grid
     damped = torch.where(damped[:, :1] > 0, damped, torch.nan)
-    scale = 1 / len(train)
-    removal = torch.einsum("tp,dp,np->dtn", tests, 1 / damped, examples) * scale
-    slope = torch.einsum("tp,dp,np->dtn", tests, -grid.unsqueeze(1) / damped.square(), examples) * scale
-    return DampingSweep(eigenvalues, removal, slope, grid)
+    tests = (problem.gradients(problem.reduce(test)) / root) @ vectors / len(train)
+    removals, slopes = [], []
+    for gradients in problem.gradient_blocks(problem.data):
+        examples = (gradients / root) @ vectors
+        removals.append(torch.einsum("tp,dp,np->dtn", tests, 1 / damped, examples))
+        slopes.append(torch.einsum("tp,dp,np->dtn", tests, -grid / damped.square(), examples))
+    return DampingSweep(eigenvalues, torch.cat(removals, dim=2), torch.cat(slopes, dim=2), grid.squeeze(1))

@@ -2,18 +2,20 @@
 
 Every process holds a shard of the training set and the whole set of parameters. A product with the curvature is the
 sum of the shards' products, one all-reduce; all processes then take the same solver steps on the same numbers. Each
-scores its own examples.
+scores its own examples: `values` are right at once, `removal` (1/n of them) when `gather_scores` has put the shards
+side by side.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from bayes_influence.curvature.operators.base import LinearOperator
+from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.data.dataset import Dataset
@@ -66,16 +68,31 @@ def total_examples(shard: Dataset) -> int:
     return int(count)
 
 
-def sharded(make: MakeCurvature = HessianOperator) -> MakeCurvature:
-    """A kind of curvature over all processes' shards, for `Influence(..., curvature=sharded(), damping=...)`.
+@dataclass(frozen=True)
+class Sharded:
+    """A kind of curvature over all processes' shards, for `Influence(..., curvature=Sharded())`.
 
-    Explicit dampings only: the automatic one would look at one shard.
+    Every process must ask for the same things in the same order, since each product waits for all of them. Automatic
+    damping looks at the whole training set, and comes to the same delta everywhere.
+
+    Attributes:
+        make: The kind of curvature, linear in the examples: an operator class of `curvature.operators`.
     """
 
-    def sharded_curvature(objective: Objective, shard: Dataset) -> ShardedOperator:
-        return ShardedOperator(objective, shard, make)
+    make: MakeCurvature = HessianOperator
 
-    return sharded_curvature
+    @property
+    def __name__(self) -> str:
+        """What the curvature is called in scores."""
+        return f"sharded {getattr(self.make, '__name__', repr(self.make))}"
+
+    def __call__(self, objective: Objective, shard: Dataset) -> ShardedOperator:
+        """The curvature of all shards."""
+        return ShardedOperator(objective, shard, self.make)
+
+    def gauss_newton(self, objective: Objective, shard: Dataset) -> ShardedOperator:
+        """The Gauss-Newton matrix of all shards, for automatic damping of whatever curvature."""
+        return ShardedOperator(objective, shard, GaussNewtonOperator)
 
 
 def gather_scores(local: InfluenceScores) -> InfluenceScores:

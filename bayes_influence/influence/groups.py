@@ -140,6 +140,11 @@ def group_influence(
             f"{response.curvature!r}; use order 1 or 'newton'"
         )
     problem = response.problem
+    if response.n_train != len(problem.data):
+        raise ValueError(
+            f"a group needs all {response.n_train} training examples in one process, this one holds "
+            f"{len(problem.data)}; build the influence without sharding"
+        )
     wanted = ids if isinstance(ids, Tensor) else list(ids)
     positions = problem.data.positions(wanted) if len(wanted) else torch.zeros(0, dtype=torch.int64)
     change = removal_weights(len(problem.data), positions, convention, problem.theta)

@@ -99,7 +99,7 @@ class Influence:
             ValueError: If an id is unknown.
         """
         data = self.problem.data if ids is None else self.problem.data.at(ids)
-        return self.response.solve(self.problem.gradients(data).T).value.T / len(self.problem.data)
+        return self.response.solve(self.problem.gradients(data).T).value.T / self.response.n_train
 
     def on_loss(self, test: Dataset, path: str | Path | None = None) -> InfluenceScores:
         """Influence of every training example on the loss of every test example, -g_t' (C + D)^-1 g_i.

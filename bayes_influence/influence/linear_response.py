@@ -37,7 +37,7 @@ def linear_response_covariance(response: Response) -> Float[Tensor, "M M"]:
             f"{list(objective.names)}; convert the network with to_bayesian"
         )
     units = torch.eye(response.problem.size, dtype=response.problem.dtype, device=positions.device)[:, positions]
-    covariance = response.solve(units).value[positions] / len(response.problem.data)
+    covariance = response.solve(units).value[positions] / response.n_train
     return 0.5 * (covariance + covariance.T)
 
 
@@ -50,4 +50,4 @@ def linear_response_variance(response: Response, measurement: Likelihood, test: 
         test: Test examples.
     """
     gradients = measurement_gradients(response.problem, measurement, test)
-    return (gradients * response.solve(gradients.T).value.T).sum(dim=1) / len(response.problem.data)
+    return (gradients * response.solve(gradients.T).value.T).sum(dim=1) / response.n_train

@@ -53,6 +53,7 @@ class Response:
 
     Attributes:
         problem: Whose curvature it is.
+        n_train: n, the training examples in the mean: the problem's, or those of all processes for sharded curvature.
         curvature: Its name.
         make: How it is made, for other data too.
         damping: D.
@@ -62,6 +63,7 @@ class Response:
     """
 
     problem: FittedProblem
+    n_train: int
     curvature: str
     make: MakeCurvature
     damping: Damping
@@ -81,7 +83,7 @@ class Response:
             IndefiniteCurvatureError: If it is factored and not positive definite.
         """
         damped = _plus(self._held(self.make(objective, data)), damping)
-        return replace(self, operator=damped, solve=_prepared(damped, self.solver))
+        return replace(self, n_train=len(data), operator=damped, solve=_prepared(damped, self.solver))
 
     def _held(self, operator: LinearOperator) -> LinearOperator:
         return _matrix(operator) if isinstance(self.operator, DenseOperator) else operator
@@ -114,11 +116,12 @@ def make_response(
             f"unknown solver {solver!r}; known: {', '.join(METHODS)}, or a function (operator, rhs) -> Solution"
         )
     operator = make(problem.reduced, problem.data)
+    n_train = getattr(operator, "n_train", len(problem.data))
     if _is_factored(operator, solver):
         operator = _matrix(operator)
-    resolved = _find_damping(problem, name, operator, damping)
+    resolved = _find_damping(problem, name, make, operator, damping)
     damped = _plus(operator, resolved.diagonal(problem.reduced))
-    return Response(problem, name, make, resolved, solver, damped, _prepared(damped, solver))
+    return Response(problem, n_train, name, make, resolved, solver, damped, _prepared(damped, solver))
 
 
 def _is_factored(operator: LinearOperator, solver: str | Solver) -> bool:
@@ -139,6 +142,12 @@ def _plus(operator: LinearOperator, damping: Float[Tensor, " P"]) -> LinearOpera
 
 def _prepared(operator: LinearOperator, solver: str | Solver) -> Callable[[Tensor], Solution]:
     return prepare(operator, solver) if isinstance(solver, str) else partial(solver, operator)
+
+
+def hessian_of(problem: FittedProblem) -> LinearOperator:
+    """The Hessian of the training objective, undamped; in closed form for a linear last layer."""
+    _, make = _find_curvature(problem, "hessian")
+    return make(problem.reduced, problem.data)
 
 
 def _find_curvature(problem: FittedProblem, curvature: str | MakeCurvature) -> tuple[str, MakeCurvature]:
@@ -165,12 +174,16 @@ def in_own_metric(objective: Objective, delta: float) -> Damping:
 
 
 def _find_damping(
-    problem: FittedProblem, curvature: str, operator: LinearOperator, damping: str | float | Damping
+    problem: FittedProblem,
+    curvature: str,
+    make: MakeCurvature,
+    operator: LinearOperator,
+    damping: str | float | Damping,
 ) -> Damping:
     if isinstance(damping, str):
         if damping != "auto":
             raise ValueError(f"damping must be 'auto', a number or a Damping, got {damping!r}")
-        return in_own_metric(problem.reduced, _automatic_delta(problem, curvature, operator))
+        return in_own_metric(problem.reduced, _automatic_delta(problem, curvature, make, operator))
     if isinstance(damping, int | float):
         return in_own_metric(problem.reduced, damping)
     if not hasattr(damping, "diagonal"):
@@ -178,10 +191,13 @@ def _find_damping(
     return damping
 
 
-def _automatic_delta(problem: FittedProblem, curvature: str, operator: LinearOperator) -> float:
+def _automatic_delta(problem: FittedProblem, curvature: str, make: MakeCurvature, operator: LinearOperator) -> float:
+    """A kind of curvature whose Gauss-Newton matrix is not `GaussNewtonOperator` has its own as `make.gauss_newton`."""
     metric = fisher_metric(problem.reduced)
     gauss_newton = operator
-    if curvature == "hessian" and not problem.is_linear_head:
+    if hasattr(make, "gauss_newton"):
+        gauss_newton = make.gauss_newton(problem.reduced, problem.data)
+    elif curvature == "hessian" and not problem.is_linear_head:
         gauss_newton = GaussNewtonOperator(problem.reduced, problem.data)
     trace = _trace(WhitenedOperator(gauss_newton, metric))
     smallest = 0.0 if curvature in SEMIDEFINITE else extreme_eigenvalues(WhitenedOperator(operator, metric)).smallest

@@ -34,6 +34,16 @@ def test_a_damping_that_leaves_the_matrix_indefinite_gives_no_number(deep, train
     assert sweep.removal[1].isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["linear", "deep"])
+def test_examples_go_through_in_blocks(request, train, test, name, monkeypatch):
+    objective = request.getfixturevalue(name)
+    whole = damping_sweep(objective, train, test, DELTAS)
+    monkeypatch.setattr("bayes_influence.influence.problem.BLOCK_BYTES", 7 * 31 * 8)
+    pieces = damping_sweep(objective, train, test, DELTAS)
+    torch.testing.assert_close(pieces.removal, whole.removal, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(pieces.sensitivity, whole.sensitivity, rtol=1e-10, atol=1e-14)
+
+
 @pytest.mark.parametrize("deltas", [[], [0.1, 0.0], [-1.0]])
 def test_dampings_must_be_positive(linear, train, test, deltas):
     with pytest.raises(ValueError, match="needs positive deltas"):
