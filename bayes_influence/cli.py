@@ -135,9 +135,9 @@ def train(
     network: Annotated[str, typer.Option(help="mlp, lenet, resnet, or vgg11, vgg13, vgg16, vgg19.")] = "mlp",
     scheme: Annotated[str, typer.Option(help="How it is regularised; see docs/schemes.md.")] = "bnn",
     seeds: Annotated[str, typer.Option(help="One network each, separated by commas.")] = "0",
-    epochs: Annotated[int, typer.Option(help="Passes over the training examples.")] = 10,
-    batch_size: Annotated[int, typer.Option(help="Examples in a batch.")] = 128,
-    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 1e-3,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data; 300 for tables, 10 for images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples in a batch; 32 of tables, 128 of images.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At its highest; 0.002, Bayesian 0.005.")] = None,
     optimiser: Annotated[str, typer.Option(help="adam or sgd.")] = "adam",
     decay: Annotated[str, typer.Option(help="Of the learning rate: cosine or constant.")] = "cosine",
     annealing: Annotated[float, typer.Option(help="Fraction of the steps over which the KL's weight rises.")] = 0.0,
@@ -147,10 +147,11 @@ def train(
     activation: Annotated[str | None, typer.Option(help="The network's usual one when not given.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of the schemes that have it.")] = None,
     prior_scale: Annotated[float, typer.Option(help="Standard deviation of a weight under the prior.")] = 1.0,
-    prior: Annotated[str, typer.Option(help="isotropic, or fan-in: divided by the root of the fan-in.")] = "isotropic",
+    prior: Annotated[str, typer.Option(help="isotropic, or fan-in: divided by the root of the fan-in.")] = "fan-in",
+    kl_weight: Annotated[float, typer.Option(help="Below 1 the posterior is tempered, not the Bayesian one.")] = 1.0,
     likelihood: Annotated[str | None, typer.Option(help="tilted, sobol, taylor, jensen or evi.")] = None,
     method: Annotated[str, typer.Option(help="first-order, exact or gauss-hermite.")] = "first-order",
-    initial_sigma: Annotated[float | None, typer.Option(help="sigma sqrt(fan-in) at the start.")] = None,
+    initial_sigma: Annotated[float, typer.Option(help="sigma sqrt(fan-in) at the start.")] = 0.2,
     warm_start: Annotated[str | None, typer.Option(help="Folder of a run to start from.")] = None,
     train_examples: Annotated[int | None, typer.Option(help="Use only so many training examples.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
@@ -163,7 +164,7 @@ def train(
         name: value for name, value in locals().items() if name not in ("seeds", "predictions", "data_folder", "out")
     }
     from bayes_influence.experiments.train_report import train_and_report
-    from bayes_influence.experiments.train_run import TrainRun
+    from bayes_influence.experiments.train_settings import TrainRun
 
     with _clear_errors():
         try:
@@ -195,6 +196,9 @@ def audit(
     seed: Seed = 0,
     test_example: TestExample = None,
     tests: Annotated[int, typer.Option(help="Test examples of largest loss, of a run.")] = 5,
+    refits: Annotated[str, typer.Option(help="newton, trained, or auto: newton where that is convex.")] = "auto",
+    polish: Annotated[bool, typer.Option(help="Bring a run's parameters to their minimum first.")] = False,
+    data_folder: Annotated[Path | None, typer.Option(help="Where image sets are kept.")] = None,
     out: Annotated[Path | None, typer.Option(help="Result folder; runs/audit-TARGET when not given.")] = None,
     jobs: Jobs = None,
 ) -> None:
@@ -207,8 +211,17 @@ def audit(
     folder = out or Path("runs") / f"audit-{Path(target).name}"
     with _clear_errors():
         if (Path(target) / "config.json").exists():
-            settings = AuditSettings(removals, damping, curvature, solver, Schedule(refit_epochs))
-            found, _ = audit_run(target, folder, settings, parameters=parameters.value, tests=tests, n_jobs=jobs)
+            settings = AuditSettings(removals, damping, curvature, solver, Schedule(refit_epochs), refits)
+            found, _ = audit_run(
+                target,
+                folder,
+                settings,
+                parameters=parameters.value,
+                tests=tests,
+                polish=polish,
+                data_folder=data_folder,
+                n_jobs=jobs,
+            )
         else:
             study = _study(
                 scheme,

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from bayes_influence.experiments.train_report import train_and_report
-from bayes_influence.experiments.train_run import TrainRun
+from bayes_influence.experiments.train_settings import TrainRun
 
 
 def main() -> None:

@@ -24,7 +24,8 @@ from bayes_influence.evaluation.calibration import (
 )
 from bayes_influence.experiments.figures import save_figure
 from bayes_influence.experiments.store import StudyFolder
-from bayes_influence.experiments.train_run import TrainRun, load_trained, run_training
+from bayes_influence.experiments.train_run import epoch_seconds, load_trained, run_training
+from bayes_influence.experiments.train_settings import TrainRun
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.prediction import entropy, predict
 from bayes_influence.moments.softmax import softmax
@@ -157,7 +158,7 @@ def train_and_report(
         progress: Whether to show a progress bar.
 
     Returns:
-        One row per seed, see `report_row`.
+        One row per seed, see `report_row`; `epoch_seconds` is the median wall time of an epoch divided by the seeds.
     """
     trained, split = run_training(run, out, data_folder=data_folder, progress=progress)
     return write_report(run, out, trained, split, outside_examples(run, data_folder), mode)
@@ -173,11 +174,13 @@ def write_report(
 ) -> pd.DataFrame:
     """The report on a finished run, see `train_and_report`."""
     folder = StudyFolder.open(out)
+    seconds = float(epoch_seconds(folder)["seconds"].median()) / len(run.seeds)
     rows, curves = [], []
     for index, seed in enumerate(run.seeds):
         predicted = predict_all(trained, index, split.test, mode)
         elsewhere = None if outside is None else predict_all(trained, index, outside, mode)
-        rows.append({"seed": seed} | report_row(predicted, split.test, elsewhere))
+        row = report_row(predicted, split.test, elsewhere)
+        rows.append({"seed": seed} | row | {"epoch_seconds": seconds})
         curve = reliability(_array(predicted.probabilities), split.test.targets.cpu().numpy())
         curve.insert(0, "seed", seed)
         curves.append(curve)

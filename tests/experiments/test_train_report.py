@@ -15,7 +15,8 @@ from bayes_influence.experiments.train_report import (
     report_row,
     train_and_report,
 )
-from bayes_influence.experiments.train_run import TrainRun, load_trained
+from bayes_influence.experiments.train_run import load_trained
+from bayes_influence.experiments.train_settings import TrainRun
 from bayes_influence.moments.prediction import probit_probabilities
 from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.parameters import member

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from bayes_influence.experiments.store import StudyFolder
-from bayes_influence.experiments.train_run import CHECKPOINT, TrainRun, load_run, load_trained, run_training
+from bayes_influence.experiments.train_run import CHECKPOINT, epoch_seconds, load_run, load_trained, run_training
+from bayes_influence.experiments.train_settings import TrainRun
 from bayes_influence.moments.layers import BayesianLayer
 from bayes_influence.training.checkpoints import CheckpointError, decode_checkpoint
 from bayes_influence.training.dropout import DroppedLinear
@@ -29,8 +30,7 @@ def test_a_stopped_run_continues_to_the_same_bits(scheme, tmp_path, monkeypatch)
     write = StudyFolder.write_file
 
     def killed(folder, name, content):
-        state, _ = decode_checkpoint(content)
-        if int(state["epoch"]) == 7:
+        if name == CHECKPOINT and int(decode_checkpoint(content)[0]["epoch"]) == 7:
             raise KeyboardInterrupt("killed")
         return write(folder, name, content)
 
@@ -42,6 +42,7 @@ def test_a_stopped_run_continues_to_the_same_bits(scheme, tmp_path, monkeypatch)
     assert int(state["epoch"]) == 6
     resumed, _ = run_training(run, tmp_path / "stopped", progress=False)
     assert_same(resumed, whole)
+    assert epoch_seconds(StudyFolder.open(tmp_path / "stopped")).index.tolist() == list(range(1, 9))
     for name in (CHECKPOINT, "config.json"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -98,12 +99,27 @@ def test_a_run_uses_the_first_training_examples():
 
 def test_settings_reach_the_scheme():
     assert replace(RUN, weight_decay=0.3).resolved_scheme().decay == 0.3
-    scheme = replace(RUN, scheme="bnn", prior="fan-in", prior_scale=2.0, likelihood="taylor", initial_sigma=0.3)
-    scheme = scheme.resolved_scheme()
+    run = replace(
+        RUN, scheme="bnn", prior="fan-in", prior_scale=2.0, likelihood="taylor", initial_sigma=0.3, kl_weight=0.5
+    )
+    scheme = run.resolved_scheme()
     assert (scheme.prior, scheme.prior_scale, scheme.initial_sigma) == ("fan-in", 2.0, 0.3)
     assert type(scheme.likelihood).__name__ == "TaylorCategorical"
     network = scheme.prepare(RUN.make_network((4,), 3))
-    assert scheme.objective(network, 10).regulariser.prior_scale["0.weight"] == 1.0
+    objective = scheme.objective(network, 10)
+    assert objective.regulariser.prior_scale["0.weight"] == 1.0
+    assert objective.regulariser_weight == 0.5
+
+
+@pytest.mark.parametrize(
+    ("dataset", "scheme", "epochs", "batch_size", "learning_rate"),
+    [("iris", "none", 300, 32, 0.002), ("mnist", "bnn", 10, 128, 0.005), ("cifar10", "mean-field-vi", 10, 128, 0.005)],
+)
+def test_what_is_not_said_depends_on_data_and_scheme(dataset, scheme, epochs, batch_size, learning_rate):
+    run = TrainRun(dataset, "mlp", scheme)
+    schedule = run.schedule()
+    assert (schedule.epochs, schedule.batch_size, schedule.learning_rate) == (epochs, batch_size, learning_rate)
+    assert TrainRun.from_config(run.to_config()) == run
 
 
 @pytest.mark.parametrize("network", ["lenet", "vgg11", "resnet"])
@@ -126,6 +142,7 @@ def test_convolutional_networks_are_built_for_images_and_refuse_tables(network):
         ({"prior": "cauchy"}, "unknown prior 'cauchy'; known: isotropic"),
         ({"seeds": ()}, r"seeds must be one or more different numbers from 0 on, got \(\)"),
         ({"seeds": (1, 1)}, r"got \(1, 1\)"),
+        ({"kl_weight": 0.0}, r"kl_weight must be positive, got 0\.0"),
         ({"train_examples": 0}, "train_examples must be at least 1, got 0"),
         ({"epochs": 0}, "epochs and batch_size must be at least 1"),
         ({"activation": "step"}, "unknown activation 'step'"),

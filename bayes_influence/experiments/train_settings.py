@@ -1,0 +1,233 @@
+"""Settings of a training run: data, network, scheme and schedule, and what they are when nothing is said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from bayes_influence.data.dataset import Split
+from bayes_influence.data.images import IMAGE_SETS, load_images
+from bayes_influence.data.standardisation import standardise
+from bayes_influence.data.tables import TABLES, hold_out, load_table
+from bayes_influence.models.activations import activation_module
+from bayes_influence.models.lenet import LeNet
+from bayes_influence.models.mlp import MLP
+from bayes_influence.models.resnet import ResNet
+from bayes_influence.models.vgg import CONVOLUTIONS, VGG
+from bayes_influence.objectives.expected_likelihoods import (
+    ExtendedVI,
+    JensenCategorical,
+    SobolCategorical,
+    TaylorCategorical,
+    TiltedCategorical,
+)
+from bayes_influence.objectives.objective import Likelihood
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule
+from bayes_influence.training.optimisers import OPTIMISERS
+from bayes_influence.training.priors import PRIORS, RELATIVE_SIGMA
+from bayes_influence.training.schemes import Deterministic, Scheme, Variational, find_schemes
+
+SPLIT_SEED = 0
+"""Of the test part of tables: the same for every run, so that runs can be compared."""
+
+LIKELIHOODS: dict[str, Likelihood] = {
+    "tilted": TiltedCategorical(),
+    "sobol": SobolCategorical(),
+    "taylor": TaylorCategorical(),
+    "jensen": JensenCategorical(),
+    "evi": ExtendedVI(),
+}
+"""Expected log-likelihoods of Bayesian networks by name."""
+
+LEARNING_RATE = 2e-3
+"""Of deterministic networks."""
+
+BAYESIAN_LEARNING_RATE = 5e-3
+"""Of Bayesian networks. Adam moves log sigma by the learning rate per step at most, and it has units to go."""
+
+INITIAL_SIGMA = 0.2
+"""sigma sqrt(fan-in) at the start of a Bayesian network: from a smaller one the KL, which only log sigma's slow way to
+the prior's scale takes down, dominates a training of a few epochs."""
+
+EPOCHS = {"tables": 300, "images": 10}
+BATCH_SIZE = {"tables": 32, "images": 128}
+"""What a run takes when nothing is said: tables are small, and a thousand steps are few."""
+
+NETWORKS = ("mlp", "lenet", "resnet", *(f"vgg{depth}" for depth in CONVOLUTIONS))
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """Everything that a training run depends on.
+
+    Attributes:
+        dataset: A key of `TABLES` or `IMAGE_SETS`.
+        network: One of `NETWORKS`.
+        scheme: A key of `SCHEMES`.
+        seeds: One network each: of its initial parameters, its order of examples, its dropout masks.
+        epochs: Passes over the training examples; 300 for tables and 10 for images when not given.
+        batch_size: Examples in a batch, at most; 32 for tables and 128 for images when not given.
+        learning_rate: At its highest; 0.002, and 0.005 for Bayesian networks, when not given.
+        optimiser: A key of `OPTIMISERS`.
+        decay: Of the learning rate, see `MinibatchSchedule`.
+        annealing: Fraction of the steps over which the regulariser's weight rises to its own.
+        clip: Longest gradient that is followed at its length.
+        width: Units of an MLP's hidden layers, or channels of a residual network's first stage.
+        depth: Hidden layers of an MLP.
+        activation: A key of `ACTIVATIONS`; the network's usual one when not given.
+        weight_decay: lambda, of schemes that have it; the scheme's own when not given.
+        prior_scale: Of Bayesian networks, see `prior_scales`.
+        prior: `"isotropic"` or `"fan-in"`.
+        kl_weight: What the KL is multiplied by in a Bayesian network's objective. At 1 that is minus the evidence lower
+            bound; below 1 it is a tempered ("cold") posterior, which is no approximation of the Bayesian one.
+        likelihood: Of Bayesian networks, a key of `LIKELIHOODS`; the scheme's own when not given.
+        method: How moments pass activations, see `to_bayesian`.
+        initial_sigma: sigma sqrt(fan-in) of a Bayesian network at the start.
+        warm_start: Folder of another run of the same network whose parameters this one starts from; sigma then starts
+            at `RELATIVE_SIGMA` |w| instead.
+        train_examples: How many of the training examples are used, the first ones; all when not given.
+        dtype: `"float32"` or `"float64"`.
+        device: Where it is trained.
+
+    Raises:
+        ValueError: If a setting is unknown or out of range.
+    """
+
+    dataset: str = "mnist"
+    network: str = "lenet"
+    scheme: str = "bnn"
+    seeds: tuple[int, ...] = (0,)
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    optimiser: str = "adam"
+    decay: str = "cosine"
+    annealing: float = 0.0
+    clip: float | None = None
+    width: int = 32
+    depth: int = 1
+    activation: str | None = None
+    weight_decay: float | None = None
+    prior_scale: float = 1.0
+    prior: str = "fan-in"
+    kl_weight: float = 1.0
+    likelihood: str | None = None
+    method: str = "first-order"
+    initial_sigma: float = INITIAL_SIGMA
+    warm_start: str | None = None
+    train_examples: int | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        choices: dict[str, Sequence[str]] = {
+            "dataset": (*TABLES, *IMAGE_SETS),
+            "network": NETWORKS,
+            "optimiser": tuple(OPTIMISERS),
+            "prior": PRIORS,
+            "dtype": ("float32", "float64"),
+        }
+        if self.likelihood is not None:
+            choices["likelihood"] = tuple(LIKELIHOODS)
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds must be one or more different numbers from 0 on, got {self.seeds}")
+        if self.train_examples is not None and self.train_examples < 1:
+            raise ValueError(f"train_examples must be at least 1, got {self.train_examples}")
+        if self.activation is not None:
+            activation_module(self.activation)
+        if not self.kl_weight > 0:
+            raise ValueError(
+                f"kl_weight must be positive, got {self.kl_weight}; a network without a KL is no Bayesian one"
+            )
+        (scheme,) = find_schemes([self.scheme])
+        kind = "tables" if self.dataset in TABLES else "images"
+        rate = BAYESIAN_LEARNING_RATE if isinstance(scheme, Variational) else LEARNING_RATE
+        defaults = {"epochs": EPOCHS[kind], "batch_size": BATCH_SIZE[kind], "learning_rate": rate}
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        self.schedule()
+        torch.device(self.device)
+
+    def to_config(self) -> dict[str, Any]:
+        """Everything needed to repeat the run, as JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TrainRun:
+        """The inverse of `to_config`, also after JSON."""
+        return cls(**{**config, "seeds": tuple(config["seeds"])})
+
+    def schedule(self) -> MinibatchSchedule:
+        """Epochs, batches and learning rates."""
+        return MinibatchSchedule(
+            cast(int, self.epochs),
+            cast(int, self.batch_size),
+            cast(float, self.learning_rate),
+            OPTIMISERS[self.optimiser],
+            self.decay,
+            annealing=self.annealing,
+            clip=self.clip,
+        )
+
+    def resolved_scheme(self) -> Scheme:
+        """The scheme with this run's weight decay, prior and likelihood."""
+        (scheme,) = find_schemes([self.scheme])
+        if isinstance(scheme, Deterministic) and self.weight_decay is not None:
+            return replace(scheme, decay=self.weight_decay)
+        if isinstance(scheme, Variational):
+            likelihood = scheme.likelihood if self.likelihood is None else LIKELIHOODS[self.likelihood]
+            start = None if self.warm_start is None else RELATIVE_SIGMA
+            return replace(
+                scheme,
+                likelihood=likelihood,
+                prior_scale=self.prior_scale,
+                prior=self.prior,
+                regulariser_weight=self.kl_weight,
+                method=self.method,
+                initial_sigma=self.initial_sigma,
+                relative_sigma=start,
+            )
+        return scheme
+
+    def split(self, data_folder: str | Path | None = None) -> Split:
+        """Training and test examples, standardised on the former: tables by feature, images by channel.
+
+        Args:
+            data_folder: Where image sets are kept, see `load_images`.
+        """
+        dtype = getattr(torch, self.dtype)
+        if self.dataset in TABLES:
+            split = hold_out(load_table(self.dataset, dtype), seed=SPLIT_SEED)
+        else:
+            split = load_images(self.dataset, data_folder, standardised=False, dtype=dtype)
+            split = Split(*standardise(split.train, split.test, by="channel"))
+        train = split.train
+        if self.train_examples is not None:
+            train = train.select(range(min(self.train_examples, len(train))))
+        return Split(train.to(self.device), split.test.to(self.device))
+
+    def make_network(self, input_shape: Sequence[int], n_outputs: int) -> nn.Module:
+        """The deterministic network for inputs of this shape, its parameters drawn from the global generator."""
+        options: dict[str, Any] = {} if self.activation is None else {"activation": self.activation}
+        shape = tuple(input_shape)
+        if self.network == "mlp":
+            return MLP(shape[0] if len(shape) == 1 else shape, n_outputs, self.width, self.depth, **options)
+        if len(shape) != 3:
+            raise ValueError(
+                f"{self.network} takes images (channels, height, width), but the inputs of {self.dataset} have shape "
+                f"{shape}; choose network='mlp'"
+            )
+        if self.network == "lenet":
+            return LeNet(n_outputs, shape, **options)
+        if self.network == "resnet":
+            return ResNet(n_outputs, shape, width=self.width, **options)
+        return VGG(int(self.network.removeprefix("vgg")), n_outputs, shape, **options)
