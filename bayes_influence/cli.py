@@ -237,7 +237,9 @@ def audit(
                 seed=seed,
                 test_example=test_example,
             )
-            found, _ = audit_study(study, folder, damping=damping, curvature=curvature, solver=solver, n_jobs=jobs)
+            found, _ = audit_study(
+                study, folder, damping=damping, curvature=curvature, solver=solver, refits=refits, n_jobs=jobs
+            )
     for table in printed_audit(found):
         _print_wide(table)
     for note in found.notes:

@@ -25,7 +25,9 @@ from bayes_influence.experiments.store import StudyFolder
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params, stack_members
 from bayes_influence.objectives.regularisers import NoRegulariser
-from bayes_influence.training.fits import Fits, stacked_problem
+from bayes_influence.retraining.problem import refit_problem
+from bayes_influence.retraining.removals import example_losses
+from bayes_influence.training.fits import Fits
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Deterministic
 
@@ -41,8 +43,9 @@ class Audit:
             those at that stage, with bootstrap intervals over networks, test examples and removed examples.
         waterfall: One row per gap, means over networks and removed examples.
         stages: One row per network and stage: convergence, drift of the control, time.
-        spectrum: One row per network and matrix: both ends, trace, effective dimension. Empty for large networks.
-        eigenvalues: One row per network, matrix and eigenvalue, ascending. Empty for large networks.
+        spectrum: One row per network and matrix: both ends, trace, effective dimension.
+        eigenvalues: One row per network, matrix and eigenvalue, ascending, with the number that it stands for: 1, or
+            more where there are too many and they are nodes of a quadrature of the density.
         attribution: One row per band of the spectrum: its share of the scores, a mean over networks and test examples.
         effects: One row per network, test and removed example: estimated and true changes.
         gaps: The waterfall for every network and removed example.
@@ -75,7 +78,7 @@ class Audit:
 
 
 def audit(
-    trained: Fits | Objective,
+    trained: Fits | Objective | Sequence[Fits],
     train: Dataset,
     test: Dataset,
     settings: AuditSettings | None = None,
@@ -89,14 +92,16 @@ def audit(
     """Holds influence estimates of trained networks against real retraining, and says where the two part.
 
     Args:
-        trained: Networks as `fit_schemes` returns them, one per seed, or one objective at its fitted parameters.
+        trained: Networks as `fit_schemes` returns them, one per seed; several such, where networks differ in more
+            than their parameters (running statistics); or one objective at its fitted parameters.
         train: Their training examples.
         test: Test examples, whose losses are measured.
         settings: What is done.
         make_network: Builds the deterministic network, for retraining from scratch.
         schedule: That the networks were trained on, for retraining from scratch; without these two, retraining starts
             from the fit.
-        folder: Where finished networks are stored, so that a killed audit resumes, and where tables go.
+        folder: Where finished networks, and their finished stages, are stored, so that a killed audit resumes, and
+            where tables go.
         n_jobs: Networks at once, in processes of their own; needs a folder.
         progress: Whether to show a progress bar.
 
@@ -105,13 +110,14 @@ def audit(
             else.
         FailedCellsError: If an audit of a network failed, after all others were stored.
     """
-    fits = trained if isinstance(trained, Fits) else given_fits(trained, train)
+    networks = each_network(given_fits(trained, train) if isinstance(trained, Objective) else trained)
     settings = settings or AuditSettings()
-    jobs = audit_jobs(fits, train, test, settings, make_network, schedule)
+    jobs = audit_jobs(networks, train, test, settings, make_network, schedule)
     if folder is None:
         return summarise_audit({key: measure_network(job) for key, job in jobs.items()}, jobs)
     if not isinstance(folder, StudyFolder):
-        folder = StudyFolder(folder, audit_config(fits, train, test, settings, schedule if make_network else None))
+        folder = StudyFolder(folder, audit_config(networks, train, test, settings, schedule if make_network else None))
+    jobs = {key: replace(job, folder=folder) for key, job in jobs.items()}
     run_cells(jobs, measure_network, folder, n_jobs=n_jobs, progress=progress)
     found = summarise_audit({key: folder.load_cell(key) for key in jobs}, jobs)
     for name, frame in found.tables.items():
@@ -139,13 +145,29 @@ def given_fits(
     free = isinstance(objective.regulariser, NoRegulariser)
     scheme = Deterministic(name, regulariser_weight=0.0 if free else objective.regulariser_weight)
     stacked = stack_members([objective.params]) if params is None else params
-    _, problem = stacked_problem(objective, stacked, train)
+    _, problem = refit_problem(objective, stacked, train)
     norms = problem.gradients(problem.start, torch.arange(len(seeds)))[0].norm(dim=1)
     return Fits(scheme, objective, tuple(seeds), stacked, norms, torch.zeros_like(norms, dtype=torch.bool), 0.0)
 
 
+def each_network(trained: Fits | Sequence[Fits]) -> tuple[Fits, ...]:
+    """Fits of one seed each."""
+    return tuple(
+        replace(
+            fits,
+            objective=fits.at(row),
+            seeds=(seed,),
+            params={name: value[row : row + 1] for name, value in fits.params.items()},
+            gradient_norms=fits.gradient_norms[row : row + 1],
+            polished=fits.polished[row : row + 1],
+        )
+        for fits in ([trained] if isinstance(trained, Fits) else trained)
+        for row, seed in enumerate(fits.seeds)
+    )
+
+
 def audit_jobs(
-    fits: Fits,
+    trained: Fits | Sequence[Fits],
     train: Dataset,
     test: Dataset,
     settings: AuditSettings,
@@ -153,21 +175,20 @@ def audit_jobs(
     schedule: Schedule | None = None,
 ) -> dict[str, AuditJob]:
     """One job per network, by the key that it is stored under; all remove the same examples at the same damping."""
-    removed = hardest_in_the_mean(fits, train, settings.removals)
+    networks = each_network(trained)
+    removed = hardest_in_the_mean(networks, train, settings.removals)
     delta = settings.damping
     if delta is None:
-        delta = settings.influence(fits.at(0), train, "auto").damping.delta
+        delta = settings.influence(networks[0].at(0), train, "auto").damping.delta
     if delta == 0:
         raise ValueError("the automatic damping came to 0; give the audit a positive one")
     return {
-        cell_key(seed=seed): AuditJob(
-            _of_seed(fits, row), train, test, removed, settings, delta, make_network, schedule
-        )
-        for row, seed in enumerate(fits.seeds)
+        cell_key(seed=fits.seeds[0]): AuditJob(fits, train, test, removed, settings, delta, make_network, schedule)
+        for fits in networks
     }
 
 
-def hardest_in_the_mean(fits: Fits, train: Dataset, count: int) -> Tensor:
+def hardest_in_the_mean(trained: Fits | Sequence[Fits], train: Dataset, count: int) -> Tensor:
     """Ids of the training examples with the largest loss, a mean over seeds: the same for every seed.
 
     Raises:
@@ -175,41 +196,24 @@ def hardest_in_the_mean(fits: Fits, train: Dataset, count: int) -> Tensor:
     """
     if not 1 <= count < len(train):
         raise ValueError(f"between 1 and {len(train) - 1} of {len(train)} examples can be removed, got {count}")
-    ranks = torch.stack([_losses(fits.at(row), train) for row in range(len(fits.seeds))]).mean(0)
-    return train.ids[torch.argsort(ranks, descending=True, stable=True)[:count]]
-
-
-def _losses(objective: Objective, data: Dataset) -> Tensor:
-    objective.check(data.batch())
-    with torch.no_grad():
-        return objective.losses(objective.params, data.batch())
-
-
-def _of_seed(fits: Fits, row: int) -> Fits:
-    own = slice(row, row + 1)
-    return replace(
-        fits,
-        objective=fits.at(row),
-        seeds=(fits.seeds[row],),
-        params={name: value[own] for name, value in fits.params.items()},
-        gradient_norms=fits.gradient_norms[own],
-        polished=fits.polished[own],
-    )
+    mean = torch.stack([example_losses(fits.at(0), train) for fits in each_network(trained)]).mean(0)
+    return train.ids[torch.argsort(mean, descending=True, stable=True)[:count]]
 
 
 def audit_config(
-    fits: Fits, train: Dataset, test: Dataset, settings: AuditSettings, schedule: Schedule | None
+    networks: Sequence[Fits], train: Dataset, test: Dataset, settings: AuditSettings, schedule: Schedule | None
 ) -> dict[str, Any]:
     """What identifies an audit: its settings, and a fingerprint of networks and data."""
+    tensors = [(fits.params, dict(fits.objective.network.named_buffers())) for fits in networks]
     return {
         "study": "audit",
-        "scheme": fits.scheme.name,
-        "seeds": list(fits.seeds),
-        "parameters": list(fits.objective.names),
+        "scheme": networks[0].scheme.name,
+        "seeds": [fits.seeds[0] for fits in networks],
+        "parameters": list(networks[0].objective.names),
         "test": test.ids.tolist(),
         "settings": asdict(settings),
         "schedule": None if schedule is None else asdict(schedule),
-        "fingerprint": fingerprint(fits, train, test),
+        "fingerprint": fingerprint(tensors, train, test),
     }
 
 

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from bayes_influence.curvature.damping import Damping, FisherDamping, IdentityDamping
-from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.solvers.automatic import METHODS, solve
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.agreement import MIN_POINTS
-from bayes_influence.evaluation.spectral_attribution import ROUNDING, spectral_attribution
 from bayes_influence.evaluation.waterfall import waterfall
-from bayes_influence.experiments.cells import CellResult
+from bayes_influence.experiments.audit_spectrum import audit_spectrum
+from bayes_influence.experiments.cells import CellResult, cell_key
+from bayes_influence.experiments.store import StudyFolder
 from bayes_influence.influence.influence import Influence
 from bayes_influence.moments.moments import Moments
-from bayes_influence.objectives.head import is_last_layer
+from bayes_influence.objectives.head import head_objective, head_params, is_last_layer
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
 from bayes_influence.retraining.predicted import predicted_refits
+from bayes_influence.retraining.problem import has_head, stacked_features
 from bayes_influence.retraining.protocols import (
     FromScratch,
     LinearResponse,
@@ -36,11 +39,17 @@ from bayes_influence.retraining.protocols import (
     Warm,
 )
 from bayes_influence.retraining.refits import Refits, control_drift, losses_after, outputs_after
+from bayes_influence.retraining.removals import Removals
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.schedules import Schedule
 
-DENSE_PARAMETERS = 2000
-"""Up to this P the whole spectrum is computed."""
+logger = logging.getLogger(__name__)
+
+REFITS = ("auto", "newton", "trained")
+"""How networks are retrained from the fit."""
+
+PARAMS = "params/"
+"""Before the names of parameters among the arrays of a stored stage."""
 
 INFLUENCE_SOLVERS = ("auto", "cholesky", "eigendecomposition")
 """Solvers that an influence estimate knows by itself; the others are handed to it as functions."""
@@ -56,7 +65,10 @@ class AuditSettings:
             the identity's metric, for variational parameters in that of the Fisher information of q.
         curvature: Of the estimate, "ggn" or "hessian"; the waterfall's linear response is always Gauss-Newton.
         solver: Of the estimate: a key of `curvature.solvers.automatic.METHODS`.
-        refit_schedule: Of the retrainings from the fit, where they are not exact.
+        refit_schedule: Of the retrainings from the fit, where they are trained.
+        refits: How networks are retrained from the fit: "newton", to the minimum that Newton's method finds; "trained",
+            on the schedule; "auto", the first for a regularised last layer, which is convex, and else the second. A
+            last layer without regulariser has a minimum too, if no weights separate the classes.
         tolerance: Gradient norm to which proximal objective and PBRF are minimised.
 
     Raises:
@@ -68,6 +80,7 @@ class AuditSettings:
     curvature: str = "ggn"
     solver: str = "auto"
     refit_schedule: Schedule = field(default_factory=Schedule)
+    refits: str = "auto"
     tolerance: float = 1e-8
 
     def __post_init__(self) -> None:
@@ -79,6 +92,8 @@ class AuditSettings:
             raise ValueError(f"the damping must be positive, got {self.damping}; leave it out for the automatic one")
         if self.curvature not in ("ggn", "hessian"):
             raise ValueError(f"curvature must be 'ggn' or 'hessian', got {self.curvature!r}")
+        if self.refits not in REFITS:
+            raise ValueError(f"refits must be one of {', '.join(REFITS)}, got {self.refits!r}")
         if self.solver not in METHODS:
             raise ValueError(f"unknown solver {self.solver!r}; known: {', '.join(METHODS)}")
 
@@ -101,6 +116,7 @@ class AuditJob:
         delta: The damping, resolved.
         make_network: Builds the network for retraining from scratch, None to leave that stage out.
         schedule: Of the fit, for retraining from scratch.
+        folder: Where finished stages are kept, so that a killed audit resumes at the next one; None to keep nothing.
     """
 
     fits: Fits
@@ -111,6 +127,7 @@ class AuditJob:
     delta: float
     make_network: Callable[[], nn.Module] | None = None
     schedule: Schedule | None = None
+    folder: StudyFolder | None = None
 
     @property
     def damping(self) -> Damping:
@@ -119,11 +136,28 @@ class AuditJob:
 
     @property
     def exact(self) -> bool:
-        """Whether retraining is a convex problem, which Newton's method solves."""
-        return is_last_layer(self.fits.objective) and self.fits.scheme.regularised
+        """Whether retraining goes to a minimum, by Newton's method."""
+        convex = is_last_layer(self.fits.objective) and self.fits.scheme.regularised
+        return self.settings.refits == "newton" or (self.settings.refits == "auto" and convex)
 
-    def stages(self) -> dict[str, Callable[[], Refits]]:
-        """How every stage of the waterfall is computed, in their order."""
+    def reduced(self) -> AuditJob:
+        """The same audit of the last layer on its features in float64, where that is what is audited.
+
+        The network then runs once over the data, in its own dtype.
+        """
+        if not has_head(self.fits.objective, self.train):
+            return self
+        objective, params = self.fits.objective, self.fits.params
+        own = {name: value.double() for name, value in head_params(objective, params).items()}
+        head = replace(self.fits, objective=head_objective(self.fits.at(0)).double(), params=own)
+        train, test = (
+            replace(data, inputs=tree_map(lambda leaf: leaf[0], stacked_features(objective, params, data.inputs)))
+            for data in (self.train, self.test)
+        )
+        return replace(self, fits=head, train=train.to(dtype=torch.float64), test=test.to(dtype=torch.float64))
+
+    def stages(self, influence: Influence) -> dict[str, Callable[[], Refits]]:
+        """How every stage of the waterfall is computed, in their order; the last from the estimate itself."""
         settings, removed = self.settings, self.removed.unsqueeze(0)
         protocols: dict[str, RetrainingProtocol] = {}
         if self.make_network is not None and self.schedule is not None and not self.fits.scheme.sampled:
@@ -135,11 +169,7 @@ class AuditJob:
         stages: dict[str, Callable[[], Refits]] = {}
         for name, protocol in protocols.items():
             stages[name] = partial(protocol.refit, self.fits, self.train, removed)
-        return stages | {"solver": partial(predicted_refits, self.fits, self.train, removed, self.influence)}
-
-    def influence(self, objective: Objective) -> Influence:
-        """The estimate where an objective stands."""
-        return self.settings.influence(objective, self.train, self.damping)
+        return stages | {"solver": partial(predicted_refits, self.fits, self.train, removed, lambda _: influence)}
 
 
 def damping_of(objective: Objective, delta: float) -> Damping:
@@ -151,30 +181,55 @@ def damping_of(objective: Objective, delta: float) -> Damping:
 def measure_network(job: AuditJob) -> CellResult:
     """Every stage, the estimate and the spectrum of one network.
 
+    Memory beside the data: for a last layer, its features and the outputs of all refits at every stage, 6 (k + 1) n C
+    numbers.
+
     Returns:
         Tables `effects` (a row per test and removed example: the estimated change of the test loss and that at every
-        stage), `gaps` (a row per removed example and gap), `stages` (a row per stage: convergence and drift); and, up
-        to `DENSE_PARAMETERS`, `spectrum`, `eigenvalues` and `attribution` of the Hessian and the estimate's curvature.
+        stage), `gaps` (a row per removed example and gap), `stages` (a row per stage: convergence and drift), and
+        those of `audit_spectrum`.
     """
+    job = job.reduced()
+    began = time.perf_counter()
+    influence = job.settings.influence(job.fits.at(0), job.train, job.damping)
+    scores = influence.on_loss(job.test).removal[:, job.train.positions(job.removed)]
+    estimating = time.perf_counter() - began
     outputs, losses, stages = {}, {}, []
-    for name, refit in job.stages().items():
-        began = time.perf_counter()
-        refits = refit()
+    for name, refit in job.stages(influence).items():
+        refits, seconds = _stored(job, name, refit)
         outputs[name] = _logits(outputs_after(job.fits, refits, job.train))[0].numpy()
         losses[name] = losses_after(job.fits, refits, job.test)[0].numpy()
-        stages.append(_describe_stage(job, name, refits) | {"seconds": time.perf_counter() - began})
-    influence = job.influence(job.fits.at(0))
-    scores = influence.on_loss(job.test).removal[:, job.train.positions(job.removed)]
+        seconds += estimating if name == "solver" else 0.0
+        stages.append(_describe_stage(job, name, refits) | {"seconds": seconds})
     tables = {
         "effects": _effects(job, scores, losses),
         "gaps": waterfall(outputs, losses, job.removed.tolist()),
         "stages": pd.DataFrame(stages),
     }
-    if job.fits.objective.layout.total <= DENSE_PARAMETERS:
-        tables |= _spectrum(job, influence)
+    tables |= audit_spectrum(influence, job.settings.curvature, job.delta, job.train.at(job.removed), job.test)
     for frame in tables.values():
         frame.insert(0, "seed", job.fits.seeds[0])
     return CellResult(tables)
+
+
+def _stored(job: AuditJob, stage: str, refit: Callable[[], Refits]) -> tuple[Refits, float]:
+    """The refits of one stage, kept in the folder or fetched from it, and the seconds that they took."""
+    key = cell_key(seed=job.fits.seeds[0], stage=stage)
+    objective, removals = job.fits.objective, Removals.one_at_a_time(job.removed.unsqueeze(0))
+    if job.folder is not None and job.folder.cell_done(key):
+        held = {name: torch.as_tensor(array) for name, array in job.folder.load_cell(key).arrays.items()}
+        params = {name.removeprefix(PARAMS): value for name, value in held.items() if name.startswith(PARAMS)}
+        kept = Refits(objective, params, removals, held["gradient_norms"], held["converged"])
+        return kept, float(held["seconds"])
+    logger.info("seed %d: %s", job.fits.seeds[0], stage)
+    began = time.perf_counter()
+    refits = refit()
+    seconds = time.perf_counter() - began
+    if job.folder is not None:
+        arrays = {PARAMS + name: value for name, value in refits.params.items()}
+        arrays |= {"gradient_norms": refits.gradient_norms, "converged": refits.converged}
+        job.folder.save_cell(key, {}, arrays | {"seconds": torch.tensor(seconds)})
+    return replace(refits, objective=objective), seconds
 
 
 def _logits(outputs: Tensor | Moments) -> Tensor:
@@ -205,42 +260,3 @@ def _effects(job: AuditJob, scores: Tensor, losses: dict[str, np.ndarray]) -> pd
     }
     changes = {name: (values[1:] - values[:1]).T.reshape(-1) for name, values in losses.items()}
     return pd.DataFrame(columns | changes)
-
-
-def _spectrum(job: AuditJob, influence: Influence) -> dict[str, pd.DataFrame]:
-    """Eigenvalues of the objective's Hessian and of the estimate's curvature, both in the metric of the damping."""
-    problem = influence.problem
-    root = (influence.damping.diagonal(problem.reduced) / job.delta).sqrt()
-    whitened = influence.response.operator.dense() / torch.outer(root, root)
-    eigenvalues, vectors = torch.linalg.eigh(whitened)
-    eigenvalues = eigenvalues - job.delta
-    hessian = HessianOperator(problem.reduced, problem.data).dense() / torch.outer(root, root)
-    spectra = {"hessian": torch.linalg.eigvalsh(hessian), job.settings.curvature: eigenvalues}
-    rows = [_describe_spectrum(name, values, job.delta) for name, values in spectra.items()]
-    examples = (problem.gradients(problem.data.at(job.removed)) / root) @ vectors
-    tests = (problem.gradients(problem.reduce(job.test)) / root) @ vectors
-    parts = []
-    for index, row in zip(job.test.ids.tolist(), tests, strict=True):
-        found = spectral_attribution(eigenvalues.numpy(), row.numpy(), examples.numpy(), job.delta, len(job.train))
-        parts.append(found.assign(test=index))
-    lists = [pd.DataFrame({"matrix": name, "eigenvalue": values.numpy()}) for name, values in spectra.items()]
-    return {
-        "spectrum": pd.DataFrame(rows),
-        "eigenvalues": pd.concat(lists, ignore_index=True),
-        "attribution": pd.concat(parts, ignore_index=True),
-    }
-
-
-def _describe_spectrum(name: str, eigenvalues: Tensor, delta: float) -> dict[str, object]:
-    """Both ends, trace, and the effective dimension sum lambda / (lambda + delta) over the positive eigenvalues."""
-    positive = eigenvalues.clamp(min=0)
-    return {
-        "matrix": name,
-        "parameters": len(eigenvalues),
-        "largest": float(eigenvalues[-1]),
-        "smallest": float(eigenvalues[0]),
-        "negative": int((eigenvalues < -ROUNDING * eigenvalues[-1]).sum()),
-        "trace": float(eigenvalues.sum()),
-        "damping": delta,
-        "effective_dimension": float((positive / (positive + delta)).sum()),
-    }

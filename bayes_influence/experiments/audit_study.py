@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from os import cpu_count
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,8 +18,11 @@ from bayes_influence.experiments.figures import save_figure
 from bayes_influence.experiments.store import StudyFolder
 from bayes_influence.experiments.study import Study
 from bayes_influence.experiments.train_run import load_trained
+from bayes_influence.objectives.head import is_last_layer
+from bayes_influence.retraining.minimum import polished_fits
 from bayes_influence.retraining.removals import largest_losses
 from bayes_influence.training.fits import Fits, fit_schemes
+from bayes_influence.training.minibatch import Trained
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import find_schemes
 
@@ -30,6 +34,7 @@ def audit_study(
     damping: float | None = None,
     curvature: str = "ggn",
     solver: str = "auto",
+    refits: str = "auto",
     n_jobs: int | None = None,
     progress: bool = True,
 ) -> tuple[Audit, StudyFolder]:
@@ -47,6 +52,7 @@ def audit_study(
         damping: As in `AuditSettings`.
         curvature: As in `AuditSettings`.
         solver: As in `AuditSettings`.
+        refits: As in `AuditSettings`.
         n_jobs: Networks at once; as many as there are cores, when not given.
         progress: Whether to show progress bars.
 
@@ -59,8 +65,8 @@ def audit_study(
     """
     if len(study.schemes) != 1:
         raise ValueError(f"an audit takes one scheme, got {', '.join(study.schemes)}")
-    settings = AuditSettings(study.removals, damping, curvature, solver, Schedule(study.refit_epochs))
-    own = {"damping": damping, "curvature": curvature, "solver": solver}
+    settings = AuditSettings(study.removals, damping, curvature, solver, Schedule(study.refit_epochs), refits)
+    own = {"damping": damping, "curvature": curvature, "solver": solver, "refits": refits}
     folder = StudyFolder(out, {"study": "audit", **study.to_config(), **own})
     example = resolve_test_example(study, folder, progress=progress)
     split = replace(study, test_example=example).split()
@@ -105,6 +111,7 @@ def audit_run(
     *,
     parameters: str = "last-layer",
     tests: int = 5,
+    polish: bool = False,
     data_folder: str | Path | None = None,
     n_jobs: int | None = None,
     progress: bool = True,
@@ -112,7 +119,7 @@ def audit_run(
     """Audits the networks of a finished training run on the test examples that the first of them predicts worst.
 
     In float64, whatever they were trained in. Retraining starts from the networks as they are; in a regularised last
-    layer it is exact. Of networks with running statistics the first is audited.
+    layer it is exact.
 
     Args:
         run: Folder of the run.
@@ -120,6 +127,8 @@ def audit_run(
         settings: What is done.
         parameters: Where influence is taken, a selection of `select_names`.
         tests: How many test examples.
+        polish: Whether the selected parameters are brought to their minimum before anything else: then the audit is of
+            the estimate, not of how far the training went.
         data_folder: Where image sets are kept.
         n_jobs: Networks at once; as many as there are cores, when not given.
         progress: Whether to show progress bars.
@@ -129,17 +138,27 @@ def audit_run(
         ValueError: If the run is not finished, or a setting is out of range.
     """
     trained, split, config = load_trained(run, data_folder=data_folder)
-    objective = replace(trained.at(0), selection=parameters).double()
-    train, test = split.train.to(dtype=torch.float64), split.test.to(dtype=torch.float64)
-    whole = not trained.buffers
-    params = {name: value.double() for name, value in trained.params.items()} if whole else None
-    seeds = tuple(config["seeds"]) if whole else (config["seeds"][0],)
-    fits = given_fits(objective, train, params, seeds, config["scheme"])
-    hardest = test.at(largest_losses(objective, test, min(tests, len(test))))
-    identity = {**audit_config(fits, train, hardest, settings, None), "run": config}
+    networks = _networks_of_run(trained, split.train, config, parameters, polish)
+    first = networks[0].at(0)
+    hardest = split.test.at(largest_losses(first, split.test, min(tests, len(split.test)))).to(dtype=torch.float64)
+    # A last layer's examples are its features, which are doubled when they have been computed.
+    train = split.train if is_last_layer(first) else split.train.to(dtype=torch.float64)
+    identity = {**audit_config(networks, train, hardest, settings, None), "run": config}
     folder = StudyFolder(out, identity)
-    jobs = n_jobs or min(cpu_count() or 1, len(seeds))
-    found = audit(fits, train, hardest, settings, folder=folder, n_jobs=jobs, progress=progress)
+    jobs = n_jobs or min(cpu_count() or 1, len(networks))
+    found = audit(networks, train, hardest, settings, folder=folder, n_jobs=jobs, progress=progress)
     title = f"{config['dataset']}, {config['network']}, {config['scheme']}, {parameters}"
     save_figure(audit_figure(found, title), folder, "figure")
     return found, folder
+
+
+def _networks_of_run(
+    trained: Trained, train: Dataset, config: dict[str, Any], parameters: str, polish: bool
+) -> list[Fits]:
+    """One fit per seed, with the parameters and running statistics of its own, in float64."""
+    networks = []
+    for index, seed in enumerate(config["seeds"]):
+        objective = replace(trained.at(index), selection=parameters).double()
+        fits = given_fits(objective, train, seeds=[seed], name=config["scheme"])
+        networks.append(polished_fits(fits, train) if polish else fits)
+    return networks

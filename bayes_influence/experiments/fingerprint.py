@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from torch.utils._pytree import tree_leaves
 
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.training.fits import Fits
 
 
-def fingerprint(fits: Fits, *datasets: Dataset) -> str:
-    """SHA-256 over trained parameters, inputs and targets, bit for bit."""
+def fingerprint(params: Any, *datasets: Dataset) -> str:
+    """SHA-256 over trained parameters (any nesting of tensors), inputs and targets, bit for bit."""
     digest = hashlib.sha256()
-    for leaf in tree_leaves((fits.params, [(data.inputs, data.targets) for data in datasets])):
+    for leaf in tree_leaves((params, [(data.inputs, data.targets) for data in datasets])):
         digest.update(leaf.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -117,7 +117,7 @@ def retrain_on_subsets(
         "seed": seed,
         "scheme": fits.scheme.name,
         "seeds": list(fits.seeds),
-        "fingerprint": fingerprint(fits, train, test),
+        "fingerprint": fingerprint(fits.params, train, test),
     }
     store = StudyFolder(folder, config)
     cells = {}

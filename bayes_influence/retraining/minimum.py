@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -12,10 +13,11 @@ from tqdm.auto import tqdm
 
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.retraining.problem import ENTRIES, RefitProblem, numbers_per_example, refit_problem
 from bayes_influence.retraining.refits import Refits, per_seed, repeated
 from bayes_influence.retraining.removals import Removals, as_removals
-from bayes_influence.training.fits import Fits, stacked_problem
-from bayes_influence.training.newton import NewtonResult, StackedProblem, minimise_newton
+from bayes_influence.training.fits import Fits
+from bayes_influence.training.newton import NewtonResult, minimise_newton
 
 HESSIANS_AT_ONCE = 30_000_000
 """Entries of all Hessians that may be held at once; more seeds are refitted in turns."""
@@ -40,7 +42,11 @@ def newton_refits(
     1e-3 to 1e-2, and are marked as not converged.
 
     The Hessian of a leave-one-out refit starts as that of the fit minus the removed example's, H - H_i / n, so that a
-    refit costs a handful of gradients instead of Hessians.
+    refit costs a handful of gradients instead of Hessians. In a linear last layer the control is refitted first, and
+    the others start from its minimum and its Hessian: the answer is the same wherever they start.
+
+    Memory in a linear last layer of P parameters, k removals and n examples of D features: n (D + C^2) numbers beside
+    the data, and some 4 (k + 1) P^2.
 
     Args:
         fits: Trained networks, S of them.
@@ -53,34 +59,69 @@ def newton_refits(
         The refits; those that did not reach the tolerance are marked, not hidden.
     """
     removals = as_removals(removed)
-    objective, whole = stacked_problem(fits.objective, fits.params, train)
+    objective, whole = refit_problem(fits.objective, fits.params, train)
 
     def turn(rows: Tensor, weights: Tensor) -> NewtonResult:
         problem = removal_problem(objective, whole, rows, weights)
-        hessians = None
-        if removals.single:
-            positions = removals.of_seeds(rows.tolist()).positions(train)
-            hessians = _hessians_without(whole, rows, positions)
+        positions = removals.of_seeds(rows.tolist()).positions(train) if removals.single else None
+        if problem.linear is not None:
+            return from_controls(problem, weights.shape[1], positions, tolerance)
+        hessians = None if positions is None else _hessians_without(whole.only(rows), positions)
         return minimise_newton(problem, tolerance=tolerance, hessians=hessians)
 
     return refits_in_turns(objective, whole, train, removals, turn, progress=progress)
 
 
+def polished_fits(fits: Fits, train: Dataset, *, tolerance: float = 1e-10) -> Fits:
+    """The fits with their selected parameters at the minimum that Newton's method finds from where they stand.
+
+    Args:
+        fits: Trained networks.
+        train: Their training examples.
+        tolerance: Gradient norm at which a network is done; `polished` says which are.
+    """
+    _, whole = refit_problem(fits.objective, fits.params, train)
+    result = minimise_newton(whole, tolerance=tolerance)
+    params = {**fits.params, **result.params}
+    objective = fits.objective.at({name: value[0] for name, value in params.items()})
+    return replace(
+        fits, objective=objective, params=params, gradient_norms=result.gradient_norms, polished=result.converged
+    )
+
+
+def from_controls(
+    problem: RefitProblem, times: int, positions: Int[Tensor, "s k"] | None, tolerance: float
+) -> NewtonResult:
+    """Minimises convex refits, controls first: the others start where their control ends, from its Hessian.
+
+    Args:
+        problem: Members seed by seed, each seed's control first.
+        times: k + 1, the members of one seed.
+        positions: Of the examples removed one at a time; None for groups, whose Hessians are found anew.
+        tolerance: Gradient norm at which a refit is done.
+    """
+    controls = problem.only(torch.arange(0, len(problem.start), times, device=problem.start.device))
+    ends = problem.layout.flatten(minimise_newton(controls, tolerance=tolerance).params)
+    started = problem.from_start(ends.repeat_interleave(times, dim=0))
+    hessians = None if positions is None else _hessians_without(controls.from_start(ends), positions)
+    return minimise_newton(started, tolerance=tolerance, hessians=hessians)
+
+
 def removal_problem(
-    objective: Objective, whole: StackedProblem, rows: Int[Tensor, " s"], weights: Float[Tensor, "s k_plus_1 n"]
-) -> StackedProblem:
+    objective: Objective, whole: RefitProblem, rows: Int[Tensor, " s"], weights: Float[Tensor, "s k_plus_1 n"]
+) -> RefitProblem:
     """J without each group, for the seeds in the given rows: s (k+1) members that start where the seeds' fits stand."""
     times = weights.shape[1]
     params = {name: value[rows] for name, value in whole.params.items()}
     batch = whole.batch
     if whole.own_data:
         batch = Batch(*repeated(tree_map(lambda leaf: leaf[rows], whole.batch), times))
-    return StackedProblem(objective, repeated(params, times), batch, weights.flatten(0, 1), own_data=whole.own_data)
+    return RefitProblem(objective, repeated(params, times), batch, weights.flatten(0, 1), own_data=whole.own_data)
 
 
 def refits_in_turns(
     objective: Objective,
-    whole: StackedProblem,
+    whole: RefitProblem,
     train: Dataset,
     removals: Removals,
     turn: Turn,
@@ -104,6 +145,9 @@ def refits_in_turns(
     check_seeds(removals, seeds)
     weights = removals.data_weights(train, whole.start.dtype)
     at_once = max(1, HESSIANS_AT_ONCE // (weights.shape[1] * size * size))
+    if whole.own_data:
+        held = weights.shape[1] * whole.examples * numbers_per_example(whole.batch.inputs, leading=2)
+        at_once = max(1, min(at_once, ENTRIES // held))
     results = []
     with tqdm(total=seeds, desc="refits", unit="seed", disable=None if progress else True) as bar:
         for rows in torch.arange(seeds, device=weights.device).split(at_once):
@@ -130,11 +174,10 @@ def check_seeds(removals: Removals, seeds: int) -> None:
         )
 
 
-def _hessians_without(
-    whole: StackedProblem, rows: Int[Tensor, " s"], positions: Int[Tensor, "s k"]
-) -> Float[Tensor, "M P P"]:
-    """H for the control and H - H_i / n for every removed example, where the fits stand."""
-    hessians = whole.hessians(whole.start[rows], rows).unsqueeze(1).repeat(1, positions.shape[1] + 1, 1, 1)
-    for index, row in enumerate(rows.tolist()):
-        hessians[index, 1:] -= whole.example_hessians(row, positions[index]) / whole.examples
+def _hessians_without(controls: RefitProblem, positions: Int[Tensor, "s k"]) -> Float[Tensor, "M P P"]:
+    """H for every control and H - H_i / n for every removed example, where the controls start."""
+    everyone = torch.arange(len(positions), device=positions.device)
+    hessians = controls.hessians(controls.start, everyone).unsqueeze(1).repeat(1, positions.shape[1] + 1, 1, 1)
+    for index, examples in enumerate(positions):
+        hessians[index, 1:] -= controls.example_hessians(index, examples) / controls.examples
     return hessians.flatten(0, 1)

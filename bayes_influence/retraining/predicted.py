@@ -12,9 +12,10 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.retraining.minimum import check_seeds
+from bayes_influence.retraining.problem import refit_problem
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.retraining.removals import Removals, as_removals
-from bayes_influence.training.fits import Fits, stacked_problem
+from bayes_influence.training.fits import Fits
 
 
 def predicted_refits(
@@ -38,7 +39,7 @@ def predicted_refits(
         ValueError: If the removals are for another number of seeds than there are fits.
     """
     removals = as_removals(removed)
-    objective, whole = stacked_problem(fits.objective, fits.params, train)
+    objective, whole = refit_problem(fits.objective, fits.params, train)
     check_seeds(removals, len(whole.start))
     lacking = 1 - removals.data_weights(train, torch.float64)
     ends = []

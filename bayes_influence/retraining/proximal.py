@@ -20,11 +20,12 @@ from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params, member
 from bayes_influence.retraining.lbfgs import minimise_lbfgs
-from bayes_influence.retraining.minimum import refits_in_turns, removal_problem
+from bayes_influence.retraining.minimum import from_controls, refits_in_turns, removal_problem
+from bayes_influence.retraining.problem import RefitProblem, refit_problem
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.retraining.removals import Removals, as_removals
-from bayes_influence.training.fits import Fits, stacked_problem
-from bayes_influence.training.newton import NewtonResult, StackedProblem, minimise_newton
+from bayes_influence.training.fits import Fits
+from bayes_influence.training.newton import NewtonResult, minimise_newton
 
 LARGEST_DENSE = 2000
 """Parameters up to which a proximal problem is minimised with dense Hessians; L-BFGS takes over above."""
@@ -103,8 +104,8 @@ def _part(params: Params, prefix: str) -> Params:
 
 
 def proximal_problem(
-    objective: Objective, problem: StackedProblem, metric: Float[Tensor, "M P"], *, bregman: bool
-) -> StackedProblem:
+    objective: Objective, problem: RefitProblem, metric: Float[Tensor, "M P"], *, bregman: bool
+) -> RefitProblem:
     """The members of a problem, each held where it starts.
 
     Args:
@@ -126,7 +127,16 @@ def proximal_problem(
         params=member(params, 0),
         bregman=bregman,
     )
-    return StackedProblem(anchored, params, problem.batch, problem.weights, own_data=problem.own_data)
+    # Bregman divergences have the curvature of the losses, the w_j of the removal among them.
+    return RefitProblem(
+        anchored,
+        params,
+        problem.batch,
+        problem.weights,
+        own_data=problem.own_data,
+        linear=problem.linear,
+        metric=metric,
+    )
 
 
 def proximal_refits(
@@ -159,20 +169,25 @@ def proximal_refits(
         ValueError: If the damping is negative.
     """
     removals = as_removals(removed)
-    objective, whole = stacked_problem(fits.objective, fits.params, train)
+    objective, whole = refit_problem(fits.objective, fits.params, train)
     metric = damping_metric(objective, whole, damping)
     minimise = minimise_newton if whole.layout.total <= LARGEST_DENSE else minimise_lbfgs
 
     def turn(rows: Tensor, weights: Tensor) -> NewtonResult:
-        problem = removal_problem(objective, whole, rows, weights)
-        own = metric[rows].repeat_interleave(weights.shape[1], dim=0)
-        result = minimise(proximal_problem(objective, problem, own, bregman=bregman), tolerance=tolerance)
+        times = weights.shape[1]
+        own = metric[rows].repeat_interleave(times, dim=0)
+        problem = proximal_problem(objective, removal_problem(objective, whole, rows, weights), own, bregman=bregman)
+        if problem.linear is not None and minimise is minimise_newton:
+            positions = removals.of_seeds(rows.tolist()).positions(train) if removals.single else None
+            result = from_controls(problem, times, positions, tolerance)
+        else:
+            result = minimise(problem, tolerance=tolerance)
         return replace(result, params=_part(result.params, OWN))
 
     return refits_in_turns(objective, whole, train, removals, turn, progress=progress)
 
 
-def damping_metric(objective: Objective, problem: StackedProblem, damping: float | Damping) -> Float[Tensor, "M P"]:
+def damping_metric(objective: Objective, problem: RefitProblem, damping: float | Damping) -> Float[Tensor, "M P"]:
     """The diagonal D where each member starts.
 
     Raises:
@@ -193,7 +208,7 @@ def linear_response(
     PBRF where the step ends: what the linearisation neglects.
     """
     removals = as_removals(removed)
-    objective, whole = stacked_problem(fits.objective, fits.params, train)
+    objective, whole = refit_problem(fits.objective, fits.params, train)
     metric = damping_metric(objective, whole, damping)
 
     def turn(rows: Tensor, weights: Tensor) -> NewtonResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from bayes_influence.data.dataset import Batch, Dataset
-from bayes_influence.objectives.head import Head, head_params, stacked_features
+from bayes_influence.objectives.head import Head, head_params
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.retraining.problem import ENTRIES, numbers_per_example, stacked_features
 from bayes_influence.retraining.removals import Removals
 from bayes_influence.training.fits import Fits
 
@@ -50,27 +52,32 @@ class Refits:
 
 def losses_after(fits: Fits, refits: Refits, test: Dataset) -> Float[Tensor, "S k_plus_1 t"]:
     """Loss of every test example under every refit (index 0 of the second axis is the control)."""
-    batch = test.batch()
-    objective = refits.objective
-
-    def losses(params: Params, inputs: Any) -> Tensor:
-        return objective.losses(params, Batch(inputs, batch.targets))
-
-    return _under_every_refit(fits, refits, batch.inputs, losses)
+    return _under_every_refit(fits, refits, test, refits.objective.losses)
 
 
 def outputs_after(fits: Fits, refits: Refits, data: Dataset) -> Any:
     """Outputs of every refit on every example: leading axes (S, k+1, n); a tensor of logits, or `Moments`."""
-    return _under_every_refit(fits, refits, data.inputs, refits.objective.outputs)
+    objective = refits.objective
+    return _under_every_refit(fits, refits, data, lambda params, batch: objective.outputs(params, batch.inputs))
 
 
-def _under_every_refit(fits: Fits, refits: Refits, inputs: Any, function: Any) -> Any:
+def _under_every_refit(fits: Fits, refits: Refits, data: Dataset, function: Callable[[Params, Batch], Any]) -> Any:
+    """A function of every refit and all examples, in turns over the examples."""
+    is_head = isinstance(refits.objective.network, Head)
+    params = head_params(fits.objective, refits.params) if is_head else refits.params
+    members = next(iter(params.values())).shape[:2].numel()
+
+    def of_inputs(one: Params, inputs: Any, targets: Tensor) -> Any:
+        return function(one, Batch(inputs, targets))
+
+    of_seed = vmap(of_inputs, in_dims=(0, None, None))
+    everywhere = vmap(of_seed, in_dims=(0, 0 if is_head else None, None))
+    parts = []
     with torch.no_grad():
-        if not isinstance(refits.objective.network, Head):
-            return vmap(vmap(function, in_dims=(0, None)), in_dims=(0, None))(refits.params, inputs)
-        features = stacked_features(fits.objective, fits.params, inputs)
-        own = head_params(fits.objective, refits.params)
-        return vmap(vmap(function, in_dims=(0, None)))(own, features)
+        for inputs, targets in data.batches(max(1, ENTRIES // (members * numbers_per_example(data.inputs)))):
+            seen = stacked_features(fits.objective, fits.params, inputs) if is_head else inputs
+            parts.append(everywhere(params, seen, targets))
+    return tree_map(lambda *leaves: torch.cat(leaves, dim=2), *parts)
 
 
 def loss_changes(fits: Fits, refits: Refits, test: Dataset) -> Float[Tensor, "S k t"]:

@@ -13,6 +13,9 @@ from torch import Tensor
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
 
+BATCH_SIZE = 1024
+"""Examples whose losses are computed at a time."""
+
 Convention = Literal["fixed", "renormalised"]
 """What becomes of the mean when m of n examples go.
 
@@ -29,10 +32,28 @@ def largest_losses(objective: Objective, train: Dataset, count: int) -> Int[Tens
     """
     if not 1 <= count <= len(train):
         raise ValueError(f"between 1 and {len(train)} examples can be removed one at a time, got {count}")
-    with torch.no_grad():
-        losses = objective.losses(objective.params, train.batch())
-    order = torch.argsort(losses, descending=True, stable=True)
+    order = torch.argsort(example_losses(objective, train), descending=True, stable=True)
     return train.ids[order[:count]]
+
+
+def example_losses(objective: Objective, data: Dataset) -> Float[Tensor, " n"]:
+    """Loss of every example where the objective stands, `BATCH_SIZE` at a time, in the dtype of the parameters.
+
+    Raises:
+        ValueError: If one is not finite, or the likelihood reduces over the batch.
+    """
+    dtype = next(iter(objective.params.values())).dtype
+    objective.check(data.select([0]).to(dtype=dtype).batch())
+    with torch.no_grad():
+        parts = [
+            objective.losses(objective.params, data.select(rows).to(dtype=dtype).batch())
+            for rows in torch.arange(len(data)).split(BATCH_SIZE)
+        ]
+    losses = torch.cat(parts)
+    bad = ~torch.isfinite(losses)
+    if bad.any():
+        raise ValueError(f"{int(bad.sum())} of {len(losses)} losses are not finite")
+    return losses
 
 
 @dataclass(frozen=True, eq=False)

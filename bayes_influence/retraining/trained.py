@@ -16,15 +16,15 @@ from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.objectives.head import Head, member_batch, stacked_features
+from bayes_influence.objectives.head import Head, member_batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.retraining.minimum import check_seeds
+from bayes_influence.retraining.problem import RefitProblem, refit_problem, stacked_features
 from bayes_influence.retraining.refits import Refits, per_seed
 from bayes_influence.retraining.removals import Removals, as_removals
 from bayes_influence.training.ensemble import TrainedEnsemble, train_ensemble
-from bayes_influence.training.fits import Fits, stacked_problem
-from bayes_influence.training.newton import StackedProblem
+from bayes_influence.training.fits import Fits
 from bayes_influence.training.schedules import Schedule
 
 
@@ -65,7 +65,7 @@ def trained_refits(
     if at_once is not None and at_once < 1:
         raise ValueError(f"at_once must be at least 1 refit, got {at_once}; leave it out to train all together")
     removals = as_removals(removed)
-    objective, whole = stacked_problem(fits.objective, fits.params, train)
+    objective, whole = refit_problem(fits.objective, fits.params, train)
     seeds = len(whole.start)
     check_seeds(removals, seeds)
     weights = removals.data_weights(train, whole.start.dtype).flatten(0, 1)
@@ -100,7 +100,7 @@ class _Training:
 
     fits: Fits
     objective: Objective
-    whole: StackedProblem
+    whole: RefitProblem
     weights: Float[Tensor, "M n"]
     start: Params
     schedule: Schedule
@@ -129,7 +129,7 @@ class _Training:
             record=self._recorder(rows),
             progress=self.progress,
         )
-        problem = StackedProblem(
+        problem = RefitProblem(
             self.objective, trained.params, batch, self.weights[members], own_data=self.whole.own_data
         )
         gradients, _ = problem.gradients(problem.start, torch.arange(len(members), device=members.device))
@@ -145,6 +145,7 @@ class _Training:
             params = {name: value[rows] for name, value in self.fits.params.items()}
             features = stacked_features(self.fits.objective, params, batch.inputs)
             batch = member_batch(features, batch.targets, len(rows))
+            losses = vmap(self.objective.losses)
         return lambda params: losses(params, batch)
 
 

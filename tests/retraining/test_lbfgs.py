@@ -1,7 +1,7 @@
 import torch
 
 from bayes_influence.retraining.lbfgs import minimise_lbfgs
-from bayes_influence.training.fits import stacked_problem
+from bayes_influence.retraining.problem import refit_problem
 from bayes_influence.training.newton import minimise_newton
 
 
@@ -11,7 +11,7 @@ def _perturbed(fits, train, distance):
         name: value + distance * torch.randn(value.shape, generator=generator, dtype=value.dtype)
         for name, value in fits.params.items()
     }
-    return stacked_problem(fits.objective, params, train)[1]
+    return refit_problem(fits.objective, params, train)[1]
 
 
 def test_lbfgs_finds_the_minimum_that_newton_finds(regression, train):

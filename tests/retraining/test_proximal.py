@@ -10,18 +10,19 @@ from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.parameters import member
 from bayes_influence.retraining import proximal
 from bayes_influence.retraining.minimum import newton_refits
+from bayes_influence.retraining.problem import refit_problem
 from bayes_influence.retraining.protocols import LinearResponse, Proximal, ProximalBregman
 from bayes_influence.retraining.proximal import linear_response, proximal_problem, proximal_refits
 from bayes_influence.retraining.refits import control_drift
 from bayes_influence.retraining.removals import Removals
-from bayes_influence.training.fits import fit_schemes, stacked_problem
+from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import SCHEMES
 from tests.retraining.conftest import DECAY, tanh_network
 
 
 def _problem(fits, train, metric, bregman):
-    objective, whole = stacked_problem(fits.objective, fits.params, train)
+    objective, whole = refit_problem(fits.objective, fits.params, train)
     return proximal_problem(objective, whole, torch.full_like(whole.start, metric), bregman=bregman)
 
 

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from bayes_influence.retraining.minimum import newton_refits, removal_problem
+from bayes_influence.retraining.problem import refit_problem
 from bayes_influence.retraining.protocols import FromScratch, Warm
 from bayes_influence.retraining.refits import losses_after
 from bayes_influence.retraining.removals import as_removals
 from bayes_influence.retraining.trained import trained_refits
 from bayes_influence.training.ensemble import NonFiniteTrainingError
-from bayes_influence.training.fits import fit_schemes, stacked_problem
+from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.newton import minimise_newton
 from bayes_influence.training.schedules import SWA, Schedule
 from bayes_influence.training.schemes import SCHEMES, Deterministic
@@ -27,7 +28,7 @@ def test_long_training_ends_where_newton_does(regression, train, removed):
 
 def test_cold_warm_and_newton_are_one_minimum_of_a_convex_problem(regression, train, removed):
     exact = newton_refits(regression, train, removed, tolerance=1e-12)
-    objective, whole = stacked_problem(regression.objective, regression.params, train)
+    objective, whole = refit_problem(regression.objective, regression.params, train)
     weights = as_removals(removed).data_weights(train)
     for protocol in (FromScratch(softmax_regression, Schedule(1500, 0.02, plateau=None)), Warm(Schedule(300, 0.01))):
         trained = protocol.refit(regression, train, removed)

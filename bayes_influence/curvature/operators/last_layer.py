@@ -31,10 +31,15 @@ class LastLayerOperator(LinearOperator):
     Floor: the features once; then 4 n D C multiplications and additions for each vector, or n D^2 C (C + 1) for the
     dense form, with D features (bias included) and C outputs. Memory n (D + C^2).
 
-    Attributes:
+    Args:
         objective: Whose Hessian this is; its selection lies within the last layer.
+        data: The n examples.
+        data_weights: w of (1/n) sum_i w_i l_i, of shape (n,); one when not given.
+
+    Attributes:
+        objective: Whose Hessian this is.
         inputs: a_i of shape (n, D), the constant 1 last.
-        output_hessians: Lambda_i of shape (n, C, C).
+        output_hessians: Lambda_i, or w_i Lambda_i, of shape (n, C, C).
         regulariser: s grad^2 R.
 
     Raises:
@@ -43,7 +48,7 @@ class LastLayerOperator(LinearOperator):
             to the layer's output.
     """
 
-    def __init__(self, objective: Objective, data: Dataset) -> None:
+    def __init__(self, objective: Objective, data: Dataset, data_weights: Float[Tensor, " n"] | None = None) -> None:
         theta = objective.layout.flatten(objective.params)
         super().__init__(theta.numel(), theta.dtype, theta.device)
         self._has_bias = _has_bias(objective)
@@ -52,7 +57,10 @@ class LastLayerOperator(LinearOperator):
         ones = inputs.new_ones(len(inputs), 1)
         self.objective = objective
         self.inputs: Float[Tensor, "n D"] = torch.cat([inputs, ones], dim=1) if self._has_bias else inputs
-        self.output_hessians: Float[Tensor, "n C C"] = torch.cat([piece[1] for piece in pieces])
+        curvatures = torch.cat([piece[1] for piece in pieces])
+        if data_weights is not None:
+            curvatures = data_weights[:, None, None] * curvatures
+        self.output_hessians: Float[Tensor, "n C C"] = curvatures
         self.regulariser = RegulariserOperator(objective)
 
     def _product(self, vectors: Tensor) -> Tensor:
