@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, log, log2, pi
+from math import ceil, log2
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Moments
 from bayes_influence.moments.softmax import softmax
+from bayes_influence.objectives.likelihoods import GaussianNoise
 from bayes_influence.objectives.tilt import optimal_tilt
 
 EVI_NOISE = 1e-3
@@ -133,23 +134,26 @@ class ExtendedVI:
 
 @dataclass(frozen=True)
 class ExpectedGaussian:
-    """-E log p = 1/2 sum_k [log(2 pi s^2) + ((y_k - m_k)^2 + v_k) / s^2]: regression with known noise, exact.
+    """-E log p = 1/2 sum_k [log(2 pi s_k^2) + ((y_k - m_k)^2 + v_k) / s_k^2]: regression, exact.
 
     Attributes:
-        scale: s, the standard deviation of the noise.
+        scale: s, the standard deviation of the noise; None where it is learned, see `GaussianNoise`.
 
     Raises:
-        ValueError: If s is not positive.
+        ValueError: If s is not positive; when called, if outputs and targets do not fit.
     """
 
-    scale: float = 1.0
+    scale: float | None = 1.0
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise ValueError(f"the noise scale must be positive, got {self.scale}")
+        self.sampled()
 
-    def __call__(self, outputs: Moments, targets: Float[Tensor, "B *out"]) -> Float[Tensor, " B"]:
+    def __call__(self, outputs: Moments, targets: Float[Tensor, "B *target"]) -> Float[Tensor, " B"]:
         """Losses in nats, one per example."""
-        residual = (targets - outputs.mean).square() + outputs.variance
-        terms = log(2 * pi * self.scale**2) + residual / self.scale**2
-        return 0.5 * terms.reshape(len(targets), -1).sum(dim=-1)
+        noise = self.sampled()
+        mean, log_scale = noise.split(outputs.mean)
+        return noise.losses(mean, log_scale, targets, noise.split(outputs.variance)[0])
+
+    def sampled(self) -> GaussianNoise:
+        """The likelihood of one draw of the outputs."""
+        return GaussianNoise(self.scale)

@@ -10,7 +10,7 @@ from torch import Tensor
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.sampling import Posterior
 from bayes_influence.objectives.expected_likelihoods import ExpectedGaussian
-from bayes_influence.objectives.likelihoods import CrossEntropy, GaussianNoise
+from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 
@@ -46,7 +46,7 @@ def sampled_negative_elbo(
         ValueError: If the network has no Bayesian layer.
     """
     moments = objective.likelihood
-    likelihood = GaussianNoise(moments.scale) if isinstance(moments, ExpectedGaussian) else CrossEntropy()
+    likelihood = moments.sampled() if isinstance(moments, ExpectedGaussian) else CrossEntropy()
     posterior = Posterior.of(objective.network, objective.params)
 
     def total(params: Params, inputs: Tensor) -> Tensor:

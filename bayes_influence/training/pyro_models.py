@@ -55,7 +55,16 @@ def to_pyro(
     Raises:
         UnsupportedModuleError: If the network has no Bayesian twin.
     """
-    shapes = gaussian_parameters(to_bayesian(network))
+    return _model(network, gaussian_parameters(to_bayesian(network)), prior_scale, likelihood)
+
+
+def _model(
+    network: nn.Module,
+    shapes: dict[str, torch.Size],
+    prior_scale: float | dict[str, float],
+    likelihood: CrossEntropy | GaussianNoise,
+) -> PyroModel:
+    """The Pyro model of a deterministic network, some of whose parameters are random."""
     like = next(network.parameters()).detach()
 
     def model(
@@ -76,7 +85,8 @@ def to_pyro(
             if isinstance(likelihood, CrossEntropy):
                 pyro.sample("targets", dist.Categorical(logits=outputs), obs=targets)
             else:
-                noise = dist.Normal(outputs.reshape(len(targets), -1), likelihood.scale)
+                mean, log_scale = (part.reshape(len(targets), -1) for part in likelihood.split(outputs))
+                noise = dist.Normal(mean, log_scale.exp())
                 pyro.sample("targets", noise.to_event(1), obs=targets.reshape(len(targets), -1))
         return outputs
 
@@ -133,8 +143,9 @@ def svi_step(objective: Objective, n_train: int) -> StepObjective:
     if not isinstance(objective.regulariser, GaussianKL):
         raise TypeError(f"svi_step needs a GaussianKL as the regulariser, got {type(objective.regulariser).__name__}")
     moments = objective.likelihood
-    likelihood = GaussianNoise(moments.scale) if isinstance(moments, ExpectedGaussian) else CrossEntropy()
-    model = to_pyro(to_deterministic(objective.network), objective.regulariser.prior_scale, likelihood)
+    likelihood = moments.sampled() if isinstance(moments, ExpectedGaussian) else CrossEntropy()
+    sites, scales = gaussian_parameters(objective.network), objective.regulariser.prior_scale
+    model = _model(to_deterministic(objective.network), sites, scales, likelihood)
     drawn: list[Any] = []
 
     def recorded(*args: Any, **kwargs: Any) -> None:
@@ -143,7 +154,6 @@ def svi_step(objective: Objective, n_train: int) -> StepObjective:
     with pyro.settings.context(module_local_params=True):
         guide = LogScaleNormal(recorded)
         elbo = TraceMeanField_ELBO()(recorded, guide)  # type: ignore[arg-type]
-    sites = gaussian_parameters(objective.network)
 
     def value(
         params: Params, buffers: Params, batch: Batch, weights: Tensor | None, strength: float | Tensor
