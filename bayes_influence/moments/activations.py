@@ -8,7 +8,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from bayes_influence.moments.elementwise_functions import derivative_of, propagate, register_elementwise
+from bayes_influence.moments.elementwise_functions import (
+    derivative_of,
+    propagate,
+    register_elementwise,
+    second_derivative_of,
+)
 from bayes_influence.moments.gaussian import normal_density, normal_distribution
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
@@ -31,7 +36,6 @@ register_elementwise(
     "hardtanh",
     "log",
     "log1p",
-    "mish",
     "pow",
     "prelu",
     "reciprocal",
@@ -54,10 +58,20 @@ def relu(mean: Tensor) -> tuple[Tensor, Tensor]:
     return F.relu(mean), (mean > 0).to(mean.dtype)
 
 
+@second_derivative_of(relu)
+def relu_curvature(mean: Tensor, value: Tensor, derivative: Tensor) -> None:
+    """Zero, on both sides of the kink."""
+
+
 @derivative_of("leaky_relu")
 def leaky_relu(mean: Tensor, negative_slope: float = 0.01) -> tuple[Tensor, Tensor]:
     """Leaky rectifier: m for m > 0, else s m; its derivative is 1 or s."""
     return F.leaky_relu(mean, negative_slope), negative_slope + (1 - negative_slope) * (mean > 0).to(mean.dtype)
+
+
+@second_derivative_of(leaky_relu)
+def leaky_relu_curvature(mean: Tensor, value: Tensor, derivative: Tensor) -> None:
+    """Zero, on both sides of the kink."""
 
 
 @rule(F.rrelu)
@@ -81,11 +95,23 @@ def tanh(mean: Tensor) -> tuple[Tensor, Tensor]:
     return value, 1 - value.square()
 
 
+@second_derivative_of(tanh)
+def tanh_curvature(mean: Tensor, value: Tensor, derivative: Tensor) -> Tensor:
+    """-2 f f'."""
+    return -2 * value * derivative
+
+
 @derivative_of("sigmoid")
 def sigmoid(mean: Tensor) -> tuple[Tensor, Tensor]:
     """Logistic function s; its derivative is s (1 - s)."""
     value = torch.sigmoid(mean)
     return value, value * (1 - value)
+
+
+@second_derivative_of(sigmoid)
+def sigmoid_curvature(mean: Tensor, value: Tensor, derivative: Tensor) -> Tensor:
+    """f' (1 - 2 f)."""
+    return derivative * (1 - 2 * value)
 
 
 @derivative_of("logsigmoid")
@@ -114,11 +140,32 @@ def selu(mean: Tensor) -> tuple[Tensor, Tensor]:
     return value, torch.where(mean > 0, SELU_SCALE, value + SELU_SCALE * SELU_ALPHA)
 
 
+@second_derivative_of(selu)
+def selu_curvature(mean: Tensor, value: Tensor, derivative: Tensor) -> Tensor:
+    """f' below zero, zero above."""
+    return torch.where(value > 0, 0.0, derivative)
+
+
 @derivative_of("silu")
 def silu(mean: Tensor) -> tuple[Tensor, Tensor]:
     """SiLU m s with s = sigmoid m; its derivative is s (1 + m (1 - s))."""
     gate = torch.sigmoid(mean)
     return F.silu(mean), gate * (1 + mean * (1 - gate))
+
+
+@derivative_of("mish")
+def mish(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Mish m t with t = tanh(softplus m); its derivative is t + m t' with t' = sigmoid(m) (1 - t^2)."""
+    gate = torch.tanh(F.softplus(mean))
+    return F.mish(mean), gate + mean * torch.sigmoid(mean) * (1 - gate.square())
+
+
+@second_derivative_of(mish)
+def mish_curvature(mean: Tensor, value: Tensor, derivative: Tensor) -> Tensor:
+    """2 t' + m t' (1 - s - 2 t s) with s = sigmoid m."""
+    gate, sigmoid = torch.tanh(F.softplus(mean)), torch.sigmoid(mean)
+    slope = sigmoid * (1 - gate.square())
+    return slope * (2 + mean * (1 - sigmoid - 2 * gate * sigmoid))
 
 
 @derivative_of("gelu")
@@ -138,6 +185,12 @@ def exp(mean: Tensor) -> tuple[Tensor, Tensor]:
     """Exponential; it is its own derivative."""
     value = torch.exp(mean)
     return value, value
+
+
+@second_derivative_of(exp)
+def exp_curvature(mean: Tensor, value: Tensor, derivative: Tensor) -> Tensor:
+    """f."""
+    return value
 
 
 @derivative_of("square")

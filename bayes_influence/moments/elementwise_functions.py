@@ -12,13 +12,18 @@ from torch import Tensor
 
 from bayes_influence.moments.gaussian import gauss_hermite
 from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.recomputed import ElementwiseMap, MomentJacobian, recomputed
 from bayes_influence.moments.registry import UnsupportedOperationError, functions_named, rule
 
 ValueAndDerivative = Callable[..., tuple[Tensor, Tensor]]
+SecondDerivative = Callable[[Tensor, Tensor, Tensor], Tensor | None]
 ExactMoments = Callable[..., tuple[Tensor, Tensor]]
+ExactDerivatives = Callable[..., MomentJacobian]
 
 _DERIVATIVES: dict[Callable[..., Any], ValueAndDerivative] = {}
+_SECOND_DERIVATIVES: dict[ValueAndDerivative, SecondDerivative] = {}
 _EXACT: dict[Callable[..., Any], ExactMoments] = {}
+_EXACT_DERIVATIVES: dict[ExactMoments, ExactDerivatives] = {}
 
 
 def register_elementwise(*names: str) -> None:
@@ -40,6 +45,16 @@ def derivative_of(*names: str) -> Callable[[ValueAndDerivative], ValueAndDerivat
     return register
 
 
+def second_derivative_of(first: ValueAndDerivative) -> Callable[[SecondDerivative], SecondDerivative]:
+    """Registers `(m, f(m), f'(m)) -> f''(m)`, None for zero; without it the backward pass differentiates."""
+
+    def register(second: SecondDerivative) -> SecondDerivative:
+        _SECOND_DERIVATIVES[first] = second
+        return second
+
+    return register
+
+
 def exact_moments_of(*names: str) -> Callable[[ExactMoments], ExactMoments]:
     """Registers `(m, v, *args) -> (E f(x), Var f(x))`, x ~ N(m, v), for the torch functions of these names."""
 
@@ -48,6 +63,16 @@ def exact_moments_of(*names: str) -> Callable[[ExactMoments], ExactMoments]:
         for name in names:
             _EXACT.update(dict.fromkeys(functions_named(name), moments))
         return moments
+
+    return register
+
+
+def moment_derivatives_of(moments: ExactMoments) -> Callable[[ExactDerivatives], ExactDerivatives]:
+    """Registers `(m, v, *args) -> MomentJacobian` for a registered closed form: faster than differentiating it."""
+
+    def register(derivatives: ExactDerivatives) -> ExactDerivatives:
+        _EXACT_DERIVATIVES[moments] = derivatives
+        return derivatives
 
     return register
 
@@ -74,15 +99,47 @@ def propagate(function: Callable[..., Tensor], x: Any, *args: Any, inplace: bool
         )
     # torch.compile hands `inplace` over by position, and no elementwise function has another boolean.
     args = tuple(value for value in args if not isinstance(value, bool))
-    method = x.approximation.method
-    if method == "exact" and function in _EXACT:
-        mean, variance = _EXACT[function](x.mean, x.variance, *args, **kwargs)
-    elif method == "first-order":
-        mean, derivative = value_and_derivative(function, x.mean, *args, **kwargs)
-        variance = derivative.square() * x.variance
-    else:
-        mean, variance = gauss_hermite(lambda values: function(values, *args, **kwargs), x.mean, x.variance)
-    return Moments(mean, variance, x.approximation)
+    moments = _elementwise_map(function, x.approximation.method, args, kwargs)
+    return Moments(*recomputed(moments, x.mean, x.variance), x.approximation)
+
+
+def _elementwise_map(
+    function: Callable[..., Tensor], method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> ElementwiseMap:
+    in_blocks = not any(isinstance(option, Tensor) for option in (*args, *kwargs.values()))
+    exact = _EXACT.get(function)
+    if method == "exact" and exact is not None:
+        closed_form = partial(_with_options, exact, args, kwargs)
+        derivatives = _EXACT_DERIVATIVES.get(exact)
+        slopes = None if derivatives is None else partial(_with_options, derivatives, args, kwargs)
+        return ElementwiseMap(closed_form, slopes, in_blocks)
+    if method == "first-order":
+        at = partial(_with_options, partial(value_and_derivative, function), args, kwargs)
+        second = _SECOND_DERIVATIVES.get(_DERIVATIVES[function]) if function in _DERIVATIVES else None
+        slopes = None if second is None else partial(_first_order_derivatives, at, second)
+        return ElementwiseMap(partial(_first_order, at), slopes)
+    fixed = partial(_with_options, function, args, kwargs)
+    return ElementwiseMap(lambda mean, variance: gauss_hermite(fixed, mean, variance))
+
+
+def _with_options(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *x: Tensor) -> Any:
+    return function(*x, *args, **kwargs)
+
+
+def _first_order(
+    at: Callable[[Tensor], tuple[Tensor, Tensor]], mean: Tensor, variance: Tensor
+) -> tuple[Tensor, Tensor]:
+    value, derivative = at(mean)
+    return value, derivative.square() * variance
+
+
+def _first_order_derivatives(
+    at: Callable[[Tensor], tuple[Tensor, Tensor]], second: SecondDerivative, mean: Tensor, variance: Tensor
+) -> MomentJacobian:
+    value, derivative = at(mean)
+    curvature = second(mean, value, derivative)
+    variance_by_mean = None if curvature is None else 2 * derivative * curvature * variance
+    return MomentJacobian(derivative, None, variance_by_mean, derivative.square())
 
 
 def value_and_derivative(

@@ -9,9 +9,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bayes_influence.moments.activations import SELU_ALPHA, SELU_SCALE
-from bayes_influence.moments.elementwise_functions import exact_moments_of
+from bayes_influence.moments.elementwise_functions import exact_moments_of, moment_derivatives_of
 from bayes_influence.moments.gaussian import gauss_hermite, normal_density, normal_distribution, rectified_moments
 from bayes_influence.moments.moments import VARIANCE_FLOOR
+from bayes_influence.moments.recomputed import MomentJacobian
 
 _NEARLY_CERTAIN = 1e-4
 """Variance below which formulas that cancel in float32 give way to ones that are right as v goes to 0."""
@@ -29,6 +30,24 @@ def relu_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Moments of max(x, 0): sqrt(v) s_plus and v (Phi(a) - s_plus s_minus), see `rectified_moments`."""
     rectified, spread, _ = rectified_moments(mean, variance)
     return rectified, spread
+
+
+@moment_derivatives_of(relu_moments)
+def relu_derivatives(mean: Tensor, variance: Tensor) -> MomentJacobian:
+    """By dE g/dm = E g' and dE g/dv = E g'' / 2: Phi(a), phi(a) / (2 sqrt(v)), 2 E Phi(-a) and Phi(a) - s_plus phi(a).
+
+    E is the rectified mean; below `VARIANCE_FLOOR` the mean no longer depends on the variance.
+    """
+    root = variance.clamp(min=VARIANCE_FLOOR).sqrt()
+    a = mean / root
+    density, distribution = normal_density(a), normal_distribution(a)
+    s_plus = density + a * distribution
+    return MomentJacobian(
+        distribution,
+        torch.where(variance > VARIANCE_FLOOR, density / (2 * root), 0.0),
+        2 * root * s_plus * normal_distribution(-a),
+        distribution - s_plus * density,
+    )
 
 
 @exact_moments_of("leaky_relu")
@@ -101,18 +120,57 @@ def tanh_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     variance is 1 - E tanh' - (E tanh)^2. Only the changes of E T and E T' from v = 0 are used, so the result is exact
     there, and errors stay below 4e-4 (mean) and 6e-4 (variance). Below `_NEARLY_CERTAIN` the variance is first order.
     """
-    value = torch.tanh(mean)
-    squared = mean.square()
+    value, squared = torch.tanh(mean), mean.square()
     shift, slope_loss = torch.zeros_like(mean), torch.zeros_like(mean)
     for weight, c in zip(_ERF_WEIGHTS, _ERF_SCALES, strict=True):
+        factor, argument = 2 * weight * c / sqrt(pi), c * mean
         narrowing = torch.rsqrt(1 + 2 * c**2 * variance)
-        argument = c * mean
-        shift = shift + weight * (torch.erf(argument * narrowing) - torch.erf(argument))
-        bell = torch.exp(-(c**2) * squared) - narrowing * torch.exp(-(c**2) * squared * narrowing.square())
-        slope_loss = slope_loss + (2 * weight * c / sqrt(pi)) * bell
-    spread = (slope_loss - shift * (2 * value + shift)).clamp(min=0)
+        narrowed = argument * narrowing
+        shift = torch.add(shift, torch.erf(narrowed) - torch.erf(argument), alpha=weight)
+        slope_loss = torch.add(slope_loss, torch.exp(-(c**2) * squared), alpha=factor)
+        slope_loss = torch.addcmul(slope_loss, narrowing, torch.exp(-narrowed.square()), value=-factor)
+    expectation = value + shift
+    spread = torch.addcmul(slope_loss, shift, expectation + value, value=-1).clamp(min=0)
     first_order = (1 - value.square()).square() * variance
-    return value + shift, torch.where(variance < _NEARLY_CERTAIN, first_order, spread)
+    return expectation, torch.where(variance < _NEARLY_CERTAIN, first_order, spread)
+
+
+@moment_derivatives_of(tanh_moments)
+def tanh_derivatives(mean: Tensor, variance: Tensor) -> MomentJacobian:
+    """Derivatives of `tanh_moments`, from dE T/dm = E T' and dE T/dv = E T'' / 2, and likewise for E T'.
+
+    With e_i = r_i exp(-(c_i r_i m)^2) and k_i = 2 w_i c_i / sqrt(pi): E T' = sum k_i e_i, its derivative in m
+    -2 m sum k_i c_i^2 r_i^2 e_i, and its second one -2 sum k_i c_i^2 r_i^2 (1 - 2 (c_i r_i m)^2) e_i.
+    """
+    value, squared = torch.tanh(mean), mean.square()
+    slope = 1 - value.square()
+    shift, slope_loss, curvature_loss = torch.zeros_like(mean), torch.zeros_like(mean), torch.zeros_like(mean)
+    curvature, third = torch.zeros_like(mean), torch.zeros_like(mean)
+    for weight, c in zip(_ERF_WEIGHTS, _ERF_SCALES, strict=True):
+        factor, argument = 2 * weight * c / sqrt(pi), c * mean
+        narrowing = torch.rsqrt(1 + 2 * c**2 * variance)
+        narrowed = argument * narrowing
+        exponent = narrowed.square()
+        start, bell = torch.exp(-(c**2) * squared), narrowing * torch.exp(-exponent)
+        shift = torch.add(shift, torch.erf(narrowed) - torch.erf(argument), alpha=weight)
+        slope_loss = torch.add(slope_loss, start - bell, alpha=factor)
+        sharp_bell = narrowing.square() * bell
+        curvature_loss = torch.add(curvature_loss, start - sharp_bell, alpha=-2 * factor * c**2)
+        curvature = torch.add(curvature, sharp_bell, alpha=-2 * factor * c**2)
+        third = torch.addcmul(third, sharp_bell, 1 - 2 * exponent, value=-2 * factor * c**2)
+    curvature, curvature_loss = mean * curvature, mean * curvature_loss
+    expectation, mean_by_mean = value + shift, slope - slope_loss
+    by_mean = curvature_loss + 2 * (value * slope - expectation * mean_by_mean)
+    by_variance = -0.5 * third - expectation * curvature
+    # Where rounding made the variance negative it was set to zero.
+    positive = slope_loss > shift * (expectation + value)
+    nearly_certain = variance < _NEARLY_CERTAIN
+    return MomentJacobian(
+        mean_by_mean,
+        0.5 * curvature,
+        torch.where(nearly_certain, -4 * value * slope.square() * variance, by_mean * positive),
+        torch.where(nearly_certain, slope.square(), by_variance * positive),
+    )
 
 
 @exact_moments_of("sigmoid")

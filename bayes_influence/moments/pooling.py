@@ -51,7 +51,7 @@ def _average_pool(
     options: list[Any] = [kernel, strides, paddings, ceil_mode, count_include_pad]
     if spatial > 1:
         options.append(divisor_override)
-    mean, variance = function(input.mean, *options), function(input.variance, *options)
+    mean, variance = (_pooled(function, x, options) for x in (input.mean, input.variance))
     if any(paddings) or ceil_mode:
         reciprocal: Tensor | float = _reciprocal_divisor(
             input.variance, kernel, strides, paddings, ceil_mode, count_include_pad
@@ -61,6 +61,45 @@ def _average_pool(
     if divisor_override is not None:
         reciprocal = 1 / divisor_override
     return Moments(mean, variance * reciprocal, input.approximation)
+
+
+class _AveragePool(torch.autograd.Function):
+    """Average pooling that does not keep its input, as torch's does: its derivative depends on the shape only."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, function: Callable[..., Tensor], options: list[Any]) -> Tensor:
+        return function(x, *options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.function, ctx.options = inputs
+        ctx.shape = x.shape
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        like = gradient.new_zeros(()).expand(ctx.shape)
+        return _POOL_BACKWARD[ctx.function](gradient, like, *ctx.options), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        pooled: Tensor = ctx.function(tangents[0], *ctx.options)
+        return pooled
+
+
+_POOL_BACKWARD: dict[Callable[..., Tensor], Callable[..., Tensor]] = {
+    F.avg_pool2d: torch.ops.aten.avg_pool2d_backward,
+    F.avg_pool3d: torch.ops.aten.avg_pool3d_backward,
+}
+
+
+def _pooled(function: Callable[..., Tensor], x: Tensor, options: list[Any]) -> Tensor:
+    if function not in _POOL_BACKWARD:
+        return function(x, *options)
+    pooled: Tensor = _AveragePool.apply(x, function, options)
+    return pooled
 
 
 def _reciprocal_divisor(
