@@ -148,7 +148,7 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(help="Of the schemes that have it.")] = None,
     prior_scale: Annotated[float, typer.Option(help="Standard deviation of a weight under the prior.")] = 1.0,
     prior: Annotated[str, typer.Option(help="isotropic, or fan-in: divided by the root of the fan-in.")] = "fan-in",
-    kl_weight: Annotated[float, typer.Option(help="Below 1 the posterior is tempered, not the Bayesian one.")] = 1.0,
+    kl_weight: Annotated[float | None, typer.Option(help="The scheme's own when not given; 1 is the ELBO.")] = None,
     likelihood: Annotated[str | None, typer.Option(help="tilted, sobol, taylor, jensen or evi.")] = None,
     method: Annotated[str, typer.Option(help="first-order, exact or gauss-hermite.")] = "first-order",
     initial_sigma: Annotated[float, typer.Option(help="sigma sqrt(fan-in) at the start.")] = 0.2,
@@ -251,7 +251,8 @@ def audit(
 @app.command()
 def influence(
     run: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
-    test: Annotated[list[int], typer.Option(help="Test example by id, or position in an image set; repeatable.")],
+    test: Annotated[list[int] | None, typer.Option(help="Test example, counted from 0; repeatable.")] = None,
+    test_id: Annotated[list[int] | None, typer.Option(help="Test example by its id; repeatable.")] = None,
     top: Annotated[int, typer.Option(help="Training examples ranked, most helpful and most harmful.")] = 10,
     parameters: Annotated[str, typer.Option(help="all, last-layer, means or last-layer-means.")] = "last-layer",
     curvature: Annotated[str, typer.Option(help="hessian, ggn, empirical-fisher or ekfac.")] = "hessian",
@@ -262,13 +263,14 @@ def influence(
     out: Annotated[Path | None, typer.Option(help="Result folder; RUN-influence when not given.")] = None,
 ) -> None:
     """Name the training examples that shaped a run's predictions, most helpful and most harmful."""
-    from bayes_influence.experiments.influence_run import influence_of_run, printed_ranking
+    from bayes_influence.experiments.influence_run import influence_of_run, printed_rankings
 
     with _clear_errors():
         found = influence_of_run(
             run,
             out or run.with_name(f"{run.name}-influence"),
-            test,
+            test or (),
+            test_ids=test_id or (),
             top=top,
             index=index,
             data_folder=data_folder,
@@ -277,7 +279,8 @@ def influence(
             solver=solver,
             damping="auto" if damping is None else damping,
         )
-    _print_wide(printed_ranking(found.ranking))
+    for table in printed_rankings(found.ranking):
+        _print_wide(table)
     console.print(f"Scores, table and pictures: {found.folder}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -83,8 +83,8 @@ class TrainRun:
         weight_decay: lambda, of schemes that have it; the scheme's own when not given.
         prior_scale: Of Bayesian networks, see `prior_scales`.
         prior: `"isotropic"` or `"fan-in"`.
-        kl_weight: What the KL is multiplied by in a Bayesian network's objective. At 1 that is minus the evidence lower
-            bound; below 1 it is a tempered ("cold") posterior, which is no approximation of the Bayesian one.
+        kl_weight: What the KL is multiplied by in a Bayesian network's objective; the scheme's own when not given. At 1
+            that is minus the evidence lower bound; below 1 the posterior is tempered ("cold"), not the Bayesian one.
         likelihood: Of Bayesian networks, a key of `LIKELIHOODS`; the scheme's own when not given.
         method: How moments pass activations, see `to_bayesian`.
         initial_sigma: sigma sqrt(fan-in) of a Bayesian network at the start.
@@ -115,7 +115,7 @@ class TrainRun:
     weight_decay: float | None = None
     prior_scale: float = 1.0
     prior: str = "fan-in"
-    kl_weight: float = 1.0
+    kl_weight: float | None = None
     likelihood: str | None = None
     method: str = "first-order"
     initial_sigma: float = INITIAL_SIGMA
@@ -143,35 +143,47 @@ class TrainRun:
             raise ValueError(f"train_examples must be at least 1, got {self.train_examples}")
         if self.activation is not None:
             activation_module(self.activation)
-        if not self.kl_weight > 0:
+        if self.kl_weight is not None and not self.kl_weight > 0:
             raise ValueError(
-                f"kl_weight must be positive, got {self.kl_weight}; a network without a KL is no Bayesian one"
+                f"kl_weight must be positive, got {self.kl_weight}; without a KL nothing holds the variances up"
             )
-        (scheme,) = find_schemes([self.scheme])
-        kind = "tables" if self.dataset in TABLES else "images"
-        rate = BAYESIAN_LEARNING_RATE if isinstance(scheme, Variational) else LEARNING_RATE
-        defaults = {"epochs": EPOCHS[kind], "batch_size": BATCH_SIZE[kind], "learning_rate": rate}
-        for name, value in defaults.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        find_schemes([self.scheme])
         self.schedule()
         torch.device(self.device)
 
+    def _said(self) -> dict[str, Any]:
+        """Schedule and KL as they were said or, left unsaid, as data and scheme have them."""
+        (scheme,) = find_schemes([self.scheme])
+        bayesian, kind = isinstance(scheme, Variational), "tables" if self.dataset in TABLES else "images"
+        defaults = {
+            "epochs": EPOCHS[kind],
+            "batch_size": BATCH_SIZE[kind],
+            "learning_rate": BAYESIAN_LEARNING_RATE if bayesian else LEARNING_RATE,
+            "kl_weight": scheme.regulariser_weight if bayesian else None,
+        }
+        said = {name: getattr(self, name) for name in defaults}
+        return {name: default if said[name] is None else said[name] for name, default in defaults.items()}
+
+    def resolved(self) -> TrainRun:
+        """The same run with nothing left unsaid about its schedule and its KL."""
+        return replace(self, **self._said())
+
     def to_config(self) -> dict[str, Any]:
-        """Everything needed to repeat the run, as JSON can hold it."""
-        return asdict(self)
+        """Everything needed to repeat the run, as JSON can hold it; what was left unsaid is said."""
+        return asdict(self.resolved())
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TrainRun:
-        """The inverse of `to_config`, also after JSON."""
+        """The resolved run that `to_config` described, also after JSON."""
         return cls(**{**config, "seeds": tuple(config["seeds"])})
 
     def schedule(self) -> MinibatchSchedule:
         """Epochs, batches and learning rates."""
+        said = self._said()
         return MinibatchSchedule(
-            cast(int, self.epochs),
-            cast(int, self.batch_size),
-            cast(float, self.learning_rate),
+            said["epochs"],
+            said["batch_size"],
+            said["learning_rate"],
             OPTIMISERS[self.optimiser],
             self.decay,
             annealing=self.annealing,
@@ -191,7 +203,7 @@ class TrainRun:
                 likelihood=likelihood,
                 prior_scale=self.prior_scale,
                 prior=self.prior,
-                regulariser_weight=self.kl_weight,
+                regulariser_weight=self._said()["kl_weight"],
                 method=self.method,
                 initial_sigma=self.initial_sigma,
                 relative_sigma=start,

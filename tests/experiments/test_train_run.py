@@ -69,7 +69,7 @@ def test_a_finished_run_is_loaded_where_it_ended(scheme, layer, tmp_path):
     run = replace(RUN, scheme=scheme)
     trained, split = run_training(run, tmp_path / "run", progress=False)
     objective, again, config = load_run(tmp_path / "run", index=1)
-    assert TrainRun.from_config(config) == run
+    assert TrainRun.from_config(config) == run.resolved()
     assert isinstance(objective.network[2], layer)
     assert not objective.network.training
     assert torch.equal(again.test.ids, split.test.ids)
@@ -109,6 +109,8 @@ def test_settings_reach_the_scheme():
     objective = scheme.objective(network, 10)
     assert objective.regulariser.prior_scale["0.weight"] == 1.0
     assert objective.regulariser_weight == 0.5
+    tempered = replace(RUN, scheme="bnn-tempered").resolved_scheme()
+    assert (tempered.regulariser_weight, replace(RUN, scheme="bnn").resolved_scheme().regulariser_weight) == (0.1, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,8 @@ def test_what_is_not_said_depends_on_data_and_scheme(dataset, scheme, epochs, ba
     run = TrainRun(dataset, "mlp", scheme)
     schedule = run.schedule()
     assert (schedule.epochs, schedule.batch_size, schedule.learning_rate) == (epochs, batch_size, learning_rate)
-    assert TrainRun.from_config(run.to_config()) == run
+    assert TrainRun.from_config(run.to_config()) == run.resolved()
+    assert replace(run, scheme="none").schedule().learning_rate == 0.002
 
 
 @pytest.mark.parametrize("network", ["lenet", "vgg11", "resnet"])
