@@ -41,8 +41,8 @@ def train_schemes(
     Args:
         run: Data, network, seeds and whatever else is said; its scheme is replaced by each of the schemes.
         schemes: Names, the one to compare with first.
-        out: Folder of the study; it gets `reports.csv` (a row per scheme and seed), `summary.csv` and the plot
-            `reliability-all`. What is finished there is not trained again, so schemes can be added.
+        out: Folder of the study; it gets `reports.csv` (a row per scheme and seed), `summary.csv` and the plots
+            `reliability-all` and `history-all`. What is finished is not trained again, so schemes can be added.
         data_folder: Where image sets are kept.
         mode: How Bayesian networks predict, see `train_and_report`.
         progress: Whether to show progress bars.
@@ -56,18 +56,21 @@ def train_schemes(
     find_schemes(schemes)
     shared = {name: value for name, value in asdict(run).items() if name != "scheme"}
     folder = StudyFolder(out, {"study": "train-schemes", **shared})
-    reports, curves = [], {}
+    reports, curves, histories = [], {}, {}
     for name in schemes:
         own = replace(run, scheme=name)
         report = train_and_report(own, folder.path / name, data_folder=data_folder, mode=mode, progress=progress)
         report.insert(0, "scheme", name)
         reports.append(report)
         curves[name] = pd.read_csv(folder.path / name / "reliability.csv")
+        histories[name] = pd.read_csv(folder.path / name / "history.csv")
     reported = pd.concat(reports, ignore_index=True)
     summary = summarise(reported)
     folder.write_table("reports", reported)
     folder.write_table("summary", summary.reset_index())
-    save_figure(calibration_figure(curves, f"{run.dataset}, {run.network}"), folder, "reliability-all")
+    title = f"{run.dataset}, {run.network}"
+    save_figure(calibration_figure(curves, title), folder, "reliability-all")
+    save_figure(history_figure(histories, title), folder, "history-all")
     return summary
 
 
@@ -117,4 +120,26 @@ def calibration_figure(curves: dict[str, pd.DataFrame], title: str) -> Figure:
     upper.set(ylabel="accuracy minus confidence", title=title, xlim=(0, 1))
     upper.legend(frameon=False)
     lower.set(xlabel="confidence", ylabel="share of examples", yscale="log")
+    return figure
+
+
+def history_figure(histories: dict[str, pd.DataFrame], title: str) -> Figure:
+    """Training accuracy and objective by epoch, a colour per scheme and a line per seed.
+
+    The objectives of different schemes are different quantities: each curve says whether its training is steady.
+
+    Args:
+        histories: Columns `epoch`, `seed`, `objective` and `train_accuracy`, by scheme.
+        title: Of the figure.
+    """
+    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for number, (scheme, history) in enumerate(histories.items()):
+        for index, (_, own) in enumerate(history.groupby("seed")):
+            style = {"color": f"C{number}", "label": scheme if index == 0 else None, "marker": ".", "linewidth": 1}
+            left.plot(own["epoch"], own["train_accuracy"], **style)
+            right.plot(own["epoch"], own["objective"], **style)
+    left.set(xlabel="epoch", ylabel="accuracy on training batches", title=title)
+    right.set(xlabel="epoch", ylabel="objective (nats per example)", yscale="log")
+    left.legend(frameon=False)
     return figure

@@ -6,7 +6,7 @@ import pytest
 
 from bayes_influence.experiments.store import StudyFolder
 from bayes_influence.experiments.train_settings import TrainRun
-from bayes_influence.experiments.train_study import calibration_figure, summarise, train_schemes
+from bayes_influence.experiments.train_study import calibration_figure, history_figure, summarise, train_schemes
 
 RUN = TrainRun("iris", "mlp", seeds=(3, 4), epochs=4, width=5)
 
@@ -26,7 +26,13 @@ def test_schemes_are_trained_side_by_side_and_their_seeds_summarised(tmp_path):
     assert summary.loc["none", "variance_auroc"] == "-"
     assert summary.loc["none", "epoch_ratio"] == "1.00"
     assert "outside_entropy_auroc" not in summary.columns
-    for name in ("summary.csv", "reliability-all.png", "none/checkpoint.safetensors", "bnn/report.csv"):
+    for name in (
+        "summary.csv",
+        "reliability-all.png",
+        "history-all.png",
+        "none/checkpoint.safetensors",
+        "bnn/report.csv",
+    ):
         assert (tmp_path / name).exists()
     again = train_schemes(RUN, ["none", "bnn"], tmp_path, progress=False)
     pd.testing.assert_frame_equal(again, summary)
@@ -73,3 +79,13 @@ def test_the_plot_pools_the_seeds_by_their_shares():
     np.testing.assert_allclose(line.get_xdata(), [0.4, 0.75])
     np.testing.assert_allclose(line.get_ydata(), [0.1, 0.05])
     np.testing.assert_allclose(lower.lines[0].get_ydata(), [0.125, 0.5])
+
+
+def test_histories_are_drawn_per_scheme_and_seed():
+    history = pd.DataFrame(
+        {"epoch": [1, 1, 2, 2], "seed": [0, 1, 0, 1], "objective": [3.0, 4.0, 1.0, 2.0], "train_accuracy": [0.5] * 4}
+    )
+    left, right = history_figure({"none": history, "bnn": history}, "iris").axes
+    assert len(left.lines) == len(right.lines) == 4
+    np.testing.assert_allclose(right.lines[1].get_ydata(), [4.0, 2.0])
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["none", "bnn"]
