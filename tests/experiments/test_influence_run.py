@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.experiments.influence_run import influence_figure, influence_of_run, printed_ranking
+from bayes_influence.data.tables import hold_out, load_table
+from bayes_influence.experiments.influence_run import influence_figure, influence_of_run, printed_rankings
 from bayes_influence.experiments.train_report import train_and_report
 from bayes_influence.experiments.train_run import TrainRun, load_run
 from bayes_influence.influence.scores import InfluenceScores
@@ -19,29 +20,52 @@ def iris_run(tmp_path_factory):
 
 def test_the_ranking_is_that_of_the_stored_scores(iris_run, tmp_path):
     _, split, _ = load_run(iris_run)
-    test_id = int(split.test.ids[0])
-    found = influence_of_run(iris_run, tmp_path / "out", [test_id], top=4, progress=False, parameters="last-layer")
+    found = influence_of_run(iris_run, tmp_path / "out", [12], top=4, progress=False, parameters="last-layer")
     scores = InfluenceScores.load(found.folder / "scores.safetensors")
     removal = scores.removal[0]
+    assert scores.test_ids.tolist() == [int(split.test.ids[12])]
     helpful = found.ranking.query("kind == 'helpful'")
     assert helpful["removal"].tolist() == pytest.approx(removal.topk(4)[0].tolist())
     harmful = found.ranking.query("kind == 'harmful'")
     assert harmful["train_id"].tolist() == scores.train_ids[removal.argsort()[:4]].tolist()
     written = pd.read_csv(found.folder / "influence.csv")
     pd.testing.assert_frame_equal(written, found.ranking, check_dtype=False)
-    assert len(printed_ranking(found.ranking).rows) == 8
+    (table,) = printed_rankings(found.ranking)
+    assert len(table.rows) == 4
+    assert table.title.startswith(f"test 12 (id {int(split.test.ids[12])}): ")
+
+
+def test_test_examples_are_described(iris_run, tmp_path):
+    objective, split, _ = load_run(iris_run)
+    ids = split.test.ids[[5, 2]].tolist()
+    found = influence_of_run(iris_run, tmp_path / "out", [5], test_ids=ids, top=1, progress=False)
+    rows = found.ranking.drop_duplicates("test")
+    assert rows["test"].tolist() == [5, 2]
+    assert rows["test_id"].tolist() == ids
+    chosen = split.test.select([5, 2])
+    losses, outputs = (
+        objective.losses(objective.params, chosen.batch()),
+        objective.outputs(objective.params, chosen.inputs),
+    )
+    assert rows["test_loss"].tolist() == pytest.approx(losses.tolist())
+    names = [split.test.class_names[target] for target in outputs.argmax(dim=1).tolist()]
+    assert rows["predicted_class"].tolist() == names
+    assert not list(found.folder.glob("*.png"))
 
 
 def test_unknown_test_examples_are_named_with_those_there_are(iris_run, tmp_path):
     _, split, _ = load_run(iris_run)
-    with pytest.raises(ValueError, match=rf"iris: no test example has id {int(split.train.ids[0])}; the 30 test"):
-        influence_of_run(iris_run, tmp_path / "out", [int(split.train.ids[0])], progress=False)
+    with pytest.raises(ValueError, match="iris: no test example 30; the 30 test examples are numbered from 0 to 29"):
+        influence_of_run(iris_run, tmp_path / "out", [30], progress=False)
+    with pytest.raises(ValueError, match=rf"iris: no example has id \[{int(split.train.ids[0])}\]"):
+        influence_of_run(iris_run, tmp_path / "out", test_ids=[int(split.train.ids[0])], progress=False)
+    with pytest.raises(ValueError, match="needs at least one test example"):
+        influence_of_run(iris_run, tmp_path / "out", progress=False)
 
 
 def test_more_than_there_are_cannot_be_ranked(iris_run, tmp_path):
-    _, split, _ = load_run(iris_run)
     with pytest.raises(ValueError, match=r"top must lie in 1\.\.120, got 121"):
-        influence_of_run(iris_run, tmp_path / "out", [int(split.test.ids[0])], top=121, progress=False)
+        influence_of_run(iris_run, tmp_path / "out", [0], top=121, progress=False)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -49,24 +73,32 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         influence_of_run(tmp_path, tmp_path / "out", [0], progress=False)
 
 
+def ranking(test_id):
+    test = {"test": 0, "test_id": test_id, "test_class": "1", "predicted_class": "0", "test_loss": 0.7}
+    rows = [
+        {**test, "kind": kind, "rank": rank, "train_id": rank, "train_class": str(rank % 2), "removal": sign * 2e-4}
+        for kind, sign in (("helpful", 1), ("harmful", -1))
+        for rank in (1, 2, 3)
+    ]
+    return pd.DataFrame(rows)
+
+
 def test_images_are_shown_with_their_most_helpful_and_harmful_ones():
     generator = torch.Generator().manual_seed(0)
     train = Dataset(torch.rand(6, 3, 4, 4, generator=generator), torch.arange(6) % 2, torch.arange(6))
     test = Dataset(torch.rand(1, 3, 4, 4, generator=generator), torch.tensor([1]), torch.tensor([6]))
-    rows = [
-        {
-            "test_id": 6,
-            "test_class": "1",
-            "kind": kind,
-            "rank": rank,
-            "train_id": rank,
-            "train_class": "0",
-            "removal": 0.1,
-        }
-        for kind in ("helpful", "harmful")
-        for rank in (1, 2, 3)
-    ]
-    figure = influence_figure(pd.DataFrame(rows), train, test)
+    figure = influence_figure(ranking(6), train, test)
     assert len(figure.axes) == 1 + 2 * 3
-    assert [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()] == ["helpful", "harmful"]
-    assert figure.axes[0].get_title() == "test 6: 1"
+    assert figure.axes[0].get_title() == "test 0: 1"
+    assert figure.axes[0].get_xlabel() == "predicted 0\nloss 0.7"
+    assert [axes.get_title() for axes in figure.axes[1:4]] == ["1", "0", "1"]
+    assert [axes.get_xlabel() for axes in figure.axes[1:]] == ["+2.0"] * 3 + ["-2.0"] * 3
+
+
+def test_digits_are_shown_as_the_images_that_they_are():
+    split = hold_out(load_table("digits"), seed=0)
+    rows = ranking(int(split.test.ids[0])).assign(train_id=int(split.train.ids[0]))
+    figure = influence_figure(rows, split.train, split.test)
+    (shown,) = figure.axes[0].get_images()
+    raw = load_table("digits").at(split.test.ids[0]).inputs.reshape(8, 8)
+    assert torch.allclose(torch.as_tensor(shown.get_array().data), raw / raw.max())
