@@ -33,6 +33,15 @@ def test_regularised_schemes_are_polished_in_the_last_layer(iris, scheme):
         assert float(gradient(fit.at(index), iris.train.batch()).norm()) <= 1e-10
 
 
+def test_a_tempered_posterior_is_trained_beside_the_bayesian_one_and_is_narrower(iris):
+    schemes = find_schemes(["bnn", "bnn-tempered"])
+    bayesian, tempered = fit_schemes(schemes, make_network, iris.train, [0], Schedule(400))
+    assert bayesian.scheme.family == tempered.scheme.family
+    assert (bayesian.objective.regulariser_weight, tempered.objective.regulariser_weight) == (1.0, 0.1)
+    widths = [fit.params["2.weight_rho"].exp().mean() for fit in (bayesian, tempered)]
+    assert widths[1] < 0.8 * widths[0]
+
+
 def test_unregularised_schemes_are_left_as_trained_and_their_gradient_is_reported(iris):
     (fit,) = fit_schemes(find_schemes(["none"]), make_network, iris.train, [0], Schedule(100))
     assert not fit.polished.any()
