@@ -110,7 +110,7 @@ def sigmoid(mean: Tensor) -> tuple[Tensor, Tensor]:
 
 @second_derivative_of(sigmoid)
 def sigmoid_curvature(mean: Tensor, value: Tensor, derivative: Tensor) -> Tensor:
-    """f' (1 - 2 f)."""
+    """(1 - 2 f) f'."""
     return derivative * (1 - 2 * value)
 
 
@@ -142,7 +142,7 @@ def selu(mean: Tensor) -> tuple[Tensor, Tensor]:
 
 @second_derivative_of(selu)
 def selu_curvature(mean: Tensor, value: Tensor, derivative: Tensor) -> Tensor:
-    """f' below zero, zero above."""
+    """Below zero f', above zero."""
     return torch.where(value > 0, 0.0, derivative)
 
 
@@ -189,7 +189,7 @@ def exp(mean: Tensor) -> tuple[Tensor, Tensor]:
 
 @second_derivative_of(exp)
 def exp_curvature(mean: Tensor, value: Tensor, derivative: Tensor) -> Tensor:
-    """f."""
+    """As f itself."""
     return value
 
 

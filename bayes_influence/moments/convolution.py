@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayes_influence.moments.initial import InitialSigma
 from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.moments.linear_maps import Convolution, LinearMap
 from bayes_influence.moments.moments import Approximation, Moments
-
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-
-_FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
-    nn.Conv1d: F.conv1d,
-    nn.Conv2d: F.conv2d,
-    nn.Conv3d: F.conv3d,
-}
 
 
 class BayesianConv(BayesianLayer):
@@ -31,7 +22,11 @@ class BayesianConv(BayesianLayer):
     """
 
     def __init__(
-        self, layer: Convolution, approximation: Approximation, initial_sigma: InitialSigma, path: str = ""
+        self,
+        layer: nn.Conv1d | nn.Conv2d | nn.Conv3d,
+        approximation: Approximation,
+        initial_sigma: InitialSigma,
+        path: str = "",
     ) -> None:
         super().__init__(layer, approximation, initial_sigma, path)
         self.kind = type(layer)
@@ -47,23 +42,22 @@ class BayesianConv(BayesianLayer):
         """Number of spatial dimensions."""
         return len(self.geometry["kernel_size"])
 
-    def linear_map(
-        self,
-        x: Float[Tensor, "*batch_in"],
-        weight: Float[Tensor, "out in_per_group *kernel"],
-        bias: Float[Tensor, " out"] | None,
-    ) -> Float[Tensor, "*batch_out"]:
-        """The convolution with given weights; padding other than with zeros has been done by `prepared`."""
-        padding = self.geometry["padding"] if self.geometry["padding_mode"] == "zeros" else 0
-        return _FUNCTIONS[self.kind](
-            x, weight, bias, self.geometry["stride"], padding, self.geometry["dilation"], self.geometry["groups"]
-        )
+    @property
+    def linear_map(self) -> LinearMap:
+        """The convolution; what `prepared` has padded is not padded again."""
+        padding = (0,) * self.spatial if self._pads_itself else tuple(self.geometry["padding"])
+        return Convolution(self.geometry["stride"], padding, self.geometry["dilation"], self.geometry["groups"])
+
+    @property
+    def _pads_itself(self) -> bool:
+        return self.geometry["padding_mode"] != "zeros" or isinstance(self.geometry["padding"], str)
 
     def prepared(self, x: Tensor | Moments) -> Tensor | Moments:
-        """The input with its copies at the border, where the layer pads with copies."""
-        if self.geometry["padding_mode"] == "zeros":
+        """The input with its border, where the layer pads with copies or by name ("same")."""
+        if not self._pads_itself:
             return x
-        return F.pad(x, self._border(), mode=self.geometry["padding_mode"])  # type: ignore[arg-type]
+        copies = self.geometry["padding_mode"]
+        return F.pad(x, self._border(), mode="constant" if copies == "zeros" else copies)  # type: ignore[arg-type]
 
     def _border(self) -> list[int]:
         """Widths of the border as `F.pad` takes them: the last dimension first, before and after."""

@@ -100,7 +100,8 @@ def propagate(function: Callable[..., Tensor], x: Any, *args: Any, inplace: bool
     # torch.compile hands `inplace` over by position, and no elementwise function has another boolean.
     args = tuple(value for value in args if not isinstance(value, bool))
     moments = _elementwise_map(function, x.approximation.method, args, kwargs)
-    return Moments(*recomputed(moments, x.mean, x.variance), x.approximation)
+    mean, variance = recomputed(moments, x.mean, x.variance)
+    return Moments(mean, variance, x.approximation)
 
 
 def _elementwise_map(

@@ -6,12 +6,11 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayes_influence.moments.initial import InitialSigma
 from bayes_influence.moments.linear import gaussian_weights
+from bayes_influence.moments.linear_maps import Affine, LinearMap
 from bayes_influence.moments.moments import Approximation, Moments
 
 RHO = "_rho"
@@ -47,11 +46,10 @@ class BayesianLayer(nn.Module, ABC):
         for name in ("weight", "bias"):
             self.register_parameter(name + RHO, _log_sigma(getattr(layer, name), initial_sigma, fan_in))
 
+    @property
     @abstractmethod
-    def linear_map(
-        self, x: Float[Tensor, "*shape"], weight: Float[Tensor, "*weight"], bias: Float[Tensor, " out"] | None
-    ) -> Float[Tensor, "*out"]:
-        """The layer's operation with given weights."""
+    def linear_map(self) -> LinearMap:
+        """The layer's operation, for given weights."""
 
     @abstractmethod
     def check_input(self, shape: torch.Size) -> None:
@@ -72,14 +70,13 @@ class BayesianLayer(nn.Module, ABC):
     def forward(self, x: Tensor | Moments) -> Moments:
         """Mean and variance of the layer's output, see `gaussian_weights`."""
         self.check_input(x.shape)
-        bias_variance = None if self.bias_rho is None else torch.exp(2 * self.bias_rho)
         return gaussian_weights(
             self.linear_map,
             self.prepared(x),
             self.weight,
             self.bias,
-            torch.exp(2 * self.weight_rho),
-            bias_variance,
+            self.weight_rho,
+            self.bias_rho,
             self.approximation,
         )
 
@@ -102,11 +99,10 @@ class BayesianLinear(BayesianLayer):
         self.in_features = layer.in_features
         self.out_features = layer.out_features
 
-    def linear_map(
-        self, x: Float[Tensor, "*lead in"], weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None
-    ) -> Float[Tensor, "*lead out"]:
+    @property
+    def linear_map(self) -> LinearMap:
         """W x + b."""
-        return F.linear(x, weight, bias)
+        return Affine()
 
     def check_input(self, shape: torch.Size) -> None:
         """Wants (..., in_features)."""

@@ -12,14 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.moments.arithmetic import mean_of, shared_approximation
+from bayes_influence.moments.forward_mode import nested_forward_mode
+from bayes_influence.moments.linear_maps import LinearMap
 from bayes_influence.moments.moments import Approximation, Moments
 from bayes_influence.moments.registry import rule
 
-LinearMap = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""op(x, weight, bias), linear in x and in the weight: `F.linear`, or a convolution with its geometry fixed."""
 
-
-def fixed_weights(operation: LinearMap, x: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
+def fixed_weights(operation: Callable[..., Tensor], x: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
     """Moments through a linear map with fixed weights: op(m, w) + b and op(v, w^2)."""
     return Moments(operation(x.mean, weight, bias), operation(x.variance, weight.square(), None), x.approximation)
 
@@ -29,33 +28,97 @@ def gaussian_weights(
     x: Tensor | Moments,
     weight: Float[Tensor, "*weight"],
     bias: Float[Tensor, " out"] | None,
-    weight_variance: Float[Tensor, "*weight"],
-    bias_variance: Float[Tensor, " out"] | None,
+    weight_rho: Float[Tensor, "*weight"],
+    bias_rho: Float[Tensor, " out"] | None,
     approximation: Approximation,
 ) -> Moments:
     """Moments through a linear map with independent weights N(mu, sigma^2) and biases N(b, sigma_b^2).
 
     For a fixed input x: op(x, mu) + b and op(x^2, sigma^2) + sigma_b^2. For a random one (m, v): op(m, mu) + b and
     op(m^2, sigma^2) + op(v, mu^2 + sigma^2) + sigma_b^2, which is exact for independent entries (Dera, Rasool,
-    Bouaynaya 2019) and two products of the size of the mean's.
+    Bouaynaya 2019) and two products of the size of the mean's. The backward pass keeps x, mu and rho only.
 
     Args:
         operation: The linear map.
         x: Its input.
         weight: mu.
         bias: b, or None.
-        weight_variance: sigma^2.
-        bias_variance: sigma_b^2, or None.
+        weight_rho: log sigma.
+        bias_rho: log sigma_b, or None.
         approximation: What the output carries on to the next rules.
     """
-    if isinstance(x, Moments):
-        mean = operation(x.mean, weight, bias)
-        variance = operation(x.mean.square(), weight_variance, bias_variance)
-        variance = variance + operation(x.variance, weight.square() + weight_variance, None)
-    else:
-        mean = operation(x, weight, bias)
-        variance = operation(x.square(), weight_variance, bias_variance)
-    return Moments(mean, variance, approximation)
+    mean, variance = (x.mean, x.variance) if isinstance(x, Moments) else (x, None)
+    compute: Callable[..., tuple[Tensor, Tensor]] = _moments if nested_forward_mode() else _GaussianWeights.apply
+    moments = compute(mean, variance, weight, bias, weight_rho, bias_rho, operation)
+    return Moments(moments[0], moments[1], approximation)
+
+
+def _moments(
+    mean: Tensor,
+    variance: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    weight_rho: Tensor,
+    bias_rho: Tensor | None,
+    operation: LinearMap,
+) -> tuple[Tensor, Tensor]:
+    bias_variance = None if bias_rho is None else torch.exp(2 * bias_rho)
+    weight_variance = torch.exp(2 * weight_rho)
+    spread = operation(mean.square(), weight_variance, bias_variance)
+    if variance is not None:
+        spread = spread + operation(variance, weight.square() + weight_variance, None)
+    return operation(mean, weight, bias), spread
+
+
+class _GaussianWeights(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        return _moments(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        *tensors, ctx.operation = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        mean, variance, weight, bias, weight_rho, bias_rho = ctx.saved_tensors
+        by_mean, by_variance = gradients
+        operation: LinearMap = ctx.operation
+        weight_variance = torch.exp(2 * weight_rho)
+        to_mean = to_variance = None
+        if ctx.needs_input_grad[0]:
+            own = operation.to_input(by_mean, weight, mean.shape)
+            to_mean = own + 2 * mean * operation.to_input(by_variance, weight_variance, mean.shape)
+        to_weight = operation.to_weight(by_mean, mean, weight.shape)
+        second_moment = mean.square()
+        if variance is not None:
+            to_variance = operation.to_input(by_variance, weight.square() + weight_variance, mean.shape)
+            to_weight = to_weight + 2 * weight * operation.to_weight(by_variance, variance, weight.shape)
+            second_moment = second_moment + variance
+        to_rho = 2 * weight_variance * operation.to_weight(by_variance, second_moment, weight.shape)
+        to_bias = None if bias is None else operation.to_bias(by_mean)
+        to_bias_rho = None if bias_rho is None else 2 * torch.exp(2 * bias_rho) * operation.to_bias(by_variance)
+        return to_mean, to_variance, to_weight, to_bias, to_rho, to_bias_rho, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor]:
+        mean, variance, weight, _, weight_rho, bias_rho = ctx.saved_tensors
+        of_mean, of_variance, of_weight, of_bias, of_rho, of_bias_rho, _ = tangents
+        operation: LinearMap = ctx.operation
+        weight_variance = torch.exp(2 * weight_rho)
+        of_weight_variance = 2 * weight_variance * of_rho
+        of_bias_variance = None if bias_rho is None else 2 * torch.exp(2 * bias_rho) * of_bias_rho
+        first = operation(of_mean, weight, None) + operation(mean, of_weight, of_bias)
+        second = operation(2 * mean * of_mean, weight_variance, None)
+        second = second + operation(mean.square(), of_weight_variance, of_bias_variance)
+        if variance is not None:
+            second = second + operation(of_variance, weight.square() + weight_variance, None)
+            second = second + operation(variance, 2 * weight * of_weight + of_weight_variance, None)
+        return first, second
 
 
 @rule("linear")

@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.moments.forward_mode import nested_forward_mode
+
 BLOCK = 65_536
-"""Entries that a closed form is evaluated on at a time on a CPU: its dozens of intermediate results stay in the cache."""
+"""Entries that a closed form takes at a time on a CPU, so that its dozens of intermediate results stay in the cache."""
 
 MomentMap = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(m, v) -> (E f(x), Var f(x)) for x ~ N(m, v), entry by entry."""
@@ -128,5 +130,7 @@ def recomputed(
         mean: m.
         variance: v.
     """
+    if nested_forward_mode():
+        return function.value(mean, variance)
     result: tuple[Tensor, Tensor] = _Recomputed.apply(mean, variance, function)
     return result

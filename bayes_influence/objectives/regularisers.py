@@ -81,5 +81,6 @@ class GaussianKL:
 
     @staticmethod
     def _divergence(mean: Tensor, rho: Tensor, scale: float) -> Tensor:
-        log_ratio = 2 * (rho - log(scale))
-        return 0.5 * (log_ratio.exp() + (mean / scale).square() - 1 - log_ratio).sum()
+        # Summed term by term: autograd then keeps one tensor of the parameters' size, sigma^2.
+        squares = torch.exp(2 * rho).sum() + mean.square().sum()
+        return 0.5 * (squares / scale**2 - rho.numel()) - (rho - log(scale)).sum()

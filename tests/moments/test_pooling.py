@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd.functional import jacobian
-from torch.func import vmap
+from torch.func import grad, jvp, vmap
 from torch.nn import functional
 
 from bayes_influence.moments import Moments
@@ -53,3 +53,27 @@ def test_safe_under_vmap():
     x = Moments(torch.randn(3, 1, 2, 5, 5), torch.rand(3, 1, 2, 5, 5))
     for pooling in (nn.AvgPool2d(2, padding=1), nn.AdaptiveAvgPool2d(2)):
         assert torch.allclose(vmap(lambda row, f=pooling: f(row))(x).variance[2], pooling(x[2]).variance)
+
+
+@pytest.mark.parametrize(("pool", "shape"), [(functional.avg_pool2d, (6, 8)), (functional.avg_pool3d, (4, 4, 6))])
+def test_average_pooling_keeps_no_input_and_differentiates_like_torchs(pool, shape):
+    x, direction = torch.randn(2, 3, *shape, dtype=torch.float64)
+    kept = []
+
+    def plain(mean):
+        return (pool(mean, 2).sin() * pool(mean.square(), 2) / 2 ** len(shape)).sum()
+
+    def propagated(mean):
+        pooled = pool(Moments(mean, mean.square()), 2)
+        return (pooled.mean.sin() * pooled.variance).sum()
+
+    for transform in (
+        lambda f: grad(f)(x),
+        lambda f: jvp(f, (x,), (direction,))[1],
+        lambda f: jvp(grad(f), (x,), (direction,))[1],
+        lambda f: jvp(lambda at: jvp(f, (at,), (direction,))[1], (x,), (direction,))[1],
+    ):
+        assert torch.allclose(transform(propagated), transform(plain), atol=1e-12)
+    with torch.autograd.graph.saved_tensors_hooks(lambda value: kept.append(value) or value, lambda value: value):
+        pool(Moments(x.requires_grad_(), x.detach()), 2)
+    assert kept == []
