@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import jvp, vmap
 
+from bayes_influence.curvature.operators.layer_records import KroneckerLayer, kronecker_layers
+from bayes_influence.curvature.operators.outer_products import Backpropagation, OuterProducts
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.influence.directional import losses_at
 from bayes_influence.influence.problem import BLOCK_BYTES, FittedProblem, check_finite
 from bayes_influence.objectives.derivatives import per_example_gradients
+from bayes_influence.objectives.parameters import Params
 
 SCORINGS = ("outer-products", "gradients", "forward")
 """The ways, see `ScoreBlocks`."""
@@ -41,8 +44,10 @@ class ScoreBlocks:
     """y_t'g_i for t solved systems and all training examples.
 
     Ways, all exact:
-        `"outer-products"`: a linear last layer's gradients are e_i (x) [a_i, 1], with e_i the gradient of the loss in
-            the outputs; 2 n P t multiplications and additions in one matrix product per block. Chosen where it applies.
+        `"outer-products"`: the gradients of linear and convolutional layers are sums over positions of e_il (x) [a_il,
+            1], with a what the layer receives and e the gradient of the loss in what it returns. One forward and one
+            backward pass of whole batches, and 2 n P t multiplications and additions in matrix products. Chosen where
+            all selected parameters belong to such layers.
         `"gradients"`: per-example gradients, a block at a time. A backward pass per example and 2 n P t. Chosen while
             a block of them fits into memory.
         `"forward"`: g_i'y is the derivative of l_i along y: no gradient is formed, t forward passes with tangents per
@@ -56,19 +61,24 @@ class ScoreBlocks:
         scoring: The way that was chosen.
 
     Raises:
-        ValueError: If the way is unknown, or the reduced problem is not a linear layer as outer products need it.
+        ValueError: If the way is unknown, or the selected parameters are not of layers as outer products need them.
     """
 
     def __init__(self, problem: FittedProblem, scoring: str = "auto") -> None:
         if scoring != "auto" and scoring not in SCORINGS:
             raise ValueError(f"unknown scoring {scoring!r}; known: auto, {', '.join(SCORINGS)}")
-        if scoring == "outer-products" and not problem.is_linear_head:
-            raise ValueError(
-                "scoring='outer-products' needs influence in a linear last layer (its weight, with or without its "
-                "bias) whose inputs are vectors; use 'gradients' or 'forward'"
-            )
         self.problem = problem
-        self.scoring = _cheapest(problem) if scoring == "auto" else scoring
+        self._layers, unsupported = kronecker_layers(problem.reduced)
+        takes_outer_products = not unsupported and scoring in ("auto", "outer-products") and self._is_complete()
+        if scoring == "outer-products" and not takes_outer_products:
+            instead = f", not {unsupported[0]!r}" if unsupported else ""
+            raise ValueError(
+                "scoring='outer-products' needs parameters of nn.Linear and nn.Conv2d layers (groups=1) that their "
+                f"layers alone use, with the examples on the first axis{instead}; use 'gradients' or 'forward'"
+            )
+        self.scoring = (
+            "outer-products" if takes_outer_products else _cheapest(problem) if scoring == "auto" else scoring
+        )
 
     @property
     def gives_norms(self) -> bool:
@@ -99,22 +109,38 @@ class ScoreBlocks:
         return self.problem.block_length(columns)
 
     def _outer_products(self, block: Dataset, solved: Tensor) -> tuple[Tensor, Tensor]:
-        objective, inputs = self.problem.reduced, block.inputs
-        with torch.no_grad():
-            outputs = objective.outputs(objective.params, inputs)
-        errors = grad(lambda values: objective.likelihood(values, block.targets).sum())(outputs)
-        classes, width = errors.shape[1], inputs.shape[1]
-        has_bias = len(objective.names) == 2
-        weights, biases = solved[: classes * width], solved[classes * width :]
-        if classes * solved.shape[1] < self.problem.size:
-            projected = inputs @ weights.reshape(classes, width, -1).permute(1, 0, 2).flatten(1)
-            projected = projected.unflatten(1, (classes, -1)) + (biases if has_bias else 0.0)
-            products = torch.einsum("bct,bc->tb", projected, errors)
-        else:
-            products = weights.T @ (errors.unsqueeze(2) * inputs.unsqueeze(1)).flatten(1).T
-            products = products + biases.T @ errors.T if has_bias else products
-        lengths = inputs.square().sum(dim=1) + float(has_bias)
-        return products, (errors.square().sum(dim=1) * lengths).sqrt()
+        columns = self.problem.reduced.layout.unflatten(solved.T)
+        products = solved.new_zeros(solved.shape[1], len(block))
+        squares = solved.new_zeros(len(block))
+        paths = {layer.path: layer for layer in self._layers}
+        for factors in self._factors(block):
+            mine, lengths = _layer_products(factors, _joined_columns(columns, paths[factors.path]))
+            products += mine
+            squares += lengths
+        return products, squares.sqrt()
+
+    def _factors(self, block: Dataset) -> Iterator[OuterProducts]:
+        """Every layer's a and e, for all examples of the block at once."""
+        losses = Backpropagation(self.problem.reduced, "empirical", torch.Generator())
+        return losses.through(self._layers, block, len(block))
+
+    def _is_complete(self) -> bool:
+        """Whether the factors of the first examples make up their gradients.
+
+        They do not where a parameter is used outside its layer as well, and cannot be had where a layer's first axis is
+        not that of the examples.
+        """
+        few = self.problem.data.select(range(min(2, len(self.problem.data))))
+        gradients = self.problem.gradients(few)
+        try:
+            products, norms = self._outer_products(few, gradients.T)
+        except ValueError:
+            return False
+        tolerance = torch.finfo(self.problem.dtype).eps ** 0.5
+        expected = gradients @ gradients.T
+        return bool((products - expected).norm() <= tolerance * expected.norm()) and torch.allclose(
+            norms, gradients.norm(dim=1), rtol=tolerance
+        )
 
     def _gradients(self, block: Dataset, solved: Tensor) -> tuple[Tensor, Tensor]:
         gradients = per_example_gradients(self.problem.reduced, block.batch())
@@ -130,8 +156,29 @@ def forward_products(problem: FittedProblem, batch: Batch, vectors: Float[Tensor
     return vmap(lambda vector: jvp(losses, (problem.theta,), (vector,))[1], in_dims=1)(vectors)
 
 
+def _joined_columns(columns: Params, layer: KroneckerLayer) -> Float[Tensor, "t O D"]:
+    """A layer's share of the solved systems, laid out as the layer's gradients are: the bias as a last column."""
+    tests = len(columns[layer.names[0]])
+    parts = [] if layer.weight is None else [columns[layer.weight].flatten(2)]
+    parts += [] if layer.bias is None else [columns[layer.bias].reshape(tests, -1, 1)]
+    return torch.cat(parts, dim=2)
+
+
+def _layer_products(
+    factors: OuterProducts, columns: Float[Tensor, "t O D"]
+) -> tuple[Float[Tensor, "t B"], Float[Tensor, " B"]]:
+    """Inner products of a layer's gradients with t matrices, and their squared norms."""
+    tests, outputs, _ = columns.shape
+    received, sent_back = factors.received, factors.backpropagated
+    if received.shape[1] == 1 and tests < received.shape[2]:
+        received, sent_back = received.squeeze(1), sent_back.squeeze(1)
+        projected = (received @ columns.flatten(0, 1).T).unflatten(1, (tests, outputs))
+        products = (projected @ sent_back.unsqueeze(2)).squeeze(2).T
+        return products, received.square().sum(dim=1) * sent_back.square().sum(dim=1)
+    gradients = (sent_back.mT @ received).flatten(1)
+    return columns.flatten(1) @ gradients.T, gradients.square().sum(dim=1)
+
+
 def _cheapest(problem: FittedProblem) -> str:
-    if problem.is_linear_head:
-        return "outer-products"
     fitting = BLOCK_BYTES // (problem.size * problem.dtype.itemsize)
     return "gradients" if fitting >= SMALLEST_GRADIENT_BLOCK else "forward"

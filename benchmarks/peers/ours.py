@@ -23,14 +23,14 @@ def automatic(problem: Problem) -> Outcome:
 
 
 def conjugate_gradients(problem: Problem) -> Outcome:
-    """Block conjugate gradients to a relative residual, scores by forward-mode products."""
+    """Block conjugate gradients to a relative residual."""
     solutions: list[Solution] = []
 
     def recorded(operator: LinearOperator, rhs: Tensor) -> Solution:
         solutions.append(solve(operator, rhs, "conjugate-gradients", tolerance=problem.residual))
         return solutions[-1]
 
-    settings = {**_settings(problem), "solver": recorded, "scoring": "forward"}
+    settings = {**_settings(problem), "solver": recorded}
     scores = Influence(problem.objective(), problem.train(), **settings).on_loss(problem.test())
     solution = solutions[0]
     notes = {"iterations": solution.iterations, "own residual": float(solution.residual.max())}

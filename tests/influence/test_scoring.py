@@ -47,21 +47,75 @@ def test_scoring_can_begin_anywhere(deep, train, solved):
     torch.testing.assert_close(later[0].products, list(ScoreBlocks(problem, "forward")(vectors))[1].products)
 
 
-def test_sizes_decide(deep, train, monkeypatch):
-    last = FittedProblem(replace(deep, selection="last-layer"), train)
-    assert ScoreBlocks(last).scoring == "outer-products"
-    whole = FittedProblem(deep, train)
-    assert ScoreBlocks(whole).scoring == "gradients"
-    monkeypatch.setattr(scoring, "BLOCK_BYTES", 8 * whole.size * (scoring.SMALLEST_GRADIENT_BLOCK - 1))
-    assert ScoreBlocks(whole).scoring == "forward"
+class Tied(nn.Module):
+    """One weight used by its layer, and once more beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.layer(torch.tanh(x)) + x @ self.layer.weight
+
+
+class Rows(nn.Module):
+    """A layer whose first axis is not that of the examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 3)
+
+    def forward(self, x):
+        return self.layer(x.reshape(-1, 1)).reshape(len(x), 3, 3).sum(1)
+
+
+class Normalised(nn.Sequential):
+    """A selected parameter that is not of a linear layer."""
+
+    def __init__(self):
+        super().__init__(nn.LayerNorm(3), nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize("tests", [1, 40])
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 8, bias=False), nn.Tanh(), nn.Linear(8, 3)),
+        nn.Sequential(nn.Unflatten(1, (1, 1, 3)), nn.Conv2d(1, 4, (1, 2)), nn.ELU(), nn.Flatten(), nn.Linear(8, 3)),
+        nn.Sequential(nn.Unflatten(1, (3, 1)), nn.Linear(1, 5), nn.Tanh(), nn.Flatten(), nn.Linear(15, 3)),
+    ],
+    ids=["mlp", "convolution", "layer with positions"],
+)
+def test_outer_products_of_whole_networks(train, solved, network, tests):
+    objective = Objective(network.double(), CrossEntropy(), WeightDecay(0.1))
+    problem = FittedProblem(objective, train, batch_size=16)
+    vectors, gradients = solved(problem, tests), per_example_gradients(objective, train.batch())
+    scored = ScoreBlocks(problem)
+    blocks = list(scored(vectors))
+    assert scored.scoring == "outer-products"
+    torch.testing.assert_close(torch.cat([block.products for block in blocks], dim=1), vectors.T @ gradients.T)
+    torch.testing.assert_close(torch.cat([block.norms for block in blocks]), gradients.norm(dim=1))
+
+
+def test_part_of_a_layer_has_outer_products_too(deep, train, solved):
+    names = [name for name in deep.params if name.endswith("bias")]
+    problem = FittedProblem(replace(deep, selection=names), train)
+    vectors, gradients = solved(problem, 2), per_example_gradients(problem.reduced, train.batch())
+    (block,) = ScoreBlocks(problem, "outer-products")(vectors)
+    torch.testing.assert_close(block.products, vectors.T @ gradients.T)
+
+
+@pytest.mark.parametrize("network", [Tied(), Rows(), Normalised()], ids=["tied", "rows", "normalised"])
+def test_networks_whose_gradients_are_not_outer_products(train, solved, network, monkeypatch):
+    problem = FittedProblem(Objective(network.double(), CrossEntropy(), WeightDecay(0.1)), train)
+    with pytest.raises(ValueError, match=r"needs parameters of nn[.]Linear and nn[.]Conv2d layers"):
+        ScoreBlocks(problem, "outer-products")
+    assert ScoreBlocks(problem).scoring == "gradients"
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 8 * problem.size * (scoring.SMALLEST_GRADIENT_BLOCK - 1))
+    assert ScoreBlocks(problem).scoring == "forward"
 
 
 def test_forward_scores_have_no_error_bounds(deep, train, test):
     scores = Influence(deep, train, damping=0.1, scoring="forward").on_loss(test)
     assert scores.error is None
     torch.testing.assert_close(scores.values, Influence(deep, train, damping=0.1).on_loss(test).values)
-
-
-def test_outer_products_need_a_linear_layer(deep, train):
-    with pytest.raises(ValueError, match="scoring='outer-products' needs influence in a linear last layer"):
-        ScoreBlocks(FittedProblem(deep, train), "outer-products")
