@@ -174,7 +174,8 @@ def train(
         run = TrainRun(seeds=numbers, **settings)
         folder = out or Path("runs") / f"train-{dataset}-{network}-{scheme}"
         report = train_and_report(run, folder, data_folder=data_folder, mode=predictions)
-    console.print(report.dropna(axis="columns", how="all").to_string(index=False, float_format="{:.4f}".format))
+    text = report.dropna(axis="columns", how="all").to_string(index=False, float_format="{:.4f}".format)
+    console.print(text, soft_wrap=True, highlight=False)
     console.print(f"Report, reliability plot, checkpoint and configuration: {folder}")
 
 

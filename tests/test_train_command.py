@@ -15,7 +15,9 @@ def _run(*arguments):
 def test_train_prints_the_report_and_leaves_a_run_that_loads(tmp_path):
     result = _run("train", "iris", *SMALL, "--scheme", "bnn", "--seeds", "1,2", "--prior", "fan-in", "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    assert "accuracy" in result.output
+    header = next(line for line in result.output.splitlines() if "accuracy" in line)
+    assert header.split()[0] == "seed"
+    assert header.split()[-1] == "epoch_seconds"
     assert "outside" not in result.output
     assert pd.read_csv(tmp_path / "report.csv")["seed"].tolist() == [1, 2]
     objective, split, config = load_run(tmp_path, index=1)

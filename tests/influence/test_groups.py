@@ -76,6 +76,25 @@ def test_higher_orders_come_closer_to_the_refit(linear, train, reweighted, conve
     assert errors["newton-chebyshev"] < 0.5 * min(errors[1], errors["newton"])
 
 
+@pytest.mark.parametrize("convention", ["fixed", "renormalised"])
+def test_the_bend_tells_how_far_an_expansion_reaches(linear, train, reweighted, convention):
+    """Its definition, and that the relative error in the same norm is of the order of its square."""
+    influence = Influence(linear, train, damping=0.0)
+    for positions in (torch.arange(2), torch.arange(8), torch.arange(24)):
+        found = influence.of_group(train.ids[positions], convention=convention)
+        newton = influence.of_group(train.ids[positions], order="newton", convention=convention)
+        assert newton.bend is None
+        weights = 1 + removal_weights(40, positions, convention, flat(linear))
+        hessian = dense_hessian(linear, train.batch(), weights)
+
+        def length(step, hessian=hessian):
+            return float((step @ hessian @ step).sqrt())
+
+        assert found.bend == pytest.approx(length(found.change - newton.change) / length(newton.change), rel=1e-6)
+        _, truth = true_change(reweighted, linear, train, positions, convention)
+        assert 0.1 < length(found.change - truth) / length(truth) / found.bend**2 < 4
+
+
 def test_one_example_is_a_group_of_one(linear, train):
     influence = Influence(linear, train, damping=0.0)
     (alone,) = influence.on_parameters([int(train.ids[5])])
