@@ -3,9 +3,8 @@
 The same network, prior N(0, 1), likelihood and data, full batches, Adam at a constant learning rate, one thread. Pyro
 trains `AutoNormal` by `SVI` with `TraceMeanField_ELBO` (one draw of the weights per step, analytic KL) on the model
 that `to_pyro` makes; ours trains the scheme `bnn`; both at the same learning rates. Both posteriors predict in the same
-way, the mean over 256 draws of the weights. The clock includes what each training prepares (tracing the step here,
-setting up the guide there), after one short run of each that pays for imports, and stands still while parameters are
-copied for a later look.
+way, the mean over 256 draws of the weights. The clock includes what each training prepares, after one short run of each
+that pays for imports, and stands still while parameters are copied for a later look.
 
     python benchmarks/svi.py
 """
@@ -24,16 +23,16 @@ import typer
 from pyro.infer import SVI, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.optim import Adam
-from torch import Tensor, nn
+from torch import nn
 
 from bayes_influence.data.dataset import Split
 from bayes_influence.data.tables import hold_out, load_table
 from bayes_influence.models.mlp import MLP
 from bayes_influence.moments.prediction import predict
-from bayes_influence.objectives.parameters import Params, stack_members
-from bayes_influence.training.ensemble import train_ensemble
+from bayes_influence.objectives.parameters import Flattening, Params, stack_members
+from bayes_influence.training.minibatch import TrainingState, train_minibatches
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.pyro_models import guide_params, to_pyro
-from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Variational
 
 PROBLEMS = {"iris": (5, "tanh", (0.5, 1, 2, 4, 8)), "digits": (32, "relu", (1, 2, 5, 10, 20))}
@@ -41,6 +40,8 @@ PROBLEMS = {"iris": (5, "tanh", (0.5, 1, 2, 4, 8)), "digits": (32, "relu", (1, 2
 
 RATES = (0.01, 0.03)
 """Learning rates of Adam, for both."""
+
+MOST_STEPS = 100_000
 
 
 class TimeIsUpError(Exception):
@@ -70,21 +71,20 @@ class Looks:
 
 
 def ours(network: nn.Module, split: Split, times: Sequence[float], rate: float) -> Looks:
-    """Propagated moments, the tilted bound, and the ensemble trainer with one member."""
+    """Propagated moments, the tilted bound, and the trainer of `bayes-influence train`."""
     scheme = Variational("bnn", method="exact")
     objective = scheme.objective(scheme.prepare(network), len(split.train))
-    looks = Looks(times)
+    looks, layout = Looks(times), Flattening.of(objective.params)
+    schedule = MinibatchSchedule(MOST_STEPS, len(split.train), rate, decay="constant")
 
-    def record(stacked: Params) -> Tensor:
-        looks.at({name: value[0] for name, value in stacked.items()})
-        return torch.zeros(1)
+    def look(state: TrainingState) -> None:
+        looks.at(layout.unflatten(state["flat"][0]))
 
     try:
-        schedule = Schedule(19_999, rate, plateau=None)
-        train_ensemble(objective, stack_members([objective.params]), split.train.batch(), schedule, record=record)
+        train_minibatches(objective, stack_members([objective.params]), split.train, schedule, [0], on_epoch=look)
     except TimeIsUpError:
         return looks
-    raise RuntimeError(f"{schedule.epochs} steps took less than {times[-1]} seconds")
+    raise RuntimeError(f"{MOST_STEPS} steps took less than {times[-1]} seconds")
 
 
 def pyros(network: nn.Module, split: Split, times: Sequence[float], rate: float) -> Looks:
