@@ -17,7 +17,7 @@ from bayes_influence.evaluation.agreement import AgreementSummary, bootstrap_sum
 from bayes_influence.evaluation.ceiling import retraining_ceiling
 from bayes_influence.evaluation.verdict import Verdict, verdict
 from bayes_influence.evaluation.waterfall import STAGES, average_waterfall
-from bayes_influence.experiments.audit_stages import AuditJob, AuditSettings, measure_network
+from bayes_influence.experiments.audit_stages import AuditJob, AuditSettings, measure_network, on_features
 from bayes_influence.experiments.cells import CellResult, cell_key
 from bayes_influence.experiments.fingerprint import fingerprint
 from bayes_influence.experiments.runner import run_cells
@@ -25,6 +25,7 @@ from bayes_influence.experiments.store import StudyFolder
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params, stack_members
 from bayes_influence.objectives.regularisers import NoRegulariser
+from bayes_influence.retraining.minimum import polished_fits
 from bayes_influence.retraining.problem import refit_problem
 from bayes_influence.retraining.removals import example_losses
 from bayes_influence.training.fits import Fits
@@ -132,6 +133,8 @@ def given_fits(
     params: Params | None = None,
     seeds: Sequence[int] = (0,),
     name: str = "network",
+    *,
+    measured: bool = True,
 ) -> Fits:
     """Networks that were trained elsewhere, as fits.
 
@@ -141,12 +144,15 @@ def given_fits(
         params: Stacked parameters (S, ...); those of the objective when not given.
         seeds: Numbers that tell the networks apart.
         name: What they are called.
+        measured: Whether their gradient norms are computed; NaN otherwise.
     """
     free = isinstance(objective.regulariser, NoRegulariser)
     scheme = Deterministic(name, regulariser_weight=0.0 if free else objective.regulariser_weight)
     stacked = stack_members([objective.params]) if params is None else params
-    _, problem = refit_problem(objective, stacked, train)
-    norms = problem.gradients(problem.start, torch.arange(len(seeds)))[0].norm(dim=1)
+    norms = torch.full((len(seeds),), torch.nan)
+    if measured:
+        _, problem = refit_problem(objective, stacked, train)
+        norms = problem.gradients(problem.start, torch.arange(len(seeds)))[0].norm(dim=1)
     return Fits(scheme, objective, tuple(seeds), stacked, norms, torch.zeros_like(norms, dtype=torch.bool), 0.0)
 
 
@@ -175,16 +181,19 @@ def audit_jobs(
     schedule: Schedule | None = None,
 ) -> dict[str, AuditJob]:
     """One job per network, by the key that it is stored under; all remove the same examples at the same damping."""
-    networks = each_network(trained)
-    removed = hardest_in_the_mean(networks, train, settings.removals)
+    networks = [on_features(fits, train, test) for fits in each_network(trained)]
+    if settings.polish:
+        networks = [(polished_fits(fits, own), own, tests) for fits, own, tests in networks]
+    removed = _hardest([(fits.at(0), own) for fits, own, _ in networks], settings.removals)
     delta = settings.damping
     if delta is None:
-        delta = settings.influence(networks[0].at(0), train, "auto").damping.delta
+        first, own, _ = networks[0]
+        delta = settings.influence(first.at(0), own, "auto").damping.delta
     if delta == 0:
         raise ValueError("the automatic damping came to 0; give the audit a positive one")
     return {
-        cell_key(seed=fits.seeds[0]): AuditJob(fits, train, test, removed, settings, delta, make_network, schedule)
-        for fits in networks
+        cell_key(seed=fits.seeds[0]): AuditJob(fits, own, tests, removed, settings, delta, make_network, schedule)
+        for fits, own, tests in networks
     }
 
 
@@ -194,9 +203,14 @@ def hardest_in_the_mean(trained: Fits | Sequence[Fits], train: Dataset, count: i
     Raises:
         ValueError: If there are not so many examples, or a loss is not finite.
     """
+    return _hardest([(fits.at(0), train) for fits in each_network(trained)], count)
+
+
+def _hardest(networks: Sequence[tuple[Objective, Dataset]], count: int) -> Tensor:
+    train = networks[0][1]
     if not 1 <= count < len(train):
         raise ValueError(f"between 1 and {len(train) - 1} of {len(train)} examples can be removed, got {count}")
-    mean = torch.stack([example_losses(fits.at(0), train) for fits in each_network(trained)]).mean(0)
+    mean = torch.stack([example_losses(objective, own) for objective, own in networks]).mean(0)
     return train.ids[torch.argsort(mean, descending=True, stable=True)[:count]]
 
 

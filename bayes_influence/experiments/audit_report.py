@@ -159,7 +159,7 @@ def _draw_scatter(axes: Axes, effects: pd.DataFrame, stage: str) -> None:
 
 
 def _draw_spectrum(axes: Axes, eigenvalues: pd.DataFrame, damping: float) -> None:
-    """All eigenvalues by rank, one line per network and matrix."""
+    """Eigenvalues by rank (how many are at least as large), one line per network and matrix."""
     if eigenvalues.empty:
         axes.set_visible(False)
         return
@@ -167,7 +167,7 @@ def _draw_spectrum(axes: Axes, eigenvalues: pd.DataFrame, damping: float) -> Non
     for (matrix, seed), group in eigenvalues.groupby(["matrix", "seed"], sort=False):
         first = seed == eigenvalues["seed"].iloc[0]
         axes.plot(
-            np.arange(len(group), 0, -1),
+            group["count"].to_numpy()[::-1].cumsum()[::-1],
             group["eigenvalue"],
             color=("black", "tab:blue")[matrices.index(matrix)],
             linewidth=0.8,

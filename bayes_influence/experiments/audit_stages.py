@@ -70,6 +70,8 @@ class AuditSettings:
             on the schedule; "auto", the first for a regularised last layer, which is convex, and else the second. A
             last layer without regulariser has a minimum too, if no weights separate the classes.
         tolerance: Gradient norm to which proximal objective and PBRF are minimised.
+        polish: Whether the selected parameters are brought to their minimum before anything else: then the audit is of
+            the estimate, not of how far the training went.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -82,6 +84,7 @@ class AuditSettings:
     refit_schedule: Schedule = field(default_factory=Schedule)
     refits: str = "auto"
     tolerance: float = 1e-8
+    polish: bool = False
 
     def __post_init__(self) -> None:
         if self.removals < MIN_POINTS:
@@ -105,7 +108,7 @@ class AuditSettings:
 
 @dataclass(frozen=True, eq=False)
 class AuditJob:
-    """One network to be audited.
+    """One network to be audited, reduced by `on_features`.
 
     Attributes:
         fits: The network, as fits of one seed.
@@ -140,27 +143,12 @@ class AuditJob:
         convex = is_last_layer(self.fits.objective) and self.fits.scheme.regularised
         return self.settings.refits == "newton" or (self.settings.refits == "auto" and convex)
 
-    def reduced(self) -> AuditJob:
-        """The same audit of the last layer on its features in float64, where that is what is audited.
-
-        The network then runs once over the data, in its own dtype.
-        """
-        if not has_head(self.fits.objective, self.train):
-            return self
-        objective, params = self.fits.objective, self.fits.params
-        own = {name: value.double() for name, value in head_params(objective, params).items()}
-        head = replace(self.fits, objective=head_objective(self.fits.at(0)).double(), params=own)
-        train, test = (
-            replace(data, inputs=tree_map(lambda leaf: leaf[0], stacked_features(objective, params, data.inputs)))
-            for data in (self.train, self.test)
-        )
-        return replace(self, fits=head, train=train.to(dtype=torch.float64), test=test.to(dtype=torch.float64))
-
     def stages(self, influence: Influence) -> dict[str, Callable[[], Refits]]:
         """How every stage of the waterfall is computed, in their order; the last from the estimate itself."""
         settings, removed = self.settings, self.removed.unsqueeze(0)
         protocols: dict[str, RetrainingProtocol] = {}
-        if self.make_network is not None and self.schedule is not None and not self.fits.scheme.sampled:
+        repeatable = not (self.fits.scheme.sampled and is_last_layer(self.fits.objective))
+        if self.make_network is not None and self.schedule is not None and repeatable:
             protocols["cold"] = FromScratch(self.make_network, self.schedule)
         protocols["warm"] = Minimum() if self.exact else Warm(settings.refit_schedule)
         protocols["proximal"] = Proximal(self.damping, settings.tolerance)
@@ -178,6 +166,24 @@ def damping_of(objective: Objective, delta: float) -> Damping:
     return FisherDamping(delta) if variational else IdentityDamping(delta)
 
 
+def on_features(fits: Fits, train: Dataset, test: Dataset) -> tuple[Fits, Dataset, Dataset]:
+    """The last layer of one network and its features in float64, where that is what is audited; else what was given.
+
+    The network then runs over the data once, in its own dtype.
+    """
+    if not has_head(fits.objective, train):
+        return fits, train, test
+    objective, params = fits.objective, fits.params
+    own = {name: value.double() for name, value in head_params(objective, params).items()}
+    head = replace(fits, objective=head_objective(fits.at(0)).double(), params=own)
+
+    def featured(data: Dataset) -> Dataset:
+        inputs = tree_map(lambda leaf: leaf[0], stacked_features(objective, params, data.inputs))
+        return replace(data, inputs=inputs).to(dtype=torch.float64)
+
+    return head, featured(train), featured(test)
+
+
 def measure_network(job: AuditJob) -> CellResult:
     """Every stage, the estimate and the spectrum of one network.
 
@@ -189,7 +195,6 @@ def measure_network(job: AuditJob) -> CellResult:
         stage), `gaps` (a row per removed example and gap), `stages` (a row per stage: convergence and drift), and
         those of `audit_spectrum`.
     """
-    job = job.reduced()
     began = time.perf_counter()
     influence = job.settings.influence(job.fits.at(0), job.train, job.damping)
     scores = influence.on_loss(job.test).removal[:, job.train.positions(job.removed)]

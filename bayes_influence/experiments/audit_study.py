@@ -19,7 +19,6 @@ from bayes_influence.experiments.store import StudyFolder
 from bayes_influence.experiments.study import Study
 from bayes_influence.experiments.train_run import load_trained
 from bayes_influence.objectives.head import is_last_layer
-from bayes_influence.retraining.minimum import polished_fits
 from bayes_influence.retraining.removals import largest_losses
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.minibatch import Trained
@@ -111,15 +110,14 @@ def audit_run(
     *,
     parameters: str = "last-layer",
     tests: int = 5,
-    polish: bool = False,
     data_folder: str | Path | None = None,
     n_jobs: int | None = None,
     progress: bool = True,
 ) -> tuple[Audit, StudyFolder]:
     """Audits the networks of a finished training run on the test examples that the first of them predicts worst.
 
-    In float64, whatever they were trained in. Retraining starts from the networks as they are; in a regularised last
-    layer it is exact.
+    In float64 behind the feature map, whatever they were trained in. Retraining starts from the networks as they are
+    (or, with `settings.polish`, from the minimum nearest to them); in a regularised last layer it is exact.
 
     Args:
         run: Folder of the run.
@@ -127,8 +125,6 @@ def audit_run(
         settings: What is done.
         parameters: Where influence is taken, a selection of `select_names`.
         tests: How many test examples.
-        polish: Whether the selected parameters are brought to their minimum before anything else: then the audit is of
-            the estimate, not of how far the training went.
         data_folder: Where image sets are kept.
         n_jobs: Networks at once; as many as there are cores, when not given.
         progress: Whether to show progress bars.
@@ -138,10 +134,10 @@ def audit_run(
         ValueError: If the run is not finished, or a setting is out of range.
     """
     trained, split, config = load_trained(run, data_folder=data_folder)
-    networks = _networks_of_run(trained, split.train, config, parameters, polish)
+    networks = _networks_of_run(trained, split.train, config, parameters)
     first = networks[0].at(0)
     hardest = split.test.at(largest_losses(first, split.test, min(tests, len(split.test)))).to(dtype=torch.float64)
-    # A last layer's examples are its features, which are doubled when they have been computed.
+    # A last layer's examples are its features, which become float64 when they have been computed.
     train = split.train if is_last_layer(first) else split.train.to(dtype=torch.float64)
     identity = {**audit_config(networks, train, hardest, settings, None), "run": config}
     folder = StudyFolder(out, identity)
@@ -152,13 +148,14 @@ def audit_run(
     return found, folder
 
 
-def _networks_of_run(
-    trained: Trained, train: Dataset, config: dict[str, Any], parameters: str, polish: bool
-) -> list[Fits]:
-    """One fit per seed, with the parameters and running statistics of its own, in float64."""
+def _networks_of_run(trained: Trained, train: Dataset, config: dict[str, Any], parameters: str) -> list[Fits]:
+    """One fit per seed, with the parameters and running statistics of its own.
+
+    In float64 but for a last layer: its feature map stays in the dtype that it was trained in.
+    """
     networks = []
     for index, seed in enumerate(config["seeds"]):
-        objective = replace(trained.at(index), selection=parameters).double()
-        fits = given_fits(objective, train, seeds=[seed], name=config["scheme"])
-        networks.append(polished_fits(fits, train) if polish else fits)
+        objective = replace(trained.at(index), selection=parameters)
+        objective = objective if is_last_layer(objective) else objective.double()
+        networks.append(given_fits(objective, train, seeds=[seed], name=config["scheme"], measured=False))
     return networks

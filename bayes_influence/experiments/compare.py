@@ -14,6 +14,7 @@ import pandas as pd
 from bayes_influence.experiments.figures import comparison_figure, damping_figure, save_figure
 from bayes_influence.experiments.measure import measure
 from bayes_influence.experiments.runner import run_cells
+from bayes_influence.experiments.significance import in_words, scheme_tests, size_trends
 from bayes_influence.experiments.store import StudyFolder
 from bayes_influence.experiments.study import REFERENCE_SCHEDULE, Study
 from bayes_influence.experiments.summary import summarise_results
@@ -34,6 +35,7 @@ class StudyResult:
         results: One row per seed as well.
         differences: One row per removed example as well: estimated and true change of the test loss.
         damping: Agreement at each of a range of dampings.
+        findings: What the tests between schemes, and over depth and width, say in words.
         test_example: Id of the test example.
     """
 
@@ -42,6 +44,7 @@ class StudyResult:
     results: pd.DataFrame
     differences: pd.DataFrame
     damping: pd.DataFrame
+    findings: tuple[str, ...]
     test_example: int
 
 
@@ -88,9 +91,15 @@ def run_study(
     run_cells(resolved, partial(measure, progress=progress and jobs == 1), folder, n_jobs=jobs, progress=progress)
     tables = {name: _ordered(study, folder.table(name, list(cells))) for name in ("results", "differences", "damping")}
     summary = summarise_results(tables["results"])
-    for name, frame in {**tables, "summary": summary}.items():
-        folder.write_table(name, frame)
-    return folder, StudyResult(folder.path, summary, **tables, test_example=example)
+    omnibus, pairs = scheme_tests(tables["results"])
+    trends = size_trends(tables["results"])
+    tests = {"friedman": omnibus, "pairs": pairs, "trends": trends}
+    for name, frame in {**tables, "summary": summary, **tests}.items():
+        if len(frame.columns):
+            folder.write_table(name, frame)
+    findings = tuple(in_words(omnibus, pairs, trends))
+    folder.write_file("findings.txt", "\n".join([*findings, ""]).encode())
+    return folder, StudyResult(folder.path, summary, **tables, findings=findings, test_example=example)
 
 
 def _ordered(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
@@ -104,9 +113,10 @@ def compare_regularisers(
 ) -> StudyResult:
     """Compares regularisation schemes on one network: influence estimates against retraining, and the spectrum.
 
-    Writes `results.csv`, `differences.csv`, `damping.csv`, `summary.csv`, the figures `figure` and `damping` as `.png`
-    and `.pdf`, and `config.json`. Cells are stored as they finish: the same call on the same folder continues where it
-    was killed.
+    Writes `results.csv`, `differences.csv`, `damping.csv`, `summary.csv`, the tests between schemes (`friedman.csv`,
+    `pairs.csv`; `trends.csv` where depth or width vary) with `findings.txt` that puts them in words, the figures
+    `figure` and `damping` as `.png` and `.pdf`, and `config.json`. Cells are stored as they finish: the same call on
+    the same folder continues where it was killed.
 
     Args:
         study: What to compare.

@@ -19,9 +19,10 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params, member
 from bayes_influence.training.newton import StackedProblem
 
-ENTRIES = 20_000_000
-"""Numbers of inputs, times the members that share a pass, that go through the network at a time: in a last layer of ten
-outputs some 150 MB of intermediate values, in a convolutional network a few GB."""
+ENTRIES = 2_000_000
+"""Numbers of inputs, times the members that share a pass, that go through the network at a time. The intermediate
+values are then some 20 MB for a last layer of ten outputs and some hundred for a small convolutional network; larger
+parts cost time, too: fresh memory has to be mapped for each."""
 
 TANGENT_ENTRIES = 200_000
 """Examples x parameters per pass where Hessians are found by differentiating."""

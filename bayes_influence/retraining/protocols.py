@@ -20,6 +20,7 @@ from bayes_influence.retraining.minimum import newton_refits
 from bayes_influence.retraining.proximal import linear_response, proximal_refits
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.retraining.removals import Removals
+from bayes_influence.retraining.sampled import sampled_refits
 from bayes_influence.retraining.trained import trained_refits
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.schedules import Schedule
@@ -73,18 +74,22 @@ class FromScratch(RetrainingProtocol):
     ) -> Refits:
         """As `RetrainingProtocol.refit`.
 
+        A scheme that draws random numbers while it trains draws those of the fit's seed for the control and for every
+        removal, see `sampled_refits`.
+
         Raises:
-            ValueError: If the scheme draws random numbers while it trains, which is not repeated here.
+            ValueError: If such a scheme is to be retrained in the last layer only, or with `watch`.
         """
-        if fits.scheme.sampled:
-            raise ValueError(
-                f"the scheme {fits.scheme.name} draws random numbers while it trains, which retraining from scratch "
-                f"does not repeat; retrain from the fit instead (`Warm`, `Minimum`)"
-            )
         like = next(iter(fits.params.values()))
         start = initial_params(
             lambda: fits.scheme.prepare(self.make_network()), fits.seeds, dtype=like.dtype, device=like.device
         )
+        if fits.scheme.sampled:
+            if self.watch is not None:
+                raise ValueError(
+                    f"losses of the scheme {fits.scheme.name} cannot be watched from scratch; leave it out"
+                )
+            return sampled_refits(fits, train, removed, self.schedule, start, progress=progress)
         return trained_refits(
             fits,
             train,

@@ -1,8 +1,17 @@
-"""dattri 0.3: explicit inverse and conjugate gradients, with the whole training set as one cached batch."""
+"""dattri 0.3: its influence functions, with the whole training set as one cached batch, and products of gradients."""
 
 from __future__ import annotations
 
-from dattri.algorithm.influence_function import IFAttributorCG, IFAttributorExplicit
+from typing import Any
+
+import torch
+from dattri.algorithm.influence_function import (
+    IFAttributorArnoldi,
+    IFAttributorCG,
+    IFAttributorDataInf,
+    IFAttributorExplicit,
+)
+from dattri.algorithm.tracin import TracInAttributor
 from dattri.task import AttributionTask
 from torch import Tensor
 from torch.func import functional_call
@@ -37,6 +46,26 @@ def conjugate_gradients(problem: Problem) -> Outcome:
     return _scores(problem, attributor, len(problem.targets))
 
 
+def datainf(problem: Problem) -> Outcome:
+    """`IFAttributorDataInf`: a mean of inverses of single examples' outer products in the inverse's place."""
+    attributor = IFAttributorDataInf(_task(problem), list(problem.names), regularization=problem.shift)
+    return _scores(problem, attributor, len(problem.targets))
+
+
+def arnoldi(problem: Problem) -> Outcome:
+    """`IFAttributorArnoldi`: 100 eigenvectors where not told otherwise."""
+    attributor = IFAttributorArnoldi(_task(problem), list(problem.names), regularization=problem.shift)
+    return _scores(problem, attributor, len(problem.targets))
+
+
+def gradient_products(problem: Problem) -> Outcome:
+    """`TracInAttributor` with one checkpoint: g_t'g_i."""
+    attributor = TracInAttributor(
+        _task(problem), weight_list=torch.ones(1), normalized_grad=False, layer_name=list(problem.names)
+    )
+    return _scores(problem, attributor, None)
+
+
 def _task(problem: Problem) -> AttributionTask:
     def loss(params: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, targets = batch
@@ -45,10 +74,11 @@ def _task(problem: Problem) -> AttributionTask:
     return AttributionTask(loss_func=loss, model=problem.network, checkpoints=problem.network.state_dict())
 
 
-def _scores(problem: Problem, attributor: IFAttributorExplicit | IFAttributorCG, cached_batch: int) -> Outcome:
+def _scores(problem: Problem, attributor: Any, cached_batch: int | None) -> Outcome:
     n, t = len(problem.targets), len(problem.test_targets)
     train = TensorDataset(problem.inputs, problem.targets)
-    attributor.cache(DataLoader(train, batch_size=cached_batch))
+    if cached_batch is not None:
+        attributor.cache(DataLoader(train, batch_size=cached_batch))
     test = DataLoader(TensorDataset(problem.test_inputs, problem.test_targets), batch_size=t)
     raw: Tensor = attributor.attribute(DataLoader(train, batch_size=n), test)
     return Outcome(raw, raw.T / n)

@@ -5,7 +5,15 @@ import torch
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.evaluation.verdict import Grade
 from bayes_influence.experiments import audit as auditing
-from bayes_influence.experiments.audit import audit, audit_jobs, given_fits, hardest_in_the_mean, summarise_audit
+from bayes_influence.experiments import audit_spectrum
+from bayes_influence.experiments.audit import (
+    audit,
+    audit_jobs,
+    each_network,
+    given_fits,
+    hardest_in_the_mean,
+    summarise_audit,
+)
 from bayes_influence.experiments.audit_report import audit_figure, printed_audit
 from bayes_influence.experiments.audit_stages import AuditSettings, measure_network
 from bayes_influence.experiments.audit_study import audit_study
@@ -15,6 +23,7 @@ from bayes_influence.models.mlp import MLP
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.retraining.protocols import Minimum, ProximalBregman
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import SCHEMES, Deterministic
@@ -225,3 +234,67 @@ def test_a_report_holds_every_part(found):
     assert [table.row_count for table in printed_audit(found)] == [6, 5, 2, 4]
     figure = audit_figure(found, "a network")
     assert found.verdict.sentence in figure.get_suptitle()
+
+
+def test_a_killed_audit_resumes_at_the_next_stage(last_layer, data, tmp_path, monkeypatch):
+    settings, folder = AuditSettings(removals=4, damping=0.01), tmp_path / "audit"
+    whole = audit(last_layer.at(0), *data, settings, progress=False)
+    refit, asked = ProximalBregman.refit, []
+
+    def killed_once(self, *arguments, **options):
+        asked.append(self.name)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return refit(self, *arguments, **options)
+
+    monkeypatch.setattr(ProximalBregman, "refit", killed_once)
+    with pytest.raises(KeyboardInterrupt):
+        audit(last_layer.at(0), *data, settings, folder=folder, progress=False)
+    stored = {path.name.split(".")[0] for path in (folder / "cells").iterdir()}
+    assert stored == {"seed=0,stage=warm", "seed=0,stage=proximal"}
+    monkeypatch.setattr(Minimum, "refit", None)
+    resumed = audit(last_layer.at(0), *data, settings, folder=folder, progress=False)
+    assert resumed.effects.equals(whole.effects)
+
+
+def test_large_spectra_come_from_lanczos(found, unfinished, data, monkeypatch):
+    monkeypatch.setattr(audit_spectrum, "DENSE_PARAMETERS", 10)
+    jobs = audit_jobs(unfinished, *data, SETTINGS)
+    job = jobs["seed=0"]
+    influence = SETTINGS.influence(job.fits.at(0), job.train, job.damping)
+    measured = audit_spectrum.audit_spectrum(influence, "ggn", job.delta, job.train.at(job.removed), job.test)
+    dense = found.spectrum.query("seed == 0").set_index("matrix")
+    for matrix, row in measured["spectrum"].set_index("matrix").iterrows():
+        # P = 24 < 40 steps: the Krylov spaces are exhausted, and only the choice of probes is left.
+        assert row["largest"] == pytest.approx(dense.loc[matrix, "largest"])
+        assert row["smallest"] == pytest.approx(dense.loc[matrix, "smallest"], abs=1e-9)
+        assert row["trace"] == pytest.approx(dense.loc[matrix, "trace"], rel=0.5)
+    assert measured["eigenvalues"].groupby("matrix")["count"].sum().tolist() == pytest.approx([24, 24])
+    shares = measured["attribution"].groupby("band")["score_share"].mean()
+    expected = found.attribution.set_index("band")["score_share"]
+    assert shares.sum() == pytest.approx(1.0)
+    assert shares["outlying"] == pytest.approx(expected["outlying"], abs=0.2)
+
+
+def test_a_polished_audit_is_of_a_minimum(data):
+    unpolished = _fits(data, "last-layer", tolerance=None)
+    settings = AuditSettings(removals=4, damping=1e-6, polish=True)
+    polished = audit(unpolished, *data, settings, progress=False)
+    assert polished.notes == ()
+    assert polished.verdict.grade is Grade.TRUSTWORTHY
+    assert polished.stages.query("stage == 'warm'")["control_drift"].max() < 1e-4
+
+
+def test_networks_that_differ_in_more_than_parameters_are_audited_each(last_layer, data):
+    settings = AuditSettings(removals=4, damping=0.01)
+    together = audit(last_layer, *data, settings, progress=False)
+    apart = audit(each_network(last_layer), *data, settings, progress=False)
+    assert apart.effects.equals(together.effects)
+
+
+def test_a_last_layer_without_regulariser_can_be_refitted_to_its_minimum(data):
+    free = _fits(data, "last-layer", decay=0.0, tolerance=None)
+    found = audit(free, *data, AuditSettings(removals=4, damping=1e-3, refits="newton"), progress=False)
+    assert found.stages.set_index("stage").loc["warm", "unconverged"].max() == 0
+    with pytest.raises(ValueError, match="refits must be one of auto, newton, trained, got 'cold'"):
+        AuditSettings(refits="cold")

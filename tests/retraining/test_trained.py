@@ -1,4 +1,3 @@
-from dataclasses import replace
 
 import pytest
 import torch
@@ -113,8 +112,3 @@ def test_a_refit_that_diverges_is_named(unfinished, train, removed):
 def test_an_ensemble_of_no_refits_is_refused(unfinished, train, removed, at_once):
     with pytest.raises(ValueError, match=f"at_once must be at least 1 refit, got {at_once}"):
         trained_refits(unfinished, train, removed, SHORT, at_once=at_once)
-
-
-def test_a_scheme_that_trains_by_sampling_is_not_repeated_from_scratch(regression, train, removed):
-    with pytest.raises(ValueError, match="the scheme dropout draws random numbers while it trains"):
-        FromScratch(softmax_regression, SHORT).refit(replace(regression, scheme=SCHEMES["dropout"]), train, removed)

@@ -20,6 +20,9 @@ from bayes_influence.objectives.parameters import last_layer_name
 BATCH_SIZE = 4096
 """Examples whose features are computed at a time."""
 
+GRAM_SIZE = 1024
+"""Examples per product of the dense form: as many as stay in the processor's cache."""
+
 
 class LastLayerOperator(LinearOperator):
     """H = (1/n) sum_i Lambda_i (x) a_i a_i' + s grad^2 R in the weight and bias of a linear last layer.
@@ -71,13 +74,14 @@ class LastLayerOperator(LinearOperator):
     def dense(self) -> Float[Tensor, "P P"]:
         """H from C (C + 1) / 2 weighted Gram matrices of the features."""
         classes, width = self.output_hessians.shape[1], self.inputs.shape[1]
-        blocks = self.inputs.new_empty(classes, width, classes, width)
+        blocks = self.inputs.new_zeros(classes, width, classes, width)
+        for inputs, curvatures in zip(self.inputs.split(GRAM_SIZE), self.output_hessians.split(GRAM_SIZE), strict=True):
+            for row in range(classes):
+                weighted = curvatures[:, row, : row + 1, None] * inputs.unsqueeze(1)
+                blocks[row, :, : row + 1] += (inputs.T @ weighted.flatten(1)).unflatten(1, (row + 1, width))
         for row in range(classes):
-            for column in range(row + 1):
-                weighted = self.output_hessians[:, row, column, None] * self.inputs
-                gram = self.inputs.T @ weighted / len(self.inputs)
-                blocks[row, :, column] = gram
-                blocks[column, :, row] = gram
+            blocks[:row, :, row] = blocks[row, :, :row].transpose(0, 1)
+        blocks /= len(self.inputs)
         joined = self._split(blocks.reshape(classes, width, -1))
         matrix = self._split(joined.T.reshape(classes, width, -1))
         return matrix + self.regulariser.dense()

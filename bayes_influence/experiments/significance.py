@@ -1,0 +1,116 @@
+"""Do schemes differ, and do sizes matter: the tests of a comparison, paired over seeds, as tables and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from bayes_influence.evaluation.paired import MIN_FRIEDMAN_GROUPS, friedman, paired_comparisons
+from bayes_influence.evaluation.trends import monotone_trend
+
+TESTED = {
+    "spearman": "Spearman",
+    "pearson": "Pearson",
+    "loss_hessian_max": "largest eigenvalue of the loss",
+}
+"""Columns of the results that are tested, and what they are called."""
+
+ALPHA = 0.05
+"""Corrected p-value below which schemes are said to differ."""
+
+
+def scheme_tests(results: pd.DataFrame, values: Sequence[str] = tuple(TESTED)) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Friedman's test between the schemes at each size, and every pair with Holm's correction.
+
+    Schemes run from the same seeds, so a seed is a block: initialisation and order of removal are shared.
+
+    Args:
+        results: One row per depth, width, scheme, estimator and seed.
+        values: Columns that are tested.
+
+    Returns:
+        A table with one row per value and size, and one with a row per pair as well; the first is empty for fewer than
+        three groups, the second for fewer than two.
+    """
+    omnibus, pairs = [], []
+    labelled = results.assign(group=series_names(results))
+    sizes = labelled[["depth", "width"]].drop_duplicates().sort_values(["depth", "width"])
+    for depth, width in sizes.itertuples(index=False, name=None):
+        at_size = labelled.query("depth == @depth and width == @width")
+        for value in values:
+            groups = _by_seed(at_size, value)
+            keys = {"value": value, "depth": int(depth), "width": int(width)}
+            if len(groups) >= MIN_FRIEDMAN_GROUPS:
+                omnibus.append(keys | friedman(groups).to_row())
+            if len(groups) >= 2:
+                pairs.append(paired_comparisons(groups).assign(value=value, depth=int(depth), width=int(width)))
+    return pd.DataFrame(omnibus), pd.concat(pairs, ignore_index=True) if pairs else pd.DataFrame()
+
+
+def size_trends(results: pd.DataFrame, values: Sequence[str] = tuple(TESTED)) -> pd.DataFrame:
+    """Whether values rise or fall with depth at each width, and with width at each depth, for every scheme.
+
+    Returns:
+        One row per value, axis, held size and scheme: Mann and Kendall's test; empty where no size varies.
+    """
+    labelled = results.assign(group=series_names(results))
+    rows = []
+    for axis, held in (("depth", "width"), ("width", "depth")):
+        for (at, name), part in labelled.groupby([held, "group"], sort=False):
+            if part[axis].nunique() < 2:
+                continue
+            for value in values:
+                by_size = {size: part.loc[part[axis] == size, value].to_numpy() for size in sorted(part[axis].unique())}
+                keys = {"value": value, "axis": axis, "at": f"{held} {at}", "scheme": name}
+                rows.append(keys | monotone_trend(by_size).to_row())
+    return pd.DataFrame(rows)
+
+
+def in_words(omnibus: pd.DataFrame, pairs: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
+    """One sentence per value and size on the schemes, and one per value, scheme and axis on the sizes."""
+    sentences = []
+    if len(pairs):
+        sentences += [_on_schemes(omnibus, own) for _, own in pairs.groupby(["value", "depth", "width"], sort=False)]
+    for _, row in trends.iterrows():
+        where = f"{TESTED[row['value']]}, {row['scheme']}, {row['at']}"
+        if np.isnan(row["p_value"]):
+            sentences.append(f"{where}: no trend test over {row['axis']} ({row['note']}).")
+            continue
+        way = "rises" if row["effect_size"] > 0 else "falls"
+        said = f"{way} with {row['axis']}" if row["p_value"] < ALPHA else f"no trend over {row['axis']} shown"
+        sentences.append(f"{where}: {said} (tau {row['effect_size']:.2f}, p = {row['p_value']:.2g}).")
+    return sentences
+
+
+def _on_schemes(omnibus: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    value, depth, width = (pairs[name].iloc[0] for name in ("value", "depth", "width"))
+    start = f"{TESTED[value]}, depth {depth}, width {width}, {int(pairs['n'].iloc[0])} seeds: "
+    if len(omnibus):
+        row = omnibus.query("value == @value and depth == @depth and width == @width").iloc[0]
+        start += (
+            f"Friedman not defined ({row['note']}); "
+            if np.isnan(row["p_value"])
+            else f"Friedman p = {row['p_value']:.2g}, Kendall's W {row['effect_size']:.2f}; "
+        )
+    apart = pairs[pairs["p_holm"] < ALPHA]
+    if apart.empty:
+        return f"{start}no pair of schemes is shown to differ (smallest corrected p {pairs['p_holm'].min():.2g})."
+    listed = [
+        f"{row['first']} {'above' if row['mean_difference'] > 0 else 'below'} {row['second']} (p {row['p_holm']:.2g})"
+        for _, row in apart.iterrows()
+    ]
+    return f"{start}{', '.join(listed)}."
+
+
+def series_names(results: pd.DataFrame) -> pd.Series:
+    """What a scheme is called with its estimator, which only Bayesian networks have several of."""
+    plain = results["estimator"] == "influence"
+    return results["scheme"].where(plain, results["scheme"] + " (" + results["estimator"] + ")")
+
+
+def _by_seed(results: pd.DataFrame, value: str) -> dict[str, np.ndarray]:
+    """Values by group, the seeds in one order; NaN where a group lacks one."""
+    table = results.pivot_table(index="seed", columns="group", values=value, dropna=False)
+    return {name: table[name].to_numpy() for name in dict.fromkeys(results["group"])}
