@@ -212,14 +212,15 @@ def audit(
     folder = out or Path("runs") / f"audit-{Path(target).name}"
     with _clear_errors():
         if (Path(target) / "config.json").exists():
-            settings = AuditSettings(removals, damping, curvature, solver, Schedule(refit_epochs), refits)
+            settings = AuditSettings(
+                removals, damping, curvature, solver, Schedule(refit_epochs), refits, polish=polish
+            )
             found, _ = audit_run(
                 target,
                 folder,
                 settings,
                 parameters=parameters.value,
                 tests=tests,
-                polish=polish,
                 data_folder=data_folder,
                 n_jobs=jobs,
             )
