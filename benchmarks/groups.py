@@ -68,8 +68,8 @@ def measure(
                 bends.append(found.bend)
     truth, row = torch.cat(truths), {}
     for order in ORDERS:
-        found = agreement(torch.cat(estimates[order]).numpy(), truth.numpy())
-        row[str(order)] = f"{found.pearson:.3f}, {found.slope:.2f}"
+        quality = agreement(torch.cat(estimates[order]).numpy(), truth.numpy())
+        row[str(order)] = f"{quality.pearson:.3f}, {quality.slope:.2f}"
     return {**row, "largest bend": max(bends)}
 
 
