@@ -262,17 +262,18 @@ def influence(
     damping: Annotated[float | None, typer.Option(help="Automatic when not given.")] = None,
     index: Annotated[int, typer.Option(help="Which of the run's seeds, counted from 0.")] = 0,
     data_folder: Annotated[Path | None, typer.Option(help="Where image sets are kept.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Result folder; RUN-influence when not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Result folder; RUN-influence-TEST when not given.")] = None,
 ) -> None:
     """Name the training examples that shaped a run's predictions, most helpful and most harmful."""
     from bayes_influence.experiments.influence_run import influence_of_run, printed_rankings
 
+    tests, test_ids = test or [], test_id or []
     with _clear_errors():
         found = influence_of_run(
             run,
-            out or run.with_name(f"{run.name}-influence"),
-            test or (),
-            test_ids=test_id or (),
+            out or run.with_name("-".join([run.name, "influence", *map(str, tests), *(f"id{t}" for t in test_ids)])),
+            tests,
+            test_ids=test_ids,
             top=top,
             index=index,
             data_folder=data_folder,

@@ -18,9 +18,9 @@ def run(tmp_path_factory):
 def test_the_ranking_is_printed_and_stored_beside_the_run(run):
     result = CliRunner().invoke(app, ["influence", str(run), "--test", "12", "--test-id", "0", "--top", "3"])
     assert result.exit_code == 0, result.output
-    for expected in ("test 12 (id ", "(id 0): setosa", "most helpful", "most harmful", "iris-influence"):
+    for expected in ("test 12 (id ", "(id 0): setosa", "most helpful", "most harmful", "iris-influence-12-id0"):
         assert expected in result.output
-    stored = run.with_name("iris-influence")
+    stored = run.with_name("iris-influence-12-id0")
     assert (stored / "scores.safetensors").exists()
     assert len((stored / "influence.csv").read_text().splitlines()) == 1 + 2 * 2 * 3
 
