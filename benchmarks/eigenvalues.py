@@ -160,12 +160,12 @@ def _draw(operator: LinearOperator, path: Path) -> None:
         axes.spines[side].set_visible(False)
     figure.savefig(path, dpi=120)
     mean, moments = density.moment(1), [density.moment(order) for order in (2, 3)]
-    dimension = density.effective_dimension(0.1)
+    dimension = density.effective_dimension(1.0)
     print(
         f"density: 8 probes x 60 steps, {seconds:.1f} s; trace {density.size * mean.value:.4g} +- "
         f"{density.size * mean.standard_error:.2g}; second and third moments "
         + ", ".join(f"{moment.value:.3g} +- {moment.standard_error:.1g}" for moment in moments)
-        + f"; effective dimension at delta = 0.1: {dimension.value:.0f} +- {dimension.standard_error:.0f}"
+        + f"; effective dimension at delta = 1: {dimension.value:.0f} +- {dimension.standard_error:.0f}"
     )
 
 

@@ -60,7 +60,7 @@ def main(
     examples: Annotated[int, typer.Option(help="Training examples.")] = 2000,
     tests: Annotated[int, typer.Option(help="Test examples.")] = 50,
     subsets: Annotated[int, typer.Option(help="Of the last layer's retrainings.")] = 100,
-    network_subsets: Annotated[int, typer.Option(help="Of the whole network's; 0 leaves them out.")] = 50,
+    network_subsets: Annotated[int, typer.Option(help="Of the whole network's; 0 leaves them out.")] = 30,
     threads: Annotated[int, typer.Option(help="Of torch.")] = 1,
 ) -> None:
     """Prints the table."""
@@ -73,18 +73,20 @@ def main(
         protocol = FromScratch(_network, SCHEDULE, at_once=10)
         found["network"] = _retrained(whole, train, test, protocol, folder / "network", network_subsets)
     problem = _problem(fits, train, test)
-    print(f"| method | {' | '.join(f'LDS, {name} retrained' for name in found)} | seconds |")
-    print("|---|" + "---|" * (len(found) + 1))
+    rows = [f"| method | {' | '.join(f'LDS, {name} retrained' for name in found)} | seconds |"]
+    rows.append("|---|" + "---|" * (len(found) + 1))
     for name, method in METHODS.items():
         began = time.perf_counter()
         try:
-            removal = method(problem).removal.double().numpy()
+            removal = method(problem).removal.detach().double().numpy()
         except Exception as error:  # a library that fails is a result
-            print(f"| {name} | failed: {type(error).__name__}: {error} |")
+            rows.append(f"| {name} | failed: {type(error).__name__}: {error} |")
             continue
         seconds = time.perf_counter() - began
         scores = [_score(removal, losses) for losses in found.values()]
-        print(f"| {name} | {' | '.join(scores)} | {seconds:.2f} |", flush=True)
+        rows.append(f"| {name} | {' | '.join(scores)} | {seconds:.2f} |")
+    # Printed last: other libraries write progress bars and warnings.
+    print("\n".join(rows))
 
 
 def _score(removal: np.ndarray, truth: SubsetLosses) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,28 +49,39 @@ def conjugate_gradients(problem: Problem) -> Outcome:
 
 
 def datainf(problem: Problem) -> Outcome:
-    """`IFAttributorDataInf`: a mean of inverses of single examples' outer products in the inverse's place."""
-    attributor = IFAttributorDataInf(_task(problem), list(problem.names), regularization=problem.shift)
-    return _scores(problem, attributor, len(problem.targets))
+    """`IFAttributorDataInf`, in float32: the mean of the inverses of single examples' damped outer products."""
+    single = _in_float32(problem)
+    attributor = IFAttributorDataInf(_task(single), list(single.names), regularization=single.shift)
+    return _scores(single, attributor, len(single.targets))
 
 
 def arnoldi(problem: Problem) -> Outcome:
-    """`IFAttributorArnoldi`: 100 eigenvectors where not told otherwise."""
-    attributor = IFAttributorArnoldi(_task(problem), list(problem.names), regularization=problem.shift)
-    return _scores(problem, attributor, len(problem.targets))
+    """`IFAttributorArnoldi`, in float32: 100 eigenvectors where not told otherwise."""
+    single = _in_float32(problem)
+    attributor = IFAttributorArnoldi(_task(single), list(single.names), regularization=single.shift)
+    return _scores(single, attributor, len(single.targets))
 
 
 def gradient_products(problem: Problem) -> Outcome:
     """`TracInAttributor` with one checkpoint: g_t'g_i."""
     attributor = TracInAttributor(
-        _task(problem), weight_list=torch.ones(1), normalized_grad=False, layer_name=list(problem.names)
+        _task(problem, one_at_a_time=True),
+        weight_list=torch.ones(1),
+        normalized_grad=False,
+        layer_name=list(problem.names),
     )
     return _scores(problem, attributor, None)
 
 
-def _task(problem: Problem) -> AttributionTask:
+def _in_float32(problem: Problem) -> Problem:
+    """Some of its attributors draw in float32 and take nothing else."""
+    network = copy.deepcopy(problem.network).float()
+    return replace(problem, network=network, inputs=problem.inputs.float(), test_inputs=problem.test_inputs.float())
+
+
+def _task(problem: Problem, one_at_a_time: bool = False) -> AttributionTask:
     def loss(params: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
-        inputs, targets = batch
+        inputs, targets = (part.unsqueeze(0) for part in batch) if one_at_a_time else batch
         return cross_entropy(functional_call(problem.network, params, inputs), targets)
 
     return AttributionTask(loss_func=loss, model=problem.network, checkpoints=problem.network.state_dict())
