@@ -179,6 +179,20 @@ def train(
     console.print(f"Report, reliability plot, checkpoint and configuration: {folder}")
 
 
+AUDITED_STUDY = [
+    "depth",
+    "width",
+    "activation",
+    "repeats",
+    "removals",
+    "epochs",
+    "refit_epochs",
+    "seed",
+    "test_example",
+]
+"""Options of `audit` that are settings of a study of the same name."""
+
+
 @app.command()
 def audit(
     target: Annotated[str, typer.Argument(help="iris, wine, breast-cancer, digits, or the folder of a finished run.")],
@@ -204,6 +218,7 @@ def audit(
     jobs: Jobs = None,
 ) -> None:
     """Hold influence estimates against retraining: how wrong are they, and is network, linearisation or solver why."""
+    given = dict(locals())
     from bayes_influence.experiments.audit_report import printed_audit
     from bayes_influence.experiments.audit_stages import AuditSettings
     from bayes_influence.experiments.audit_study import audit_run, audit_study
@@ -225,20 +240,8 @@ def audit(
                 n_jobs=jobs,
             )
         else:
-            study = _study(
-                scheme,
-                dataset=target,
-                depth=depth,
-                width=width,
-                activation=activation,
-                repeats=repeats,
-                removals=removals,
-                parameters=parameters.value,
-                epochs=epochs,
-                refit_epochs=refit_epochs,
-                seed=seed,
-                test_example=test_example,
-            )
+            own = {name: given[name] for name in AUDITED_STUDY}
+            study = _study(scheme, dataset=target, parameters=parameters.value, **own)
             found, _ = audit_study(
                 study, folder, damping=damping, curvature=curvature, solver=solver, refits=refits, n_jobs=jobs
             )

@@ -248,7 +248,7 @@ def test_a_killed_audit_resumes_at_the_next_stage(last_layer, data, tmp_path, mo
         return refit(self, *arguments, **options)
 
     monkeypatch.setattr(ProximalBregman, "refit", killed_once)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="0 of 1 cells are stored"):
         audit(last_layer.at(0), *data, settings, folder=folder, progress=False)
     stored = {path.name.split(".")[0] for path in (folder / "cells").iterdir()}
     assert stored == {"seed=0,stage=warm", "seed=0,stage=proximal"}
