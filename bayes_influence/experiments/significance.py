@@ -62,7 +62,8 @@ def size_trends(results: pd.DataFrame, values: Sequence[str] = tuple(TESTED)) ->
             if part[axis].nunique() < 2:
                 continue
             for value in values:
-                by_size = {size: part.loc[part[axis] == size, value].to_numpy() for size in sorted(part[axis].unique())}
+                sizes = sorted(float(size) for size in part[axis].unique())
+                by_size = {size: part.loc[part[axis] == size, value].to_numpy() for size in sizes}
                 keys = {"value": value, "axis": axis, "at": f"{held} {at}", "scheme": name}
                 rows.append(keys | monotone_trend(by_size).to_row())
     return pd.DataFrame(rows)
