@@ -93,6 +93,8 @@ def compare(
         result = compare_regularisers(study, out or Path("runs") / f"compare-{dataset}", n_jobs=jobs)
     title = f"{dataset}, {depth} x {width} {activation}, influence in {parameters.value} parameters"
     _print_wide(printed_table(result.summary, title))
+    for finding in result.findings:
+        console.print(finding, highlight=False)
     console.print(f"Test example {result.test_example}. Tables, figure and configuration: {result.folder}")
 
 

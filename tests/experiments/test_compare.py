@@ -26,9 +26,11 @@ ROWS = [
 
 def test_everything_promised_is_written(compared):
     written = {path.name for path in compared.folder.iterdir()}
-    tables = {"results.csv", "differences.csv", "damping.csv", "summary.csv"}
+    tables = {"results.csv", "differences.csv", "damping.csv", "summary.csv", "friedman.csv", "pairs.csv"}
     assert tables | {"figure.png", "figure.pdf", "damping.png", "damping.pdf", "config.json"} <= written
     config = json.loads((compared.folder / "config.json").read_text())
+    assert (compared.folder / "findings.txt").read_text().splitlines() == list(compared.findings)
+    assert any(line.startswith("Spearman, depth 1, width 5, 2 seeds: Friedman p = ") for line in compared.findings)
     assert config["config"]["epochs"] == 600
     assert config["versions"]["torch"] == torch.__version__
     assert (compared.folder / "figure.png").stat().st_size > 10_000
