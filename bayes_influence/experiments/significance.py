@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,9 @@ TESTED = {
     "loss_hessian_max": "largest eigenvalue of the loss",
 }
 """Columns of the results that are tested, and what they are called."""
+
+OF_NETWORK = ("loss_hessian_max",)
+"""Those that are properties of the network, the same for every estimator of a Bayesian one."""
 
 ALPHA = 0.05
 """Corrected p-value below which schemes are said to differ."""
@@ -35,12 +39,11 @@ def scheme_tests(results: pd.DataFrame, values: Sequence[str] = tuple(TESTED)) -
         three groups, the second for fewer than two.
     """
     omnibus, pairs = [], []
-    labelled = results.assign(group=series_names(results))
-    sizes = labelled[["depth", "width"]].drop_duplicates().sort_values(["depth", "width"])
+    sizes = results[["depth", "width"]].drop_duplicates().sort_values(["depth", "width"])
     for depth, width in sizes.itertuples(index=False, name=None):
-        at_size = labelled.query("depth == @depth and width == @width")
+        at_size = results.query("depth == @depth and width == @width")
         for value in values:
-            groups = _by_seed(at_size, value)
+            groups = _by_seed(_series(at_size, value), value)
             keys = {"value": value, "depth": int(depth), "width": int(width)}
             if len(groups) >= MIN_FRIEDMAN_GROUPS:
                 omnibus.append(keys | friedman(groups).to_row())
@@ -55,13 +58,10 @@ def size_trends(results: pd.DataFrame, values: Sequence[str] = tuple(TESTED)) ->
     Returns:
         One row per value, axis, held size and scheme: Mann and Kendall's test; empty where no size varies.
     """
-    labelled = results.assign(group=series_names(results))
     rows = []
-    for axis, held in (("depth", "width"), ("width", "depth")):
-        for (at, name), part in labelled.groupby([held, "group"], sort=False):
-            if part[axis].nunique() < 2:
-                continue
-            for value in values:
+    for value, (axis, held) in product(values, (("depth", "width"), ("width", "depth"))):
+        for (at, name), part in _series(results, value).groupby([held, "group"], sort=False):
+            if part[axis].nunique() >= 2:
                 sizes = sorted(float(size) for size in part[axis].unique())
                 by_size = {size: part.loc[part[axis] == size, value].to_numpy() for size in sizes}
                 keys = {"value": value, "axis": axis, "at": f"{held} {at}", "scheme": name}
@@ -95,20 +95,26 @@ def _on_schemes(omnibus: pd.DataFrame, pairs: pd.DataFrame) -> str:
             if np.isnan(row["p_value"])
             else f"Friedman p = {row['p_value']:.2g}, Kendall's W {row['effect_size']:.2f}; "
         )
-    apart = pairs[pairs["p_holm"] < ALPHA]
-    if apart.empty:
+    apart = pairs["p_holm"] < ALPHA
+    if not apart.any():
         return f"{start}no pair of schemes is shown to differ (smallest corrected p {pairs['p_holm'].min():.2g})."
-    listed = [
-        f"{row['first']} {'above' if row['mean_difference'] > 0 else 'below'} {row['second']} (p {row['p_holm']:.2g})"
-        for _, row in apart.iterrows()
-    ]
-    return f"{start}{', '.join(listed)}."
+    means = pd.concat(
+        [pairs.groupby("first")["mean_difference"].sum(), -pairs.groupby("second")["mean_difference"].sum()]
+    )
+    order = means.groupby(level=0).sum().sort_values(ascending=False)
+    alike = [f"{row['first']} and {row['second']}" for _, row in pairs[~apart].iterrows()]
+    return (
+        f"{start}{int(apart.sum())} of {len(pairs)} pairs differ (corrected p < {ALPHA:g}), by mean in the order "
+        f"{' > '.join(order.index)}" + (f"; not shown to differ: {'; '.join(alike)}." if alike else ".")
+    )
 
 
-def series_names(results: pd.DataFrame) -> pd.Series:
-    """What a scheme is called with its estimator, which only Bayesian networks have several of."""
+def _series(results: pd.DataFrame, value: str) -> pd.DataFrame:
+    """The rows that are compared, with a `group`: the scheme, and the estimator where a network has several."""
+    if value in OF_NETWORK:
+        return results.drop_duplicates(["depth", "width", "scheme", "seed"]).assign(group=lambda rows: rows["scheme"])
     plain = results["estimator"] == "influence"
-    return results["scheme"].where(plain, results["scheme"] + " (" + results["estimator"] + ")")
+    return results.assign(group=results["scheme"].where(plain, results["scheme"] + " (" + results["estimator"] + ")"))
 
 
 def _by_seed(results: pd.DataFrame, value: str) -> dict[str, np.ndarray]:

@@ -57,9 +57,17 @@ def test_words_say_what_the_tests_found(results):
     sentences = in_words(*scheme_tests(results, ["spearman"]), size_trends(results, ["spearman"]))
     assert len(sentences) == 3 + 3
     assert sentences[0].startswith("Spearman, depth 1, width 5, 8 seeds: Friedman p = ")
-    assert "none below bnn (variational) (p " in sentences[0]
-    assert "swa (p" not in sentences[0]
+    assert "2 of 3 pairs differ (corrected p < 0.05), by mean in the order bnn (variational) > " in sentences[0]
+    assert sentences[0].endswith("not shown to differ: none and swa.")
     assert sentences[3].startswith("Spearman, none, width 5: falls with depth (tau -0.")
+
+
+def test_what_belongs_to_the_network_is_not_compared_with_itself(results):
+    second = results.query("scheme == 'bnn'").assign(estimator="posterior-mean")
+    both = pd.concat([results, second]).assign(loss_hessian_max=lambda rows: rows["spearman"])
+    _, pairs = scheme_tests(both, ["spearman", "loss_hessian_max"])
+    assert pairs.query("depth == 1").groupby("value").size().to_dict() == {"loss_hessian_max": 3, "spearman": 6}
+    assert set(pairs.query("value == 'loss_hessian_max'")["second"]) == {"swa", "bnn"}
 
 
 def test_one_scheme_and_one_seed_have_nothing_to_test(results):
