@@ -21,8 +21,9 @@ COLOURS = {
     "weight-decay+swa": "tab:red",
     "bnn": "tab:purple",
     "bnn-evi": "tab:brown",
+    "bnn-tempered": "tab:pink",
 }
-"""The paper's colours."""
+"""The papers' colours, and one of our own."""
 
 FILE_TYPES = ("png", "pdf")
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from math import log
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.quasirandom import SobolEngine
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.moments.moments import Moments
+from bayes_influence.objectives.expected_likelihoods import sobol_normals
 from bayes_influence.objectives.objective import Likelihood
 from bayes_influence.objectives.parameters import Params
 
@@ -30,16 +29,10 @@ DRAWS = 128
 """Quasi-random draws of the logits; a power of two keeps the set balanced."""
 
 
-@lru_cache(maxsize=8)
-def _normals(classes: int) -> Float[Tensor, "S C"]:
-    uniform = SobolEngine(classes, scramble=True, seed=0).draw(DRAWS, dtype=torch.float64)
-    return torch.distributions.Normal(0.0, 1.0).icdf(uniform.clamp(1e-12, 1 - 1e-12))
-
-
 def log_probabilities(outputs: Tensor | Moments) -> Float[Tensor, "S B C"]:
     """Log-probabilities of the classes under S draws of the logits; S = 1 for a deterministic network."""
     if isinstance(outputs, Moments):
-        normals = _normals(outputs.mean.shape[-1]).to(outputs.mean).unsqueeze(1)
+        normals = torch.from_numpy(sobol_normals(DRAWS, outputs.mean.shape[-1], seed=0)).to(outputs.mean).unsqueeze(1)
         return torch.log_softmax(outputs.mean + outputs.standard_deviation * normals, dim=-1)
     return torch.log_softmax(outputs, dim=-1).unsqueeze(0)
 

@@ -89,17 +89,18 @@ class _GaussianWeights(torch.autograd.Function):
         by_mean, by_variance = gradients
         operation: LinearMap = ctx.operation
         weight_variance = torch.exp(2 * weight_rho)
-        to_mean = to_variance = None
-        if ctx.needs_input_grad[0]:
-            own = operation.to_input(by_mean, weight, mean.shape)
-            to_mean = own + 2 * mean * operation.to_input(by_variance, weight_variance, mean.shape)
-        to_weight = operation.to_weight(by_mean, mean, weight.shape)
-        second_moment = mean.square()
+        wanted = ctx.needs_input_grad[0]
+        to_mean, to_weight = operation.adjoints(by_mean, mean, weight, wanted)
+        to_square, to_weight_variance = operation.adjoints(by_variance, mean.square(), weight_variance, wanted)
+        if to_mean is not None and to_square is not None:
+            to_mean = to_mean + 2 * mean * to_square
+        to_variance = None
         if variance is not None:
-            to_variance = operation.to_input(by_variance, weight.square() + weight_variance, mean.shape)
-            to_weight = to_weight + 2 * weight * operation.to_weight(by_variance, variance, weight.shape)
-            second_moment = second_moment + variance
-        to_rho = 2 * weight_variance * operation.to_weight(by_variance, second_moment, weight.shape)
+            second_moment = weight.square() + weight_variance
+            to_variance, to_second = operation.adjoints(by_variance, variance, second_moment, ctx.needs_input_grad[1])
+            to_weight = to_weight + 2 * weight * to_second
+            to_weight_variance = to_weight_variance + to_second
+        to_rho = 2 * weight_variance * to_weight_variance
         to_bias = None if bias is None else operation.to_bias(by_mean)
         to_bias_rho = None if bias_rho is None else 2 * torch.exp(2 * bias_rho) * operation.to_bias(by_variance)
         return to_mean, to_variance, to_weight, to_bias, to_rho, to_bias_rho, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -24,15 +24,14 @@ class LinearMap(Protocol):
     ) -> Float[Tensor, "*out"]:
         """The map."""
 
-    def to_input(
-        self, gradient: Float[Tensor, "*out"], weight: Float[Tensor, "*weight"], shape: torch.Size
-    ) -> Float[Tensor, "*shape"]:
-        """Adjoint in the input: the gradient of <gradient, op(x, weight)> in x, which has this shape."""
-
-    def to_weight(
-        self, gradient: Float[Tensor, "*out"], x: Float[Tensor, "*shape"], shape: torch.Size
-    ) -> Float[Tensor, "*weight"]:
-        """Adjoint in the weight, which has this shape."""
+    def adjoints(
+        self,
+        gradient: Float[Tensor, "*out"],
+        x: Float[Tensor, "*shape"],
+        weight: Float[Tensor, "*weight"],
+        input_too: bool,
+    ) -> tuple[Float[Tensor, "*shape"] | None, Float[Tensor, "*weight"]]:
+        """Gradients of <gradient, op(x, weight)> in x, if that one is wanted, and in the weight."""
 
     def to_bias(self, gradient: Float[Tensor, "*out"]) -> Float[Tensor, " out"]:
         """Adjoint in the bias."""
@@ -45,13 +44,10 @@ class Affine:
         """W x + b."""
         return F.linear(x, weight, bias)
 
-    def to_input(self, gradient: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
-        """W^T g."""
-        return gradient @ weight
-
-    def to_weight(self, gradient: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
-        """Sum over the leading axes of g x^T."""
-        return gradient.reshape(-1, shape[0]).mT @ x.reshape(-1, shape[1])
+    def adjoints(self, gradient: Tensor, x: Tensor, weight: Tensor, input_too: bool) -> tuple[Tensor | None, Tensor]:
+        """W^T g, and the sum over the leading axes of g x^T."""
+        to_input = gradient @ weight if input_too else None
+        return to_input, gradient.reshape(-1, weight.shape[0]).mT @ x.reshape(-1, weight.shape[1])
 
     def to_bias(self, gradient: Tensor) -> Tensor:
         """Sum over the leading axes."""
@@ -79,17 +75,22 @@ class Convolution:
         function = _CONVOLUTIONS[len(self.stride)]
         return function(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
-    def to_input(self, gradient: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
-        """The transposed convolution of the gradient."""
-        gradient = self._batched(gradient)
-        # Only the shape of the other operand matters for either adjoint.
-        like = gradient.new_zeros(()).expand(len(gradient), *shape[-len(self.stride) - 1 :])
-        return self._adjoints(gradient, like, weight, (True, False, False))[0].reshape(shape)
-
-    def to_weight(self, gradient: Tensor, x: Tensor, shape: torch.Size) -> Tensor:
-        """The correlation of input and gradient, summed over the batch."""
-        like = gradient.new_zeros(()).expand(shape)
-        return self._adjoints(self._batched(gradient), self._batched(x), like, (False, True, False))[1]
+    def adjoints(self, gradient: Tensor, x: Tensor, weight: Tensor, input_too: bool) -> tuple[Tensor | None, Tensor]:
+        """The transposed convolution of the gradient, and the correlation of input and gradient."""
+        to_input, to_weight, _ = torch.ops.aten.convolution_backward(
+            self._batched(gradient),
+            self._batched(x),
+            weight,
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            False,
+            [0] * len(self.stride),
+            self.groups,
+            (input_too, True, False),
+        )
+        return to_input.reshape(x.shape) if input_too else None, to_weight
 
     def to_bias(self, gradient: Tensor) -> Tensor:
         """Sum over batch and positions."""
@@ -98,19 +99,3 @@ class Convolution:
 
     def _batched(self, x: Tensor) -> Tensor:
         return x if x.ndim == len(self.stride) + 2 else x.unsqueeze(0)
-
-    def _adjoints(self, gradient: Tensor, x: Tensor, weight: Tensor, mask: tuple[bool, bool, bool]) -> Any:
-        no_output_padding = [0] * len(self.stride)
-        return torch.ops.aten.convolution_backward(
-            gradient,
-            x,
-            weight,
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            False,
-            no_output_padding,
-            self.groups,
-            mask,
-        )

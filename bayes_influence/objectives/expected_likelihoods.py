@@ -71,8 +71,10 @@ class TaylorCategorical:
 
 
 @lru_cache(maxsize=32)
-def _sobol_normals(n_draws: int, n_classes: int, seed: int) -> Float[np.ndarray, "S C"]:
-    """In numpy, so that a first call under `make_fx` or `vmap` makes constants as any other call does."""
+def sobol_normals(n_draws: int, n_classes: int, seed: int) -> Float[np.ndarray, "S C"]:
+    """Scrambled Sobol draws of independent standard normals, the same at every call.
+
+    In numpy, so that a first call under `make_fx` or `vmap` makes constants as any other call does."""
     uniform = qmc.Sobol(n_classes, rng=seed).random_base2(ceil(log2(n_draws)))[:n_draws]
     return ndtri(uniform.clip(1e-12, 1 - 1e-12))
 
@@ -99,7 +101,7 @@ class SobolCategorical:
     def __call__(self, outputs: Moments, targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Losses in nats, one per example."""
         mean, variance = outputs.mean, outputs.variance
-        normals = torch.from_numpy(_sobol_normals(self.n_draws, mean.shape[-1], self.seed)).to(mean)
+        normals = torch.from_numpy(sobol_normals(self.n_draws, mean.shape[-1], self.seed)).to(mean)
         logits = mean + torch.sqrt(variance + VARIANCE_FLOOR) * normals.unsqueeze(1)
         return torch.logsumexp(logits, dim=-1).mean(0) - _pick(logits.mean(0), targets)
 

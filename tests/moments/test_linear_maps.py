@@ -23,6 +23,8 @@ def test_adjoints_are_the_gradients_of_the_inner_product(operation, shape, weigh
     gradient = torch.randn_like(operation(x, weight, bias))
     product = grad(lambda x, weight, bias: (gradient * operation(x, weight, bias)).sum(), (0, 1, 2))
     to_input, to_weight, to_bias = product(x, weight, bias)
-    assert torch.allclose(operation.to_input(gradient, weight, x.shape), to_input, atol=1e-12)
-    assert torch.allclose(operation.to_weight(gradient, x, weight.shape), to_weight, atol=1e-12)
+    mine = operation.adjoints(gradient, x, weight, input_too=True)
+    assert torch.allclose(mine[0], to_input, atol=1e-12)
+    assert torch.allclose(mine[1], to_weight, atol=1e-12)
+    assert operation.adjoints(gradient, x, weight, input_too=False)[0] is None
     assert torch.allclose(operation.to_bias(gradient), to_bias, atol=1e-12)
