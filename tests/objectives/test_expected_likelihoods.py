@@ -15,7 +15,7 @@ from bayes_influence.objectives.expected_likelihoods import (
     SobolCategorical,
     TaylorCategorical,
     TiltedCategorical,
-    _sobol_normals,
+    sobol_normals,
 )
 
 MEANS = 1.5 * torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -87,7 +87,7 @@ def test_sobol_draws_tend_to_the_truth_and_follow_their_seed():
 
 
 def test_sobol_draws_are_made_while_the_first_call_is_traced():
-    _sobol_normals.cache_clear()
+    sobol_normals.cache_clear()
 
     def total(mean, variance):
         return SobolCategorical(12, seed=5)(Moments(mean, variance), TARGETS).sum()
