@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.moments.arithmetic import mean_of, shared_approximation
-from bayes_influence.moments.forward_mode import nested_forward_mode
 from bayes_influence.moments.linear_maps import LinearMap
 from bayes_influence.moments.moments import Approximation, Moments
 from bayes_influence.moments.registry import rule
+from bayes_influence.moments.transforms import plain_formulas_needed
 
 
 def fixed_weights(operation: Callable[..., Tensor], x: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
@@ -48,7 +48,7 @@ def gaussian_weights(
         approximation: What the output carries on to the next rules.
     """
     mean, variance = (x.mean, x.variance) if isinstance(x, Moments) else (x, None)
-    compute: Callable[..., tuple[Tensor, Tensor]] = _moments if nested_forward_mode() else _GaussianWeights.apply
+    compute: Callable[..., tuple[Tensor, Tensor]] = _moments if plain_formulas_needed() else _GaussianWeights.apply
     moments = compute(mean, variance, weight, bias, weight_rho, bias_rho, operation)
     return Moments(moments[0], moments[1], approximation)
 

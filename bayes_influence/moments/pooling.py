@@ -12,9 +12,9 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor
 
-from bayes_influence.moments.forward_mode import nested_forward_mode
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import rule
+from bayes_influence.moments.transforms import plain_formulas_needed
 
 Sizes = int | tuple[int, ...]
 
@@ -97,7 +97,7 @@ _POOL_BACKWARD: dict[Callable[..., Tensor], Callable[..., Tensor]] = {
 
 
 def _pooled(function: Callable[..., Tensor], x: Tensor, options: list[Any]) -> Tensor:
-    if function not in _POOL_BACKWARD or nested_forward_mode():
+    if function not in _POOL_BACKWARD or plain_formulas_needed():
         return function(x, *options)
     pooled: Tensor = _AveragePool.apply(x, function, options)
     return pooled

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayes_influence.moments.forward_mode import nested_forward_mode
+from bayes_influence.moments.transforms import plain_formulas_needed
 
 BLOCK = 65_536
 """Entries that a closed form takes at a time on a CPU, so that its dozens of intermediate results stay in the cache."""
@@ -130,7 +130,7 @@ def recomputed(
         mean: m.
         variance: v.
     """
-    if nested_forward_mode():
+    if plain_formulas_needed():
         return function.value(mean, variance)
     result: tuple[Tensor, Tensor] = _Recomputed.apply(mean, variance, function)
     return result

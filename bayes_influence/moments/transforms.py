@@ -1,0 +1,15 @@
+"""Whether functions with derivatives of their own may be used where we are."""
+
+from __future__ import annotations
+
+from torch._C._functorch import TransformType, get_interpreter_stack
+
+
+def plain_formulas_needed() -> bool:
+    """Whether a `torch.autograd.Function` would fail here, so that the plain formula has to be differentiated.
+
+    Inside a jvp that is taken inside another, torch drops the outer tangents in the function's rule without a word, and
+    a second directional derivative comes out wrong. Under `functionalize`, as in a trace, torch has no rule at all.
+    """
+    transforms = [level.key() for level in get_interpreter_stack() or []]
+    return transforms.count(TransformType.Jvp) > 1 or TransformType.Functionalize in transforms
