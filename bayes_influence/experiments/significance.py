@@ -88,13 +88,16 @@ def in_words(omnibus: pd.DataFrame, pairs: pd.DataFrame, trends: pd.DataFrame) -
 def _on_schemes(omnibus: pd.DataFrame, pairs: pd.DataFrame) -> str:
     value, depth, width = (pairs[name].iloc[0] for name in ("value", "depth", "width"))
     start = f"{TESTED[value]}, depth {depth}, width {width}, {int(pairs['n'].iloc[0])} seeds: "
-    if len(omnibus):
-        row = omnibus.query("value == @value and depth == @depth and width == @width").iloc[0]
+    own = omnibus.query("value == @value and depth == @depth and width == @width") if len(omnibus) else omnibus
+    if len(own):
+        row = own.iloc[0]
         start += (
             f"Friedman not defined ({row['note']}); "
             if np.isnan(row["p_value"])
             else f"Friedman p = {row['p_value']:.2g}, Kendall's W {row['effect_size']:.2f}; "
         )
+    if pairs["p_holm"].isna().all():
+        return f"{start}no test between pairs: there are too few seeds, or they do not differ."
     apart = pairs["p_holm"] < ALPHA
     if not apart.any():
         return f"{start}no pair of schemes is shown to differ (smallest corrected p {pairs['p_holm'].min():.2g})."

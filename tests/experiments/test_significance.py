@@ -79,3 +79,13 @@ def test_one_scheme_and_one_seed_have_nothing_to_test(results):
     one = results.query("seed == 0 and depth == 1")
     (sentence,) = in_words(*scheme_tests(one, ["spearman"]), size_trends(one, ["spearman"]))
     assert "Friedman not defined (fewer than two complete seeds)" in sentence
+    assert sentence.endswith("no test between pairs: there are too few seeds, or they do not differ.")
+
+
+def test_a_value_with_too_few_groups_for_friedman_is_said_without_it(results):
+    """A Bayesian network's two estimators make three groups of a correlation, and two of a property of the network."""
+    two = results.query("scheme in ('none', 'bnn')").assign(loss_hessian_max=lambda rows: rows["spearman"])
+    both = pd.concat([two, two.query("scheme == 'bnn'").assign(estimator="posterior-mean")])
+    values = ["spearman", "loss_hessian_max"]
+    sentences = in_words(*scheme_tests(both, values), pd.DataFrame())
+    assert [("Friedman" in sentence) for sentence in sentences] == [True, False] * 3
