@@ -63,7 +63,14 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
     command = [sys.executable, "-m", "bayes_influence", "compare", "iris", "--test-example", "83", "--jobs", "1"]
     command += ["--repeats", "1", "--removals", "3", "--epochs", "5000", "--refit-epochs", "10"]
     command += ["--schemes", "weight-decay,bnn", "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # Jobs in the background inherit that interrupts are ignored, and this test may run in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         stored = tmp_path / "out" / "cells"
         deadline = time.monotonic() + 240

@@ -174,6 +174,8 @@ def start_study(tmp_path, n_jobs):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Jobs in the background inherit that interrupts are ignored, and these tests may run in one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     cells = tmp_path / "study" / "cells"
     deadline = time.monotonic() + 60
