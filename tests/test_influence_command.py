@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from bayes_influence.cli import app
 from bayes_influence.experiments.train_report import train_and_report
-from bayes_influence.experiments.train_run import TrainRun
+from bayes_influence.experiments.train_settings import TrainRun
 
 
 @pytest.fixture(scope="module")

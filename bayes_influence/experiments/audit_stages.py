@@ -22,13 +22,14 @@ from bayes_influence.evaluation.waterfall import waterfall
 from bayes_influence.experiments.audit_spectrum import audit_spectrum
 from bayes_influence.experiments.cells import CellResult, cell_key
 from bayes_influence.experiments.store import StudyFolder
+from bayes_influence.experiments.stored_refits import refit_arrays, refits_from
 from bayes_influence.influence.influence import Influence
 from bayes_influence.moments.moments import Moments
-from bayes_influence.objectives.head import head_objective, head_params, is_last_layer
+from bayes_influence.objectives.head import has_head, head_objective, head_params, is_last_layer
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
 from bayes_influence.retraining.predicted import predicted_refits
-from bayes_influence.retraining.problem import has_head, stacked_features
+from bayes_influence.retraining.problem import first_example, stacked_features
 from bayes_influence.retraining.protocols import (
     FromScratch,
     LinearResponse,
@@ -47,9 +48,6 @@ logger = logging.getLogger(__name__)
 
 REFITS = ("auto", "newton", "trained")
 """How networks are retrained from the fit."""
-
-PARAMS = "params/"
-"""Before the names of parameters among the arrays of a stored stage."""
 
 INFLUENCE_SOLVERS = ("auto", "cholesky", "eigendecomposition")
 """Solvers that an influence estimate knows by itself; the others are handed to it as functions."""
@@ -171,7 +169,7 @@ def on_features(fits: Fits, train: Dataset, test: Dataset) -> tuple[Fits, Datase
 
     The network then runs over the data once, in its own dtype.
     """
-    if not has_head(fits.objective, train):
+    if not has_head(fits.objective, first_example(fits.objective, train)):
         return fits, train, test
     objective, params = fits.objective, fits.params
     own = {name: value.double() for name, value in head_params(objective, params).items()}
@@ -223,17 +221,13 @@ def _stored(job: AuditJob, stage: str, refit: Callable[[], Refits]) -> tuple[Ref
     objective, removals = job.fits.objective, Removals.one_at_a_time(job.removed.unsqueeze(0))
     if job.folder is not None and job.folder.cell_done(key):
         held = {name: torch.as_tensor(array) for name, array in job.folder.load_cell(key).arrays.items()}
-        params = {name.removeprefix(PARAMS): value for name, value in held.items() if name.startswith(PARAMS)}
-        kept = Refits(objective, params, removals, held["gradient_norms"], held["converged"])
-        return kept, float(held["seconds"])
+        return refits_from(held, objective, removals), float(held["seconds"])
     logger.info("seed %d: %s", job.fits.seeds[0], stage)
     began = time.perf_counter()
     refits = refit()
     seconds = time.perf_counter() - began
     if job.folder is not None:
-        arrays = {PARAMS + name: value for name, value in refits.params.items()}
-        arrays |= {"gradient_norms": refits.gradient_norms, "converged": refits.converged}
-        job.folder.save_cell(key, {}, arrays | {"seconds": torch.tensor(seconds)})
+        job.folder.save_cell(key, {}, refit_arrays(refits) | {"seconds": torch.tensor(seconds)})
     return replace(refits, objective=objective), seconds
 
 

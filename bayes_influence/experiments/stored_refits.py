@@ -17,6 +17,7 @@ from bayes_influence.experiments.runner import run_cells
 from bayes_influence.experiments.store import StudyFolder
 from bayes_influence.experiments.subsets import protocol_config
 from bayes_influence.objectives.head import head_objective
+from bayes_influence.objectives.objective import Objective
 from bayes_influence.retraining.protocols import RetrainingProtocol
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.retraining.removals import Removals, as_removals
@@ -86,11 +87,27 @@ def stored_refits(
     return _joined(fits, removals, [dict(store.load_cell(key).arrays) for key in cells])
 
 
-def _refit(job: _Job) -> CellResult:
-    refits = job.protocol.refit(job.fits, job.train, job.removals)
+def refit_arrays(refits: Refits) -> dict[str, Tensor]:
+    """What a cell keeps of refits."""
     arrays: dict[str, Tensor] = {PARAMS + name: value for name, value in refits.params.items()}
     arrays |= {"gradient_norms": refits.gradient_norms, "converged": refits.converged}
-    return CellResult(arrays=arrays if refits.watched is None else arrays | {"watched": refits.watched})
+    return arrays if refits.watched is None else arrays | {"watched": refits.watched}
+
+
+def refits_from(arrays: dict[str, Tensor], objective: Objective, removals: Removals) -> Refits:
+    """The refits that `refit_arrays` took apart, with the objective and the removals that they belong to."""
+    return Refits(
+        objective=objective,
+        params={name.removeprefix(PARAMS): value for name, value in arrays.items() if name.startswith(PARAMS)},
+        removals=removals,
+        gradient_norms=arrays["gradient_norms"],
+        converged=arrays["converged"],
+        watched=arrays.get("watched"),
+    )
+
+
+def _refit(job: _Job) -> CellResult:
+    return CellResult(arrays=refit_arrays(job.protocol.refit(job.fits, job.train, job.removals)))
 
 
 def _joined(fits: Fits, removals: Removals, cells: list[dict[str, np.ndarray | Tensor]]) -> Refits:
@@ -100,15 +117,8 @@ def _joined(fits: Fits, removals: Removals, cells: list[dict[str, np.ndarray | T
         parts = [torch.as_tensor(cell[name]) for cell in cells]
         return torch.cat([parts[0], *(part[:, 1:] for part in parts[1:])], dim=1)
 
-    names = [name.removeprefix(PARAMS) for name in cells[0] if name.startswith(PARAMS)]
+    arrays = {name: along_refits(name) for name in cells[0]}
     objective = fits.objective
-    if set(names) < set(objective.params):
+    if {name.removeprefix(PARAMS) for name in arrays if name.startswith(PARAMS)} < set(objective.params):
         objective = head_objective(objective)
-    return Refits(
-        objective=objective,
-        params={name: along_refits(PARAMS + name) for name in names},
-        removals=removals,
-        gradient_norms=along_refits("gradient_norms"),
-        converged=along_refits("converged"),
-        watched=along_refits("watched") if "watched" in cells[0] else None,
-    )
+    return refits_from(arrays, objective, removals)

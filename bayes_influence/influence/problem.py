@@ -17,9 +17,8 @@ from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.derivatives import per_example_gradients
 from bayes_influence.objectives.head import (
     features,
+    has_head,
     head_objective,
-    head_problem,
-    is_last_layer,
     last_layer_prefix,
 )
 from bayes_influence.objectives.objective import Likelihood, Objective
@@ -76,7 +75,7 @@ class FittedProblem:
         first = next(train.select(range(min(2, len(train)))).to(dtype=dtype).batches(2))
         self.objective.check(first)
         _check_parts_taken(self.objective, first)
-        self._is_head = _has_head(self.objective, first)
+        self._is_head = has_head(self.objective, first)
         self.reduced = head_objective(self.objective) if self._is_head else self.objective
         self.data = self.reduce(self.train)
         for batch in self.data.batches(batch_size):
@@ -192,17 +191,6 @@ def check_float_inputs(inputs: Any, what: str) -> None:
     wrong = [leaf.dtype for leaf in tree_leaves(inputs) if not leaf.is_floating_point()]
     if wrong:
         raise TypeError(f"{what} needs real inputs, got {wrong[0]}; perturb an embedding of them instead")
-
-
-def _has_head(objective: Objective, batch: Batch) -> bool:
-    """Whether the selection lies in a last layer whose output is the network's, so that the layer can stand alone."""
-    if not is_last_layer(objective):
-        return False
-    try:
-        head_problem(objective, batch)
-    except ValueError:
-        return False
-    return True
 
 
 def _check_parts_taken(objective: Objective, batch: Batch) -> None:

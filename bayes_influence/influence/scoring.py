@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -57,9 +58,6 @@ class ScoreBlocks:
         problem: Whose training examples are scored.
         scoring: One of the ways, or `"auto"`.
 
-    Attributes:
-        scoring: The way that was chosen.
-
     Raises:
         ValueError: If the way is unknown, or the selected parameters are not of layers as outer products need them.
     """
@@ -68,17 +66,25 @@ class ScoreBlocks:
         if scoring != "auto" and scoring not in SCORINGS:
             raise ValueError(f"unknown scoring {scoring!r}; known: auto, {', '.join(SCORINGS)}")
         self.problem = problem
-        self._layers, unsupported = kronecker_layers(problem.reduced)
-        takes_outer_products = not unsupported and scoring in ("auto", "outer-products") and self._is_complete()
-        if scoring == "outer-products" and not takes_outer_products:
-            instead = f", not {unsupported[0]!r}" if unsupported else ""
+        self._asked = scoring
+        self._layers, self._unsupported = kronecker_layers(problem.reduced)
+        if scoring == "outer-products" and not self._takes_outer_products:
+            instead = f", not {self._unsupported[0]!r}" if self._unsupported else ""
             raise ValueError(
                 "scoring='outer-products' needs parameters of nn.Linear and nn.Conv2d layers (groups=1) that their "
                 f"layers alone use, with the examples on the first axis{instead}; use 'gradients' or 'forward'"
             )
-        self.scoring = (
-            "outer-products" if takes_outer_products else _cheapest(problem) if scoring == "auto" else scoring
-        )
+
+    @cached_property
+    def scoring(self) -> str:
+        """The way that was asked for, or the cheapest; found out when it is first needed."""
+        if self._asked != "auto":
+            return self._asked
+        return "outer-products" if self._takes_outer_products else _cheapest(self.problem)
+
+    @cached_property
+    def _takes_outer_products(self) -> bool:
+        return not self._unsupported and self._is_complete()
 
     @property
     def gives_norms(self) -> bool:

@@ -117,6 +117,17 @@ def is_last_layer(objective: Objective) -> bool:
     return all(name.startswith(prefix) for name in objective.names)
 
 
+def has_head(objective: Objective, batch: Batch) -> bool:
+    """Whether the selection lies in a last layer whose output is the network's, so that the layer can stand alone."""
+    if not is_last_layer(objective):
+        return False
+    try:
+        head_problem(objective, batch)
+    except ValueError:
+        return False
+    return True
+
+
 def reduced_problem(objective: Objective, batch: Batch) -> tuple[Objective, Batch]:
     """The smallest problem with the same derivatives: the last layer on its features where that is all there is."""
     return head_problem(objective, batch) if is_last_layer(objective) else (objective, batch)

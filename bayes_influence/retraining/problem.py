@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from bayes_influence.curvature.operators.last_layer import LastLayerOperator
 from bayes_influence.data.dataset import Batch, Dataset
-from bayes_influence.objectives.head import Head, head_objective, head_params, head_problem, is_last_layer
+from bayes_influence.objectives.head import Head, has_head, head_objective, head_params
 from bayes_influence.objectives.head import stacked_features as features_at_once
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params, member
@@ -134,7 +134,7 @@ def refit_problem(objective: Objective, params: Params, train: Dataset) -> tuple
         train: Their training examples.
     """
     members = len(next(iter(params.values())))
-    if not has_head(objective.at(member(params, 0)), train):
+    if not has_head(objective.at(member(params, 0)), first_example(objective, train)):
         return objective, RefitProblem(objective, params, train.batch())
     inputs = stacked_features(objective, params, train.inputs)
     head, own = head_objective(objective), head_params(objective, params)
@@ -142,17 +142,6 @@ def refit_problem(objective: Objective, params: Params, train: Dataset) -> tuple
         return head, RefitProblem(head, own, Batch(tree_map(lambda leaf: leaf[0], inputs), train.targets))
     targets = train.targets.expand(members, *train.targets.shape)
     return head, RefitProblem(head, own, Batch(inputs, targets), own_data=True)
-
-
-def has_head(objective: Objective, data: Dataset) -> bool:
-    """Whether only parameters of a last layer are selected, whose output is the network's."""
-    if not is_last_layer(objective):
-        return False
-    try:
-        head_problem(objective, _in_dtype_of(objective.params, data.select([0])).batch())
-    except ValueError:
-        return False
-    return True
 
 
 def stacked_features(objective: Objective, stacked: Params, inputs: Any) -> Any:
@@ -181,8 +170,9 @@ def _like(params: Params, leaf: Tensor) -> Tensor:
     return leaf.to(next(iter(params.values())).dtype) if leaf.is_floating_point() else leaf
 
 
-def _in_dtype_of(params: Params, data: Dataset) -> Dataset:
-    return data.to(dtype=next(iter(params.values())).dtype)
+def first_example(objective: Objective, data: Dataset) -> Batch:
+    """One example in the dtype of the objective's parameters, for a look at what its network does."""
+    return data.select([0]).to(dtype=next(iter(objective.params.values())).dtype).batch()
 
 
 def _is_linear_layer(objective: Objective, inputs: Any, own_data: bool) -> bool:

@@ -15,8 +15,7 @@ from bayes_influence.retraining.refits import Refits, per_seed, repeated
 from bayes_influence.retraining.removals import Removals, as_removals
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.minibatch import train_minibatches
-from bayes_influence.training.minibatch_schedule import MinibatchSchedule
-from bayes_influence.training.optimisers import Adam
+from bayes_influence.training.minibatch_schedule import full_batches
 from bayes_influence.training.schedules import Schedule
 
 
@@ -62,13 +61,7 @@ def sampled_refits(
         objective,
         repeated({name: start[name] for name in whole.params}, refits),
         train,
-        MinibatchSchedule(
-            schedule.epochs,
-            len(train),
-            schedule.learning_rate,
-            Adam(schedule.betas, schedule.epsilon),
-            decay="cosine",
-        ),
+        full_batches(schedule, len(train)),
         [seed for seed in fits.seeds for _ in range(refits)],
         averaging=fits.scheme.averaging,
         data_weights=weights,

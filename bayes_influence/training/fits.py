@@ -24,9 +24,8 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params, member
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.minibatch import train_minibatches
-from bayes_influence.training.minibatch_schedule import MinibatchSchedule
+from bayes_influence.training.minibatch_schedule import full_batches
 from bayes_influence.training.newton import StackedProblem, minimise_newton
-from bayes_influence.training.optimisers import Adam
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Scheme
 
@@ -206,7 +205,7 @@ def _trained_by_sampling(
     labels: Sequence[str],
     progress: bool,
 ) -> Params:
-    """Full-batch Adam on noisy objectives, the learning rate along a cosine: a plateau would see only the noise."""
+    """Adam on noisy objectives, see `full_batches`."""
     parts = []
     for index, scheme in enumerate(schemes):
         own = slice(index * len(seeds), (index + 1) * len(seeds))
@@ -214,13 +213,7 @@ def _trained_by_sampling(
             replace(objective, regulariser_weight=scheme.regulariser_weight),
             {name: value[own] for name, value in start.items()},
             train,
-            MinibatchSchedule(
-                schedule.epochs,
-                len(train),
-                schedule.learning_rate,
-                Adam(schedule.betas, schedule.epsilon),
-                decay="cosine",
-            ),
+            full_batches(schedule, len(train)),
             seeds,
             averaging=scheme.averaging,
             step=scheme.step(objective, len(train)),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import cos, pi
 
 from bayes_influence.training.optimisers import SGD, Adam
-from bayes_influence.training.schedules import Plateau
+from bayes_influence.training.schedules import Plateau, Schedule
 
 DECAYS = ("constant", "cosine")
 
@@ -75,3 +75,9 @@ class MinibatchSchedule:
         """Share of the regulariser's weight that applies in a step (from 0) of so many."""
         annealed = int(self.annealing * steps)
         return 1.0 if step >= annealed else (step + 1) / (annealed + 1)
+
+
+def full_batches(schedule: Schedule, examples: int) -> MinibatchSchedule:
+    """A full-batch schedule for noisy objectives: the rate along a cosine, as a plateau would see only the noise."""
+    optimiser = Adam(schedule.betas, schedule.epsilon)
+    return MinibatchSchedule(schedule.epochs, examples, schedule.learning_rate, optimiser, decay="cosine")

@@ -6,7 +6,8 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.tables import hold_out, load_table
 from bayes_influence.experiments.influence_run import influence_figure, influence_of_run, printed_rankings
 from bayes_influence.experiments.train_report import train_and_report
-from bayes_influence.experiments.train_run import TrainRun, load_run
+from bayes_influence.experiments.train_run import load_run
+from bayes_influence.experiments.train_settings import TrainRun
 from bayes_influence.influence.scores import InfluenceScores
 
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from bayes_influence.objectives.head import Head
+from bayes_influence.objectives.head import Head, has_head
 from bayes_influence.retraining import problem as problems
 from bayes_influence.retraining.minimum import newton_refits, polished_fits
-from bayes_influence.retraining.problem import RefitProblem, has_head, refit_problem, stacked_features
+from bayes_influence.retraining.problem import RefitProblem, refit_problem, stacked_features
 from bayes_influence.retraining.proximal import proximal_problem, proximal_refits
 from bayes_influence.retraining.refits import losses_after
 from bayes_influence.training.fits import fit_schemes
@@ -98,7 +98,7 @@ def test_convex_refits_do_not_depend_on_where_they_start(heads, train, removed):
 def test_a_network_that_goes_on_behind_its_last_layer_is_refitted_whole(train):
     network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh()).double()
     objective = Deterministic("l2", decay=DECAY).objective(network, len(train), "last-layer")
-    assert not has_head(objective, train)
+    assert not has_head(objective, train.batch())
     params = {name: value.unsqueeze(0) for name, value in objective.params.items()}
     refitted, problem = refit_problem(objective, params, train)
     assert not isinstance(refitted.network, Head)
