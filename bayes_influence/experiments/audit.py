@@ -184,7 +184,7 @@ def audit_jobs(
     networks = [on_features(fits, train, test) for fits in each_network(trained)]
     if settings.polish:
         networks = [(polished_fits(fits, own), own, tests) for fits, own, tests in networks]
-    removed = _hardest([(fits.at(0), own) for fits, own, _ in networks], settings.removals)
+    removed = hardest_in_the_mean([(fits.at(0), own) for fits, own, _ in networks], settings.removals)
     delta = settings.damping
     if delta is None:
         first, own, _ = networks[0]
@@ -197,16 +197,16 @@ def audit_jobs(
     }
 
 
-def hardest_in_the_mean(trained: Fits | Sequence[Fits], train: Dataset, count: int) -> Tensor:
-    """Ids of the training examples with the largest loss, a mean over seeds: the same for every seed.
+def hardest_in_the_mean(networks: Sequence[tuple[Objective, Dataset]], count: int) -> Tensor:
+    """Ids of the training examples with the largest loss, a mean over the networks: the same for every one.
+
+    Args:
+        networks: Each with the training examples as it takes them, in one order.
+        count: How many.
 
     Raises:
         ValueError: If there are not so many examples, or a loss is not finite.
     """
-    return _hardest([(fits.at(0), train) for fits in each_network(trained)], count)
-
-
-def _hardest(networks: Sequence[tuple[Objective, Dataset]], count: int) -> Tensor:
     train = networks[0][1]
     if not 1 <= count < len(train):
         raise ValueError(f"between 1 and {len(train) - 1} of {len(train)} examples can be removed, got {count}")

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from bayes_influence.curvature.operators.last_layer import LastLayerOperator
 from bayes_influence.data.dataset import Batch, Dataset
-from bayes_influence.objectives.head import Head, has_head, head_objective, head_params
+from bayes_influence.objectives.head import Head, has_head, head_objective, head_params, member_batch
 from bayes_influence.objectives.head import stacked_features as features_at_once
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params, member
@@ -140,8 +140,7 @@ def refit_problem(objective: Objective, params: Params, train: Dataset) -> tuple
     head, own = head_objective(objective), head_params(objective, params)
     if members == 1:
         return head, RefitProblem(head, own, Batch(tree_map(lambda leaf: leaf[0], inputs), train.targets))
-    targets = train.targets.expand(members, *train.targets.shape)
-    return head, RefitProblem(head, own, Batch(inputs, targets), own_data=True)
+    return head, RefitProblem(head, own, member_batch(inputs, train.targets, members), own_data=True)
 
 
 def stacked_features(objective: Objective, stacked: Params, inputs: Any) -> Any:

@@ -169,7 +169,7 @@ def test_variational_networks_are_audited_in_the_fisher_metric(data):
 
 
 def test_the_removed_examples_are_the_same_for_every_network(last_layer, data):
-    ids = hardest_in_the_mean(last_layer, data[0], 5)
+    ids = hardest_in_the_mean([(last_layer.at(row), data[0]) for row in range(2)], 5)
     losses = sum(last_layer.at(row).losses(last_layer.at(row).params, data[0].batch()) for row in range(2))
     assert set(ids.tolist()) == set(torch.argsort(losses, descending=True)[:5].tolist())
     jobs = audit_jobs(last_layer, *data, AuditSettings(removals=5, damping=0.1))
