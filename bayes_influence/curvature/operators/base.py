@@ -23,12 +23,14 @@ class LinearOperator(ABC):
         size: P.
         dtype: Of the vectors that it takes and returns.
         device: Where they live.
+        share: What a product costs, relative to one with the operator that this one stands in for, see `within`.
     """
 
-    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, size: int, dtype: torch.dtype, device: torch.device, share: float = 1.0) -> None:
         self.size = size
         self.dtype = dtype
         self.device = device
+        self.share = share
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -62,6 +64,14 @@ class LinearOperator(ABC):
     def __add__(self, damping: float | Float[Tensor, " P"]) -> LinearOperator:
         """A + diag(damping); a number stands for that multiple of the identity."""
         return DampedOperator(self, damping)
+
+    def within(self, error: float) -> LinearOperator:
+        """A itself; or, from a subclass that knows one, a cheaper operator that is off by about a fraction `error`.
+
+        For the late steps of a Krylov method, whose products may be the less accurate the smaller the residual is. How
+        far off it is was estimated, not bounded: whoever uses it checks the result with A.
+        """
+        return self
 
     def dense(self) -> Float[Tensor, "P P"]:
         """A as a matrix, from products with unit vectors. Memory P^2; P products."""
@@ -125,7 +135,7 @@ class DampedOperator(LinearOperator):
     """
 
     def __init__(self, base: LinearOperator, damping: float | Float[Tensor, " P"]) -> None:
-        super().__init__(base.size, base.dtype, base.device)
+        super().__init__(base.size, base.dtype, base.device, base.share)
         values = torch.as_tensor(damping, dtype=base.dtype, device=base.device)
         if values.shape not in ((), (base.size,)):
             raise ValueError(f"damping must be a number or of shape ({base.size},), got shape {tuple(values.shape)}")
@@ -136,6 +146,11 @@ class DampedOperator(LinearOperator):
 
     def _product(self, vectors: Tensor) -> Tensor:
         return self.base @ vectors + self.damping.unsqueeze(1) * vectors
+
+    def within(self, error: float) -> LinearOperator:
+        """The same damping on what stands in for the base."""
+        base = self.base.within(error)
+        return self if base is self.base else DampedOperator(base, self.damping)
 
     def dense(self) -> Float[Tensor, "P P"]:
         """The base's matrix with d added to its diagonal."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from bayes_influence.curvature.operators.base import LinearOperator
+from bayes_influence.curvature.operators.leading import LeadingExamples
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.curvature.operators.traced import TracedProduct, kept_bytes
 from bayes_influence.data.dataset import Batch, Dataset
@@ -73,10 +74,11 @@ class DataOperator(LinearOperator):
         self.regulariser = RegulariserOperator(objective)
         self._theta = theta
         self._batches: list[Batch] = list(data.batches(self.batch_size))
+        self._leading: LeadingExamples | None = None
         self._is_untraceable = False
         self._work: Counter[tuple[int, int]] = Counter()
         self._traced: dict[tuple[int, int], TracedProduct] = {}
-        self._kept: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+        self._kept: dict[tuple[str, int, int], tuple[Tensor, ...]] = {}
         objective.check(self._batches[0])
 
     @abstractmethod
@@ -93,22 +95,40 @@ class DataOperator(LinearOperator):
             product = traced(traced.linearise(self._theta, batch), vectors)
         return product + self.regulariser @ vectors
 
+    def within(self, error: float) -> LinearOperator:
+        """The part of the examples that carry all but a fraction `error` of the curvature, where half of them do.
+
+        See `LeadingExamples`. The first call costs a forward pass; memory the leading examples' and their kept values.
+        """
+        most = len(self.data) // (2 * self.batch_size)
+        if most == 0:
+            return self
+        if self._leading is None:
+            self._leading = LeadingExamples(self.objective, self.data, self.batch_size)
+        count = self._leading.batches_for(error)
+        return _LeadingPart(self, self._leading.batches(count)) if count <= most else self
+
     def _product(self, vectors: Tensor) -> Tensor:
+        return self._product_over("all", self._batches, vectors)
+
+    def _product_over(self, part: str, batches: Sequence[Batch], vectors: Tensor) -> Tensor:
+        """[(1/n) sum over some batches' examples of M_i + s grad^2 R] V; `part` names what is kept of them."""
         columns = vectors.shape[1]
         blocks = ceil(columns / COLUMNS)
         width = ceil(columns / blocks)
         # Blocks of one width need one trace; the last is filled up with zeros.
         padded = torch.nn.functional.pad(vectors, (0, blocks * width - columns))
-        return torch.cat([self._block_product(block) for block in padded.split(width, dim=1)], dim=1)[:, :columns]
+        products = [self._block_product(part, batches, block) for block in padded.split(width, dim=1)]
+        return torch.cat(products, dim=1)[:, :columns]
 
-    def _block_product(self, vectors: Tensor) -> Tensor:
+    def _block_product(self, part: str, batches: Sequence[Batch], vectors: Tensor) -> Tensor:
         total = self.regulariser @ vectors
-        for index, batch in enumerate(self._batches):
+        for index, batch in enumerate(batches):
             traced = self._traced_for(batch, vectors)
             if traced is None:
                 product = self._batch_product(self._theta, batch, vectors)
             else:
-                product = traced(self._kept_for(traced, index, batch, vectors.shape[1]), vectors)
+                product = traced(self._kept_for(traced, (part, index, vectors.shape[1]), batch), vectors)
             total = total + len(batch.targets) / len(self.data) * product
         return total
 
@@ -128,15 +148,27 @@ class DataOperator(LinearOperator):
                 self._is_untraceable = True
         return self._traced.get(shape)
 
-    def _kept_for(self, traced: TracedProduct, index: int, batch: Batch, width: int) -> tuple[Tensor, ...]:
-        kept = self._kept.get((index, width))
+    def _kept_for(self, traced: TracedProduct, key: tuple[str, int, int], batch: Batch) -> tuple[Tensor, ...]:
+        kept = self._kept.get(key)
         if kept is None:
             kept = traced.linearise(self._theta, batch)
             size = kept_bytes(kept, [self._theta, *tree_leaves(batch)])
             if self.kept_bytes + size <= self.cache_bytes:
-                self._kept[index, width] = kept
+                self._kept[key] = kept
                 self.kept_bytes += size
         return kept
+
+
+class _LeadingPart(LinearOperator):
+    """(1/n) sum over the leading examples of M_i, plus s grad^2 R: the same n, so that the rest counts as 0."""
+
+    def __init__(self, whole: DataOperator, batches: Sequence[Batch]) -> None:
+        examples = sum(len(batch.targets) for batch in batches)
+        super().__init__(whole.size, whole.dtype, whole.device, examples / len(whole.data))
+        self._whole, self._batches = whole, batches
+
+    def _product(self, vectors: Tensor) -> Tensor:
+        return self._whole._product_over("leading", self._batches, vectors)
 
 
 def network_outputs(objective: Objective, batch: Batch) -> Callable[[Tensor], object]:

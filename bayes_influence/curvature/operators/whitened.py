@@ -29,7 +29,7 @@ class WhitenedOperator(LinearOperator):
                 f"the metric must be of shape ({base.size},), positive and finite, got shape {tuple(metric.shape)} "
                 f"with the smallest entry {float(metric.min()):.3g}"
             )
-        super().__init__(base.size, base.dtype, base.device)
+        super().__init__(base.size, base.dtype, base.device, base.share)
         self.base = base
         self.metric = metric.to(dtype=base.dtype, device=base.device)
         self._scale = self.metric.rsqrt()
@@ -40,6 +40,11 @@ class WhitenedOperator(LinearOperator):
 
     def _product(self, vectors: Tensor) -> Tensor:
         return self.whitened(self.base @ self.whitened(vectors))
+
+    def within(self, error: float) -> LinearOperator:
+        """What stands in for the base, in the same coordinates."""
+        base = self.base.within(error)
+        return self if base is self.base else WhitenedOperator(base, self.metric)
 
     def dense(self) -> Float[Tensor, "P P"]:
         """The base's matrix, scaled from both sides."""

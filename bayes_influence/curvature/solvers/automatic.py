@@ -180,9 +180,9 @@ class _AdaptiveConjugateGradients:
             operator, rhs, tolerance, max_iterations - few, self._preconditioner, solution.value
         )
         note = f"after {solution.iterations} plain steps {further.note}" if further.note else ""
-        return checked(
-            replace(further, iterations=solution.iterations + further.iterations, note=note), on_failure, ADVICE
-        )
+        iterations = solution.iterations + further.iterations
+        products = (solution.products or 0) + (further.products or 0)
+        return checked(replace(further, iterations=iterations, products=products, note=note), on_failure, ADVICE)
 
 
 def _sketched_preconditioner(operator: LinearOperator) -> Preconditioner | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -24,8 +26,8 @@ BLOCK_SIZE = 64
 DIAGNOSIS_TOLERANCE, DIAGNOSIS_PRODUCTS = 1e-2, 40
 """How well lambda_min is found out, relative to the largest eigenvalue, once A is known to be indefinite."""
 
-RESTARTS = 3
-"""How often rounding may be repaired by a fresh start from the true residual."""
+RELAXATION = 0.03
+"""At first products may be off by this times the tolerance over the relative residual."""
 
 
 def conjugate_gradients(
@@ -42,9 +44,14 @@ def conjugate_gradients(
 
     K right-hand sides share one Krylov space: a step costs one product with K vectors and about 10 P K^2
     multiplications and additions, and the K-fold space makes for fewer steps than K separate runs need. The QR form
-    needs no care where residuals become linearly dependent. It stops when every right-hand side's *true* relative
-    residual ||v - A x|| / ||v|| is within the tolerance; where rounding drove the recursion away from it, it starts
-    anew from the true residual. Memory about 6 P K.
+    needs no care where residuals become linearly dependent. Memory about 7 P K.
+
+    Products are taken only as accurately as they need to be: an error E_k of the k-th one adds about E_k ||r_k|| to the
+    final residual, so it may grow as the residual falls (Bouras & Fraysse 2005; Simoncini & Szyld 2003). Operators of
+    data then leave out the examples that carry no curvature. It stops when every right-hand side's *true* relative
+    residual ||v - A x|| / ||v||, by a product with all of A, is within the tolerance; where rounding or such products
+    drove the recursion away from it, it starts anew from the true residual, and with whole products where that does
+    not help.
 
     Args:
         operator: A, positive definite.
@@ -84,7 +91,7 @@ def run_conjugate_gradients(
         run = _BlockRun(operator, part, guess, preconditioner or IdentityPreconditioner(), tolerance)
         run.iterate(max_iterations)
         runs.append(run)
-    residual = torch.cat([run.residual for run in runs]).reshape(rhs.shape[1:])
+    residual = torch.cat([run.relative for run in runs]).reshape(rhs.shape[1:])
     return Solution(
         value=torch.cat([run.value for run in runs], dim=1).reshape(rhs.shape),
         residual=residual,
@@ -92,6 +99,7 @@ def run_conjugate_gradients(
         iterations=sum(run.iterations for run in runs),
         method="conjugate gradients",
         tolerance=tolerance,
+        products=sum(run.work for run in runs),
         note="" if preconditioner is None else f"preconditioned by {preconditioner}",
     )
 
@@ -99,7 +107,14 @@ def run_conjugate_gradients(
 class _BlockRun:
     """One block: the system L^{-1} A L^{-T} Y = L^{-1} V, with X = L^{-T} Y.
 
-    Its residual is kept as Q C with orthonormal Q of shape (P, K) and C of shape (K, K).
+    The recursion keeps its residual as Q C with orthonormal Q of shape (P, K) and C of shape (K, K).
+
+    Attributes:
+        value: X so far.
+        remainder: V - A X, the true residual.
+        relative: Its norms, relative to those of V.
+        iterations: Steps taken.
+        work: Products with single vectors that they cost, those with a part of the examples by their share.
     """
 
     def __init__(
@@ -107,32 +122,49 @@ class _BlockRun:
     ) -> None:
         self.operator, self.rhs, self.preconditioner = operator, rhs, preconditioner
         self.tolerance = tolerance
-        self.value = start
         self.iterations = 0
-        self.residual = self._true_residual()[1]
-
-    def _true_residual(self) -> tuple[Tensor, Tensor]:
-        residual = self.rhs - self.operator @ self.value if self.value.any() else self.rhs
-        return residual, relative_norm(residual, self.rhs)
+        self.work = 0.0
+        self._relaxation = RELAXATION
+        self._stand(start)
 
     def iterate(self, max_iterations: int) -> None:
         """Runs until the true residual is within the tolerance, or nothing more is to be gained."""
-        for _ in range(RESTARTS):
-            before = self.residual.max()
-            if before <= self.tolerance or self.iterations >= max_iterations:
+        while self.relative.max() > self.tolerance and self.iterations < max_iterations:
+            before, value, relaxation = self.relative.max(), self.value, self._relaxation
+            self._stand(value + self._descent(max_iterations))
+            # What the recursion missed the tolerance by, products were too inaccurate by.
+            self._relaxation *= 0.5 * min(1.0, self.tolerance / float(self.relative.max()))
+            if self.relative.max() <= 0.5 * before:
+                continue
+            if relaxation == 0:
                 return
-            self._descend(max_iterations)
-            self.residual = self._true_residual()[1]
-            if self.residual.max() > 0.5 * before:
-                return
+            self._relaxation = 0.0
+            if not self.relative.max() <= before:
+                self._stand(value)
 
-    def _descend(self, max_iterations: int) -> None:
-        residual, _ = self._true_residual()
-        basis, coefficients = torch.linalg.qr(self.preconditioner.whiten(residual))
-        directions, progress = basis, torch.zeros_like(residual)
+    def _stand(self, value: Tensor) -> None:
+        """Takes X, and what is left with it."""
+        self.value = value
+        self.remainder = self.rhs - self._product(self.operator, value) if value.any() else self.rhs
+        self.relative = relative_norm(self.remainder, self.rhs)
+
+    def _descent(self, max_iterations: int) -> Tensor:
+        """What a Krylov space of the residual adds to X."""
+        basis, coefficients = torch.linalg.qr(self.preconditioner.whiten(self.remainder))
+        directions, progress = basis, torch.zeros_like(self.remainder)
+        estimate = self.relative
         while self.iterations < max_iterations:
-            image = self._whitened_product(directions)
-            steps = self._steps(directions, image)
+            operator = self._nearly(float(estimate.max()))
+            conjugated = self.preconditioner.whiten_transposed(directions)
+            image = self.preconditioner.whiten(self._product(operator, conjugated))
+            values, vectors, rounding = self._curvatures(directions, image)
+            if float(values[0]) <= rounding:
+                if operator is self.operator:
+                    self._refuse(conjugated @ vectors[:, :1].to(image.dtype), rounding)
+                # A part of the examples may have negative curvature where all of them have none.
+                self._relaxation = 0.0
+                break
+            steps = ((vectors / values) @ vectors.T).to(image.dtype)
             progress = progress + directions @ (steps @ coefficients)
             basis, carried = torch.linalg.qr(basis - image @ steps)
             coefficients = carried @ coefficients
@@ -141,19 +173,25 @@ class _BlockRun:
             estimate = relative_norm(self.preconditioner.unwhiten(basis @ coefficients), self.rhs)
             if estimate.max() <= 0.9 * self.tolerance or not torch.isfinite(estimate).all():
                 break
-        self.value = self.value + self.preconditioner.whiten_transposed(progress)
+        return self.preconditioner.whiten_transposed(progress)
 
-    def _whitened_product(self, directions: Tensor) -> Tensor:
-        return self.preconditioner.whiten(self.operator @ self.preconditioner.whiten_transposed(directions))
+    def _nearly(self, residual: float) -> LinearOperator:
+        """A, or what is as near to it as a step from this relative residual needs."""
+        if self._relaxation == 0:
+            return self.operator
+        return self.operator.within(self._relaxation * self.tolerance / residual)
 
-    def _steps(self, directions: Tensor, image: Tensor) -> Tensor:
-        """(P'AP)^{-1}, after a look for negative curvature."""
+    def _curvatures(self, directions: Tensor, image: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Eigenvalues and eigenvectors of P'AP, and up to where its eigenvalues are rounding."""
         gram = (directions.T @ image).to(torch.float64)
         values, vectors = torch.linalg.eigh(0.5 * (gram + gram.T))
-        rounding = torch.finfo(image.dtype).eps * float(torch.linalg.vector_norm(values))
-        if float(values[0]) <= rounding:
-            worst = self.preconditioner.whiten_transposed(directions @ vectors[:, :1].to(directions.dtype))
-            quotient = float((worst * (self.operator @ worst)).sum() / worst.square().sum())
-            ends = extreme_eigenvalues(self.operator, tolerance=DIAGNOSIS_TOLERANCE, max_products=DIAGNOSIS_PRODUCTS)
-            raise IndefiniteCurvatureError(min(quotient, ends.smallest), "conjugate gradients", rounding)
-        return ((vectors / values) @ vectors.T).to(image.dtype)
+        return values, vectors, torch.finfo(image.dtype).eps * float(torch.linalg.vector_norm(values))
+
+    def _product(self, operator: LinearOperator, vectors: Tensor) -> Tensor:
+        self.work += operator.share * vectors.shape[1]
+        return operator @ vectors
+
+    def _refuse(self, direction: Tensor, rounding: float) -> NoReturn:
+        quotient = float((direction * (self.operator @ direction)).sum() / direction.square().sum())
+        ends = extreme_eigenvalues(self.operator, tolerance=DIAGNOSIS_TOLERANCE, max_products=DIAGNOSIS_PRODUCTS)
+        raise IndefiniteCurvatureError(min(quotient, ends.smallest), "conjugate gradients", rounding)

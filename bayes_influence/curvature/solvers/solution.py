@@ -27,6 +27,8 @@ class Solution:
         smallest_eigenvalue: lambda_min(A) where the solver knows or estimates it: with residuals r_x and r_y of
             two solves, a score's error is at most ||r_x|| ||r_y|| / lambda_min.
         largest_eigenvalue: lambda_max(A) where the solver knows or estimates it.
+        products: Products of A with single vectors that it cost, those with a part of the data by their share; None
+            where the solver does not count.
         note: What the solver chose by itself, and why.
     """
 
@@ -38,6 +40,7 @@ class Solution:
     tolerance: float
     smallest_eigenvalue: float | None = None
     largest_eigenvalue: float | None = None
+    products: float | None = None
     note: str = ""
 
     @property

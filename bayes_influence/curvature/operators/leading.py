@@ -1,0 +1,85 @@
+"""Which examples carry the curvature."""
+
+from __future__ import annotations
+
+from math import ceil
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import grad, jvp
+from torch.utils._pytree import tree_leaves, tree_map
+
+from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.objectives.objective import Objective
+
+PROBES = 4
+"""Random signs that estimate the size of an example's Lambda_i: enough to sort by."""
+
+
+class LeadingExamples:
+    """The examples of a dataset in the order of the curvature that they carry, most first.
+
+    An example's curvature is J_i' Lambda_i J_i, plus its loss' gradient in the outputs times the network's own
+    curvature. Both factors that differ much between examples are in the outputs: m_i = ||Lambda_i||_F + ||grad l_i||
+    says how much an example carries. A network that fits its data is sure of most of them, where both vanish: of
+    60 000 MNIST digits a fifth carry all but 1e-3. Sampling examples by such norms is due to Xu et al. (2016,
+    "Sub-sampled Newton methods with non-uniform sampling"); here the leading ones are taken, nothing is drawn.
+
+    Costs one forward pass and 5 derivatives of the likelihood in the outputs.
+
+    Args:
+        objective: At whose parameters.
+        data: The n examples.
+        batch_size: Of the batches that they are handed out in.
+
+    Attributes:
+        order: Positions in the dataset, those that carry most first.
+    """
+
+    def __init__(self, objective: Objective, data: Dataset, batch_size: int) -> None:
+        self._data, self._batch_size = data, batch_size
+        generator = torch.Generator(device=data.ids.device).manual_seed(0)
+        masses = [_output_masses(objective, batch, generator) for batch in data.batches(batch_size)]
+        ordered, order = torch.cat(masses).double().sort(descending=True, stable=True)
+        self.order: Int[Tensor, " n"] = order
+        self._left: Float[Tensor, " n"] = ordered.flip(0).cumsum(0).flip(0) / ordered.sum()
+        self._batches: list[Batch] = []
+
+    def batches_for(self, error: float) -> int:
+        """How many batches hold the examples that carry all but a fraction `error` of the sum of the m_i, at least 1.
+
+        All of them where an m_i is not finite, or all are 0.
+        """
+        # Not `left > error`: the comparison has to hold for NaN as well.
+        examples = int((~(self._left <= error)).sum())
+        return max(1, ceil(examples / self._batch_size))
+
+    def batches(self, count: int) -> list[Batch]:
+        """The first batches, gathered once."""
+        for index in range(len(self._batches), count):
+            rows = slice(index * self._batch_size, (index + 1) * self._batch_size)
+            self._batches.append(self._data.select(self.order[rows]).batch())
+        return self._batches[:count]
+
+
+def _output_masses(objective: Objective, batch: Batch, generator: torch.Generator) -> Float[Tensor, " B"]:
+    """||Lambda_i||_F + ||grad l_i|| in the outputs; E||Lambda_i u||^2 = ||Lambda_i||_F^2 for random signs u."""
+    with torch.no_grad():
+        outputs = objective.outputs(objective.params, batch.inputs)
+
+    def slopes(values: object) -> object:
+        return grad(lambda outputs: objective.likelihood(outputs, batch.targets).sum())(values)
+
+    def signs(leaf: Tensor) -> Tensor:
+        drawn = torch.randint(2, leaf.shape, generator=generator, device=leaf.device)
+        return (2 * drawn - 1).to(leaf.dtype)
+
+    squares = [_squares(jvp(slopes, (outputs,), (tree_map(signs, outputs),))[1]) for _ in range(PROBES)]
+    return (sum(squares[1:], squares[0]) / PROBES).sqrt() + _squares(slopes(outputs)).sqrt()
+
+
+def _squares(tree: object) -> Float[Tensor, " B"]:
+    """The squared norm of every example's part of a tree of tensors."""
+    leaves = [leaf.reshape(len(leaf), -1).square().sum(dim=1) for leaf in tree_leaves(tree)]
+    return torch.stack(leaves).sum(dim=0)
