@@ -6,7 +6,6 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from bayes_influence.curvature.errors import IndefiniteCurvatureError
 from bayes_influence.curvature.operators.base import DenseOperator, LinearOperator
@@ -61,7 +60,7 @@ class TestLeadingExamples:
         masses = exact_masses(objective, data)[leading.order]
         left = lambda batches: float(masses[10 * batches :].sum() / masses.sum())  # noqa: E731
         assert left(count) < 1.1 * error < 1.2 * left(count - 1)
-        batches = leading.batches(count)
+        batches = list(leading.batches(count))
         assert torch.equal(torch.cat([batch.inputs for batch in batches]), data.inputs[leading.order[: 10 * count]])
         assert torch.equal(torch.cat([batch.targets for batch in batches]), data.targets[leading.order[: 10 * count]])
 
@@ -86,7 +85,9 @@ class TestLeadingExamples:
             leading = LeadingExamples(objective, classification, 4)
             assert sorted(leading.order.tolist()) == list(range(24))
             assert 1 <= leading.batches_for(0.5) <= 4
-            assert all(torch.isfinite(leaf).all() for leaf in tree_leaves(leading.batches(2)))
+            first, second = leading.batches(3)[1:]
+            assert torch.equal(first.inputs, classification.inputs[leading.order[4:8]])
+            assert torch.equal(second.targets, classification.targets[leading.order[8:12]])
 
 
 class TestPartOfAnOperator:
@@ -146,12 +147,12 @@ class TestPartOfAnOperator:
         outputs = network(data.inputs).detach()
         regression = Objective(network, GaussianNoise(1.0))
         operator = GaussNewtonOperator(regression, Dataset(data.inputs, outputs, data.ids), batch_size=10)
-        assert operator.within(0.4) is operator
+        assert operator.within(0.2) is operator
         assert operator.within(0.6).share < 0.5
 
     def test_is_the_whole_where_there_are_few_batches(self, confident) -> None:
         objective, data = confident
-        operator = HessianOperator(objective, data, batch_size=201)
+        operator = HessianOperator(objective, data, batch_size=301)
         assert operator.within(0.5) is operator
         assert operator.share == 1
 

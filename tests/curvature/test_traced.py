@@ -84,19 +84,35 @@ class TestTracedProducts:
 
 @pytest.mark.usefixtures("traced_at_once")
 def test_a_network_that_cannot_be_traced_is_differentiated_anew(classification, caplog) -> None:
+    class Branching(nn.Linear):
+        """Asks what its inputs are, so that there is no one list of operations."""
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return super().forward(inputs if inputs[0, 0] > 0 else inputs.tanh())
+
+    objective = Objective(Branching(4, 3).double(), CrossEntropy(), WeightDecay(0.1))
+    assert len(set((classification.inputs[::6, 0] > 0).tolist())) == 2
+    operator = HessianOperator(objective, classification, batch_size=6)
+    with caplog.at_level("INFO"):
+        dense = operator.dense()
+    batches = [dense_hessian(objective, batch) for batch in classification.batches(6)]
+    torch.testing.assert_close(dense, torch.stack(batches).mean(dim=0))
+    assert operator.kept_bytes == 0
+    assert "products are not traced" in caplog.text
+
+
+@pytest.mark.usefixtures("traced_at_once")
+def test_numbers_read_off_the_inputs_are_read_for_every_batch(classification) -> None:
     class Rescaled(nn.Linear):
-        """Reads a number off its inputs."""
+        """Divides by the largest of its inputs."""
 
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
             return super().forward(inputs / inputs.abs().max().item())
 
     objective = Objective(Rescaled(4, 3).double(), CrossEntropy(), WeightDecay(0.1))
-    operator = HessianOperator(objective, classification)
-    with caplog.at_level("INFO"):
-        dense = operator.dense()
-    torch.testing.assert_close(dense, dense_hessian(objective, classification.batch()))
-    assert operator.kept_bytes == 0
-    assert "products are not traced" in caplog.text
+    operator = HessianOperator(objective, classification, batch_size=6)
+    batches = [dense_hessian(objective, batch) for batch in classification.batches(6)]
+    torch.testing.assert_close(operator.dense(), torch.stack(batches).mean(dim=0))
 
 
 def test_little_work_is_never_traced(make_objective, classification) -> None:

@@ -31,6 +31,9 @@ CACHE_BYTES = 1 << 30
 COLUMNS = 32
 """Most vectors that are differentiated along at a time: memory grows with batch size x columns."""
 
+LARGEST_PART = 0.75
+"""No part of the examples stands in for all of them that is larger: little would be saved."""
+
 TRACE_WORK = 3e9
 """Multiplications and additions that take about as long as a trace (0.3 s): once as many have been spent on products
 that a trace would have made cheaper, it is made. An operator that is used for little never pays for one."""
@@ -92,15 +95,15 @@ class DataOperator(LinearOperator):
         if traced is None:
             product = self._batch_product(self._theta, batch, vectors)
         else:
-            product = traced(traced.linearise(self._theta, batch), vectors)
+            product = traced(traced.linearise(self._theta, batch), self._theta, batch, vectors)
         return product + self.regulariser @ vectors
 
     def within(self, error: float) -> LinearOperator:
-        """The part of the examples that carry all but a fraction `error` of the curvature, where half of them do.
+        """The part of the examples that carry all but a fraction `error` of the curvature; see `LeadingExamples`.
 
-        See `LeadingExamples`. The first call costs a forward pass; memory the leading examples' and their kept values.
+        A itself where these are more than three quarters. The first call costs a forward pass.
         """
-        most = len(self.data) // (2 * self.batch_size)
+        most = int(LARGEST_PART * len(self.data)) // self.batch_size
         if most == 0:
             return self
         if self._leading is None:
@@ -122,15 +125,38 @@ class DataOperator(LinearOperator):
         return torch.cat(products, dim=1)[:, :columns]
 
     def _block_product(self, part: str, batches: Sequence[Batch], vectors: Tensor) -> Tensor:
+        self._linearise(part, batches, vectors)
         total = self.regulariser @ vectors
         for index, batch in enumerate(batches):
-            traced = self._traced_for(batch, vectors)
+            traced = self._traced.get((len(batch.targets), vectors.shape[1]))
             if traced is None:
                 product = self._batch_product(self._theta, batch, vectors)
             else:
-                product = traced(self._kept_for(traced, (part, index, vectors.shape[1]), batch), vectors)
+                kept = self._kept.get((part, index, vectors.shape[1]))
+                values = traced.linearise(self._theta, batch) if kept is None else kept
+                product = traced(values, self._theta, batch, vectors)
             total = total + len(batch.targets) / len(self.data) * product
         return total
+
+    def _linearise(self, part: str, batches: Sequence[Batch], vectors: Tensor) -> None:
+        """Traces where that pays, and keeps what fits: before the products, whose intermediate values are large.
+
+        In between them, what is kept would hold on to the memory around it.
+        """
+        for index in range(len(batches)):
+            key = (part, index, vectors.shape[1])
+            if key in self._kept:
+                continue
+            batch = batches[index]
+            traced = self._traced_for(batch, vectors)
+            if traced is None:
+                continue
+            kept = traced.linearise(self._theta, batch)
+            size = kept_bytes(kept, [self._theta, *tree_leaves(batch)])
+            if self.kept_bytes + size > self.cache_bytes:
+                return
+            self._kept[key] = kept
+            self.kept_bytes += size
 
     def _traced_for(self, batch: Batch, vectors: Tensor) -> TracedProduct | None:
         """The trace for this shape, once products without it have cost as much; None before, and where it fails."""
@@ -148,23 +174,12 @@ class DataOperator(LinearOperator):
                 self._is_untraceable = True
         return self._traced.get(shape)
 
-    def _kept_for(self, traced: TracedProduct, key: tuple[str, int, int], batch: Batch) -> tuple[Tensor, ...]:
-        kept = self._kept.get(key)
-        if kept is None:
-            kept = traced.linearise(self._theta, batch)
-            size = kept_bytes(kept, [self._theta, *tree_leaves(batch)])
-            if self.kept_bytes + size <= self.cache_bytes:
-                self._kept[key] = kept
-                self.kept_bytes += size
-        return kept
-
 
 class _LeadingPart(LinearOperator):
     """(1/n) sum over the leading examples of M_i, plus s grad^2 R: the same n, so that the rest counts as 0."""
 
     def __init__(self, whole: DataOperator, batches: Sequence[Batch]) -> None:
-        examples = sum(len(batch.targets) for batch in batches)
-        super().__init__(whole.size, whole.dtype, whole.device, examples / len(whole.data))
+        super().__init__(whole.size, whole.dtype, whole.device, len(batches) * whole.batch_size / len(whole.data))
         self._whole, self._batches = whole, batches
 
     def _product(self, vectors: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
+from typing import overload
 
 import torch
 from jaxtyping import Float, Int
@@ -44,7 +46,6 @@ class LeadingExamples:
         ordered, order = torch.cat(masses).double().sort(descending=True, stable=True)
         self.order: Int[Tensor, " n"] = order
         self._left: Float[Tensor, " n"] = ordered.flip(0).cumsum(0).flip(0) / ordered.sum()
-        self._batches: list[Batch] = []
 
     def batches_for(self, error: float) -> int:
         """How many batches hold the examples that carry all but a fraction `error` of the sum of the m_i, at least 1.
@@ -55,12 +56,31 @@ class LeadingExamples:
         examples = int((~(self._left <= error)).sum())
         return max(1, ceil(examples / self._batch_size))
 
-    def batches(self, count: int) -> list[Batch]:
-        """The first batches, gathered once."""
-        for index in range(len(self._batches), count):
-            rows = slice(index * self._batch_size, (index + 1) * self._batch_size)
-            self._batches.append(self._data.select(self.order[rows]).batch())
-        return self._batches[:count]
+    def batches(self, count: int) -> LeadingBatches:
+        """The first batches."""
+        return LeadingBatches(self._data, list(self.order[: count * self._batch_size].split(self._batch_size)))
+
+
+class LeadingBatches(Sequence[Batch]):
+    """Batches that are gathered whenever they are asked for, so that no second copy of the data stays in memory."""
+
+    def __init__(self, data: Dataset, rows: list[Int[Tensor, " B"]]) -> None:
+        self._data, self._rows = data, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> LeadingBatches: ...
+
+    def __getitem__(self, index: int | slice) -> Batch | LeadingBatches:
+        """One of them, or some of them to be gathered later."""
+        if isinstance(index, slice):
+            return LeadingBatches(self._data, self._rows[index])
+        return self._data.select(self._rows[index]).batch()
 
 
 def _output_masses(objective: Objective, batch: Batch, generator: torch.Generator) -> Float[Tensor, " B"]:

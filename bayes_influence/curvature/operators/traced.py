@@ -34,33 +34,38 @@ class TracedProduct:
 
     Attributes:
         primal: (theta, batch) leaves -> the intermediate values that the tangent part needs.
-        tangent: (kept values, V) -> A V.
+        tangent: (kept values, theta, batch leaves, V) -> A V.
     """
 
     def __init__(self, product: BatchProduct, theta: Tensor, batch: Batch, vectors: Tensor) -> None:
         def function(theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
             return product(theta, batch, vectors)
 
-        # Without in-place operations, the primal part's values are the same for every product.
-        traced = make_fx(functionalize(function))(theta, batch, vectors)
+        # Without in-place operations, the primal part's values are the same for every product. Tensors without memory
+        # are traced: a trace holds all intermediate values at once.
+        trace = make_fx(functionalize(function), tracing_mode="fake", _allow_non_fake_inputs=True)
+        traced = trace(theta, batch, vectors)
         _widen(traced.graph)
         _forget_strides(traced.graph)
+        _forget_aliases(traced.graph)
+        _forget_zeros(traced.graph)
         traced.graph.eliminate_dead_code()
         *fixed, last = (node for node in traced.graph.nodes if node.op == "placeholder")
         reached = _reached_from(last, traced.graph)
-        kept = _boundary(reached)
+        kept = [node for node in _boundary(reached) if node not in fixed]
         self.primal = _subgraph(traced, fixed, [node for node in traced.graph.nodes if node not in reached], kept)
-        self.tangent = _subgraph(traced, [*kept, last], [node for node in traced.graph.nodes if node in reached], None)
+        body = [node for node in traced.graph.nodes if node in reached]
+        self.tangent = _subgraph(traced, [*kept, *fixed, last], body, None)
 
     def linearise(self, theta: Tensor, batch: Batch) -> tuple[Tensor, ...]:
-        """What the tangent part needs of one batch."""
+        """What the tangent part needs of one batch, beside the batch itself."""
         with torch.no_grad():
             return self.primal(theta, *tree_leaves(batch))
 
-    def __call__(self, kept: Sequence[Tensor], vectors: Tensor) -> Tensor:
+    def __call__(self, kept: Sequence[Tensor], theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
         """A V of the batch that `kept` came from."""
         with torch.no_grad():
-            return self.tangent(*kept, vectors)
+            return self.tangent(*kept, theta, *tree_leaves(batch), vectors)
 
 
 def kept_bytes(kept: Sequence[Tensor], free: Sequence[Tensor]) -> int:
@@ -121,6 +126,47 @@ def _forget_strides(graph: Graph) -> None:
     for node in graph.nodes:
         if node.target in (aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default
+
+
+def _forget_aliases(graph: Graph) -> None:
+    """Another name of a tensor is that tensor: nothing is written in place."""
+    for node in graph.nodes:
+        if node.target in (aten.alias.default, aten.detach.default):
+            node.replace_all_uses_with(node.args[0])
+
+
+ZEROS = (aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default)
+SHAPED = (aten.expand.default, aten.reshape.default, aten.permute.default, aten.transpose.int, aten.t.default)
+PRODUCTS = (aten.mm.default, aten.bmm.default, aten.mul.Tensor)
+
+
+def _forget_zeros(graph: Graph) -> None:
+    """Takes out sums with zeros: derivatives along what has none, such as the data, arrive as products with zeros."""
+    zeros: set[Node] = set()
+    for node in graph.nodes:
+        operands = node.all_input_nodes
+        if (
+            node.target in ZEROS
+            or (node.target in SHAPED and operands[0] in zeros)
+            or (node.target in PRODUCTS and not zeros.isdisjoint(operands))
+        ):
+            zeros.add(node)
+        elif node.target is aten.add.Tensor and len(operands) == 2 and not zeros.isdisjoint(operands):
+            first, second = operands
+            other = second if first in zeros else first
+            if "alpha" not in node.kwargs and (_shape(other) == _shape(node) or _is_widened_again(node)):
+                node.replace_all_uses_with(other)
+
+
+def _is_widened_again(node: Node) -> bool:
+    """Whether only sums use this one whose other operand has their whole shape already."""
+    for user in node.users:
+        if user.target is not aten.add.Tensor or user.kwargs or len(user.all_input_nodes) != 2:
+            return False
+        (other,) = (operand for operand in user.all_input_nodes if operand is not node)
+        if _shape(other) != _shape(user):
+            return False
+    return True
 
 
 def _shared(operand: Node) -> Node | None:

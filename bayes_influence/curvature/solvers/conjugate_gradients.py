@@ -26,7 +26,7 @@ BLOCK_SIZE = 64
 DIAGNOSIS_TOLERANCE, DIAGNOSIS_PRODUCTS = 1e-2, 40
 """How well lambda_min is found out, relative to the largest eigenvalue, once A is known to be indefinite."""
 
-RELAXATION = 0.03
+RELAXATION = 0.1
 """At first products may be off by this times the tolerance over the relative residual."""
 
 
