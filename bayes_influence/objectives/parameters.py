@@ -96,7 +96,7 @@ class Flattening:
         """The inverse of `flatten`: views into `flat`, one per parameter."""
         pieces = flat.split(self.sizes, dim=-1)
         return {
-            name: piece.view(*flat.shape[:-1], *shape)
+            name: piece.view((*flat.shape[:-1], *shape))
             for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)
         }
 

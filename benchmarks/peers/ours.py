@@ -34,6 +34,8 @@ def conjugate_gradients(problem: Problem) -> Outcome:
     scores = Influence(problem.objective(), problem.train(), **settings).on_loss(problem.test())
     solution = solutions[0]
     notes = {"iterations": solution.iterations, "own residual": float(solution.residual.max())}
+    if solution.products is not None:
+        notes["products"] = solution.products / len(solution.residual)
     return Outcome(scores.values, scores.removal, solution.value.T, notes)
 
 

@@ -112,6 +112,11 @@ class TestConjugateGradients:
         assert together <= 15
         assert alone > 3 * together
 
+    def test_what_is_solved_exactly_has_no_residual(self) -> None:
+        solution = conjugate_gradients(2 * torch.eye(4).double(), torch.eye(4).double(), tolerance=1e-12)
+        assert torch.equal(solution.value, 0.5 * torch.eye(4).double())
+        assert not solution.residual.any()
+
     def test_more_right_hand_sides_than_a_block_holds(self, random_matrix) -> None:
         matrix = random_matrix(torch.linspace(1, 3, 40))
         rhs = torch.randn(40, 100, dtype=torch.float64)

@@ -156,6 +156,25 @@ class TestPartOfAnOperator:
         assert operator.within(0.5) is operator
         assert operator.share == 1
 
+    def test_is_the_whole_where_an_output_belongs_to_no_example(self, confident) -> None:
+        """A temperature that the network returns beside the logits."""
+        _, data = confident
+
+        class Tempered(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear = nn.Linear(4, 3).double()
+                self.temperature = nn.Parameter(torch.tensor(2.0).double())
+
+            def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+                return self.linear(inputs), self.temperature
+
+        def losses(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(outputs[0] / outputs[1], targets, reduction="none")
+
+        operator = HessianOperator(Objective(Tempered(), losses), data, batch_size=10)
+        assert operator.within(0.5) is operator
+
     def test_other_operators_know_none(self) -> None:
         operator = DenseOperator(torch.eye(3)) + 1.0
         assert operator.within(0.5) is operator

@@ -65,6 +65,17 @@ class TestTracedProducts:
     def test_more_vectors_than_are_taken_at_a_time(self, make_objective, classification) -> None:
         assert_same_products(HessianOperator, make_objective(), classification, 70)
 
+    @pytest.mark.parametrize("make", [HessianOperator, GaussNewtonOperator])
+    def test_nothing_is_multiplied_by_the_zeros_that_the_inputs_derivatives_are(
+        self, make_objective, classification, make
+    ) -> None:
+        operator = make(make_objective(), classification)
+        operator @ torch.randn(43, 3, dtype=torch.float64)
+        (traced,) = operator._traced.values()
+        for graph in (traced.primal.graph, traced.tangent.graph):
+            zeros = {node for node in graph.nodes if "aten.zeros.default" in str(node.target)}
+            assert not zeros
+
     def test_values_are_kept_only_within_the_budget(self, make_objective, classification) -> None:
         objective, vector = make_objective(), torch.randn(43, dtype=torch.float64)
         everything = HessianOperator(objective, classification, batch_size=8)

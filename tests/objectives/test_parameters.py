@@ -38,7 +38,7 @@ def test_a_network_without_parameters_has_no_last_layer():
 
 
 def test_flattening_is_inverted_for_one_network_and_for_a_stack(network):
-    params = detached_params(network)
+    params = {**detached_params(network), "a number": torch.tensor(3.0)}
     layout = Flattening.of(params)
     assert layout.total == sum(value.numel() for value in params.values())
     stacked = stack_members([params, {name: 2 * value for name, value in params.items()}])

@@ -143,20 +143,21 @@ class DataOperator(LinearOperator):
 
         In between them, what is kept would hold on to the memory around it.
         """
+        fits = True
         for index in range(len(batches)):
             key = (part, index, vectors.shape[1])
             if key in self._kept:
                 continue
             batch = batches[index]
             traced = self._traced_for(batch, vectors)
-            if traced is None:
+            if traced is None or not fits:
                 continue
             kept = traced.linearise(self._theta, batch)
             size = kept_bytes(kept, [self._theta, *tree_leaves(batch)])
-            if self.kept_bytes + size > self.cache_bytes:
-                return
-            self._kept[key] = kept
-            self.kept_bytes += size
+            fits = self.kept_bytes + size <= self.cache_bytes
+            if fits:
+                self._kept[key] = kept
+                self.kept_bytes += size
 
     def _traced_for(self, batch: Batch, vectors: Tensor) -> TracedProduct | None:
         """The trace for this shape, once products without it have cost as much; None before, and where it fails."""

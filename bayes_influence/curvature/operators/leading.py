@@ -84,9 +84,15 @@ class LeadingBatches(Sequence[Batch]):
 
 
 def _output_masses(objective: Objective, batch: Batch, generator: torch.Generator) -> Float[Tensor, " B"]:
-    """||Lambda_i||_F + ||grad l_i|| in the outputs; E||Lambda_i u||^2 = ||Lambda_i||_F^2 for random signs u."""
+    """||Lambda_i||_F + ||grad l_i|| in the outputs; E||Lambda_i u||^2 = ||Lambda_i||_F^2 for random signs u.
+
+    NaN where an output belongs to no single example.
+    """
     with torch.no_grad():
         outputs = objective.outputs(objective.params, batch.inputs)
+    size = len(batch.targets)
+    if any(leaf.ndim == 0 or len(leaf) != size for leaf in tree_leaves(outputs)):
+        return torch.full((size,), torch.nan, device=batch.targets.device)
 
     def slopes(values: object) -> object:
         return grad(lambda outputs: objective.likelihood(outputs, batch.targets).sum())(values)

@@ -154,7 +154,8 @@ def _forget_zeros(graph: Graph) -> None:
         elif node.target is aten.add.Tensor and len(operands) == 2 and not zeros.isdisjoint(operands):
             first, second = operands
             other = second if first in zeros else first
-            if "alpha" not in node.kwargs and (_shape(other) == _shape(node) or _is_widened_again(node)):
+            same_type = "alpha" not in node.kwargs and other.meta["val"].dtype == node.meta["val"].dtype
+            if same_type and (_shape(other) == _shape(node) or _is_widened_again(node)):
                 node.replace_all_uses_with(other)
 
 

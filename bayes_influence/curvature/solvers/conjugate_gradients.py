@@ -132,8 +132,10 @@ class _BlockRun:
         while self.relative.max() > self.tolerance and self.iterations < max_iterations:
             before, value, relaxation = self.relative.max(), self.value, self._relaxation
             self._stand(value + self._descent(max_iterations))
-            # What the recursion missed the tolerance by, products were too inaccurate by.
-            self._relaxation *= 0.5 * min(1.0, self.tolerance / float(self.relative.max()))
+            missed = float(self.relative.max()) / self.tolerance if self.tolerance > 0 else 0.0
+            if missed > 1:
+                # By as much as the recursion missed the tolerance, its products were too inaccurate.
+                self._relaxation *= 0.5 / missed
             if self.relative.max() <= 0.5 * before:
                 continue
             if relaxation == 0:
