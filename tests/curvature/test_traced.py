@@ -76,6 +76,13 @@ class TestTracedProducts:
             zeros = {node for node in graph.nodes if "aten.zeros.default" in str(node.target)}
             assert not zeros
 
+    def test_a_product_that_does_not_depend_on_the_data(self, classification) -> None:
+        """A loss that is linear in the parameters has no curvature of its own."""
+        objective = Objective(nn.Linear(4, 3).double(), lambda outputs, targets: outputs.sum(1), WeightDecay(0.1))
+        operator = HessianOperator(objective, classification, batch_size=8)
+        vectors = torch.randn(15, 3, dtype=torch.float64)
+        torch.testing.assert_close(operator @ vectors, 0.1 * vectors)
+
     def test_values_are_kept_only_within_the_budget(self, make_objective, classification) -> None:
         objective, vector = make_objective(), torch.randn(43, dtype=torch.float64)
         everything = HessianOperator(objective, classification, batch_size=8)

@@ -95,7 +95,8 @@ class DataOperator(LinearOperator):
         if traced is None:
             product = self._batch_product(self._theta, batch, vectors)
         else:
-            product = traced(traced.linearise(self._theta, batch), self._theta, batch, vectors)
+            prepared = traced.prepare(self._theta, vectors)
+            product = traced(traced.linearise(self._theta, batch), self._theta, batch, prepared)
         return product + self.regulariser @ vectors
 
     def within(self, error: float) -> LinearOperator:
@@ -127,6 +128,7 @@ class DataOperator(LinearOperator):
     def _block_product(self, part: str, batches: Sequence[Batch], vectors: Tensor) -> Tensor:
         self._linearise(part, batches, vectors)
         total = self.regulariser @ vectors
+        prepared: dict[TracedProduct, tuple[Tensor, ...]] = {}
         for index, batch in enumerate(batches):
             traced = self._traced.get((len(batch.targets), vectors.shape[1]))
             if traced is None:
@@ -134,8 +136,10 @@ class DataOperator(LinearOperator):
             else:
                 kept = self._kept.get((part, index, vectors.shape[1]))
                 values = traced.linearise(self._theta, batch) if kept is None else kept
-                product = traced(values, self._theta, batch, vectors)
-            total = total + len(batch.targets) / len(self.data) * product
+                if traced not in prepared:
+                    prepared[traced] = traced.prepare(self._theta, vectors)
+                product = traced(values, self._theta, batch, prepared[traced])
+            total.add_(product, alpha=len(batch.targets) / len(self.data))
         return total
 
     def _linearise(self, part: str, batches: Sequence[Batch], vectors: Tensor) -> None:

@@ -37,6 +37,7 @@ class LeadingExamples:
 
     Attributes:
         order: Positions in the dataset, those that carry most first.
+        left: What share of the sum of the m_i the examples from the k-th on carry: 1 for k = 0.
     """
 
     def __init__(self, objective: Objective, data: Dataset, batch_size: int) -> None:
@@ -45,7 +46,7 @@ class LeadingExamples:
         masses = [_output_masses(objective, batch, generator) for batch in data.batches(batch_size)]
         ordered, order = torch.cat(masses).double().sort(descending=True, stable=True)
         self.order: Int[Tensor, " n"] = order
-        self._left: Float[Tensor, " n"] = ordered.flip(0).cumsum(0).flip(0) / ordered.sum()
+        self.left: Float[Tensor, " n"] = ordered.flip(0).cumsum(0).flip(0) / ordered.sum()
 
     def batches_for(self, error: float) -> int:
         """How many batches hold the examples that carry all but a fraction `error` of the sum of the m_i, at least 1.
@@ -53,7 +54,7 @@ class LeadingExamples:
         All of them where an m_i is not finite, or all are 0.
         """
         # Not `left > error`: the comparison has to hold for NaN as well.
-        examples = int((~(self._left <= error)).sum())
+        examples = int((~(self.left <= error)).sum())
         return max(1, ceil(examples / self._batch_size))
 
     def batches(self, count: int) -> LeadingBatches:

@@ -33,8 +33,9 @@ class TracedProduct:
     """A V for batches of one shape and K vectors, split into a primal and a tangent part.
 
     Attributes:
-        primal: (theta, batch) leaves -> the intermediate values that the tangent part needs.
-        tangent: (kept values, theta, batch leaves, V) -> A V.
+        primal: (theta, batch leaves) -> the intermediate values that the tangent part needs.
+        common: (theta, V) -> what it needs of the vectors, whatever the batch.
+        tangent: (kept values, common values, theta, batch leaves, V) -> A V.
     """
 
     def __init__(self, product: BatchProduct, theta: Tensor, batch: Batch, vectors: Tensor) -> None:
@@ -51,21 +52,33 @@ class TracedProduct:
         _forget_zeros(traced.graph)
         traced.graph.eliminate_dead_code()
         *fixed, last = (node for node in traced.graph.nodes if node.op == "placeholder")
-        reached = _reached_from(last, traced.graph)
-        kept = [node for node in _boundary(reached) if node not in fixed]
-        self.primal = _subgraph(traced, fixed, [node for node in traced.graph.nodes if node not in reached], kept)
-        body = [node for node in traced.graph.nodes if node in reached]
-        self.tangent = _subgraph(traced, [*kept, *fixed, last], body, None)
+        first, *leaves = fixed
+        tangents, of_batch = _reached_from([last], traced.graph), _reached_from(leaves, traced.graph)
+        primals = [node for node in traced.graph.nodes if node not in tangents]
+        body = [node for node in traced.graph.nodes if node.op == "output" or (node in tangents and node in of_batch)]
+        needed = [node for node in _boundary(body) if node.op != "placeholder"]
+        kept = [node for node in needed if node not in tangents]
+        shared = [node for node in needed if node in tangents]
+        self.primal = _subgraph(traced, fixed, primals, kept)
+        everywhere = [node for node in traced.graph.nodes if node not in of_batch]
+        self.common = _subgraph(traced, [first, last], everywhere, shared)
+        self.tangent = _subgraph(traced, [*kept, *shared, *fixed, last], body, None)
 
     def linearise(self, theta: Tensor, batch: Batch) -> tuple[Tensor, ...]:
         """What the tangent part needs of one batch, beside the batch itself."""
         with torch.no_grad():
             return self.primal(theta, *tree_leaves(batch))
 
-    def __call__(self, kept: Sequence[Tensor], theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
-        """A V of the batch that `kept` came from."""
+    def prepare(self, theta: Tensor, vectors: Tensor) -> tuple[Tensor, ...]:
+        """What it needs of the vectors, once for all batches: V itself last."""
         with torch.no_grad():
-            return self.tangent(*kept, theta, *tree_leaves(batch), vectors)
+            return (*self.common(theta, vectors), vectors)
+
+    def __call__(self, kept: Sequence[Tensor], theta: Tensor, batch: Batch, prepared: tuple[Tensor, ...]) -> Tensor:
+        """A V of the batch that `kept` came from, for the vectors that were prepared."""
+        *common, vectors = prepared
+        with torch.no_grad():
+            return self.tangent(*kept, *common, theta, *tree_leaves(batch), vectors)
 
 
 def kept_bytes(kept: Sequence[Tensor], free: Sequence[Tensor]) -> int:
@@ -76,16 +89,17 @@ def kept_bytes(kept: Sequence[Tensor], free: Sequence[Tensor]) -> int:
     )
 
 
-def _reached_from(source: Node, graph: Graph) -> set[Node]:
-    reached = {source}
+def _reached_from(sources: Sequence[Node], graph: Graph) -> set[Node]:
+    reached = set(sources)
     for node in graph.nodes:
-        if node.op != "output" and not reached.isdisjoint(node.all_input_nodes):
+        if node.op == "output" or not reached.isdisjoint(node.all_input_nodes):
             reached.add(node)
     return reached
 
 
-def _boundary(reached: set[Node]) -> list[Node]:
-    inputs = (node for user in reached for node in user.all_input_nodes if node not in reached)
+def _boundary(body: Sequence[Node]) -> list[Node]:
+    inside = set(body)
+    inputs = (node for user in body for node in user.all_input_nodes if node not in inside)
     return list(dict.fromkeys(inputs))
 
 
@@ -116,7 +130,9 @@ def _widen(graph: Graph) -> None:
             left, right = node.args
             shared_left, shared_right = _shared(left), _shared(right)
             if shared_left is not None:
-                node.target, node.args = _product_with_shared_left, (shared_left, right)
+                with graph.inserting_before(node):
+                    wide = graph.call_function(_side_by_side, (right,))
+                node.target, node.args = _product_with_shared_left, (shared_left, wide, _shape(right)[0])
             elif shared_right is not None:
                 node.target, node.args = _product_with_shared_right, (left, shared_right)
 
@@ -184,11 +200,15 @@ def _shape(node: Any) -> torch.Size:
     return node.meta["val"].shape
 
 
-def _product_with_shared_left(shared: Tensor, stack: Tensor) -> Tensor:
-    """S B_k for every k: (m, k) times (K, k, n)."""
+def _side_by_side(stack: Tensor) -> Tensor:
+    """(B_1 ... B_K) of shape (k, K n) from the B_k of (K, k, n)."""
     members, inner, columns = stack.shape
-    wide = shared @ stack.permute(1, 0, 2).reshape(inner, members * columns)
-    return wide.view(-1, members, columns).permute(1, 0, 2).contiguous()
+    return stack.permute(1, 0, 2).reshape(inner, members * columns)
+
+
+def _product_with_shared_left(shared: Tensor, wide: Tensor, members: int) -> Tensor:
+    """S B_k for every k: (m, k) times the B_k side by side."""
+    return (shared @ wide).view(len(shared), members, -1).permute(1, 0, 2).contiguous()
 
 
 def _product_with_shared_right(stack: Tensor, shared: Tensor) -> Tensor:
