@@ -2,8 +2,8 @@
 
 A product A V of a batch is traced into a list of tensor operations. Those that V does not reach (the forward pass, the
 backward pass, everything the linearisation happens at) form the *primal* part, run once per batch; the rest is the
-*tangent* part, run for every product. For one vector this saves about 3 of 9 matrix products and all Python between
-them.
+*tangent* part, run for every product; what of it does not depend on the batch either is done once for all batches. For
+one vector this saves about 3 of 9 matrix products and all Python between them.
 
 Under `vmap` a product of one shared matrix with K others arrives as K separate products of a stretched operand. The
 tangent part takes them as one wide matrix product, which reaches the machine's peak where the K narrow ones do not.
