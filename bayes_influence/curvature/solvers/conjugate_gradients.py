@@ -130,18 +130,18 @@ class _BlockRun:
     def iterate(self, max_iterations: int) -> None:
         """Runs until the true residual is within the tolerance, or nothing more is to be gained."""
         while self.relative.max() > self.tolerance and self.iterations < max_iterations:
-            before, value, relaxation = self.relative.max(), self.value, self._relaxation
+            before, value, relaxation = float(self.relative.max()), self.value, self._relaxation
             self._stand(value + self._descent(max_iterations))
-            missed = float(self.relative.max()) / self.tolerance if self.tolerance > 0 else 0.0
-            if missed > 1:
+            reached = float(self.relative.max())
+            if reached > self.tolerance:
                 # By as much as the recursion missed the tolerance, its products were too inaccurate.
-                self._relaxation *= 0.5 / missed
-            if self.relative.max() <= 0.5 * before:
+                self._relaxation *= 0.5 * self.tolerance / reached
+            if reached <= 0.5 * before:
                 continue
             if relaxation == 0:
                 return
             self._relaxation = 0.0
-            if not self.relative.max() <= before:
+            if not reached <= before:
                 self._stand(value)
 
     def _stand(self, value: Tensor) -> None:
