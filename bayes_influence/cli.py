@@ -72,8 +72,8 @@ def compare(
     jobs: Jobs = None,
 ) -> None:
     """Compare regularisation schemes on influence accuracy and Hessian spectrum."""
-    from bayes_influence.experiments.compare import compare_regularisers
-    from bayes_influence.experiments.summary import printed_table
+    from bayes_influence.experiments.comparison.compare import compare_regularisers
+    from bayes_influence.experiments.comparison.summary import printed_table
 
     with _clear_errors():
         study = _study(
@@ -113,7 +113,7 @@ def reproduce(
     jobs: Jobs = None,
 ) -> None:
     """Reproduce a figure over depth 1 to 8 and width 5 to 50 on Iris."""
-    from bayes_influence.experiments.fragility import reproduce_figure
+    from bayes_influence.experiments.fragility.iris import reproduce_figure
 
     with _clear_errors():
         study = _study(
@@ -165,8 +165,8 @@ def train(
     settings = {
         name: value for name, value in locals().items() if name not in ("seeds", "predictions", "data_folder", "out")
     }
-    from bayes_influence.experiments.train_report import train_and_report
-    from bayes_influence.experiments.train_settings import TrainRun
+    from bayes_influence.experiments.training.report import train_and_report
+    from bayes_influence.experiments.training.settings import TrainRun
 
     with _clear_errors():
         try:
@@ -221,9 +221,9 @@ def audit(
 ) -> None:
     """Hold influence estimates against retraining: how wrong are they, and is network, linearisation or solver why."""
     given = dict(locals())
-    from bayes_influence.experiments.audit_report import printed_audit
-    from bayes_influence.experiments.audit_stages import AuditSettings
-    from bayes_influence.experiments.audit_study import audit_run, audit_study
+    from bayes_influence.experiments.audit.report import printed_audit
+    from bayes_influence.experiments.audit.stages import AuditSettings
+    from bayes_influence.experiments.audit.study import audit_run, audit_study
     from bayes_influence.training.schedules import Schedule
 
     folder = out or Path("runs") / f"audit-{Path(target).name}"
@@ -270,7 +270,7 @@ def influence(
     out: Annotated[Path | None, typer.Option(help="Result folder; RUN-influence-TEST when not given.")] = None,
 ) -> None:
     """Name the training examples that shaped a run's predictions, most helpful and most harmful."""
-    from bayes_influence.experiments.influence_run import influence_of_run, printed_rankings
+    from bayes_influence.experiments.attribution.run import influence_of_run, printed_rankings
 
     tests, test_ids = test or [], test_id or []
     with _clear_errors():
@@ -293,7 +293,7 @@ def influence(
 
 
 def _study(schemes: str | None, **settings: Any) -> Any:
-    from bayes_influence.experiments.study import Study
+    from bayes_influence.experiments.comparison.study import Study
 
     if schemes is not None:
         settings["schemes"] = tuple(name.strip() for name in schemes.split(",") if name.strip())

@@ -21,7 +21,7 @@ import torch
 import typer
 
 from bayes_influence.data.tables import hold_out, load_table
-from bayes_influence.experiments.train_settings import LIKELIHOODS
+from bayes_influence.experiments.training.settings import LIKELIHOODS
 from bayes_influence.models.mlp import MLP
 from bayes_influence.moments.prediction import predict
 from bayes_influence.objectives.expected_likelihoods import SobolCategorical

@@ -21,7 +21,7 @@ import typer
 
 from bayes_influence.curvature.solvers.automatic import solve
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.experiments.train_run import load_run
+from bayes_influence.experiments.training.run import load_run
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.influence.response import make_response
 from bayes_influence.influence.scoring import ScoreBlocks

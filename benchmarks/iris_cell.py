@@ -21,7 +21,7 @@ import typer
 from joblib import Parallel, delayed
 from torch import nn
 
-from bayes_influence.experiments.study import Study
+from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.retraining.minimum import newton_refits
 from bayes_influence.retraining.removals import largest_losses
 from bayes_influence.training.fits import fit_schemes

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 import typer
 
-from bayes_influence.experiments.train_run import load_run
+from bayes_influence.experiments.training.run import load_run
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.objective import Objective
 

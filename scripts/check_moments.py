@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bayes_influence.experiments.train_run import load_run
+from bayes_influence.experiments.training.run import load_run
 from bayes_influence.moments import linearized_moments, moment_check, sampled_moments, to_bayesian, to_deterministic
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bayes_influence.experiments.compare import compare_regularisers
-from bayes_influence.experiments.study import Study
-from bayes_influence.experiments.summary import printed_table
+from bayes_influence.experiments.comparison.compare import compare_regularisers
+from bayes_influence.experiments.comparison.study import Study
+from bayes_influence.experiments.comparison.summary import printed_table
 
 
 def main() -> None:

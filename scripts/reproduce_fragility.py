@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from bayes_influence.experiments.fragility import FIGURES, reproduce_figure
-from bayes_influence.experiments.study import Study
+from bayes_influence.experiments.comparison.study import Study
+from bayes_influence.experiments.fragility.iris import FIGURES, reproduce_figure
 
 
 def main(

@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bayes_influence.experiments.train_settings import TrainRun
-from bayes_influence.experiments.train_study import train_schemes
+from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.experiments.training.study import train_schemes
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from bayes_influence.cli import app
-from bayes_influence.experiments.train_report import train_and_report
-from bayes_influence.experiments.train_settings import TrainRun
+from bayes_influence.experiments.training.report import train_and_report
+from bayes_influence.experiments.training.settings import TrainRun
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bayes_influence.cli import app
-from bayes_influence.experiments.train_run import load_run
+from bayes_influence.experiments.training.run import load_run
 
 SMALL = ["--epochs", "3", "--width", "5", "--batch-size", "32", "--learning-rate", "0.02"]
 

@@ -1,0 +1,1 @@
+"""Attribution of a run: which training examples shaped its predictions."""

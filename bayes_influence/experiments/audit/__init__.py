@@ -1,0 +1,1 @@
+"""The audit: influence estimates held against retraining, stage by stage."""

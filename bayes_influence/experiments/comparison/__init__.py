@@ -1,0 +1,1 @@
+"""Comparison of regularisation schemes: influence accuracy and Hessian spectrum, side by side."""

@@ -1,0 +1,194 @@
+"""Figures of a study: agreement and spectrum by scheme, estimate against truth, and the papers' layouts over sizes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from math import ceil
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bayes_influence.experiments.store.folder import StudyFolder
+
+COLOURS = {
+    "none": "tab:blue",
+    "swa": "tab:orange",
+    "weight-decay": "tab:green",
+    "weight-decay+swa": "tab:red",
+    "bnn": "tab:purple",
+    "bnn-evi": "tab:brown",
+    "bnn-tempered": "tab:pink",
+}
+"""The papers' colours, and one of our own."""
+
+FILE_TYPES = ("png", "pdf")
+
+
+def series_name(scheme: object, estimator: object) -> str:
+    """What a series is called in a legend."""
+    return str(scheme) if estimator == "influence" else f"{scheme}, {estimator}"
+
+
+def _colour(scheme: object) -> str:
+    return COLOURS.get(str(scheme), "tab:gray")
+
+
+def save_figure(figure: Figure, folder: StudyFolder, name: str) -> None:
+    """Writes the figure whole into the folder, once per file type."""
+    for kind in FILE_TYPES:
+        buffer = io.BytesIO()
+        # Without a date, the same results give the same file.
+        metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+        folder.write_file(f"{name}.{kind}", buffer.getvalue())
+
+
+def comparison_figure(summary: pd.DataFrame, differences: pd.DataFrame, title: str) -> Figure:
+    """Agreement and spectrum by scheme above; below, one scatter of estimate against truth per scheme."""
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        panels = list(differences.groupby(["scheme", "estimator"], sort=False))
+        columns = max(3, ceil(len(panels) / 2))
+        lines = ceil(len(panels) / columns)
+        figure = Figure(figsize=(3.1 * columns, 3.2 + 2.9 * lines), layout="constrained")
+        halves = figure.add_gridspec(2, 1, height_ratios=[1.1, lines])
+        upper, lower = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
+        agreement_axes, spectrum_axes = upper.subplots(1, 2)
+        _draw_agreement(agreement_axes, summary)
+        _draw_spectrum(spectrum_axes, summary)
+        scatters = lower.subplots(lines, columns, squeeze=False).ravel()
+        for axes, ((scheme, estimator), points) in zip(scatters, panels, strict=False):
+            _draw_scatter(axes, points, series_name(scheme, estimator), _colour(scheme))
+        for axes in scatters[len(panels) :]:
+            axes.set_visible(False)
+        lower.supxlabel("estimated change of the test loss", fontsize=9)
+        lower.supylabel("true change (retraining)", fontsize=9)
+        figure.suptitle(title)
+        return figure
+
+
+def _error_bars(axes: Axes, positions: np.ndarray, summary: pd.DataFrame, column: str, **style: object) -> None:
+    centre = summary[column].to_numpy()
+    reach = np.abs(np.vstack([centre - summary[f"{column}_low"], summary[f"{column}_high"] - centre]))
+    axes.errorbar(positions, centre, yerr=np.nan_to_num(reach), capsize=3, linestyle="none", **style)  # type: ignore[arg-type]
+
+
+def _label_schemes(axes: Axes, summary: pd.DataFrame) -> None:
+    names = [series_name(row.scheme, row.estimator).replace(", ", ",\n") for row in summary.itertuples()]
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
+
+
+def _draw_agreement(axes: Axes, summary: pd.DataFrame) -> None:
+    positions = np.arange(len(summary))
+    _error_bars(axes, positions - 0.12, summary, "spearman", marker="o", color="black", label="Spearman")
+    _error_bars(axes, positions + 0.12, summary, "pearson", marker="s", color="tab:gray", label="Pearson")
+    axes.axhline(0, color="lightgray", linewidth=0.8, zorder=0)
+    axes.axhline(1, color="lightgray", linewidth=0.8, zorder=0)
+    axes.set_title("agreement of estimate and retraining (signed)", fontsize=9)
+    _label_schemes(axes, summary)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_spectrum(axes: Axes, summary: pd.DataFrame) -> None:
+    positions = np.arange(len(summary))
+    _error_bars(axes, positions, summary, "hessian_max", marker="^", color="black", label="largest eigenvalue")
+    _error_bars(axes, positions, summary, "hessian_min", marker="v", color="tab:gray", label="smallest eigenvalue")
+    signed_log_axis(axes, summary[["hessian_max", "hessian_min"]].to_numpy())
+    axes.set_title("Hessian of the objective, selected parameters", fontsize=9)
+    _label_schemes(axes, summary)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def signed_log_axis(axes: Axes, values: np.ndarray) -> None:
+    """A logarithmic axis on which zero and negative values have a place: linear below the third of the smallest."""
+    sizes = np.abs(values[np.isfinite(values) & (np.abs(values) > 1e-12)])
+    threshold = 10 ** np.floor(np.log10(sizes.min() / 3)) if len(sizes) else 1.0
+    axes.set_yscale("symlog", linthresh=threshold)
+    if (values[np.isfinite(values)] < threshold).any():
+        axes.axhline(0, color="lightgray", linewidth=0.8, zorder=0)
+
+
+def _draw_scatter(axes: Axes, points: pd.DataFrame, name: str, colour: str) -> None:
+    axes.scatter(points["estimated"], points["true"], s=6, alpha=0.5, color=colour, linewidths=0)
+    ends = np.array([points[["estimated", "true"]].min().min(), points[["estimated", "true"]].max().max()])
+    axes.plot(ends, ends, color="black", linewidth=0.7, linestyle=":")
+    axes.set_title(f"{name} ({points['seed'].nunique()} seeds)", fontsize=9)
+    axes.ticklabel_format(style="sci", scilimits=(-2, 3))
+    axes.locator_params(nbins=4)
+
+
+def damping_figure(damping: pd.DataFrame, title: str) -> Figure:
+    """Spearman, Pearson and slope against the damping, mean over seeds and the range between them, per scheme."""
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(11, 3.6), layout="constrained")
+        panels = zip(figure.subplots(1, 3), (("spearman", 1), ("pearson", 1), ("slope", 1)), strict=True)
+        for axes, (column, ideal) in panels:
+            for (scheme, estimator), rows in damping.groupby(["scheme", "estimator"], sort=False):
+                by_delta = rows.groupby("delta")[column]
+                line = "--" if estimator == "posterior-mean" else "-"
+                name = series_name(scheme, estimator)
+                axes.plot(by_delta.mean(), color=_colour(scheme), linestyle=line, label=name)
+                axes.fill_between(
+                    by_delta.min().index, by_delta.min(), by_delta.max(), color=_colour(scheme), alpha=0.12, linewidth=0
+                )
+            axes.axhline(ideal, color="lightgray", linewidth=0.8, zorder=0)
+            axes.set_xscale("log")
+            axes.set_xlabel("damping δ")
+            axes.set_title(column, fontsize=9)
+        axes.set_yscale("symlog", linthresh=0.1)
+        axes.set_ylim(bottom=min(0.0, float(by_delta.min().min())))
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
+        figure.suptitle(title)
+        return figure
+
+
+def sizes_figure(summary: pd.DataFrame, column: str, label: str, *, logarithmic: bool = False) -> Figure:
+    """A quantity over width at depth 1 (left) and over depth at width 5 (right), mean and 95 % interval per scheme.
+
+    The layout of figures 1 and 3 of Epifano et al.
+    """
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(11, 4.2), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        panels: Sequence[tuple[Axes, str, str]] = ((left, "width", "depth"), (right, "depth", "width"))
+        for axes, over, held in panels:
+            value = summary[held].min()
+            _draw_sizes(axes, summary[summary[held] == value], over, column)
+            axes.set_xlabel(over)
+            axes.set_title(f"constant {held} ({held} = {value})")
+        left.set_ylabel(label)
+        if logarithmic:
+            ends = summary[[column, f"{column}_low", f"{column}_high"]].to_numpy()
+            signed_log_axis(left, ends)
+        else:
+            left.axhline(0, color="lightgray", linewidth=0.8, zorder=0)
+            right.axhline(0, color="lightgray", linewidth=0.8, zorder=0)
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        return figure
+
+
+def _draw_sizes(axes: Axes, summary: pd.DataFrame, over: str, column: str) -> None:
+    series = list(summary.groupby(["scheme", "estimator"], sort=False))
+    sizes = sorted(summary[over].unique())
+    for index, ((scheme, estimator), rows) in enumerate(series):
+        ordered = rows.sort_values(over)
+        shift = (index - (len(series) - 1) / 2) * 0.09
+        positions = np.array([sizes.index(size) for size in ordered[over]]) + shift
+        line = "--" if estimator == "posterior-mean" else "-"
+        axes.plot(positions, ordered[column], color=_colour(scheme), linestyle=line, linewidth=1, alpha=0.5)
+        _error_bars(
+            axes,
+            positions,
+            ordered,
+            column,
+            color=_colour(scheme),
+            marker="o" if line == "-" else "d",
+            markersize=4,
+            label=series_name(scheme, estimator),
+        )
+    axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])

@@ -1,0 +1,1 @@
+"""The studies of Epifano et al. on the fragility of influence functions."""

@@ -1,0 +1,154 @@
+"""Computes the independent cells of a study in parallel, storing each as it finishes."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from joblib import Parallel, cpu_count, delayed, effective_n_jobs
+from tqdm.auto import tqdm
+
+from bayes_influence.experiments.store.cells import CellResult, checked_key
+from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.training.threads import torch_threads
+
+logger = logging.getLogger(__name__)
+
+Cell = TypeVar("Cell")
+
+
+class FailedCellsError(RuntimeError):
+    """Some cells raised; all others are stored.
+
+    Attributes:
+        failures: The traceback of each failed cell by its key.
+    """
+
+    def __init__(self, failures: Mapping[str, str], n_cells: int, folder: StudyFolder) -> None:
+        self.failures = dict(failures)
+        listed = "; ".join(f"{key}: {text.strip().splitlines()[-1]}" for key, text in self.failures.items())
+        super().__init__(
+            f"{len(self.failures)} of {n_cells} cells failed, the others are stored in {folder.path}. {listed}"
+        )
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run of a study did.
+
+    Attributes:
+        computed: Keys of the cells computed now, in the order of the study.
+        skipped: Keys of the cells that were stored already.
+    """
+
+    computed: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def run_cells(
+    cells: Mapping[str, Cell],
+    compute: Callable[[Cell], CellResult],
+    folder: StudyFolder,
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> RunReport:
+    """Computes every cell that `folder` does not hold yet and stores each as it finishes.
+
+    A cell's result depends on the cell alone: it runs with torch's global generator seeded from its key (and
+    restored after), so neither the order nor the number of jobs changes anything; jobs that are threads of one process
+    share that generator, so there `compute` must use generators of its own. A killed run loses the cells in flight.
+    Several jobs share the cores: each gets `cores // jobs` torch threads.
+
+    Args:
+        cells: What `compute` takes, by the key under which the result is stored (`cell_key` makes one).
+        compute: Importable by name when the backend uses processes.
+        folder: Where results are stored; finished cells in it are not computed again.
+        n_jobs: As in joblib; `None` leaves it, like the backend, to `joblib.parallel_config`.
+        progress: Show a bar with the time left, if a terminal watches.
+
+    Returns:
+        Which cells were computed and which were there already.
+
+    Raises:
+        ValueError: If a key cannot be a file name; before any work is done.
+        FailedCellsError: If cells raised; after all others have been stored.
+        KeyboardInterrupt: On Ctrl-C, saying how many cells are stored and where.
+    """
+    for key in cells:
+        checked_key(key)
+    skipped = tuple(key for key in cells if folder.cell_done(key))
+    pending = {key: cell for key, cell in cells.items() if key not in set(skipped)}
+    jobs = effective_n_jobs(n_jobs)
+    threads = max(1, cpu_count() // jobs) if jobs > 1 else None
+    failures: dict[str, str] = {}
+    bar = tqdm(total=len(cells), initial=len(skipped), desc=folder.path.name, disable=None if progress else True)
+    try:
+        # Also around the whole run: a backend of threads hands this setting on to its workers.
+        with bar, _threads(threads):
+            for key, outcome in _outcomes(pending, compute, n_jobs, threads):
+                _store(folder, key, outcome, failures)
+                bar.update()
+    except KeyboardInterrupt:
+        stored = sum(folder.cell_done(key) for key in cells)
+        raise KeyboardInterrupt(
+            f"interrupted: {stored} of {len(cells)} cells are stored in {folder.path}; run the same study again to "
+            "continue"
+        ) from None
+    if failures:
+        raise FailedCellsError({key: failures[key] for key in pending if key in failures}, len(cells), folder)
+    return RunReport(computed=tuple(pending), skipped=skipped)
+
+
+def _outcomes(
+    pending: Mapping[str, Cell], compute: Callable[[Cell], CellResult], n_jobs: int | None, threads: int | None
+) -> Iterator[tuple[str, CellResult | str]]:
+    """Results or tracebacks of the pending cells, each as it finishes."""
+    # One cell per task: joblib would otherwise batch quick ones and hand their results over late.
+    parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)
+    return parallel(delayed(_compute)(key, cell, compute, threads) for key, cell in pending.items())
+
+
+def _compute(
+    key: str, cell: Cell, compute: Callable[[Cell], CellResult], threads: int | None
+) -> tuple[str, CellResult | str]:
+    """One cell, in a worker: its result, or its traceback."""
+    try:
+        with _threads(threads), _seeded(key):
+            result = compute(cell)
+        if not isinstance(result, CellResult):
+            raise TypeError(f"compute must return a CellResult, got {type(result).__name__}")
+        return key, result
+    except Exception:
+        return key, traceback.format_exc()
+
+
+def _store(folder: StudyFolder, key: str, outcome: CellResult | str, failures: dict[str, str]) -> None:
+    """Stores a result, or notes a failure; a result that cannot be stored is a failure of its cell."""
+    if isinstance(outcome, CellResult):
+        try:
+            folder.save_cell(key, outcome.tables, outcome.arrays)
+            return
+        except (TypeError, ValueError):
+            outcome = traceback.format_exc()
+    failures[key] = outcome
+    logger.error("cell %s failed, the others go on:\n%s", key, outcome)
+
+
+@contextmanager
+def _seeded(key: str) -> Iterator[None]:
+    """Seeds torch's global generators from the key, and restores them after."""
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def _threads(n_threads: int | None) -> AbstractContextManager[None]:
+    """`torch_threads`, or nothing to do for None."""
+    return nullcontext() if n_threads is None else torch_threads(n_threads)

@@ -1,0 +1,1 @@
+"""Training runs: settings, the run in its folder, and the report at its end."""

@@ -1,0 +1,232 @@
+"""What a training run came to: scores of its predictions, and whether their uncertainty knows where the errors are."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from bayes_influence.data.dataset import Dataset, Split
+from bayes_influence.data.images import load_images
+from bayes_influence.data.standardisation import standardise
+from bayes_influence.evaluation.calibration import (
+    calibration,
+    misclassification_auroc,
+    out_of_distribution_auroc,
+    reliability,
+)
+from bayes_influence.experiments.comparison.figures import save_figure
+from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.training.run import epoch_seconds, load_trained, run_training
+from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.prediction import entropy, predict
+from bayes_influence.moments.softmax import softmax
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import member
+from bayes_influence.training.minibatch import Trained, placed
+
+logger = logging.getLogger(__name__)
+
+OUTSIDE = {"mnist": "fashion-mnist", "fashion-mnist": "mnist"}
+"""The set that out-of-distribution examples come from."""
+
+BATCH = 500
+"""Examples predicted at once."""
+
+SWAG_SAMPLES = 30
+"""Weights drawn for a prediction of SWAG, as published."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """Predictions for n examples.
+
+    Attributes:
+        probabilities: Predictive mean, (n, C).
+        variance: Sum over the classes of the variance of the softmax outputs under the posterior, (n,); None for a
+            single network.
+    """
+
+    probabilities: Float[Tensor, "n C"]
+    variance: Float[Tensor, " n"] | None
+
+    @property
+    def entropy(self) -> Float[Tensor, " n"]:
+        """Of the predictive mean, in nats."""
+        return entropy(self.probabilities)
+
+
+def predict_all(trained: Trained, index: int, data: Dataset, mode: str = "diagonal") -> Predicted:
+    """Predictions of one of a run's networks: its own, the Bayesian network's, or averaged over SWAG's posterior.
+
+    Args:
+        trained: The networks.
+        index: Which one.
+        data: Examples.
+        mode: How a Bayesian network predicts, see `predict`.
+    """
+    objective = trained.at(index)
+    if trained.posteriors:
+        draws = trained.posteriors[index].sample(SWAG_SAMPLES, torch.Generator().manual_seed(0))
+        buffers = member(trained.buffers, index)
+        objectives = [placed(objective, member(draws, draw), buffers) for draw in range(SWAG_SAMPLES)]
+        outputs = torch.stack([torch.softmax(_outputs(own, data), dim=-1) for own in objectives])
+        return Predicted(outputs.mean(0), outputs.var(0).sum(-1))
+    with torch.no_grad():
+        first = objective.outputs(objective.params, data.inputs[:1])
+    if not isinstance(first, Moments):
+        return Predicted(torch.softmax(_outputs(objective, data), dim=-1), None)
+    parts = [
+        predict(objective.network, batch.inputs, mode=mode, params=objective.params) for batch in data.batches(BATCH)
+    ]
+    variances = [softmax(part.logits, dim=-1).variance.sum(-1) for part in parts]
+    return Predicted(torch.cat([part.probabilities for part in parts]), torch.cat(variances))
+
+
+def _outputs(objective: Objective, data: Dataset) -> Float[Tensor, "n C"]:
+    with torch.no_grad():
+        return torch.cat([objective.outputs(objective.params, batch.inputs) for batch in data.batches(BATCH)])
+
+
+def report_row(predicted: Predicted, data: Dataset, outside: Predicted | None = None) -> dict[str, float | int]:
+    """Accuracy, NLL, Brier score, calibration error; areas under the ROC of entropy and of predictive variance.
+
+    Args:
+        predicted: Predictions for `data`.
+        data: Test examples.
+        outside: Predictions for examples of another distribution.
+
+    Returns:
+        The columns of `Calibration` (its `misclassification_auroc` is by entropy), `variance_auroc` for wrong against
+        right, `outside_entropy_auroc` and `outside_variance_auroc` for outside against inside; NaN where there is no
+        variance or nothing outside.
+    """
+    targets = data.targets.cpu().numpy()
+    row: dict[str, float | int] = calibration(_array(predicted.probabilities), targets).to_row()
+    correct = _array(predicted.probabilities).argmax(1) == targets
+    variance, other = predicted.variance, None if outside is None else outside.variance
+    row["variance_auroc"] = np.nan if variance is None else misclassification_auroc(_array(variance), correct)
+    row["outside_entropy_auroc"] = row["outside_variance_auroc"] = np.nan
+    if outside is not None:
+        row["outside_entropy_auroc"] = out_of_distribution_auroc(_array(predicted.entropy), _array(outside.entropy))
+        if variance is not None and other is not None:
+            row["outside_variance_auroc"] = out_of_distribution_auroc(_array(variance), _array(other))
+    return row
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.detach().double().cpu().numpy()
+
+
+def outside_examples(run: TrainRun, data_folder: str | Path | None) -> Dataset | None:
+    """Test images of the other set, standardised as the run's own images are; None where there is none to be had."""
+    if run.dataset not in OUTSIDE:
+        return None
+    try:
+        other = load_images(OUTSIDE[run.dataset], data_folder, standardised=False, dtype=getattr(torch, run.dtype))
+    except (OSError, ValueError) as error:
+        logger.warning("no out-of-distribution examples: %s", error)
+        return None
+    own = load_images(run.dataset, data_folder, standardised=False, dtype=getattr(torch, run.dtype))
+    _, outside = standardise(own.train, replace(other.test, class_names=()), by="channel")
+    return outside.to(run.device)
+
+
+def train_and_report(
+    run: TrainRun,
+    out: str | Path,
+    *,
+    data_folder: str | Path | None = None,
+    mode: str = "diagonal",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Trains a run and reports on it: `report.csv`, `history.csv`, `reliability.csv`, `reliability.png` and `.pdf`.
+
+    Args:
+        run: What to train.
+        out: Its folder, see `run_training`.
+        data_folder: Where image sets are kept.
+        mode: How a Bayesian network predicts: `"diagonal"`, `"linearized"` or `"sampled"`.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        One row per seed, see `report_row`; `epoch_seconds` is the median wall time of an epoch divided by the seeds.
+    """
+    trained, split = run_training(run, out, data_folder=data_folder, progress=progress)
+    return write_report(run, out, trained, split, outside_examples(run, data_folder), mode)
+
+
+def write_report(
+    run: TrainRun,
+    out: str | Path,
+    trained: Trained,
+    split: Split,
+    outside: Dataset | None = None,
+    mode: str = "diagonal",
+) -> pd.DataFrame:
+    """The report on a finished run, see `train_and_report`."""
+    folder = StudyFolder.open(out)
+    seconds = float(epoch_seconds(folder)["seconds"].median()) / len(run.seeds)
+    rows, curves = [], []
+    for index, seed in enumerate(run.seeds):
+        predicted = predict_all(trained, index, split.test, mode)
+        elsewhere = None if outside is None else predict_all(trained, index, outside, mode)
+        row = report_row(predicted, split.test, elsewhere)
+        rows.append({"seed": seed} | row | {"epoch_seconds": seconds})
+        curve = reliability(_array(predicted.probabilities), split.test.targets.cpu().numpy())
+        curve.insert(0, "seed", seed)
+        curves.append(curve)
+    report, curves_frame = pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
+    folder.write_table("report", report)
+    folder.write_table("history", history(run, trained))
+    folder.write_table("reliability", curves_frame)
+    title = f"{run.dataset}, {run.network}, {run.scheme}"
+    save_figure(reliability_figure(curves_frame, title), folder, "reliability")
+    return report
+
+
+def history(run: TrainRun, trained: Trained) -> pd.DataFrame:
+    """Objective and training accuracy of every epoch and seed."""
+    epochs, members = trained.accuracies.shape
+    return pd.DataFrame(
+        {
+            "epoch": np.repeat(np.arange(1, epochs + 1), members),
+            "seed": np.tile(run.seeds, epochs),
+            "objective": _array(trained.values).reshape(-1),
+            "train_accuracy": _array(trained.accuracies).reshape(-1),
+        }
+    )
+
+
+def reliability_figure(curves: pd.DataFrame, title: str) -> Figure:
+    """Accuracy against confidence, one line per seed, and the share of examples in every bin below.
+
+    Args:
+        curves: What `reliability` returns, with a column `seed` before it.
+        title: Of the figure.
+    """
+    figure = Figure(figsize=(4.5, 5.0), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
+    for seed, curve in curves.groupby("seed"):
+        upper.plot(curve["confidence"], curve["accuracy"], marker="o", markersize=3, label=f"seed {seed}")
+        lower.step((curve["low"] + curve["high"]) / 2, curve["share"], where="mid")
+    upper.set(ylabel="accuracy", title=title, xlim=(0, 1), ylim=(0, 1))
+    upper.legend(frameon=False)
+    lower.set(xlabel="confidence", ylabel="share", yscale="log")
+    return figure
+
+
+def report_on(folder: str | Path, *, data_folder: str | Path | None = None, mode: str = "diagonal") -> pd.DataFrame:
+    """Writes the report on a finished run anew, for instance in another mode of prediction."""
+    trained, split, config = load_trained(folder, data_folder=data_folder)
+    run = TrainRun.from_config(config)
+    return write_report(run, folder, trained, split, outside_examples(run, data_folder), mode)

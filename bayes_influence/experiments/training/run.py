@@ -1,0 +1,172 @@
+"""Training runs: a network, a scheme and a data set in a folder of their own, continued where they were stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from bayes_influence.data.dataset import Split
+from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.models.initialisation import initial_params
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import Params
+from bayes_influence.training.checkpoints import CheckpointError, encode_checkpoint, matching_state
+from bayes_influence.training.minibatch import Trained, TrainingState, train_minibatches
+from bayes_influence.training.priors import network_at
+
+CHECKPOINT = "checkpoint.safetensors"
+SECONDS = "seconds"
+"""Table of the wall time of every epoch, all seeds together. Beside the checkpoint, whose bits do not depend on it."""
+
+
+def run_training(
+    run: TrainRun,
+    out: str | Path,
+    *,
+    data_folder: str | Path | None = None,
+    progress: bool = True,
+) -> tuple[Trained, Split]:
+    """Trains a run in its folder: `config.json`, and after every epoch `checkpoint.safetensors` and `seconds.csv`.
+
+    The same call on the same folder continues after the last finished epoch, and ends with the same bits as a run that
+    was never stopped.
+
+    Args:
+        run: What to train.
+        out: The run's folder; created, or continued if it holds the same run.
+        data_folder: Where image sets are kept.
+        progress: Whether to show a progress bar with loss, accuracy and time left.
+
+    Returns:
+        The trained networks, and the data.
+
+    Raises:
+        ValueError: If the folder belongs to another run, or its checkpoint is damaged.
+        NonFiniteTrainingError: Naming scheme, seed and step.
+    """
+    folder = StudyFolder(out, {"study": "train", **run.to_config()})
+    split = run.split(data_folder)
+    objective, start = _starting_point(run, split, data_folder)
+    return _trained(run, folder, objective, start, split, progress), split
+
+
+def load_run(
+    folder: str | Path, *, index: int = 0, data_folder: str | Path | None = None
+) -> tuple[Objective, Split, dict[str, Any]]:
+    """A finished run: the objective at its parameters, the data it was trained and tested on, its configuration.
+
+    Args:
+        folder: Of the run.
+        index: Which of its seeds.
+        data_folder: Where image sets are kept.
+
+    Raises:
+        FileNotFoundError: If the folder holds no run.
+        ValueError: If the run is not finished, or has no such seed.
+    """
+    trained, split, config = load_trained(folder, data_folder=data_folder)
+    seeds = config["seeds"]
+    if not 0 <= index < len(seeds):
+        raise ValueError(f"the run has the seeds {seeds}: index must lie in 0..{len(seeds) - 1}, got {index}")
+    return trained.at(index), split, config
+
+
+def load_trained(folder: str | Path, *, data_folder: str | Path | None = None) -> tuple[Trained, Split, dict[str, Any]]:
+    """All networks of a finished run, with its data and configuration.
+
+    Raises:
+        FileNotFoundError: If the folder holds no run.
+        ValueError: If it holds something else, or the run is not finished.
+    """
+    study = StudyFolder.open(folder)
+    config = {name: value for name, value in study.config.items() if name != "study"}
+    if study.config.get("study") != "train":
+        raise ValueError(f"{folder} holds a study of another kind ({study.config.get('study')}), not a training run")
+    run = TrainRun.from_config(config)
+    state = _stored_state(study, run)
+    done, epochs = 0 if state is None else int(state["epoch"]), run.schedule().epochs
+    if done < epochs:
+        raise ValueError(f"the run in {folder} has finished {done} of {epochs} epochs; train it to its end first")
+    split = run.split(data_folder)
+    objective, start = _starting_point(run, split, data_folder)
+    return _trained(run, study, objective, start, split, progress=False), split, config
+
+
+def _starting_point(run: TrainRun, split: Split, data_folder: str | Path | None) -> tuple[Objective, Params]:
+    """The objective, and the stacked parameters that its training starts from."""
+    scheme = run.resolved_scheme()
+    split.train.check_classes()
+    shape, n_outputs = split.train.inputs.shape[1:], split.train.n_classes
+    make: Callable[[], nn.Module] = lambda: run.make_network(shape, n_outputs)  # noqa: E731
+    if run.warm_start is not None:
+        start, _, _ = load_run(run.warm_start, data_folder=data_folder)
+        network = network_at(start)
+        make = lambda: network  # noqa: E731
+    dtype = split.train.inputs.dtype
+    params = initial_params(lambda: scheme.prepare(make()), run.seeds, dtype=dtype, device=run.device)
+    network = scheme.prepare(make()).to(dtype=dtype, device=run.device)
+    return scheme.objective(network, len(split.train)), params
+
+
+def _trained(
+    run: TrainRun, folder: StudyFolder, objective: Objective, start: Params, split: Split, progress: bool
+) -> Trained:
+    scheme, config = run.resolved_scheme(), run.to_config()
+    clock = _Clock(folder)
+
+    def store(state: TrainingState) -> None:
+        clock.finish(int(state["epoch"]))
+        folder.write_file(CHECKPOINT, encode_checkpoint(state, config))
+
+    return train_minibatches(
+        objective,
+        start,
+        split.train,
+        run.schedule(),
+        run.seeds,
+        averaging=scheme.averaging,
+        step=scheme.step(objective, len(split.train)),
+        labels=[f"{scheme.name}, seed {seed}" for seed in run.seeds],
+        state=_stored_state(folder, run),
+        on_epoch=store,
+        progress=progress,
+    )
+
+
+class _Clock:
+    """Keeps the wall time of every epoch in the run's folder, also over interruptions."""
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self._folder, self._began = folder, time.perf_counter()
+        self._rows = epoch_seconds(folder).to_dict("index")
+
+    def finish(self, epoch: int) -> None:
+        """One more epoch is done."""
+        now = time.perf_counter()
+        self._rows[epoch] = {"seconds": now - self._began}
+        self._began = now
+        frame = pd.DataFrame.from_dict(self._rows, orient="index").rename_axis("epoch").reset_index()
+        self._folder.write_table(SECONDS, frame)
+
+
+def epoch_seconds(folder: StudyFolder) -> pd.DataFrame:
+    """Wall time of every finished epoch (the index, from 1), all seeds together; empty for a run without any."""
+    path = folder.path / f"{SECONDS}.csv"
+    return pd.read_csv(path, index_col="epoch") if path.exists() else pd.DataFrame({"seconds": []})
+
+
+def _stored_state(folder: StudyFolder, run: TrainRun) -> TrainingState | None:
+    """The state in the folder's checkpoint, None if there is none."""
+    path = folder.path / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        return matching_state(path.read_bytes(), run.to_config())
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error

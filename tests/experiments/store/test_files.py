@@ -1,0 +1,25 @@
+import pytest
+
+from bayes_influence.experiments.store.files import PARTIAL, write_whole
+
+
+def test_writes_and_replaces_leaving_nothing_else(tmp_path):
+    path = tmp_path / "results.csv"
+    write_whole(path, b"old")
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [item.name for item in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_partial_one(tmp_path, monkeypatch):
+    path = tmp_path / "results.csv"
+    write_whole(path, b"old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert not list(tmp_path.glob(f"*{PARTIAL}"))

@@ -1,0 +1,107 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.experiments.training.report import (
+    SWAG_SAMPLES,
+    Predicted,
+    outside_examples,
+    predict_all,
+    report_on,
+    report_row,
+    train_and_report,
+)
+from bayes_influence.experiments.training.run import load_trained
+from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.moments.prediction import probit_probabilities
+from bayes_influence.moments.softmax import softmax
+from bayes_influence.objectives.parameters import member
+
+RUN = TrainRun("iris", "mlp", seeds=(3, 4), epochs=8, batch_size=32, width=5, learning_rate=0.02)
+
+
+def run_of(scheme, folder):
+    report = train_and_report(replace(RUN, scheme=scheme), folder, progress=False)
+    return report, *load_trained(folder)[:2]
+
+
+@pytest.fixture(scope="module")
+def bayesian(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return folder, *run_of("bnn", folder)
+
+
+def test_a_report_has_a_row_per_seed_and_is_stored(bayesian):
+    folder, report, trained, split = bayesian
+    assert report["seed"].tolist() == [3, 4]
+    predicted = predict_all(trained, 1, split.test)
+    accuracy = float((predicted.probabilities.argmax(1) == split.test.targets).double().mean())
+    assert report["accuracy"][1] == pytest.approx(accuracy)
+    nll = -predicted.probabilities.log().gather(1, split.test.targets.unsqueeze(1)).mean()
+    assert report["nll"][1] == pytest.approx(float(nll), rel=1e-5)
+    assert report["variance_auroc"].notna().all()
+    assert report["outside_variance_auroc"].isna().all()
+    history = pd.read_csv(folder / "history.csv")
+    np.testing.assert_allclose(history["objective"].to_numpy().reshape(8, 2), trained.values, rtol=1e-6)
+    assert history["epoch"].tolist()[-2:] == [8, 8]
+    assert {"reliability.csv", "reliability.png", "reliability.pdf", "report.csv"} <= {
+        path.name for path in folder.iterdir()
+    }
+    again = report_on(folder)
+    pd.testing.assert_frame_equal(again, report)
+    assert (report_on(folder, mode="linearized")["nll"] != report["nll"]).all()
+
+
+def test_a_bayesian_network_predicts_by_probit_with_the_variance_of_its_softmax(bayesian):
+    _, _, trained, split = bayesian
+    predicted = predict_all(trained, 0, split.test)
+    objective = trained.at(0)
+    logits = objective.outputs(objective.params, split.test.inputs)
+    torch.testing.assert_close(predicted.probabilities, probit_probabilities(logits))
+    torch.testing.assert_close(predicted.variance, softmax(logits, dim=-1).variance.sum(-1))
+
+
+def test_swag_predicts_by_the_mean_over_its_samples(tmp_path):
+    _, trained, split = run_of("swag", tmp_path / "run")
+    predicted = predict_all(trained, 1, split.test)
+    draws = trained.posteriors[1].sample(SWAG_SAMPLES, torch.Generator().manual_seed(0))
+    objective = trained.at(1)
+    outputs = [objective.outputs(member(draws, draw), split.test.inputs) for draw in range(SWAG_SAMPLES)]
+    probabilities = torch.softmax(torch.stack(outputs), dim=-1)
+    torch.testing.assert_close(predicted.probabilities, probabilities.mean(0))
+    torch.testing.assert_close(predicted.variance, probabilities.var(0).sum(-1))
+
+
+def test_a_single_network_has_no_variance(tmp_path):
+    report, trained, split = run_of("weight-decay", tmp_path / "run")
+    assert predict_all(trained, 0, split.test).variance is None
+    assert report["variance_auroc"].isna().all()
+
+
+def test_uncertainty_is_held_against_errors_and_against_examples_from_elsewhere():
+    data = Dataset(torch.zeros(4, 1), torch.tensor([0, 0, 1, 1]), torch.arange(4))
+    inside = Predicted(
+        torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.6, 0.4]]), torch.tensor([0.1, 0.4, 0.2, 0.3])
+    )
+    outside = Predicted(torch.tensor([[0.5, 0.5], [0.7, 0.3]]), torch.tensor([0.35, 0.0]))
+    row = report_row(inside, data, outside)
+    assert row["accuracy"] == 0.75
+    assert row["misclassification_auroc"] == 1.0
+    assert row["variance_auroc"] == pytest.approx(2 / 3)
+    assert row["outside_entropy_auroc"] == pytest.approx((4 + 3) / 8)
+    assert row["outside_variance_auroc"] == pytest.approx(3 / 8)
+
+
+def test_tables_have_nothing_outside_and_absent_images_are_a_warning(tmp_path, caplog, monkeypatch):
+    assert outside_examples(RUN, tmp_path) is None
+
+    def absent(*arguments, **options):
+        raise FileNotFoundError("fashion-mnist: no such file")
+
+    monkeypatch.setattr("bayes_influence.experiments.training.report.load_images", absent)
+    assert outside_examples(replace(RUN, dataset="mnist"), tmp_path) is None
+    assert "no out-of-distribution examples: fashion-mnist: no such file" in caplog.text

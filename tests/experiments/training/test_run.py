@@ -1,0 +1,178 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.training.run import CHECKPOINT, epoch_seconds, load_run, load_trained, run_training
+from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.training.checkpoints import CheckpointError, decode_checkpoint
+from bayes_influence.training.dropout import DroppedLinear
+
+RUN = TrainRun("iris", "mlp", "weight-decay", seeds=(3, 4), epochs=4, batch_size=32, width=5, learning_rate=0.02)
+
+
+def assert_same(one, other):
+    assert all(torch.equal(value, other.params[name]) for name, value in one.params.items())
+    assert torch.equal(one.values, other.values)
+
+
+@pytest.mark.parametrize("scheme", ["none", "swa", "swag", "dropout", "bnn", "mean-field-vi"])
+def test_a_stopped_run_continues_to_the_same_bits(scheme, tmp_path, monkeypatch):
+    run = replace(RUN, scheme=scheme, epochs=8)
+    whole, _ = run_training(run, tmp_path / "whole", progress=False)
+    write = StudyFolder.write_file
+
+    def killed(folder, name, content):
+        if name == CHECKPOINT and int(decode_checkpoint(content)[0]["epoch"]) == 7:
+            raise KeyboardInterrupt("killed")
+        return write(folder, name, content)
+
+    monkeypatch.setattr(StudyFolder, "write_file", killed)
+    with pytest.raises(KeyboardInterrupt, match="killed"):
+        run_training(run, tmp_path / "stopped", progress=False)
+    monkeypatch.undo()
+    state, _ = decode_checkpoint((tmp_path / "stopped" / CHECKPOINT).read_bytes())
+    assert int(state["epoch"]) == 6
+    resumed, _ = run_training(run, tmp_path / "stopped", progress=False)
+    assert_same(resumed, whole)
+    assert epoch_seconds(StudyFolder.open(tmp_path / "stopped")).index.tolist() == list(range(1, 9))
+    for name in (CHECKPOINT, "config.json"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_process_continues_to_the_same_bits(tmp_path):
+    run = replace(RUN, scheme="bnn", epochs=300)
+    code = (
+        f"from bayes_influence.experiments.training.run import *; run_training({run!r}, {str(tmp_path / 'killed')!r})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    checkpoint = tmp_path / "killed" / CHECKPOINT
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    state, _ = decode_checkpoint(checkpoint.read_bytes())
+    assert int(state["epoch"]) < 300
+    resumed, _ = run_training(run, tmp_path / "killed", progress=False)
+    whole, _ = run_training(run, tmp_path / "whole", progress=False)
+    assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize(("scheme", "layer"), [("bnn", BayesianLayer), ("dropout", DroppedLinear)])
+def test_a_finished_run_is_loaded_where_it_ended(scheme, layer, tmp_path):
+    run = replace(RUN, scheme=scheme)
+    trained, split = run_training(run, tmp_path / "run", progress=False)
+    objective, again, config = load_run(tmp_path / "run", index=1)
+    assert TrainRun.from_config(config) == run.resolved()
+    assert isinstance(objective.network[2], layer)
+    assert not objective.network.training
+    assert torch.equal(again.test.ids, split.test.ids)
+    assert torch.equal(objective.params["2.weight"], trained.params["2.weight"][1])
+    value = objective.value(objective.params, again.train.batch())
+    assert value < 0.99 * trained.values[0, 1]
+
+
+def test_a_bayesian_run_starts_from_a_deterministic_one(tmp_path):
+    run_training(replace(RUN, seeds=(0,)), tmp_path / "cold", progress=False)
+    cold, split, _ = load_run(tmp_path / "cold")
+    warm = replace(RUN, scheme="bnn", seeds=(5,), epochs=1, learning_rate=1e-9, warm_start=str(tmp_path / "cold"))
+    trained, _ = run_training(warm, tmp_path / "warm", progress=False)
+    torch.testing.assert_close(trained.params["0.weight"][0], cold.params["0.weight"])
+    sigma = trained.params["0.weight_rho"][0].exp()
+    torch.testing.assert_close(sigma, (0.1 * cold.params["0.weight"].abs()).clamp(1e-3, 1.0), rtol=1e-4, atol=0)
+    outputs = trained.objective.outputs(trained.at(0).params, split.test.inputs)
+    expected = cold.outputs(cold.params, split.test.inputs)
+    assert (outputs.mean.argmax(-1) == expected.argmax(-1)).all()
+
+
+def test_a_run_uses_the_first_training_examples():
+    split = replace(RUN, train_examples=10).split()
+    assert len(split.train) == 10
+    assert torch.equal(split.train.ids, RUN.split().train.ids[:10])
+
+
+def test_settings_reach_the_scheme():
+    assert replace(RUN, weight_decay=0.3).resolved_scheme().decay == 0.3
+    run = replace(
+        RUN, scheme="bnn", prior="fan-in", prior_scale=2.0, likelihood="taylor", initial_sigma=0.3, kl_weight=0.5
+    )
+    scheme = run.resolved_scheme()
+    assert (scheme.prior, scheme.prior_scale, scheme.initial_sigma) == ("fan-in", 2.0, 0.3)
+    assert type(scheme.likelihood).__name__ == "TaylorCategorical"
+    network = scheme.prepare(RUN.make_network((4,), 3))
+    objective = scheme.objective(network, 10)
+    assert objective.regulariser.prior_scale["0.weight"] == 1.0
+    assert objective.regulariser_weight == 0.5
+    tempered = replace(RUN, scheme="bnn-tempered").resolved_scheme()
+    assert (tempered.regulariser_weight, replace(RUN, scheme="bnn").resolved_scheme().regulariser_weight) == (0.1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "scheme", "epochs", "batch_size", "learning_rate"),
+    [("iris", "none", 300, 32, 0.002), ("mnist", "bnn", 10, 128, 0.005), ("cifar10", "mean-field-vi", 10, 128, 0.005)],
+)
+def test_what_is_not_said_depends_on_data_and_scheme(dataset, scheme, epochs, batch_size, learning_rate):
+    run = TrainRun(dataset, "mlp", scheme)
+    schedule = run.schedule()
+    assert (schedule.epochs, schedule.batch_size, schedule.learning_rate) == (epochs, batch_size, learning_rate)
+    assert TrainRun.from_config(run.to_config()) == run.resolved()
+    assert replace(run, scheme="none").schedule().learning_rate == 0.002
+
+
+@pytest.mark.parametrize("network", ["lenet", "vgg11", "resnet"])
+def test_convolutional_networks_are_built_for_images_and_refuse_tables(network):
+    run = replace(RUN, dataset="mnist", network=network, width=4, activation="relu")
+    if network != "vgg11":
+        assert run.make_network((1, 28, 28), 10).input_shape == (1, 28, 28)
+    with pytest.raises(ValueError, match=f"{network} takes images"):
+        replace(run, dataset="iris").make_network((4,), 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dataset": "imagenet"}, "unknown dataset 'imagenet'; known: iris"),
+        ({"network": "vgg12"}, "unknown network 'vgg12'; known: mlp, lenet"),
+        ({"scheme": "ridge"}, "unknown scheme ridge; known: none"),
+        ({"optimiser": "lion"}, "unknown optimiser 'lion'; known: adam, sgd"),
+        ({"likelihood": "probit"}, "unknown likelihood 'probit'; known: tilted"),
+        ({"prior": "cauchy"}, "unknown prior 'cauchy'; known: isotropic"),
+        ({"seeds": ()}, r"seeds must be one or more different numbers from 0 on, got \(\)"),
+        ({"seeds": (1, 1)}, r"got \(1, 1\)"),
+        ({"kl_weight": 0.0}, r"kl_weight must be positive, got 0\.0"),
+        ({"train_examples": 0}, "train_examples must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs and batch_size must be at least 1"),
+        ({"activation": "step"}, "unknown activation 'step'"),
+    ],
+)
+def test_unknown_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        replace(RUN, **settings)
+
+
+def test_folders_that_hold_something_else_are_refused(tmp_path):
+    run = replace(RUN, epochs=1, seeds=(3,))
+    run_training(run, tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match=r"another configuration: learning_rate is 0\.02 there and 0\.5 here"):
+        run_training(replace(run, learning_rate=0.5), tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match=r"the run has the seeds \[3\]: index must lie in 0\.\.0, got 1"):
+        load_run(tmp_path / "run", index=1)
+    with pytest.raises(FileNotFoundError, match="holds no study"):
+        load_run(tmp_path / "nothing")
+    StudyFolder(tmp_path / "study", {"study": "compare"})
+    with pytest.raises(ValueError, match="a study of another kind"):
+        load_trained(tmp_path / "study")
+    (tmp_path / "run" / CHECKPOINT).write_bytes(b"partial")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: the checkpoint is truncated"):
+        load_run(tmp_path / "run")
+    (tmp_path / "run" / CHECKPOINT).unlink()
+    with pytest.raises(ValueError, match="has finished 0 of 1 epochs"):
+        load_run(tmp_path / "run")
