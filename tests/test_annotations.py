@@ -4,7 +4,6 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from bayes_influence.data.dataset import Batch
 from bayes_influence.data.synthetic import gaussian_classes
@@ -14,6 +13,7 @@ from bayes_influence.objectives.derivatives import flat_value, per_example_gradi
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening
 from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.torch_internals import make_fx
 
 
 def cross_entropy(outputs, targets):

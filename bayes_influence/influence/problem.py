@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_leaves, tree_map
 
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.derivatives import per_example_gradients
@@ -23,6 +22,7 @@ from bayes_influence.objectives.head import (
 )
 from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.parameters import last_layer_name
+from bayes_influence.torch_internals import tree_leaves, tree_map
 
 BATCH_SIZE = 1024
 """Default number of examples that go through the network at a time."""

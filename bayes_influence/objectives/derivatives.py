@@ -7,11 +7,11 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, hessian, vmap
-from torch.utils._pytree import tree_map
 
 from bayes_influence.data.dataset import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.torch_internals import tree_map
 
 
 def flat_value(objective: Objective, batch: Batch, params: Params | None = None) -> Callable[..., Float[Tensor, ""]]:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.utils._pytree import tree_leaves
 
 from bayes_influence.data.dataset import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params, last_layer_name
+from bayes_influence.torch_internals import tree_leaves
 
 
 class Head(nn.Module):

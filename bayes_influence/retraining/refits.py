@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map
 
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.head import Head, head_params
@@ -19,6 +18,7 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.retraining.problem import ENTRIES, numbers_per_example, stacked_features
 from bayes_influence.retraining.removals import Removals
+from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.fits import Fits
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from bayes_influence.data.dataset import Dataset
@@ -23,6 +22,7 @@ from bayes_influence.retraining.minimum import check_seeds
 from bayes_influence.retraining.problem import RefitProblem, refit_problem, stacked_features
 from bayes_influence.retraining.refits import Refits, per_seed
 from bayes_influence.retraining.removals import Removals, as_removals
+from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.ensemble import TrainedEnsemble, train_ensemble
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.schedules import Schedule

@@ -2,11 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils._pytree import tree_map
 
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.derivatives import dense_hessian, flat_value
+from bayes_influence.torch_internals import tree_map
 
 
 @pytest.mark.parametrize("selection", ["all", "last-layer", ["0.bias", "2.weight"]])

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from bayes_influence.curvature.damping import Damping, FisherDamping, IdentityDamping
 from bayes_influence.curvature.solvers.automatic import METHODS, solve
@@ -41,6 +40,7 @@ from bayes_influence.retraining.protocols import (
 )
 from bayes_influence.retraining.refits import Refits, control_drift, losses_after, outputs_after
 from bayes_influence.retraining.removals import Removals
+from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.schedules import Schedule
 
