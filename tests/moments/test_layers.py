@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, hessian, vmap
 
-from bayes_influence.moments import Approximation, Moments, fan_in_sigma
+from bayes_influence.moments import Approximation, Moments, fan_in_sigma, is_bayesian, to_bayesian
 from bayes_influence.moments.layers import BayesianLinear
 
 DOUBLE = torch.float64
@@ -85,3 +85,11 @@ def test_sigmas_must_be_positive_and_of_the_right_shape():
 
 def test_is_printed_with_its_sizes():
     assert "4, 3, bias=True" in repr(converted(nn.Linear(4, 3)))
+
+
+def test_a_network_is_bayesian_where_any_of_its_layers_is():
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Sequential(nn.Linear(3, 2)))
+    assert not is_bayesian(network)
+    assert is_bayesian(to_bayesian(network))
+    assert is_bayesian(nn.Sequential(nn.Linear(4, 4), converted(nn.Linear(4, 3))))
+    assert is_bayesian(converted(nn.Linear(4, 3)))
