@@ -68,7 +68,7 @@ def step_objective(objective: Objective) -> StepObjective:
 
 def right_predictions(outputs: Any, targets: Tensor) -> Float[Tensor, ""]:
     """How many targets are the class of the largest (mean) output; NaN for real targets."""
-    values = outputs.mean if isinstance(outputs, Moments) else outputs
+    values = outputs.expectation if isinstance(outputs, Moments) else outputs
     if targets.is_floating_point() or not isinstance(values, Tensor):
         return torch.full((), torch.nan, device=targets.device)
     return (values.detach().argmax(-1) == targets).sum().float()
