@@ -12,7 +12,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import hypothesis
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 # An int may stand where a float is annotated, as type checkers have it.
 install_import_hook("bayes_influence", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
@@ -26,6 +26,14 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def as_installed():
+    """Annotations unchecked, as where the library is used: what it refuses, it refuses in its own words."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 def _is_slow_run(config):
