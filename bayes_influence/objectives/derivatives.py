@@ -54,7 +54,7 @@ def loss_of_one(objective: Objective) -> Callable[[Tensor, Batch], Tensor]:
     fixed, layout = objective.params, objective.layout
 
     def loss(theta: Tensor, example: Batch) -> Tensor:
-        single = Batch(tree_map(lambda leaf: leaf.unsqueeze(0), example.inputs), example.targets.unsqueeze(0))
+        single = tree_map(lambda leaf: leaf.unsqueeze(0), example)
         return objective.losses({**fixed, **layout.unflatten(theta)}, single)[0]
 
     return loss

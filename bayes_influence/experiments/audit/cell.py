@@ -74,7 +74,7 @@ def _stored(job: AuditJob, stage: str, refit: Callable[[], Refits]) -> tuple[Ref
 
 
 def _logits(outputs: Tensor | Moments) -> Tensor:
-    values = outputs.mean if isinstance(outputs, Moments) else outputs
+    values = outputs.expectation if isinstance(outputs, Moments) else outputs
     return values.reshape(*values.shape[:3], -1)
 
 

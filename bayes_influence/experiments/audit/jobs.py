@@ -182,7 +182,7 @@ def on_features(fits: Fits, train: Dataset, test: Dataset) -> tuple[Fits, Datase
 
     def featured(data: Dataset) -> Dataset:
         inputs = tree_map(lambda leaf: leaf[0], stacked_features(objective, params, data.inputs))
-        return replace(data, inputs=inputs).to(dtype=torch.float64)
+        return data.with_inputs(inputs).to(dtype=torch.float64)
 
     return head, featured(train), featured(test)
 
