@@ -164,7 +164,7 @@ def in_dtype(objective: Objective, dtype: torch.dtype) -> Objective:
 
 def selecting(objective: Objective, parameters: str | Sequence[str] | None) -> Objective:
     """The objective with another selection of parameters, itself where none is given."""
-    return objective if parameters is None else replace(objective, selection=parameters)
+    return objective if parameters is None else replace(objective, parameters=parameters)
 
 
 def check_finite(values: Float[Tensor, "B *rest"], data: Dataset, what: str) -> None:

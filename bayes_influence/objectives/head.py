@@ -90,7 +90,7 @@ def head_objective(objective: Objective) -> Objective:
         raise ValueError(f"the selection {objective.selection!r} reaches beyond the last layer {path!r}: {outside}")
     network = Head(path, objective.network.get_submodule(path)) if path else objective.network
     return replace(
-        objective, network=network, params=head_params(objective, objective.params), selection=objective.names
+        objective, network=network, params=head_params(objective, objective.params), parameters=objective.names
     )
 
 

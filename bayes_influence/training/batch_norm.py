@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_map
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.layers import BayesianLayer
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Params, member
+from bayes_influence.objectives.members import member
+from bayes_influence.objectives.parameters import Params
 from bayes_influence.training.steps import BATCH_NORMS
 
 

@@ -21,7 +21,8 @@ from bayes_influence.objectives.head import (
     stacked_features,
 )
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Params, member
+from bayes_influence.objectives.members import member
+from bayes_influence.objectives.parameters import Params
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import full_batches

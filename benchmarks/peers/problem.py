@@ -60,7 +60,7 @@ class Problem:
     def objective(self) -> Objective:
         """J as this library takes it."""
         regulariser = WeightDecay(self.decay) if self.decay else NoRegulariser()
-        return Objective(self.network, CrossEntropy(), regulariser, selection=self.names)
+        return Objective(self.network, CrossEntropy(), regulariser, parameters=self.names)
 
     def train(self) -> Dataset:
         """The training examples as this library takes them."""

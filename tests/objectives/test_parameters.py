@@ -25,7 +25,7 @@ def test_selections_name_what_they_say(network):
 
 @pytest.mark.parametrize(
     ("selection", "message"),
-    [("head", "unknown parameter selection 'head'; known: all"), (["3.weight"], r"unknown parameters \['3.weight'\]")],
+    [("head", "unknown parameters 'head'; known: all"), (["3.weight"], r"unknown parameters \['3.weight'\]")],
 )
 def test_unknown_selections_are_refused(network, selection, message):
     with pytest.raises(ValueError, match=message):

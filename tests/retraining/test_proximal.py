@@ -149,7 +149,7 @@ def test_groups_under_both_conventions_are_exact_where_nothing_is_linearised(reg
 def test_variational_networks_are_held_in_the_fisher_metric(train, removed, selection):
     scheme = SCHEMES["bnn"]
     (fits,) = fit_schemes(
-        [scheme], tanh_network, train, [0, 1], Schedule(60, 0.02), selection=selection, tolerance=None
+        [scheme], tanh_network, train, [0, 1], Schedule(60, 0.02), parameters=selection, tolerance=None
     )
     pbrf = ProximalBregman(FisherDamping(0.01), tolerance=1e-7).refit(fits, train, removed)
     assert pbrf.converged.all()

@@ -69,7 +69,7 @@ def test_a_network_with_smooth_activations_is_polished_in_all_parameters(data):
 
 def test_only_the_selected_parameters_move(data):
     network = nn.Sequential(nn.Linear(4, 5), nn.SELU(), nn.Linear(5, 3)).double()
-    objective = Objective(network, CrossEntropy(), WeightDecay(0.01), selection="last-layer")
+    objective = Objective(network, CrossEntropy(), WeightDecay(0.01), parameters="last-layer")
     result = minimise_newton(StackedProblem(objective, _stack(objective, 2), data.batch()))
     assert result.converged.all()
     assert torch.equal(result.params["0.weight"][0], network[0].weight)

@@ -96,7 +96,7 @@ def _fitted(study: Study, train: Dataset, progress: bool) -> Fits:
         train,
         study.seeds,
         Schedule(study.epochs),
-        selection=study.parameters,
+        parameters=study.parameters,
         tolerance=tolerance,
         progress=progress,
     )
@@ -155,7 +155,7 @@ def _networks_of_run(trained: Trained, train: Dataset, config: dict[str, Any], p
     """
     networks = []
     for index, seed in enumerate(config["seeds"]):
-        objective = replace(trained.at(index), selection=parameters)
+        objective = replace(trained.at(index), parameters=parameters)
         objective = objective if is_last_layer(objective) else objective.double()
         networks.append(given_fits(objective, train, seeds=[seed], name=config["scheme"], measured=False))
     return networks
