@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (
+    "torch_internals",
     "models",
     "data",
     "moments",
@@ -56,6 +57,20 @@ def upward_imports(source, room):
     return wrong
 
 
+def private_names(source, package="torch"):
+    """Lines of `source` that reach for a private name of `package`: `from torch._x import y`, `torch.x._y`."""
+    tree = ast.parse(source)
+    names = [(line, name) for line, name in imported_modules(tree) if name.split(".")[0] == package]
+    local = {name.split(".")[-1] for _, name in names} | {package}
+    chains = [(node.lineno, ast.unparse(node)) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    names += [(line, chain) for line, chain in chains if chain.split(".")[0] in local]
+    return [
+        f"line {line}: take {name} from bayes_influence.torch_internals"
+        for line, name in names
+        if any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
+    ]
+
+
 def undocumented(tree):
     """Names of the public functions, classes and methods of a module that have no docstring."""
     scopes = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_"))]
@@ -96,6 +111,37 @@ def test_an_arrow_that_goes_up_is_found(source, complaint):
 
 def test_an_arrow_that_goes_down_is_allowed():
     assert upward_imports("from bayes_influence.models.mlp import MLP\nimport torch", "data") == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for folder in ("bayes_influence", "models", "tests", "benchmarks", "docs", "scripts")
+        for path in sorted(ROOT.glob(f"{folder}/**/*.py"))
+        if path.name != "torch_internals.py"
+    ],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_private_names_of_torch_live_in_one_file(path):
+    assert private_names(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from torch.utils._pytree import tree_map",
+        "from torch.nn.modules.batchnorm import _BatchNorm",
+        "import torch\nx = torch._C.TensorBase",
+        "from torch import nn\nx = nn.modules.dropout._DropoutNd",
+    ],
+)
+def test_a_private_name_of_torch_is_found(source):
+    assert "from bayes_influence.torch_internals" in private_names(source)[0]
+
+
+def test_public_names_of_torch_and_private_ones_of_ours_are_allowed():
+    assert private_names("import torch\nx = torch.Tensor.__base__\ny = ours._flatten") == []
 
 
 def test_missing_documentation_is_found():

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+
+from bayes_influence.torch_internals import tree_leaves, tree_map
 
 
 class Batch(NamedTuple):

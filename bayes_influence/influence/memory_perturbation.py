@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, jacrev, vmap
-from torch.utils._pytree import tree_map
 
 from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
 from bayes_influence.curvature.operators.output_curvature import output_hessians
@@ -25,6 +24,7 @@ from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.derivatives import per_example_gradients, per_example_hessians
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
+from bayes_influence.torch_internals import tree_map
 
 STRUCTURES = ("full", "diagonal")
 

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, jvp, vmap
-from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from bayes_influence.data.dataset import Batch, Dataset
@@ -19,6 +18,7 @@ from bayes_influence.influence.refits import newton_refit
 from bayes_influence.influence.response import make_response
 from bayes_influence.objectives.derivatives import loss_of_one
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.torch_internals import tree_map
 
 Refit = Callable[[Objective, Dataset], Objective]
 """Trains the selected parameters again on other data, warm from where the objective stands."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_leaves, tree_map
 
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.derivatives import per_example_gradients
@@ -23,6 +21,7 @@ from bayes_influence.objectives.head import (
 )
 from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.parameters import last_layer_name
+from bayes_influence.torch_internals import tree_leaves, tree_map
 
 BATCH_SIZE = 1024
 """Default number of examples that go through the network at a time."""
@@ -69,8 +68,8 @@ class FittedProblem:
             raise ValueError(f"the batch size must be at least 1, got {batch_size}")
         self.dtype = dtype
         self.batch_size = batch_size
-        self.objective = in_dtype(objective, dtype)
-        self._feature_map = in_dtype(objective, next(iter(objective.params.values())).dtype)
+        self.objective = objective.to(dtype=dtype)
+        self._feature_map = objective
         self.train = train
         first = next(train.select(range(min(2, len(train)))).to(dtype=dtype).batches(2))
         self.objective.check(first)
@@ -151,20 +150,6 @@ class FittedProblem:
         length = self.block_length(self.size)
         for start in range(0, len(data), length):
             yield self.gradients(data.select(range(start, min(start + length, len(data)))))
-
-
-def in_dtype(objective: Objective, dtype: torch.dtype) -> Objective:
-    """The same objective with its parameters, and the network's buffers, in another floating-point dtype."""
-    params = {name: value.to(dtype) for name, value in objective.params.items()}
-    buffers = [buffer for buffer in objective.network.buffers() if buffer.is_floating_point()]
-    if all(buffer.dtype == dtype for buffer in buffers):
-        return replace(objective, params=params)
-    return replace(objective, params=params, network=copy.deepcopy(objective.network).to(dtype))
-
-
-def selecting(objective: Objective, parameters: str | Sequence[str] | None) -> Objective:
-    """The objective with another selection of parameters, itself where none is given."""
-    return objective if parameters is None else replace(objective, parameters=parameters)
 
 
 def check_finite(values: Float[Tensor, "B *rest"], data: Dataset, what: str) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils._pytree import register_pytree_node
 
 from bayes_influence.moments.registry import apply_rule
+from bayes_influence.torch_internals import register_pytree_node
 
 VARIANCE_FLOOR = 1e-12
 """Where a rule divides by a variance or takes its root, the variance is at least this: a standard deviation of 1e-6,

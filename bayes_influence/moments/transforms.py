@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch._C._functorch import TransformType, get_interpreter_stack
+from bayes_influence.torch_internals import TransformType, get_interpreter_stack
 
 
 def plain_formulas_needed() -> bool:

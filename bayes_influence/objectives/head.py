@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.utils._pytree import tree_leaves
 
 from bayes_influence.data.dataset import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params, last_layer_name
+from bayes_influence.torch_internals import tree_leaves
 
 
 class Head(nn.Module):
@@ -87,7 +87,7 @@ def head_objective(objective: Objective) -> Objective:
     path = last_layer_name(objective.network)
     outside = [name for name in objective.names if not name.startswith(last_layer_prefix(objective.network))]
     if outside:
-        raise ValueError(f"the selection {objective.selection!r} reaches beyond the last layer {path!r}: {outside}")
+        raise ValueError(f"parameters={objective.parameters!r} reaches beyond the last layer {path!r}: {outside}")
     network = Head(path, objective.network.get_submodule(path)) if path else objective.network
     return replace(
         objective, network=network, params=head_params(objective, objective.params), parameters=objective.names

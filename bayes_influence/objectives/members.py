@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.torch_internals import tree_map
+
+Stack = TypeVar("Stack", bound="Members")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -60,7 +62,7 @@ class Members:
             raise ValueError("members must share one architecture and take influence in the same parameters")
         return Members(
             objective=each[0],
-            params={name: torch.stack([one.params[name] for one in each]) for name in each[0].params},
+            params=stack_members([one.params for one in each]),
             buffers={} if len(each) == 1 else _differing([one.buffers for one in each]),
             labels=tuple(labels or (f"network {index}" for index in range(len(each)))),
         )
@@ -72,7 +74,8 @@ class Members:
         return (self.at(index) for index in range(len(self)))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self)} of {self.objective!r}: {', '.join(self.labels[:3])}{', ...'[: 5 * (len(self) > 3)]})"
+        shown = ", ".join(self.labels[:3]) + (", ..." if len(self) > 3 else "")
+        return f"{type(self).__name__}({len(self)} of {self.objective!r}: {shown})"
 
     @property
     def state(self) -> Params:
@@ -83,12 +86,12 @@ class Members:
         """The objective where one member stands."""
         return self.objective.at(member(self.params, index), member(self.buffers, index))
 
-    def select(self, rows: Sequence[int] | Tensor) -> Self:
+    def select(self: Stack, rows: Sequence[int] | Tensor) -> Stack:
         """Some of the members, in the given order."""
         rows = torch.as_tensor(rows, dtype=torch.int64).tolist()
         return self._replaced(rows)
 
-    def _replaced(self, rows: list[int], **changes: Any) -> Self:
+    def _replaced(self: Stack, rows: list[int], **changes: Any) -> Stack:
         """The members in the given rows: everything that has a member axis is taken from."""
         parts = {
             "objective": self.at(rows[0]),
@@ -99,6 +102,13 @@ class Members:
         return type(self)(**{**vars(self), **parts, **changes})
 
 
+def stack_members(each: Sequence[Params]) -> Params:
+    """Tensors of several networks of one architecture on a leading member axis E; of a single one without a copy."""
+    if len(each) == 1:
+        return {name: value.unsqueeze(0) for name, value in each[0].items()}
+    return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+
 def member(stacked: Params, index: int) -> Params:
     """One network's tensors out of a stack."""
     return {name: value[index] for name, value in stacked.items()}
@@ -107,4 +117,4 @@ def member(stacked: Params, index: int) -> Params:
 def _differing(buffers: Sequence[Params]) -> Params:
     """The buffers in which members differ, stacked."""
     names = [name for name in buffers[0] if any(not torch.equal(one[name], buffers[0][name]) for one in buffers)]
-    return {name: torch.stack([one[name] for one in buffers]) for name in names}
+    return stack_members([{name: one[name] for name in names} for one in buffers])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -275,7 +275,7 @@ class FlatObjective:
         return self.objective.value(self.state(theta), batch, data_weights, regulariser_weight)
 
 
-def _check_shapes(what: str, given: Params, own: Params) -> None:
+def _check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     wrong = [name for name, value in given.items() if value.shape != own[name].shape]
     if wrong:
         raise ValueError(

@@ -42,6 +42,11 @@ def owners_of_parameters(network: nn.Module) -> dict[str, nn.Module]:
     return owners
 
 
+def last_layer_name(network: nn.Module) -> str:
+    """Path of the last module, in registration order, that holds parameters itself."""
+    return list(owners_of_parameters(network))[-1]
+
+
 def called_last(network: nn.Module, inputs: Any) -> str:
     """Path of the module with parameters of its own whose call begins last, in one forward pass.
 
@@ -65,9 +70,7 @@ def called_last(network: nn.Module, inputs: Any) -> str:
     return calls[-1]
 
 
-def select_names(
-    network: nn.Module, parameters: str | Sequence[str], last_layer: str | None = None
-) -> tuple[str, ...]:
+def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer: str | None = None) -> tuple[str, ...]:
     """Names of the parameters that are meant, in the network's order.
 
     The words leave out parameters that are frozen (`requires_grad=False`); naming one takes it.
@@ -92,7 +95,7 @@ def select_names(
     if parameters not in GROUPS:
         raise ValueError(f"unknown parameters {parameters!r}; known: {', '.join(GROUPS)}, or a list of names")
     if parameters.startswith("last-layer"):
-        path = list(owners_of_parameters(network))[-1] if last_layer is None else last_layer
+        path = last_layer_name(network) if last_layer is None else last_layer
         names = [name for name in names if name.rpartition(".")[0] == path]
     if parameters.endswith("means"):
         names = [name for name in names if not name.endswith(RHO)]

@@ -13,18 +13,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
-from torch.utils._pytree import tree_map
 
 from bayes_influence.curvature.damping import Damping, IdentityDamping
 from bayes_influence.data.dataset import Batch, Dataset
-from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.members import member
+from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.reweighting import Removals, as_removals
 from bayes_influence.retraining.lbfgs import minimise_lbfgs
 from bayes_influence.retraining.minimum import from_controls, refits_in_turns, removal_problem
 from bayes_influence.retraining.problem import RefitProblem, refit_problem
 from bayes_influence.retraining.refits import Refits
-from bayes_influence.retraining.removals import Removals, as_removals
+from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.newton import NewtonResult, minimise_newton
 

@@ -7,14 +7,13 @@ import copy
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.utils._pytree import tree_map
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.layers import BayesianLayer
-from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.members import member
+from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
-from bayes_influence.training.steps import BATCH_NORMS
+from bayes_influence.torch_internals import AnyBatchNorm, tree_map
 
 
 def refreshed_buffers(objective: Objective, params: Params, buffers: Params, train: Dataset, batch_size: int) -> Params:
@@ -32,7 +31,7 @@ def refreshed_buffers(objective: Objective, params: Params, buffers: Params, tra
         batch_size: How many at a time.
     """
     network = copy.deepcopy(objective.network).eval()
-    norms = {path: module for path, module in network.named_modules() if isinstance(module, BATCH_NORMS)}
+    norms = {path: module for path, module in network.named_modules() if isinstance(module, AnyBatchNorm)}
     norms = {path: norm for path, norm in norms.items() if norm.track_running_stats}
     if not norms or any(isinstance(module, BayesianLayer) for module in network.modules()):
         return buffers

@@ -10,13 +10,13 @@ from functools import partial
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from bayes_influence.data.dataset import Batch, Dataset
-from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.members import member
+from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
+from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.averaging import SWAG, IterateAverage, SwagPosterior
 from bayes_influence.training.batch_norm import refreshed_buffers
 from bayes_influence.training.ensemble import NonFiniteTrainingError

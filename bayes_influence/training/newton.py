@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.func import grad_and_value, hessian, vmap
-from torch.utils._pytree import tree_map
 
 from bayes_influence.data.dataset import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.torch_internals import tree_map
 
 HESSIAN_ENTRIES = 20_000_000
 """Members x P x n that one forward-over-reverse pass may hold; more members are taken in turns."""

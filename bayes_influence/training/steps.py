@@ -13,19 +13,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
-from torch.utils._pytree import tree_map
 
 from bayes_influence.data.dataset import Batch
 from bayes_influence.moments.layers import BayesianLayer
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
+from bayes_influence.torch_internals import AnyBatchNorm, AnyDropout, tree_map
 
 StepValue = Callable[[Params, Params, Batch, "Tensor | None", "float | Tensor"], tuple[Tensor, Tensor]]
 """(params, buffers, batch, data weights, regulariser weight) -> (J over the batch, number of right predictions)."""
 
-BATCH_NORMS = nn.modules.batchnorm._BatchNorm
-_NOISE = (nn.modules.dropout._DropoutNd, nn.RReLU)
+_NOISE = (AnyDropout, nn.RReLU)
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,10 @@ def step_objective(objective: Objective) -> StepObjective:
     bayesian = any(isinstance(module, BayesianLayer) for module in network.modules())
     if bayesian:
         for module in network.modules():
-            if isinstance(module, BATCH_NORMS):
+            if isinstance(module, AnyBatchNorm):
                 module.eval()
     noisy = not bayesian and any(isinstance(module, _NOISE) for module in network.modules())
-    alone = noisy or any(isinstance(module, BATCH_NORMS) and module.training for module in network.modules())
+    alone = noisy or any(isinstance(module, AnyBatchNorm) and module.training for module in network.modules())
 
     def value(
         params: Params, buffers: Params, batch: Batch, weights: Tensor | None, strength: float | Tensor

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.moments.convert import to_bayesian
@@ -14,6 +13,7 @@ from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
+from bayes_influence.torch_internals import tree_flatten, tree_leaves, tree_unflatten
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ OPTIONS = {
 
 def cases(registry):
     """One spelling of every registered function, with each of its options."""
-    methods = set(vars(torch._C.TensorBase).values())
+    methods = set(vars(torch.Tensor.__base__).values())
     functions = {function.__name__: function for function in registry if function not in methods}
     return [
         pytest.param(function, options, id=f"{name}-{options}")

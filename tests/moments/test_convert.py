@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, grad, hessian, jvp, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations
 
 from bayes_influence.models.lenet import LeNet
@@ -22,6 +21,7 @@ from bayes_influence.moments import (
     to_deterministic,
 )
 from bayes_influence.moments.layers import BayesianLinear
+from bayes_influence.torch_internals import make_fx
 
 DOUBLE = torch.float64
 METHODS = ["first-order", "exact", "gauss-hermite"]

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 from bayes_influence.moments import Approximation, Moments, fan_in_sigma, to_bayesian, to_deterministic
 from bayes_influence.moments.convolution import BayesianConv
+from bayes_influence.torch_internals import make_fx
 
 DOUBLE = torch.float64
 LAYERS = {

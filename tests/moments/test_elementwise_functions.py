@@ -1,11 +1,11 @@
 import pytest
 import torch
 from torch.func import grad, hessian, jvp, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
 from bayes_influence.moments import Approximation, Moments, UnsupportedOperationError, elementwise
 from bayes_influence.moments.elementwise_functions import value_and_derivative
+from bayes_influence.torch_internals import make_fx
 
 DOUBLE = torch.float64
 

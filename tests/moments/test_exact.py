@@ -20,7 +20,7 @@ FITTED = {"tanh", "sigmoid"}
 
 def cases(excluded=frozenset()):
     """One spelling of every function with closed-form moments, with each of its options."""
-    methods = set(vars(torch._C.TensorBase).values())
+    methods = set(vars(torch.Tensor.__base__).values())
     functions = {function.__name__: function for function in _EXACT if function not in methods}
     return [
         pytest.param(function, options, id=f"{name}-{options}")

@@ -5,11 +5,10 @@ import pytest
 import torch
 from torch import nn
 from torch.func import grad, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_structure, tree_unflatten
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments import VARIANCE_FLOOR, Approximation, Moments, UnsupportedOperationError
+from bayes_influence.torch_internals import make_fx, tree_flatten, tree_leaves, tree_map, tree_structure, tree_unflatten
 
 
 @pytest.fixture

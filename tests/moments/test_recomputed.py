@@ -9,6 +9,7 @@ from bayes_influence.moments.activations import relu
 from bayes_influence.moments.elementwise_functions import _EXACT_DERIVATIVES, _SECOND_DERIVATIVES
 from bayes_influence.moments.exact import tanh_moments
 from bayes_influence.moments.recomputed import BLOCK, ElementwiseMap, recomputed
+from bayes_influence.torch_internals import tree_leaves
 
 DOUBLE = torch.float64
 
@@ -71,7 +72,7 @@ def test_every_derivative_is_that_of_the_plain_map(moments, derivatives):
         lambda f: vmap(grad(f, (0, 1)))(*(x.reshape(6, 10) for x in moments)),
         lambda f: jvp(jvp_along(f, directions), moments, directions)[1],
     ):
-        expected, got = (torch.utils._pytree.tree_leaves(transform(f)) for f in (plain, mine))
+        expected, got = (tree_leaves(transform(f)) for f in (plain, mine))
         assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-10) for a, b in zip(expected, got, strict=True))
 
 

@@ -5,7 +5,6 @@ from bayes_influence.data.dataset import Batch
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.derivatives import (
     dense_hessian,
-    flat_value,
     gradient,
     per_example_gradients,
     per_example_hessians,
@@ -28,7 +27,10 @@ def _central_differences(function, theta, step=1e-5):
 def test_gradient_and_hessian_equal_finite_differences(network, data):
     objective = Objective(network, CrossEntropy(), WeightDecay(0.05))
     theta = objective.layout.flatten(objective.params)
-    value = flat_value(objective, data.batch())
+
+    def value(theta):
+        return objective.flat.value(theta, data.batch())
+
     assert torch.allclose(gradient(objective, data.batch()), _central_differences(value, theta), atol=1e-9)
 
     def gradient_at(point):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from torch.func import grad, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.softmax import softmax
@@ -17,6 +16,7 @@ from bayes_influence.objectives.expected_likelihoods import (
     TiltedCategorical,
     sobol_normals,
 )
+from bayes_influence.torch_internals import make_fx
 
 MEANS = 1.5 * torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 SHAPES = torch.rand(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

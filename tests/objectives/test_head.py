@@ -8,8 +8,8 @@ from bayes_influence.objectives.derivatives import dense_hessian, gradient
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.head import features, head_params, head_problem, reduced_problem, stacked_features
 from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.members import stack_members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import stack_members
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
 
 

@@ -3,13 +3,12 @@ import torch
 from torch import nn
 
 from bayes_influence.moments.convert import to_bayesian
+from bayes_influence.objectives.members import member, stack_members
 from bayes_influence.objectives.parameters import (
     Flattening,
     detached_params,
     last_layer_name,
-    member,
     select_names,
-    stack_members,
 )
 
 

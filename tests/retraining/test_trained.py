@@ -1,11 +1,11 @@
 import pytest
 import torch
 
+from bayes_influence.objectives.reweighting import as_removals
 from bayes_influence.retraining.minimum import newton_refits, removal_problem
 from bayes_influence.retraining.problem import refit_problem
 from bayes_influence.retraining.protocols import FromScratch, Warm
 from bayes_influence.retraining.refits import losses_after
-from bayes_influence.retraining.removals import as_removals
 from bayes_influence.retraining.trained import trained_refits
 from bayes_influence.training.ensemble import NonFiniteTrainingError
 from bayes_influence.training.fits import fit_schemes

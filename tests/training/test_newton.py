@@ -4,10 +4,10 @@ import torch
 from torch import nn
 
 from bayes_influence.data.synthetic import gaussian_classes
-from bayes_influence.objectives.derivatives import dense_hessian, flat_value, gradient
+from bayes_influence.objectives.derivatives import dense_hessian, gradient
 from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import member
 from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.training import newton
 from bayes_influence.training.newton import StackedProblem, minimise_newton
@@ -35,7 +35,7 @@ def _minimum(objective, data, weights):
         return objective.at(layout.unflatten(torch.as_tensor(theta)))
 
     return scipy.optimize.minimize(
-        lambda theta: float(flat_value(at(theta), data.batch())(torch.as_tensor(theta), weights)),
+        lambda theta: float(at(theta).flat.value(torch.as_tensor(theta), data.batch(), weights)),
         layout.flatten(objective.params).numpy(),
         jac=lambda theta: gradient(at(theta), data.batch(), weights).numpy(),
         hess=lambda theta: dense_hessian(at(theta), data.batch(), weights).numpy(),

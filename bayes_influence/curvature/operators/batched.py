@@ -11,7 +11,6 @@ from math import ceil
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.leading import LeadingExamples
@@ -19,6 +18,7 @@ from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.curvature.operators.traced import TracedProduct, kept_bytes
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.torch_internals import tree_leaves
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import vjp, vmap
-from torch.utils._pytree import tree_map
 
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.layer_records import KroneckerLayer, kronecker_layers
@@ -16,6 +15,7 @@ from bayes_influence.curvature.operators.outer_products import FISHERS, Backprop
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.torch_internals import tree_map
 
 BATCH_SIZE = 256
 """Default number of examples that are backpropagated at a time."""

@@ -119,7 +119,8 @@ def _patches(
     groups: int = 1,
 ) -> Float[Tensor, "B L D"]:
     """The receptive field of every output position, laid out as the weight."""
-    kernel, spread = weight.shape[2:], nn.modules.utils._pair(dilation)
+    kernel = weight.shape[2:]
+    spread = (dilation, dilation) if isinstance(dilation, int) else tuple(dilation)
     if padding == "same":
         totals = [step * (size - 1) for step, size in zip(spread, kernel, strict=True)]
         (top, left), (height, width) = [total // 2 for total in totals], totals

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import grad, jvp
-from torch.utils._pytree import tree_leaves, tree_map
 
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.torch_internals import tree_leaves, tree_map
 
 PROBES = 4
 """Random signs that estimate the size of an example's Lambda_i: enough to sort by."""

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_leaves
 
 from bayes_influence.data.dataset import Batch
+from bayes_influence.torch_internals import make_fx, tree_leaves
 
 aten = torch.ops.aten
 

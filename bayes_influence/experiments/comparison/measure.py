@@ -28,9 +28,9 @@ from bayes_influence.objectives.head import reduced_problem
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
+from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.retraining.minimum import newton_refits
 from bayes_influence.retraining.refits import ControlDrift, Refits, control_drift, loss_changes
-from bayes_influence.retraining.removals import largest_losses
 from bayes_influence.retraining.trained import trained_refits
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import Schedule
@@ -45,10 +45,10 @@ REFIT_RATE = 1e-3
 
 @dataclass(frozen=True)
 class Estimator:
-    """One way to take influence: its name, and the selection of parameters that it is taken in."""
+    """One way to take influence: its name, and the parameters that it is taken in."""
 
     name: str
-    selection: str
+    parameters: str
 
 
 def estimators(study: Study, objective: Objective) -> list[Estimator]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from torch.utils._pytree import tree_leaves
-
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.torch_internals import tree_leaves
 
 
 def fingerprint(params: Any, *datasets: Dataset) -> str:

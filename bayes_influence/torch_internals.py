@@ -1,0 +1,32 @@
+"""What is used of torch's private parts, all of it: names that another version of torch may move or take away.
+
+The rest of the package takes them from here, which a test holds it to; another says which of them the installed torch
+has. So a new torch is tried by running `tests/test_torch_internals.py`, and what it moved is mended in this file.
+"""
+
+from torch._C._functorch import TransformType, get_interpreter_stack
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
+from torch.nn.modules.dropout import _DropoutNd as AnyDropout
+from torch.utils._pytree import (
+    register_pytree_node,
+    tree_flatten,
+    tree_leaves,
+    tree_map,
+    tree_structure,
+    tree_unflatten,
+)
+
+__all__ = [
+    "AnyBatchNorm",
+    "AnyDropout",
+    "TransformType",
+    "get_interpreter_stack",
+    "make_fx",
+    "register_pytree_node",
+    "tree_flatten",
+    "tree_leaves",
+    "tree_map",
+    "tree_structure",
+    "tree_unflatten",
+]
