@@ -177,11 +177,11 @@ def _output_gradients(objective: Objective, batch: Batch) -> Float[Tensor, "k C"
         outputs = objective.outputs(objective.params, batch.inputs)
 
     def total(means: Tensor) -> Tensor:
-        moved = replace(outputs, mean=means) if isinstance(outputs, Moments) else means
+        moved = replace(outputs, expectation=means) if isinstance(outputs, Moments) else means
         return objective.likelihood(moved, batch.targets).sum()
 
     return grad(total)(_means(outputs)).flatten(1)
 
 
 def _means(outputs: Any) -> Tensor:
-    return outputs.mean if isinstance(outputs, Moments) else outputs
+    return outputs.expectation if isinstance(outputs, Moments) else outputs

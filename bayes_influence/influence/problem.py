@@ -113,7 +113,7 @@ class FittedProblem:
                 features(self._feature_map, self._feature_map.params, self._slice(data.inputs, start))
                 for start in range(0, len(data), self.batch_size)
             ]
-        return replace(data, inputs=tree_map(lambda *leaves: torch.cat(leaves), *pieces)).to(dtype=self.dtype)
+        return data.with_inputs(tree_map(lambda *leaves: torch.cat(leaves), *pieces)).to(dtype=self.dtype)
 
     def _slice(self, inputs: Any, start: int) -> Any:
         """A batch of inputs in the feature map's dtype; the whole set is never held in it."""

@@ -16,6 +16,7 @@ from bayes_influence.moments.check import MomentCheck, moment_check
 from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian, to_deterministic
 from bayes_influence.moments.elementwise_functions import elementwise
 from bayes_influence.moments.initial import fan_in_sigma, relative_sigma
+from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Approximation, Moments
 from bayes_influence.moments.prediction import (
     Prediction,
@@ -37,6 +38,7 @@ __all__ = [
     "diagonal_moments",
     "elementwise",
     "fan_in_sigma",
+    "is_bayesian",
     "linearized_moments",
     "moment_check",
     "predict",

@@ -8,7 +8,7 @@ from copy import deepcopy
 from torch import nn
 
 from bayes_influence.moments.initial import InitialSigma, fan_in_sigma
-from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.moments.layers import BayesianLayer, is_bayesian
 from bayes_influence.moments.moments import Approximation
 from bayes_influence.moments.supported import CONVERTED, reason_against
 
@@ -66,7 +66,7 @@ def to_deterministic(network: nn.Module) -> nn.Module:
     Raises:
         ValueError: If the network has no Bayesian layer.
     """
-    if not any(isinstance(module, BayesianLayer) for module in network.modules()):
+    if not is_bayesian(network):
         raise ValueError(f"{type(network).__name__} has no Bayesian layer; it is deterministic already")
     return _replaced(
         network, lambda module, path: module.deterministic() if isinstance(module, BayesianLayer) else None

@@ -120,6 +120,11 @@ class BayesianLinear(BayesianLayer):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self.approximation}"
 
 
+def is_bayesian(network: nn.Module) -> bool:
+    """Whether a network has a Bayesian layer, so that its outputs are `Moments` and sigmas are among its parameters."""
+    return any(isinstance(module, BayesianLayer) for module in network.modules())
+
+
 def _copied(parameter: Tensor | None) -> nn.Parameter | None:
     if parameter is None:
         return None

@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 from tqdm.auto import tqdm
 
 from bayes_influence.moments.convert import to_deterministic
-from bayes_influence.moments.layers import RHO, BayesianLayer
+from bayes_influence.moments.layers import RHO, is_bayesian
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.supported import DROPOUTS, NORMALISATIONS
 
@@ -29,7 +29,7 @@ def check_ready(network: nn.Module) -> None:
     Raises:
         ValueError: If it has no Bayesian layer, or dropout or normalisation in training mode.
     """
-    if not any(isinstance(module, BayesianLayer) for module in network.modules()):
+    if not is_bayesian(network):
         raise ValueError(f"{type(network).__name__} has no Bayesian layer; convert it with to_bayesian first")
     training = [path for path, module in network.named_modules() if module.training and type(module) in _MODE_DEPENDENT]
     if training:
@@ -109,7 +109,7 @@ class Posterior:
                 params = self.draw(size, generator)
                 if isinstance(inputs, Moments):
                     noise = torch.stack([_normal(inputs.variance, generator) for _ in range(size)])
-                    outputs = vmap(call)(params, inputs.mean + inputs.variance.sqrt() * noise)
+                    outputs = vmap(call)(params, inputs.expectation + inputs.variance.sqrt() * noise)
                 else:
                     outputs = vmap(call, in_dims=(0, None))(params, inputs)
                 yield outputs

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call, vmap
 
 from bayes_influence.data.dataset import Batch
@@ -108,7 +108,7 @@ def head_problem(objective: Objective, batch: Batch) -> tuple[Objective, Batch]:
     for expected, got in zip(tree_leaves(whole), tree_leaves(part), strict=True):
         if expected.shape != got.shape or not torch.allclose(expected, got):
             raise ValueError("the network's output is not its last layer's output; take influence in named parameters")
-    return head, Batch(inputs, batch.targets)
+    return head, replace(batch, inputs=inputs)
 
 
 def is_last_layer(objective: Objective) -> bool:
@@ -133,6 +133,7 @@ def reduced_problem(objective: Objective, batch: Batch) -> tuple[Objective, Batc
     return head_problem(objective, batch) if is_last_layer(objective) else (objective, batch)
 
 
-def member_batch(inputs: Any, targets: Tensor, members: int) -> Batch:
-    """A batch with a leading member axis: stacked inputs and the shared targets repeated."""
-    return Batch(inputs, targets.expand(members, *targets.shape))
+def member_batch(inputs: Any, batch: Batch, members: int) -> Batch:
+    """A batch with a leading member axis: stacked inputs, and the shared batch's targets and weights repeated."""
+    weights = None if batch.weights is None else batch.weights.expand(members, -1)
+    return Batch(inputs, batch.targets.expand(members, *batch.targets.shape), weights)

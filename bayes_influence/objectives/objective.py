@@ -194,7 +194,7 @@ class Objective:
                 f"the likelihood must return one loss per example, shape ({len(batch.targets)},), got "
                 f"{tuple(losses.shape)}; use reduction='none'"
             )
-        return losses
+        return losses if batch.weights is None else batch.weights * losses
 
     def value(
         self,

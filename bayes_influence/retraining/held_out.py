@@ -14,6 +14,7 @@ from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.tables import leave_out
 from bayes_influence.models.initialisation import initial_params
 from bayes_influence.objectives.reweighting import largest_losses
+from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
@@ -52,7 +53,7 @@ def held_out_losses(
     trained = train_ensemble(
         objective,
         start,
-        Batch(*(torch.stack(parts) for parts in zip(*(split.train.batch() for split in splits), strict=True))),
+        _stacked([split.train for split in splits]),
         schedule,
         averaged=torch.full((len(ids),), scheme.averaging is not None, device=dataset.inputs.device),
         averaging=scheme.averaging,
@@ -60,9 +61,14 @@ def held_out_losses(
         labels=[f"{scheme.name}, seed {seed}, without example {int(index)}" for index in ids],
         progress=progress,
     )
-    tests = Batch(*(torch.stack(parts) for parts in zip(*(split.test.batch() for split in splits), strict=True)))
+    tests = _stacked([split.test for split in splits])
     with torch.no_grad():
         return vmap(objective.losses)(trained.params, tests)[:, 0]
+
+
+def _stacked(parts: list[Dataset]) -> Batch:
+    """Data sets of one size as one batch with a leading member axis."""
+    return tree_map(lambda *leaves: torch.stack(leaves), *(part.batch() for part in parts))
 
 
 def hardest_example(

@@ -144,7 +144,7 @@ class _Training:
         if isinstance(self.objective.network, Head):
             params = {name: value[rows] for name, value in self.fits.params.items()}
             features = stacked_features(self.fits.objective, params, batch.inputs)
-            batch = member_batch(features, batch.targets, len(rows))
+            batch = member_batch(features, batch, len(rows))
             losses = vmap(self.objective.losses)
         return lambda params: losses(params, batch)
 

@@ -66,7 +66,7 @@ def stacked_problem(objective: Objective, params: Params, train: Dataset) -> tup
         return objective, StackedProblem(objective, params, train.batch())
     head, weights = head_objective(objective), head_params(objective, params)
     members = len(next(iter(weights.values())))
-    batch = member_batch(stacked_features(objective, params, train.inputs), train.targets, members)
+    batch = member_batch(stacked_features(objective, params, train.inputs), train.batch(), members)
     return head, StackedProblem(head, weights, batch, own_data=True)
 
 

@@ -197,7 +197,7 @@ class _Training:
         return torch.stack([torch.randperm(len(self.train), generator=generator) for generator in generators])
 
     def _batch(self, where: Int[Tensor, "E B"]) -> Batch:
-        return Batch(*tree_map(partial(self._gathered, where), tuple(self.train.batch())))
+        return tree_map(partial(self._gathered, where), self.train.batch())
 
     def _gathered(self, where: Int[Tensor, "E B"], leaf: Tensor) -> Tensor:
         dtype = self.flat.dtype if leaf.is_floating_point() else leaf.dtype

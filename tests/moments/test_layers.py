@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, hessian, vmap
 
-from bayes_influence.moments import Approximation, Moments, fan_in_sigma
+from bayes_influence.moments import Approximation, Moments, fan_in_sigma, is_bayesian, to_bayesian
 from bayes_influence.moments.layers import BayesianLinear
 
 DOUBLE = torch.float64
@@ -30,9 +30,9 @@ def test_moments_are_those_of_sampled_weights(bias, random_input, draw, assert_m
     layer = nn.Linear(4, 3, bias=bias, dtype=DOUBLE)
     twin, n = converted(layer), 100_000
     x = Moments(torch.randn(2, 4, dtype=DOUBLE), torch.rand(2, 4, dtype=DOUBLE))
-    result = twin(x if random_input else x.mean)
+    result = twin(x if random_input else x.expectation)
     parts = {name: draw(Moments(p, torch.full_like(p, 0.09)), n) for name, p in layer.named_parameters()}
-    inputs = draw(x, n) if random_input else x.mean.expand(n, 2, 4)
+    inputs = draw(x, n) if random_input else x.expectation.expand(n, 2, 4)
     assert_match(result, vmap(lambda p, z: functional_call(layer, p, (z,)))(parts, inputs).detach())
     assert result.approximation == Approximation("exact")
 
@@ -85,3 +85,11 @@ def test_sigmas_must_be_positive_and_of_the_right_shape():
 
 def test_is_printed_with_its_sizes():
     assert "4, 3, bias=True" in repr(converted(nn.Linear(4, 3)))
+
+
+def test_a_network_is_bayesian_where_any_of_its_layers_is():
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Sequential(nn.Linear(3, 2)))
+    assert not is_bayesian(network)
+    assert is_bayesian(to_bayesian(network))
+    assert is_bayesian(nn.Sequential(nn.Linear(4, 4), converted(nn.Linear(4, 3))))
+    assert is_bayesian(converted(nn.Linear(4, 3)))

@@ -1,5 +1,6 @@
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -141,3 +142,10 @@ def test_an_objective_survives_pickling_and_prints_in_a_line(network, data):
 def test_buffers_of_another_network_are_refused(network):
     with pytest.raises(ValueError, match=r"buffers must name the network's buffers \[\], got \['mean'\]"):
         Objective(network, CrossEntropy(), buffers={"mean": torch.ones(1)})
+
+
+def test_sample_weights_are_inside_the_losses(network, data):
+    objective = Objective(network, CrossEntropy())
+    weights = torch.linspace(0, 2, 30).double()
+    weighted = objective.losses(objective.params, replace(data, weights=weights).batch())
+    torch.testing.assert_close(weighted, weights * objective.losses(objective.params, data.batch()))

@@ -23,7 +23,7 @@ def fit(names, seeds, epochs=120):
 def accuracy(fits, index):
     objective = fits.at(index)
     outputs = objective.outputs(objective.params, SPLIT.train.inputs)
-    values = outputs if isinstance(outputs, torch.Tensor) else outputs.mean
+    values = outputs if isinstance(outputs, torch.Tensor) else outputs.expectation
     return float((values.argmax(-1) == SPLIT.train.targets).double().mean())
 
 

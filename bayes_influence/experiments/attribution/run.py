@@ -126,7 +126,7 @@ def _described(objective: Objective, tests: Dataset, positions: Tensor) -> list[
     data = tests.to(dtype=next(iter(params.values())).dtype)
     with torch.no_grad():
         losses, outputs = objective.losses(params, data.batch()), objective.outputs(params, data.inputs)
-    predicted = (outputs.mean if isinstance(outputs, Moments) else outputs).argmax(dim=-1)
+    predicted = (outputs.expectation if isinstance(outputs, Moments) else outputs).argmax(dim=-1)
     return [
         {
             "test": int(positions[row]),

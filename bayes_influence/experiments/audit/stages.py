@@ -177,7 +177,7 @@ def on_features(fits: Fits, train: Dataset, test: Dataset) -> tuple[Fits, Datase
 
     def featured(data: Dataset) -> Dataset:
         inputs = tree_map(lambda leaf: leaf[0], stacked_features(objective, params, data.inputs))
-        return replace(data, inputs=inputs).to(dtype=torch.float64)
+        return data.with_inputs(inputs).to(dtype=torch.float64)
 
     return head, featured(train), featured(test)
 
@@ -232,7 +232,7 @@ def _stored(job: AuditJob, stage: str, refit: Callable[[], Refits]) -> tuple[Ref
 
 
 def _logits(outputs: Tensor | Moments) -> Tensor:
-    values = outputs.mean if isinstance(outputs, Moments) else outputs
+    values = outputs.expectation if isinstance(outputs, Moments) else outputs
     return values.reshape(*values.shape[:3], -1)
 
 

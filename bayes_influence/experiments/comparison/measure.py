@@ -205,5 +205,5 @@ def _describe_refits(refits: Refits, row: int, drift: ControlDrift) -> dict[str,
 def _accuracy(objective: Objective, data: Dataset) -> float:
     with torch.no_grad():
         outputs = objective.outputs(objective.params, data.inputs)
-    logits = outputs.mean if isinstance(outputs, Moments) else outputs
+    logits = outputs.expectation if isinstance(outputs, Moments) else outputs
     return float((logits.argmax(-1) == data.targets).double().mean())

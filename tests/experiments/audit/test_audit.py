@@ -4,8 +4,8 @@ import torch
 
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.evaluation.verdict import Grade
-from bayes_influence.experiments import audit as auditing
-from bayes_influence.experiments import audit_spectrum
+from bayes_influence.experiments.audit import audit as auditing
+from bayes_influence.experiments.audit import spectrum as audit_spectrum
 from bayes_influence.experiments.audit.audit import (
     audit,
     audit_jobs,

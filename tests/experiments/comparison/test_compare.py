@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import pearsonr, spearmanr
 
-from bayes_influence.experiments import compare as compare_module
+from bayes_influence.experiments.comparison import compare as compare_module
 from bayes_influence.experiments.comparison.compare import compare_regularisers
 from bayes_influence.experiments.comparison.study import Study
 
