@@ -18,8 +18,8 @@ from bayes_influence.experiments.audit.spectrum import audit_spectrum
 from bayes_influence.experiments.ground_truth.stored_refits import refit_arrays, refits_from
 from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.moments.moments import Moments
+from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.refits import Refits, control_drift, losses_after, outputs_after
-from bayes_influence.retraining.removals import Removals
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,11 @@ from bayes_influence.experiments.store.cells import cell_key
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.head import has_head, head_objective, head_params, is_last_layer
+from bayes_influence.objectives.members import stack_members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import RHO, Params, stack_members
+from bayes_influence.objectives.parameters import RHO, Params
 from bayes_influence.objectives.regularisers import NoRegulariser
+from bayes_influence.objectives.reweighting import example_losses
 from bayes_influence.retraining.minimum import polished_fits
 from bayes_influence.retraining.predicted import predicted_refits
 from bayes_influence.retraining.problem import first_example, refit_problem, stacked_features
@@ -32,7 +34,6 @@ from bayes_influence.retraining.protocols import (
     Warm,
 )
 from bayes_influence.retraining.refits import Refits
-from bayes_influence.retraining.removals import example_losses
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.schedules import Schedule
@@ -178,7 +179,7 @@ def on_features(fits: Fits, train: Dataset, test: Dataset) -> tuple[Fits, Datase
         return fits, train, test
     objective, params = fits.objective, fits.params
     own = {name: value.double() for name, value in head_params(objective, params).items()}
-    head = replace(fits, objective=head_objective(fits.at(0)).double(), params=own)
+    head = replace(fits, objective=head_objective(fits.at(0)).to(dtype=torch.float64), params=own)
 
     def featured(data: Dataset) -> Dataset:
         inputs = tree_map(lambda leaf: leaf[0], stacked_features(objective, params, data.inputs))

@@ -90,7 +90,7 @@ def _fitted(study: Study, train: Dataset, progress: bool) -> Fits:
         train,
         study.seeds,
         Schedule(study.epochs),
-        selection=study.parameters,
+        parameters=study.parameters,
         tolerance=tolerance,
         progress=progress,
     )
