@@ -58,7 +58,7 @@ def last_layer(
     examples: Examples = 5000, tests: int = 20, repeats: Repeats = 3, threads: Threads = 1, only: Only = None
 ) -> None:
     """Influence in the last layer at damping .01, in float64, against the closed form."""
-    problem = mnist_problem(examples, tests, 0.01, selection="last-layer", dtype=torch.float64, residual=1e-8)
+    problem = mnist_problem(examples, tests, 0.01, parameters="last-layer", dtype=torch.float64, residual=1e-8)
     reference = last_layer_removal(problem)
     chosen = _chosen(LAST_LAYER, only)
     measurements = side_by_side(chosen, dict.fromkeys(chosen, problem), repeats, threads)
