@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,76 +14,42 @@ from torch import Tensor, nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.models.initialisation import initial_params, seeded
-from bayes_influence.objectives.head import (
-    head_objective,
-    head_params,
-    is_last_layer,
-    member_batch,
-    stacked_features,
-)
-from bayes_influence.objectives.members import member
+from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.reduction import reduce
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import full_batches
-from bayes_influence.training.newton import StackedProblem, minimise_newton
+from bayes_influence.training.minimum import minimised
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Scheme
+from bayes_influence.training.stacked import gradient_norms
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class Fits:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Fits(Members):
     """One scheme's trained networks, one per seed.
 
     Attributes:
         scheme: How they were regularised.
-        objective: What they minimise, standing at the first seed's parameters.
-        seeds: Of their initialisation, S of them.
-        params: Stacked parameters, (S, ...) each.
-        gradient_norms: (S,) norm of grad J in the selected parameters: what an influence estimate neglects.
-        polished: (S,) whether Newton's method brought that norm to its tolerance.
+        seeds: Of their initialisation, E of them.
+        gradient_norms: (E,) norm of grad J in the selected parameters: what an influence estimate neglects.
+        polished: (E,) whether that norm was brought to its tolerance.
         seconds: Wall time of the training, divided by the share of members that are this scheme's.
     """
 
     scheme: Scheme
-    objective: Objective
     seeds: tuple[int, ...]
-    params: Params
-    gradient_norms: Float[Tensor, " S"]
-    polished: Bool[Tensor, " S"]
+    gradient_norms: Float[Tensor, " E"]
+    polished: Bool[Tensor, " E"]
     seconds: float
 
-    def at(self, index: int) -> Objective:
-        """The objective at one seed's parameters."""
-        return self.objective.at(member(self.params, index))
-
-
-def stacked_problem(objective: Objective, params: Params, train: Dataset) -> tuple[Objective, StackedProblem]:
-    """Every member's objective in its selected parameters: the last layer on its features, or the whole network."""
-    if not is_last_layer(objective):
-        return objective, StackedProblem(objective, params, train.batch())
-    head, weights = head_objective(objective), head_params(objective, params)
-    members = len(next(iter(weights.values())))
-    batch = member_batch(stacked_features(objective, params, train.inputs), train.batch(), members)
-    return head, StackedProblem(head, weights, batch, own_data=True)
-
-
-def polish(objective: Objective, params: Params, train: Dataset, tolerance: float) -> tuple[Params, Tensor, Tensor]:
-    """Newton's method in the selected parameters of every member: (params, gradient norms, converged)."""
-    _, problem = stacked_problem(objective, params, train)
-    result = minimise_newton(problem, tolerance=tolerance)
-    return {**params, **result.params}, result.gradient_norms, result.converged
-
-
-def _measured(objective: Objective, params: Params, train: Dataset) -> tuple[Params, Tensor, Tensor]:
-    _, problem = stacked_problem(objective, params, train)
-    members = torch.arange(len(problem.start), device=problem.start.device)
-    gradients, _ = problem.gradients(problem.start, members)
-    norms = gradients.norm(dim=1)
-    return params, norms, torch.zeros_like(norms, dtype=torch.bool)
+    def _replaced(self, rows: list[int], **changes: Any) -> Fits:
+        parts = {"gradient_norms": self.gradient_norms[rows], "polished": self.polished[rows]}
+        return super()._replaced(rows, seeds=tuple(self.seeds[row] for row in rows), **parts, **changes)
 
 
 def fit_schemes(
@@ -179,21 +146,35 @@ def _fit_family(
     fits = []
     for index, scheme in enumerate(schemes):
         began = time.perf_counter()
-        own = {name: value[index * count : (index + 1) * count] for name, value in trained.items()}
-        goal = replace(objective, regulariser_weight=scheme.regulariser_weight)
-        if scheme.regularised and tolerance is not None:
-            own, norms, polished = polish(goal, own, train, tolerance)
-        else:
-            own, norms, polished = _measured(goal, own, train)
-        if scheme.regularised and tolerance is not None and not polished.all():
-            logger.warning(
-                "%s: %d of %d members did not reach a gradient norm of %.1e (worst: %.1e); activations with a kink "
-                "have minima where the gradient does not vanish",
-                *(scheme.name, int((~polished).sum()), count, tolerance, float(norms.max())),
-            )
-        took = seconds + time.perf_counter() - began
-        fits.append(Fits(scheme, goal.at(member(own, 0)), tuple(seeds), own, norms, polished, took))
+        rows = slice(index * count, (index + 1) * count)
+        members = Members(
+            objective=replace(objective, regulariser_weight=scheme.regulariser_weight),
+            params={name: value[rows] for name, value in trained.items()},
+            labels=tuple(labels[rows]),
+        )
+        fits.append(_fitted(scheme, members, train, tuple(seeds), tolerance, seconds - began))
     return fits
+
+
+def _fitted(
+    scheme: Scheme, members: Members, train: Dataset, seeds: tuple[int, ...], tolerance: float | None, elapsed: float
+) -> Fits:
+    """The members at their minimum, where the scheme has one and it is asked for; else where training left them."""
+    if scheme.regularised and tolerance is not None:
+        found = minimised(members, train, tolerance=tolerance)
+        members, norms, polished = found.members, found.gradient_norms, found.converged
+    else:
+        reduction = reduce(members, train)
+        members, norms = reduction.members, gradient_norms(reduction)
+        polished = torch.zeros_like(norms, dtype=torch.bool)
+    return Fits(
+        **{**vars(members), "objective": members.at(0)},
+        scheme=scheme,
+        seeds=seeds,
+        gradient_norms=norms,
+        polished=polished,
+        seconds=elapsed + time.perf_counter(),
+    )
 
 
 def _trained_by_sampling(

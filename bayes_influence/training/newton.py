@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.func import grad_and_value, hessian, vmap
 
-from bayes_influence.data.dataset import Batch
-from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
-from bayes_influence.torch_internals import tree_map
-
-HESSIAN_ENTRIES = 20_000_000
-"""Members x P x n that one forward-over-reverse pass may hold; more members are taken in turns."""
+from bayes_influence.training.stacked import StackedProblem
 
 STALE_CONTRACTION = 0.1
 """A kept Hessian is renewed when a step shrinks the gradient by less than this factor."""
@@ -30,90 +23,18 @@ class NewtonResult:
     """Where the minimisations ended.
 
     Attributes:
-        params: Stacked parameters, (M, ...) each; those that were not free as they came.
+        free: The stacked free parameters, (M, ...) each.
         values: (M,) J at the end.
         gradient_norms: (M,) Euclidean norm of grad J in the free parameters.
         converged: (M,) whether that norm is at most the tolerance.
         iterations: Steps taken, of the member that took most.
     """
 
-    params: Params
+    free: Params
     values: Float[Tensor, " M"]
     gradient_norms: Float[Tensor, " M"]
     converged: Bool[Tensor, " M"]
     iterations: int
-
-
-class StackedProblem:
-    """J of M members as a function of their stacked free parameters (M, P): values, gradients and dense Hessians.
-
-    Args:
-        objective: What is minimised, in its selected parameters.
-        params: Stacked parameters, (M, ...) each.
-        batch: Shared, or where `own_data` with a leading member axis.
-        data_weights: (M, n), one when not given.
-        regulariser_weights: (M,), the objective's own when not given.
-        own_data: Whether each member has its own examples.
-    """
-
-    def __init__(
-        self,
-        objective: Objective,
-        params: Params,
-        batch: Batch,
-        data_weights: Float[Tensor, "M n"] | None = None,
-        regulariser_weights: Float[Tensor, " M"] | None = None,
-        *,
-        own_data: bool = False,
-    ) -> None:
-        layout = objective.layout
-        self.start = layout.flatten(params).clone()
-        self.layout, self.params, self.batch, self.own_data = layout, params, batch, own_data
-        self.examples = batch.targets.shape[1 if own_data else 0]
-        members = len(self.start)
-        self.weights = self.start.new_ones(members, self.examples) if data_weights is None else data_weights
-        if regulariser_weights is None:
-            regulariser_weights = self.start.new_full((members,), objective.regulariser_weight)
-        self.strengths = regulariser_weights
-        self.fixed = {name: value for name, value in params.items() if name not in layout.names}
-
-        def value(theta: Tensor, fixed: Params, data: Batch, weights: Tensor, strength: Tensor) -> Tensor:
-            return objective.value({**fixed, **layout.unflatten(theta)}, data, weights, strength)
-
-        def data_term(theta: Tensor, fixed: Params, data: Batch) -> Tensor:
-            return objective.losses({**fixed, **layout.unflatten(theta)}, data).mean()
-
-        dims = (0, 0, 0 if own_data else None, 0, 0)
-        self._gradients: Callable[..., tuple[Tensor, Tensor]] = vmap(grad_and_value(value), in_dims=dims)
-        self._hessians: Callable[..., Tensor] = vmap(hessian(value), in_dims=dims)
-        self._data_hessians: Callable[..., Tensor] = vmap(hessian(data_term), in_dims=(None, None, 0))
-
-    def _arguments(self, members: Int[Tensor, " k"]) -> tuple[Params, Batch, Tensor, Tensor]:
-        fixed = {name: value[members] for name, value in self.fixed.items()}
-        data = self.batch
-        if self.own_data:
-            data = tree_map(lambda leaf: leaf[members], self.batch)
-        return fixed, data, self.weights[members], self.strengths[members]
-
-    def gradients(self, theta: Float[Tensor, "k P"], members: Int[Tensor, " k"]) -> tuple[Tensor, Tensor]:
-        """Gradients (k, P) and values (k,) of the given members at `theta`."""
-        return self._gradients(theta, *self._arguments(members))
-
-    def hessians(self, theta: Float[Tensor, "k P"], members: Int[Tensor, " k"]) -> Float[Tensor, "k P P"]:
-        """Dense Hessians of the given members at `theta`."""
-        turn = max(1, HESSIAN_ENTRIES // (theta.shape[1] * self.examples))
-        pieces = [
-            self._hessians(theta[start : start + turn], *self._arguments(members[start : start + turn]))
-            for start in range(0, len(members), turn)
-        ]
-        return torch.cat(pieces)
-
-    def example_hessians(self, member: int, examples: Int[Tensor, " k"]) -> Float[Tensor, "k P P"]:
-        """H_i of single examples at one member's start, without the regulariser."""
-        data = tree_map(lambda leaf: leaf[member], self.batch) if self.own_data else self.batch
-        singles = tree_map(lambda leaf: leaf[examples].unsqueeze(1), data)
-        fixed = {name: value[member] for name, value in self.fixed.items()}
-        return self._data_hessians(self.start[member], fixed, singles)
 
 
 class _Descent:
@@ -122,7 +43,7 @@ class _Descent:
     def __init__(self, problem: StackedProblem, hessians: Float[Tensor, "M P P"] | None) -> None:
         self.problem = problem
         self.theta = problem.start
-        everyone = torch.arange(len(self.theta), device=self.theta.device)
+        everyone = problem.everyone
         self.gradient, self.value = problem.gradients(self.theta, everyone)
         self.norm = self.gradient.norm(dim=1)
         self.hessian = problem.hessians(self.theta, everyone) if hessians is None else hessians.clone()
@@ -205,9 +126,8 @@ def minimise_newton(
             if len(open_members) == 0 or iteration == max_iterations:
                 break
             descent.step(open_members)
-    free = problem.layout.unflatten(descent.theta)
     return NewtonResult(
-        params={name: free.get(name, value) for name, value in problem.params.items()},
+        free=problem.layout.unflatten(descent.theta),
         values=descent.value,
         gradient_norms=descent.norm,
         converged=descent.norm <= tolerance,

@@ -7,7 +7,8 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
-from bayes_influence.training.newton import NewtonResult, StackedProblem
+from bayes_influence.training.newton import NewtonResult
+from bayes_influence.training.stacked import StackedProblem
 
 
 def minimise_lbfgs(problem: StackedProblem, *, tolerance: float = 1e-8, max_iterations: int = 5000) -> NewtonResult:
@@ -31,10 +32,9 @@ def minimise_lbfgs(problem: StackedProblem, *, tolerance: float = 1e-8, max_iter
         values.append(value)
         norms.append(norm)
         iterations = max(iterations, taken)
-    free = problem.layout.unflatten(torch.stack(ends))
     norm = torch.stack(norms)
     return NewtonResult(
-        params={name: free.get(name, value) for name, value in problem.params.items()},
+        free=problem.layout.unflatten(torch.stack(ends)),
         values=torch.stack(values),
         gradient_norms=norm,
         converged=norm <= tolerance,

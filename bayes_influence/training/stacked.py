@@ -1,0 +1,181 @@
+"""J of many members as a function of their stacked free parameters: what Newton's method and L-BFGS minimise."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import grad_and_value, hessian, vmap
+
+from bayes_influence.curvature.operators.last_layer import LastLayerOperator
+from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.objectives.members import Members
+from bayes_influence.objectives.objective import FlatObjective, Objective
+from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.reduction import ENTRIES, Reduction, is_linear_layer, numbers_per_example
+from bayes_influence.torch_internals import tree_map
+
+HESSIAN_ENTRIES = 20_000_000
+"""Members x P x n that one forward-over-reverse pass may hold; more members are taken in turns."""
+
+TANGENT_ENTRIES = 200_000
+"""Examples x parameters per pass where Hessians are found by differentiating."""
+
+
+class StackedProblem:
+    """J of M members in their free parameters (M, P): values, gradients and dense Hessians, in turns over the examples.
+
+    Where the members are linear last layers on features, Hessians come in closed form,
+    (1/n) sum_i w_i Lambda_i (x) a_i a_i' + s grad^2 R + diag(metric): n D^2 C (C + 1) operations instead of P products
+    with the whole data.
+
+    Args:
+        objective: What is minimised, in its selected parameters.
+        state: Stacked parameters, and buffers in which members differ, (M, ...) each; the start.
+        batch: Shared, or where `own_data` with a leading member axis.
+        data_weights: (M, n), one when not given.
+        regulariser_weights: (M,), the objective's own when not given.
+        own_data: Whether each member has its own examples.
+        linear: The last layer's objective, if Hessians are those of such a layer; found out when not given.
+        metric: (M, P), added to the diagonal of Hessians in closed form; 0 when not given.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        state: Params,
+        batch: Batch,
+        data_weights: Float[Tensor, "M n"] | None = None,
+        regulariser_weights: Float[Tensor, " M"] | None = None,
+        *,
+        own_data: bool = False,
+        linear: Objective | None = None,
+        metric: Float[Tensor, "M P"] | None = None,
+    ) -> None:
+        self.layout, self.state, self.batch, self.own_data = objective.layout, state, batch, own_data
+        self.start = self.layout.flatten(state).clone()
+        self.examples = batch.targets.shape[1 if own_data else 0]
+        members = len(self.start)
+        self.weights = self.start.new_ones(members, self.examples) if data_weights is None else data_weights
+        if regulariser_weights is None:
+            regulariser_weights = self.start.new_full((members,), objective.regulariser_weight)
+        self.regulariser_weights = regulariser_weights
+        self.fixed = {name: value for name, value in state.items() if name not in self.layout.names}
+        is_linear = is_linear_layer(objective, batch.inputs, leading=2 if own_data else 1)
+        self.linear = linear or (objective if is_linear else None)
+        self.metric = torch.zeros_like(self.start) if metric is None else metric
+        self._numbers = numbers_per_example(batch.inputs, leading=2 if own_data else 1)
+        layout = self.layout
+
+        def value(theta: Tensor, fixed: Params, data: Batch, weights: Tensor, regulariser_weight: Tensor) -> Tensor:
+            return FlatObjective(objective, fixed, layout).value(theta, data, weights, regulariser_weight)
+
+        def data_term(theta: Tensor, fixed: Params, data: Batch) -> Tensor:
+            return FlatObjective(objective, fixed, layout).losses(theta, data).mean()
+
+        dims = (0, 0, 0 if own_data else None, 0, 0)
+        self._gradients: Callable[..., tuple[Tensor, Tensor]] = vmap(grad_and_value(value), in_dims=dims)
+        self._hessians: Callable[..., Tensor] = vmap(hessian(value), in_dims=dims)
+        self._data_hessians: Callable[..., Tensor] = vmap(hessian(data_term), in_dims=(None, None, 0))
+
+    @classmethod
+    def of(cls, reduction: Reduction) -> StackedProblem:
+        """The members of a reduction, where they stand."""
+        batch, own_data = reduction.batch()
+        return cls(reduction.problem.objective, reduction.problem.state, batch, own_data=own_data)
+
+    @property
+    def everyone(self) -> Int[Tensor, " M"]:
+        """The numbers of all members."""
+        return torch.arange(len(self.start), device=self.start.device)
+
+    def only(self, members: Int[Tensor, " k"]) -> StackedProblem:
+        """The problem of some of the members."""
+        part = copy.copy(self)
+        for name in ("start", "weights", "regulariser_weights", "metric"):
+            setattr(part, name, getattr(self, name)[members])
+        part.state = {name: value[members] for name, value in self.state.items()}
+        part.fixed = {name: value[members] for name, value in self.fixed.items()}
+        if self.own_data:
+            part.batch = tree_map(lambda leaf: leaf[members], self.batch)
+        return part
+
+    def from_start(self, start: Float[Tensor, "M P"]) -> StackedProblem:
+        """The same problem with the members starting elsewhere."""
+        moved = copy.copy(self)
+        moved.start = start
+        return moved
+
+    def gradients(self, theta: Float[Tensor, "k P"], members: Int[Tensor, " k"]) -> tuple[Tensor, Tensor]:
+        """Gradients (k, P) and values (k,) of the given members at `theta`."""
+        size = max(1, ENTRIES // (max(1, len(members)) * self._numbers))
+        if size >= self.examples:
+            return self._gradients(theta, *self._arguments(members))
+        gradient, value = torch.zeros_like(theta), theta.new_zeros(len(theta))
+        for share, arguments in self._turns(members, size):
+            part = self._gradients(theta, *arguments)
+            gradient.add_(part[0], alpha=share)
+            value.add_(part[1], alpha=share)
+        return gradient, value
+
+    def hessians(self, theta: Float[Tensor, "k P"], members: Int[Tensor, " k"]) -> Float[Tensor, "k P P"]:
+        """Dense Hessians of the given members at `theta`."""
+        if self.linear is not None:
+            pairs = zip(theta, members.tolist(), strict=True)
+            return torch.stack([self._linear_hessian(row, index) for row, index in pairs])
+        size = max(1, TANGENT_ENTRIES // theta.shape[1])
+        if size >= self.examples:
+            turn = max(1, HESSIAN_ENTRIES // (theta.shape[1] * self.examples))
+            pieces = zip(theta.split(turn), members.split(turn), strict=True)
+            return torch.cat([self._hessians(rows, *self._arguments(some)) for rows, some in pieces])
+        hessians = theta.new_zeros(len(theta), theta.shape[1], theta.shape[1])
+        for row, index in enumerate(members.split(1)):
+            for share, arguments in self._turns(index, size):
+                hessians[row].add_(self._hessians(theta[row : row + 1], *arguments)[0], alpha=share)
+        return hessians
+
+    def example_hessians(self, member: int, examples: Int[Tensor, " k"]) -> Float[Tensor, "k P P"]:
+        """H_i of single examples at one member's start, without the regulariser."""
+        data = tree_map(lambda leaf: leaf[member], self.batch) if self.own_data else self.batch
+        singles = tree_map(lambda leaf: leaf[examples].unsqueeze(1), data)
+        fixed = {name: value[member] for name, value in self.fixed.items()}
+        return self._data_hessians(self.start[member], fixed, singles)
+
+    def _arguments(self, members: Int[Tensor, " k"]) -> tuple[Params, Batch, Tensor, Tensor]:
+        fixed = {name: value[members] for name, value in self.fixed.items()}
+        data = tree_map(lambda leaf: leaf[members], self.batch) if self.own_data else self.batch
+        return fixed, data, self.weights[members], self.regulariser_weights[members]
+
+    def _turns(self, members: Int[Tensor, " k"], size: int) -> Iterator[tuple[float, tuple[Any, ...]]]:
+        """Shares of the examples, and what the derivatives take of them; J is the mean of the parts so weighted."""
+        fixed, data, weights, regulariser_weights = self._arguments(members)
+        for start in range(0, self.examples, size):
+            rows = slice(start, start + size)
+            part = tree_map(lambda leaf, rows=rows: leaf[:, rows] if self.own_data else leaf[rows], data)
+            own = weights[:, rows]
+            yield own.shape[1] / self.examples, (fixed, part, own, regulariser_weights)
+
+    def _linear_hessian(self, theta: Float[Tensor, " P"], index: int) -> Float[Tensor, "P P"]:
+        assert self.linear is not None
+        data = tree_map(lambda leaf: leaf[index], self.batch) if self.own_data else self.batch
+        examples = Dataset(
+            data.inputs, data.targets, torch.arange(self.examples, device=theta.device), weights=data.weights
+        )
+        there = self.linear.at({**self.linear.params, **self.linear.layout.unflatten(theta)})
+        hessian = LastLayerOperator(there, examples, self.weights[index]).dense()
+        return hessian + torch.diag(self.metric[index])
+
+
+def gradient_norms(reduction: Reduction) -> Float[Tensor, " E"]:
+    """The norm of grad J in the selected parameters where every member stands: what an estimate there neglects."""
+    problem = StackedProblem.of(reduction)
+    return problem.gradients(problem.start, problem.everyone)[0].norm(dim=1)
+
+
+def moved(members: Members, free: Params) -> Params:
+    """The stacked parameters of whole networks, with those that a problem moved in their place."""
+    return {name: free.get(name, value) for name, value in members.params.items()}
