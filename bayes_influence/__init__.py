@@ -14,9 +14,9 @@ from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
+from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.retraining.minimum import newton_refits
 from bayes_influence.retraining.refits import Refits, loss_changes
-from bayes_influence.retraining.removals import largest_losses
 from bayes_influence.retraining.trained import trained_refits
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import SWA, Plateau, Schedule

@@ -110,10 +110,10 @@ def _network() -> nn.Module:
     return MLP(784, 10, width=WIDTH, activation="relu")
 
 
-def _fits(train: Dataset, selection: str) -> Fits:
-    tolerance = 1e-10 if selection == "last-layer" else None
+def _fits(train: Dataset, parameters: str) -> Fits:
+    tolerance = 1e-10 if parameters == "last-layer" else None
     scheme = Deterministic("weight-decay", decay=DECAY)
-    (fits,) = fit_schemes([scheme], _network, train, [0], SCHEDULE, selection=selection, tolerance=tolerance)
+    (fits,) = fit_schemes([scheme], _network, train, [0], SCHEDULE, parameters=parameters, tolerance=tolerance)
     return fits
 
 
@@ -141,7 +141,7 @@ def _problem(fits: Fits, train: Dataset, test: Dataset) -> Problem:
         test.inputs,
         test.targets,
         damping=0.0,
-        selection="last-layer",
+        parameters="last-layer",
         decay=DECAY,
     )
 

@@ -87,10 +87,10 @@ def head_objective(objective: Objective) -> Objective:
     path = last_layer_name(objective.network)
     outside = [name for name in objective.names if not name.startswith(last_layer_prefix(objective.network))]
     if outside:
-        raise ValueError(f"the selection {objective.selection!r} reaches beyond the last layer {path!r}: {outside}")
+        raise ValueError(f"parameters={objective.parameters!r} reaches beyond the last layer {path!r}: {outside}")
     network = Head(path, objective.network.get_submodule(path)) if path else objective.network
     return replace(
-        objective, network=network, params=head_params(objective, objective.params), selection=objective.names
+        objective, network=network, params=head_params(objective, objective.params), parameters=objective.names
     )
 
 

@@ -13,7 +13,7 @@ from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.tables import leave_out
 from bayes_influence.models.initialisation import initial_params
-from bayes_influence.retraining.removals import largest_losses
+from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.fits import fit_schemes

@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.reweighting import Removals, as_removals
 from bayes_influence.retraining.problem import ENTRIES, RefitProblem, numbers_per_example, refit_problem
 from bayes_influence.retraining.refits import Refits, per_seed, repeated
-from bayes_influence.retraining.removals import Removals, as_removals
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.newton import NewtonResult, minimise_newton

@@ -15,8 +15,9 @@ from bayes_influence.curvature.operators.last_layer import LastLayerOperator
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.head import Head, has_head, head_objective, head_params, member_batch
 from bayes_influence.objectives.head import stacked_features as features_at_once
+from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Params, member
+from bayes_influence.objectives.parameters import Params
 from bayes_influence.torch_internals import tree_leaves, tree_map
 from bayes_influence.training.newton import StackedProblem
 

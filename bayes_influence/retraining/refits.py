@@ -16,8 +16,8 @@ from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.head import Head, head_params
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.problem import ENTRIES, numbers_per_example, stacked_features
-from bayes_influence.retraining.removals import Removals
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.fits import Fits
 

@@ -18,10 +18,10 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.head import Head, member_batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.reweighting import Removals, as_removals
 from bayes_influence.retraining.minimum import check_seeds
 from bayes_influence.retraining.problem import RefitProblem, refit_problem, stacked_features
 from bayes_influence.retraining.refits import Refits, per_seed
-from bayes_influence.retraining.removals import Removals, as_removals
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.ensemble import TrainedEnsemble, train_ensemble
 from bayes_influence.training.fits import Fits

@@ -13,8 +13,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Flattening, Params, member
+from bayes_influence.objectives.parameters import Flattening, Params
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.averaging import SWAG, IterateAverage, SwagPosterior
 from bayes_influence.training.batch_norm import refreshed_buffers

@@ -46,5 +46,5 @@ def present(entries: dict[str, str]) -> dict[str, str]:
             print(f"{name}: left out, {words}", flush=True)
     kept = {name: entry for name, entry in entries.items() if not told[name]}
     if not kept:
-        raise SystemExit(f"nothing to run: none of {', '.join(entries)} is installed")
+        raise SystemExit(f"nothing to run: of {', '.join(entries)} none is installed")
     return kept

@@ -67,7 +67,7 @@ def last_layer(
 ) -> None:
     """Influence in the last layer at damping .01, in float64, against the closed form."""
     chosen = _chosen(LAST_LAYER, only)
-    problem = mnist_problem(examples, tests, 0.01, selection="last-layer", dtype=torch.float64, residual=1e-8)
+    problem = mnist_problem(examples, tests, 0.01, parameters="last-layer", dtype=torch.float64, residual=1e-8)
     reference = last_layer_removal(problem)
     measurements = side_by_side(chosen, dict.fromkeys(chosen, problem), repeats, threads)
     _report(measurements, "relative error", lambda measurement: _distance(measurement, reference))

@@ -108,7 +108,7 @@ class SharedLayer(nn.Module):
 def test_calls_of_a_shared_layer_are_positions_of_one(classification) -> None:
     """The gradient of a layer that is called twice is the sum over both calls, so the trace is still exact."""
     torch.manual_seed(6)
-    objective = Objective(SharedLayer().double(), CrossEntropy(), selection=["inner.weight", "inner.bias"])
+    objective = Objective(SharedLayer().double(), CrossEntropy(), parameters=["inner.weight", "inner.bias"])
     expected = GaussNewtonOperator(objective, classification).trace()
     torch.testing.assert_close(EKFACOperator(objective, classification).trace(), expected)
 

@@ -49,7 +49,7 @@ class BlockDiagonalOperator(LinearOperator):
             raise ValueError(
                 f"the blocks must name every selected parameter {sorted(objective.names)} exactly once, got {named}"
             )
-        restricted = [replace(objective, selection=block) for block in self.blocks]
+        restricted = [replace(objective, parameters=block) for block in self.blocks]
         self.operators = [make(part, data) for part in restricted]
         positions = objective.layout.unflatten(torch.arange(self.size, device=self.device))
         self._positions = [part.layout.flatten(positions) for part in restricted]

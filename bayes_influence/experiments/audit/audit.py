@@ -22,12 +22,13 @@ from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.experiments.store.fingerprint import fingerprint
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
+from bayes_influence.objectives.members import stack_members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Params, stack_members
+from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.regularisers import NoRegulariser
+from bayes_influence.objectives.reweighting import example_losses
 from bayes_influence.retraining.minimum import polished_fits
 from bayes_influence.retraining.problem import refit_problem
-from bayes_influence.retraining.removals import example_losses
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Deterministic

@@ -27,6 +27,7 @@ from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.head import has_head, head_objective, head_params, is_last_layer
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
+from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.predicted import predicted_refits
 from bayes_influence.retraining.problem import first_example, stacked_features
 from bayes_influence.retraining.protocols import (
@@ -39,7 +40,6 @@ from bayes_influence.retraining.protocols import (
     Warm,
 )
 from bayes_influence.retraining.refits import Refits, control_drift, losses_after, outputs_after
-from bayes_influence.retraining.removals import Removals
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.schedules import Schedule
@@ -173,7 +173,7 @@ def on_features(fits: Fits, train: Dataset, test: Dataset) -> tuple[Fits, Datase
         return fits, train, test
     objective, params = fits.objective, fits.params
     own = {name: value.double() for name, value in head_params(objective, params).items()}
-    head = replace(fits, objective=head_objective(fits.at(0)).double(), params=own)
+    head = replace(fits, objective=head_objective(fits.at(0)).to(dtype=torch.float64), params=own)
 
     def featured(data: Dataset) -> Dataset:
         inputs = tree_map(lambda leaf: leaf[0], stacked_features(objective, params, data.inputs))

@@ -19,7 +19,7 @@ from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.run import load_trained
 from bayes_influence.objectives.head import is_last_layer
-from bayes_influence.retraining.removals import largest_losses
+from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.minibatch import Trained
 from bayes_influence.training.schedules import Schedule
@@ -96,7 +96,7 @@ def _fitted(study: Study, train: Dataset, progress: bool) -> Fits:
         train,
         study.seeds,
         Schedule(study.epochs),
-        selection=study.parameters,
+        parameters=study.parameters,
         tolerance=tolerance,
         progress=progress,
     )
@@ -123,7 +123,7 @@ def audit_run(
         run: Folder of the run.
         out: The result folder; created, or continued if it holds the same audit.
         settings: What is done.
-        parameters: Where influence is taken, a selection of `select_names`.
+        parameters: Where influence is taken, see `select_names`.
         tests: How many test examples.
         data_folder: Where image sets are kept.
         n_jobs: Networks at once; as many as there are cores, when not given.
@@ -155,7 +155,7 @@ def _networks_of_run(trained: Trained, train: Dataset, config: dict[str, Any], p
     """
     networks = []
     for index, seed in enumerate(config["seeds"]):
-        objective = replace(trained.at(index), selection=parameters)
-        objective = objective if is_last_layer(objective) else objective.double()
+        objective = replace(trained.at(index), parameters=parameters)
+        objective = objective if is_last_layer(objective) else objective.to(dtype=torch.float64)
         networks.append(given_fits(objective, train, seeds=[seed], name=config["scheme"], measured=False))
     return networks

@@ -44,7 +44,7 @@ def tanh_network():
 
 def _fits(data, selection, decay=0.05, tolerance=1e-10):
     scheme = Deterministic("l2", decay=decay, regulariser_weight=float(decay > 0))
-    (fits,) = fit_schemes([scheme], tanh_network, data[0], [0, 1], SCHEDULE, selection=selection, tolerance=tolerance)
+    (fits,) = fit_schemes([scheme], tanh_network, data[0], [0, 1], SCHEDULE, parameters=selection, tolerance=tolerance)
     return fits
 
 
@@ -116,7 +116,7 @@ def test_a_control_that_drifts_more_than_the_effects_is_flagged(found):
 
 
 def test_refits_that_do_not_converge_are_noted(data):
-    objective = Objective(MLP(3, 3, depth=0, seed=0).double(), CrossEntropy(), WeightDecay(0.05), selection="all")
+    objective = Objective(MLP(3, 3, depth=0, seed=0).double(), CrossEntropy(), WeightDecay(0.05), parameters="all")
     settings = AuditSettings(removals=3, damping=0.05, refit_schedule=Schedule(2), tolerance=1e-300)
     notes = audit(objective, *data, settings, progress=False).notes
     assert any("proximal: 4 of 4 refits did not reach their gradient norm" in note for note in notes)
