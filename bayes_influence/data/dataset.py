@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bayes_influence.data.identities import example_ids, example_positions
 from bayes_influence.torch_internals import register_pytree_node, tree_leaves, tree_map
 
 
@@ -203,24 +204,25 @@ class Dataset:
         part._check_inputs()
         return part
 
-    def select(self, positions: Sequence[int] | Tensor) -> Dataset:
+    def select(self, positions: int | Iterable[int] | Tensor) -> Dataset:
         """The examples at the given positions, in the given order.
 
         Raises:
-            ValueError: If no position is given, or one twice.
+            TypeError: If the positions are not whole numbers; see `example_positions`.
+            ValueError: If no position is given, one twice, or one outside 0..n - 1.
         """
-        part = self._take(torch.as_tensor(positions, dtype=torch.int64, device=self.ids.device))
+        part = self._take(example_positions(positions, len(self)).to(self.ids.device))
         part._check_ids()
         return part
 
     def positions(self, ids: int | Iterable[int] | Tensor) -> Int[Tensor, " k"]:
-        """Where the examples with these ids stand.
+        """Where the examples with these ids stand, one position for every id given.
 
         Raises:
+            TypeError: If the ids are not whole numbers; see `example_ids`.
             ValueError: If an id is not in the dataset.
         """
-        wanted = torch.atleast_1d(torch.as_tensor(ids if isinstance(ids, int | Tensor) else list(ids)))
-        wanted = wanted.to(device=self.ids.device, dtype=torch.int64)
+        wanted = example_ids(ids).to(self.ids.device)
         order = torch.argsort(self.ids)
         found = torch.searchsorted(self.ids[order], wanted).clamp(max=len(self) - 1)
         positions = order[found]
@@ -233,11 +235,21 @@ class Dataset:
         return positions
 
     def at(self, ids: int | Iterable[int] | Tensor) -> Dataset:
-        """The examples with the given ids, in the given order."""
+        """The examples with the given ids, in the given order.
+
+        Raises:
+            TypeError: If the ids are not whole numbers; see `example_ids`.
+            ValueError: If no id is given, one twice, or one that is not in the dataset.
+        """
         return self.select(self.positions(ids))
 
     def without(self, ids: int | Iterable[int] | Tensor) -> Dataset:
-        """Every example but those with the given ids."""
+        """Every example but those with the given ids, among which one may be given twice.
+
+        Raises:
+            TypeError: If the ids are not whole numbers; see `example_ids`.
+            ValueError: If an id is not in the dataset, or no example is left.
+        """
         keep = torch.ones(len(self), dtype=torch.bool, device=self.ids.device)
         keep[self.positions(ids)] = False
         if not keep.any():

@@ -206,3 +206,10 @@ def test_a_batch_is_a_pytree(data, parts):
     assert torch.equal(found, expected)
     traced = make_fx(vmap(grad(loss), in_dims=(None, 0)))(torch.tensor(2.0), batch)
     assert torch.equal(traced(torch.tensor(3.0), batch), expected)
+
+
+def test_ids_given_twice():
+    assert dataset().positions([13, 11, 13]).tolist() == [3, 1, 3]
+    assert dataset().without([13, 13]).ids.tolist() == [10, 11, 12, 14, 15]
+    with pytest.raises(ValueError, match="ids must be unique"):
+        dataset().at([13, 13])

@@ -98,3 +98,17 @@ def test_an_unknown_id_is_refused(train):
 def test_removing_everything_is_refused(train):
     with pytest.raises(ValueError, match="a removal of 40 of 40 examples leaves none to train on"):
         Removals.of_groups([torch.arange(40)], seeds=1).data_weights(train)
+
+
+@pytest.mark.parametrize("ids", [torch.tensor([[True, False]]), torch.tensor([[1.0, 2.0]])])
+def test_masks_and_real_numbers_are_no_removals(ids, as_installed):
+    with pytest.raises(TypeError, match=r"ids must be whole numbers, got (booleans|float32)"):
+        as_removals(ids)
+    with pytest.raises(TypeError, match=r"ids must be whole numbers, got (booleans|float32)"):
+        Removals.of_groups([ids[0]], seeds=1)
+
+
+def test_groups_may_be_lists_of_ids(train, as_installed):
+    weights = Removals.of_groups([[3, 5], range(2)], seeds=1).data_weights(train)
+    assert weights[0, 1].argwhere().numel() == weights[0, 2].argwhere().numel() == 38
+    assert weights[0, 1, [3, 5]].tolist() == weights[0, 2, [0, 1]].tolist() == [0, 0]

@@ -114,7 +114,7 @@ def _positions(test: Dataset, tests: Sequence[int], test_ids: Sequence[int]) -> 
             f"{test.name}: no test example {unknown[0]}; the {len(test)} test examples are numbered from 0 to "
             f"{len(test) - 1}; name an id, from {int(test.ids.min())} to {int(test.ids.max())}, as such"
         )
-    found = dict.fromkeys([*tests, *(test.positions(list(test_ids)).tolist() if test_ids else [])])
+    found = dict.fromkeys([*tests, *test.positions(test_ids).tolist()])
     if not found:
         raise ValueError("influence needs at least one test example, by position or by id")
     return list(found)
