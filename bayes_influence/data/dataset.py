@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from bayes_influence.torch_internals import tree_leaves, tree_map
+from bayes_influence.data.identities import example_ids, example_positions
+from bayes_influence.torch_internals import register_pytree_node, tree_leaves, tree_map
 
 
-class Batch(NamedTuple):
-    """What an objective consumes: inputs (any nesting of tensors with one leading axis) and targets."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Batch:
+    """What an objective consumes: inputs (any nesting of tensors with one leading axis), targets, example weights.
+
+    A pytree whose leaves are those of the inputs, the targets and, where there are any, the weights: `vmap` with
+    `in_dims=0`, `grad`, `make_fx` and `tree_map` take it apart and put it together.
+
+    Attributes:
+        inputs: (B, ...) each.
+        targets: (B, ...).
+        weights: (B,), the factors w_i of the losses l_i; None where all are 1.
+    """
 
     inputs: Any
     targets: Tensor
+    weights: Tensor | None = None
+
+
+def _flatten(batch: Batch) -> tuple[list[Any], None]:
+    parts = [batch.inputs, batch.targets]
+    return (parts if batch.weights is None else [*parts, batch.weights]), None
+
+
+def _unflatten(parts: Iterable[Any], _: None) -> Batch:
+    # Transformations put placeholders (axes, None, specs) where the tensors were, so nothing is checked here.
+    batch = object.__new__(Batch)
+    for name, value in zip(("inputs", "targets", "weights"), (*parts, None), strict=False):
+        object.__setattr__(batch, name, value)
+    return batch
+
+
+register_pytree_node(Batch, _flatten, _unflatten, serialized_type_name=f"{Batch.__module__}.{Batch.__qualname__}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +61,13 @@ class Dataset:
         name: What the data are called in messages and files.
         feature_names: One name per input column, empty if they have none.
         class_names: One name per class, empty for regression.
+        weights: (n,) real numbers, finite, at least 0 and not all 0: the factors w_i of the losses in
+            J = (1/n) sum_i w_i l_i + s R, where n is the number of examples, whatever the weights sum to. Removing
+            example i removes w_i l_i. None where all are 1.
 
     Raises:
-        ValueError: If the parts disagree in length, an id occurs twice, or an input is not finite.
+        ValueError: If the parts disagree in length, an id occurs twice, an input is not finite, or the weights are
+            not as above.
     """
 
     inputs: Any
@@ -44,18 +76,11 @@ class Dataset:
     name: str = "unnamed"
     feature_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    weights: Float[Tensor, " n"] | None = None
 
     def __post_init__(self) -> None:
-        leaves = tree_leaves(self.inputs)
-        lengths = {len(leaf) for leaf in leaves} | {len(self.targets), len(self.ids)}
-        if len(lengths) != 1:
-            raise ValueError(
-                f"{self.name}: inputs, targets and ids must be equally long, got lengths {sorted(lengths)}"
-            )
         self._check_ids()
-        for leaf in leaves:
-            if leaf.is_floating_point():
-                self._check_finite(leaf, "inputs")
+        self._check_inputs()
         if self.targets.is_floating_point():
             self._check_finite(self.targets, "targets")
         elif self.class_names and (self.targets.min() < 0 or self.targets.max() >= len(self.class_names)):
@@ -63,6 +88,32 @@ class Dataset:
                 f"{self.name}: class indices must lie in 0..{len(self.class_names) - 1}, "
                 f"got {int(self.targets.min())}..{int(self.targets.max())}"
             )
+        if self.weights is not None:
+            self._check_weights(self.weights)
+
+    def _check_weights(self, weights: Tensor) -> None:
+        if not weights.is_floating_point() or weights.shape != (len(self),):
+            raise ValueError(
+                f"{self.name}: weights must be {len(self)} real numbers, one per example, got {weights.dtype} of shape "
+                f"{tuple(weights.shape)}"
+            )
+        self._check_finite(weights, "weights")
+        if (weights < 0).any() or not weights.any():
+            raise ValueError(
+                f"{self.name}: weights must be at least 0 and not all 0, got {float(weights.min()):g} to "
+                f"{float(weights.max()):g}; leave out what must not count, or do without weights"
+            )
+
+    def _check_inputs(self) -> None:
+        leaves = tree_leaves(self.inputs)
+        lengths = {len(leaf) for leaf in leaves} | {len(self.targets), len(self.ids)}
+        if len(lengths) != 1:
+            raise ValueError(
+                f"{self.name}: inputs, targets and ids must be equally long, got lengths {sorted(lengths)}"
+            )
+        for leaf in leaves:
+            if leaf.is_floating_point():
+                self._check_finite(leaf, "inputs")
 
     def _check_ids(self) -> None:
         if len(self.ids) == 0:
@@ -121,7 +172,7 @@ class Dataset:
 
     def batch(self) -> Batch:
         """All examples as one batch."""
-        return Batch(self.inputs, self.targets)
+        return Batch(self.inputs, self.targets, self.weights)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """The examples in order, `size` at a time (the last batch may be smaller)."""
@@ -132,30 +183,46 @@ class Dataset:
 
     def _take(self, index: Any) -> Dataset:
         """Some of the examples, none twice: what was checked of all of them need not be checked again."""
+        weights = None if self.weights is None else self.weights[index]
+        inputs = tree_map(lambda leaf: leaf[index], self.inputs)
+        return self._but(inputs=inputs, targets=self.targets[index], ids=self.ids[index], weights=weights)
+
+    def _but(self, **changes: Any) -> Dataset:
+        """The same with other parts, which are not checked."""
         part = copy.copy(self)
-        object.__setattr__(part, "inputs", tree_map(lambda leaf: leaf[index], self.inputs))
-        object.__setattr__(part, "targets", self.targets[index])
-        object.__setattr__(part, "ids", self.ids[index])
+        for name, value in changes.items():
+            object.__setattr__(part, name, value)
         return part
 
-    def select(self, positions: Sequence[int] | Tensor) -> Dataset:
+    def with_inputs(self, inputs: Any) -> Dataset:
+        """The same examples with other inputs, such as their features.
+
+        Raises:
+            ValueError: If there are not as many, or one is not finite.
+        """
+        part = self._but(inputs=inputs)
+        part._check_inputs()
+        return part
+
+    def select(self, positions: int | Iterable[int] | Tensor) -> Dataset:
         """The examples at the given positions, in the given order.
 
         Raises:
-            ValueError: If no position is given, or one twice.
+            TypeError: If the positions are not whole numbers; see `example_positions`.
+            ValueError: If no position is given, one twice, or one outside 0..n - 1.
         """
-        part = self._take(torch.as_tensor(positions, dtype=torch.int64, device=self.ids.device))
+        part = self._take(example_positions(positions, len(self)).to(self.ids.device))
         part._check_ids()
         return part
 
     def positions(self, ids: int | Iterable[int] | Tensor) -> Int[Tensor, " k"]:
-        """Where the examples with these ids stand.
+        """Where the examples with these ids stand, one position for every id given.
 
         Raises:
+            TypeError: If the ids are not whole numbers; see `example_ids`.
             ValueError: If an id is not in the dataset.
         """
-        wanted = torch.atleast_1d(torch.as_tensor(ids if isinstance(ids, int | Tensor) else list(ids)))
-        wanted = wanted.to(device=self.ids.device, dtype=torch.int64)
+        wanted = example_ids(ids).to(self.ids.device)
         order = torch.argsort(self.ids)
         found = torch.searchsorted(self.ids[order], wanted).clamp(max=len(self) - 1)
         positions = order[found]
@@ -168,11 +235,21 @@ class Dataset:
         return positions
 
     def at(self, ids: int | Iterable[int] | Tensor) -> Dataset:
-        """The examples with the given ids, in the given order."""
+        """The examples with the given ids, in the given order.
+
+        Raises:
+            TypeError: If the ids are not whole numbers; see `example_ids`.
+            ValueError: If no id is given, one twice, or one that is not in the dataset.
+        """
         return self.select(self.positions(ids))
 
     def without(self, ids: int | Iterable[int] | Tensor) -> Dataset:
-        """Every example but those with the given ids."""
+        """Every example but those with the given ids, among which one may be given twice.
+
+        Raises:
+            TypeError: If the ids are not whole numbers; see `example_ids`.
+            ValueError: If an id is not in the dataset, or no example is left.
+        """
         keep = torch.ones(len(self), dtype=torch.bool, device=self.ids.device)
         keep[self.positions(ids)] = False
         if not keep.any():
@@ -185,9 +262,14 @@ class Dataset:
         def move(leaf: Tensor) -> Tensor:
             return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
 
-        return replace(
-            self, inputs=tree_map(move, self.inputs), targets=move(self.targets), ids=self.ids.to(device=device)
+        part = self._but(
+            inputs=tree_map(move, self.inputs),
+            targets=move(self.targets),
+            ids=self.ids.to(device=device),
+            weights=None if self.weights is None else move(self.weights),
         )
+        part._check_inputs()  # a narrower dtype may overflow
+        return part
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,6 +132,7 @@ def group_influence(
         convention: `"fixed"` or `"renormalised"`.
 
     Raises:
+        TypeError: If the ids are not whole numbers.
         ValueError: If the group is empty or everything, an id is unknown or named twice, order or convention is
             unknown, or second derivatives of J are asked for where the curvature is not its Hessian.
         IndefiniteCurvatureError: If the remaining data's curvature is not positive definite.
@@ -149,8 +150,7 @@ def group_influence(
             f"a group needs all {response.n_train} training examples in one process, this one holds "
             f"{len(problem.data)}; build the influence without sharding"
         )
-    wanted = ids if isinstance(ids, Tensor) else list(ids)
-    positions = problem.data.positions(wanted) if len(wanted) else torch.zeros(0, dtype=torch.int64)
+    positions = problem.data.positions(ids)
     change = removal_weights(len(problem.data), positions, convention, problem.theta)
     bend = None
     if order in (1, 2):

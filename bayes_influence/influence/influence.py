@@ -18,7 +18,7 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.groups import GroupInfluence, group_influence
 from bayes_influence.influence.measurements import ParameterMeasurement, measurement_gradients, name_of
 from bayes_influence.influence.perturbation import perturbation_influence
-from bayes_influence.influence.problem import BATCH_SIZE, FittedProblem, selecting
+from bayes_influence.influence.problem import BATCH_SIZE, FittedProblem
 from bayes_influence.influence.response import make_response
 from bayes_influence.influence.score_files import ScoreRequest
 from bayes_influence.influence.scores import InfluenceScores
@@ -80,7 +80,7 @@ class Influence:
         scoring: str = "auto",
         progress: bool = False,
     ) -> None:
-        self.problem = FittedProblem(selecting(objective, parameters), train, dtype, batch_size)
+        self.problem = FittedProblem(objective.taking(parameters), train, dtype, batch_size)
         self.response = make_response(self.problem, curvature, damping, solver)
         self.progress = progress
         self._blocks = ScoreBlocks(self.problem, scoring)

@@ -17,13 +17,14 @@ from torch.func import functional_call, jvp
 from bayes_influence.curvature.cost import DENSE_SIZE
 from bayes_influence.curvature.damping import Damping, IdentityDamping
 from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Params, member
+from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.reweighting import Removals, as_removals
 from bayes_influence.retraining.lbfgs import minimise_lbfgs
 from bayes_influence.retraining.minimum import from_controls, refits_in_turns, removal_problem
 from bayes_influence.retraining.problem import RefitProblem, refit_problem
 from bayes_influence.retraining.refits import Refits
-from bayes_influence.retraining.removals import Removals, as_removals
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.newton import NewtonResult, minimise_newton
@@ -121,7 +122,7 @@ def proximal_problem(
         objective.likelihood,
         objective.regulariser,
         objective.regulariser_weight,
-        selection=[OWN + name for name in objective.names],
+        parameters=[OWN + name for name in objective.names],
         params=member(params, 0),
         bregman=bregman,
     )

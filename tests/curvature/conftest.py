@@ -53,7 +53,7 @@ def make_objective() -> Callable[..., Objective]:
     def make(selection: str = "all", decay: float = 0.05, dtype: torch.dtype = torch.float64) -> Objective:
         torch.manual_seed(2)
         network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(dtype)
-        return Objective(network, cross_entropy, WeightDecay(decay), selection=selection)
+        return Objective(network, cross_entropy, WeightDecay(decay), parameters=selection)
 
     return make
 

@@ -148,6 +148,7 @@ def test_one_preparation_serves_many_right_hand_sides(random_matrix) -> None:
         torch.testing.assert_close(matrix @ prepared(rhs).value, rhs)
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_unknown_names() -> None:
     with pytest.raises(ValueError, match="unknown solver 'cg'; known: auto, cholesky"):
         solve(torch.eye(2), torch.ones(2), "cg")

@@ -76,6 +76,7 @@ def test_solving_as_it_stands_still_refuses_a_singular_matrix(random_matrix) -> 
         Eigendecomposition(on_indefinite="solve").prepare(operator)
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_unknown_choice_for_indefinite_matrices() -> None:
     with pytest.raises(ValueError, match="on_indefinite must be 'raise', 'solve' or 'absolute', got 'ignore'"):
         Eigendecomposition(on_indefinite="ignore")
@@ -99,6 +100,7 @@ def test_a_residual_above_the_tolerance_is_said_or_raised(random_matrix) -> None
         solve(matrix, rhs, Cholesky(tolerance=1e-30, on_failure="raise"))
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_unknown_failure_action() -> None:
     with pytest.raises(ValueError, match="on_failure must be 'warn' or 'raise', got 'shrug'"):
         Cholesky(on_failure="shrug")

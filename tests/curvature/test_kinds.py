@@ -57,6 +57,7 @@ def test_the_batch_size_reaches_the_operator(make_objective, classification):
         assert kind.operator(make_objective(), classification, 5).batch_size == 5
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_options_are_fields(make_objective, classification):
     operator = EKFAC(fisher="empirical", batch_size=7).operator(make_objective(), classification)
     expected = EKFACOperator(make_objective(), classification, fisher="empirical")
@@ -74,6 +75,7 @@ def test_a_function_is_taken_with_its_name(make_objective, classification):
     assert kind.operator(make_objective(), classification).batch_size == 6
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_what_is_no_curvature_is_refused():
     with pytest.raises(ValueError, match=r"unknown curvature 'fisher'; known: hessian, ggn.*is 'empirical-fisher'"):
         as_curvature("fisher")

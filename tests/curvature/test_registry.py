@@ -52,6 +52,7 @@ def test_a_range_of_the_spectrum_serves_many_right_hand_sides(random_matrix):
         torch.testing.assert_close(matrix @ prepared(rhs).value, rhs)
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_what_is_no_solver_is_refused():
     with pytest.raises(ValueError, match="unknown solver 'cg'; known: auto, cholesky"):
         as_solver("cg")

@@ -229,3 +229,9 @@ def pick(train, fraction, kind, index, generator):
         members = (train.targets == index % train.n_classes).nonzero()[:, 0]
     order = torch.randperm(len(members), generator=generator)
     return train.ids[members[order[: round(fraction * len(members))]]]
+
+
+@pytest.mark.parametrize("ids", [torch.arange(40) < 3, [True, False], torch.tensor([1.7]), [0.0]])
+def test_masks_and_real_numbers_name_no_group(linear, train, ids, as_installed):
+    with pytest.raises(TypeError, match=r"ids must be whole numbers, got (booleans|float)"):
+        Influence(linear, train).of_group(ids)

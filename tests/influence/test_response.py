@@ -45,7 +45,7 @@ def test_gauss_newton_and_hessian_differ_in_a_whole_network_and_agree_in_a_last_
     problem = FittedProblem(deep, train)
     pair = [make_response(problem, kind, 0.1).operator.dense() for kind in ("hessian", "ggn")]
     assert (pair[0] - pair[1]).abs().max() > 1e-3
-    head = FittedProblem(replace(deep, selection="last-layer"), train)
+    head = FittedProblem(replace(deep, parameters="last-layer"), train)
     assert type(GaussNewton().operator(head.reduced, head.data)) is LastLayerOperator
     torch.testing.assert_close(
         make_response(head, "ggn", 0.1).operator.dense(), make_response(head, "hessian", 0.1).operator.dense()

@@ -90,7 +90,7 @@ def test_a_bayesian_run_starts_from_a_deterministic_one(tmp_path):
     torch.testing.assert_close(sigma, (0.1 * cold.params["0.weight"].abs()).clamp(1e-3, 1.0), rtol=1e-4, atol=0)
     outputs = trained.objective.outputs(trained.at(0).params, split.test.inputs)
     expected = cold.outputs(cold.params, split.test.inputs)
-    assert (outputs.mean.argmax(-1) == expected.argmax(-1)).all()
+    assert (outputs.expectation.argmax(-1) == expected.argmax(-1)).all()
 
 
 def test_a_run_uses_the_first_training_examples():
