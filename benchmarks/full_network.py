@@ -52,7 +52,7 @@ def main(
     problem = FittedProblem(objective, train, dtype=torch.float32)
     solver = ConjugateGradients(tolerance=tolerance)
     response = make_response(problem, "ggn", damping, solver)
-    gradients = problem.gradients(problem.reduce(test))
+    gradients = problem.gradients(*problem.taken(test))
     solution, solve_wall, solve_cpu = timed(lambda: response.solve(gradients.T))
     residuals = (gradients.T - response.operator @ solution.value).norm(dim=0) / gradients.norm(dim=1)
     blocks = ScoreBlocks(problem)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Annotated
+from typing import Annotated, get_args
 
 import pandas as pd
 import torch
@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.tables import hold_out, load_table
 from bayes_influence.evaluation.agreement import agreement
-from bayes_influence.influence.groups import CONVENTIONS, ORDERS
+from bayes_influence.influence.groups import ORDERS
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.refits import newton_refit
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.objectives.reweighting import Convention
 
 FRACTIONS = (0.05, 0.2, 0.4, 0.6)
 KINDS = ("random", "same-class")
@@ -90,7 +91,7 @@ def main(
         network = nn.Linear(train.inputs.shape[1], train.n_classes)
         objective = newton_refit(Objective(network, CrossEntropy(), WeightDecay(decay)), train)
         influence = Influence(objective, train, damping=0.0)
-        for convention, kind in product(CONVENTIONS, KINDS):
+        for convention, kind in product(get_args(Convention), KINDS):
             generator = torch.Generator().manual_seed(0)
             chosen = [pick(train, fraction, kind, i, generator) for fraction, i in product(FRACTIONS, range(groups))]
             case = {"data": table, "decay": decay, "convention": convention, "groups": kind}

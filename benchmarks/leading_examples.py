@@ -41,7 +41,7 @@ class Whole(LinearOperator):
 def solves(problem: Problem) -> dict[str, float]:
     """Steps, products with all right-hand sides, and largest residuals, with whole and with relaxed products."""
     fitted = FittedProblem(problem.objective(), problem.train(), dtype=problem.inputs.dtype)
-    rhs = fitted.gradients(fitted.reduce(problem.test())).T.contiguous()
+    rhs = fitted.gradients(*fitted.taken(problem.test())).T.contiguous()
     operator = GaussNewtonOperator(fitted.reduced, fitted.data, BATCH_SIZE) + problem.damping
     row = {}
     for name, chosen in (("whole", Whole(operator)), ("relaxed", operator)):

@@ -114,6 +114,24 @@ def fisher_metric(objective: Objective) -> Float[Tensor, " P"]:
     return objective.layout.flatten({name: entry(name) for name in objective.names})
 
 
+def as_damping(objective: Objective, damping: float | Damping) -> Damping:
+    """What a number means as a damping: delta in the metric of the selected parameters themselves.
+
+    That is the Fisher information of q for the parameters of a Gaussian posterior, and the identity for others. A
+    `Damping` is taken as it is.
+
+    Raises:
+        ValueError: If the number is negative or not finite.
+        TypeError: If it is neither.
+    """
+    if isinstance(damping, int | float) and not isinstance(damping, bool):
+        variational = any(name.endswith(RHO) or name + RHO in objective.params for name in objective.names)
+        return FisherDamping(damping) if variational else IdentityDamping(damping)
+    if not isinstance(damping, Damping):
+        raise TypeError(f"damping must be 'auto', a number or a Damping, got {type(damping).__name__}")
+    return damping
+
+
 def automatic_delta(smallest_eigenvalue: float, gauss_newton_trace: float, n_parameters: int) -> float:
     """Delta = max(1.1 max(0, -lambda_min), 0.1 tr(G) / P).
 

@@ -60,7 +60,7 @@ def damping_sweep(objective: Objective, train: Dataset, test: Dataset, deltas: S
     grid = torch.as_tensor(list(deltas), dtype=eigenvalues.dtype, device=eigenvalues.device).unsqueeze(1)
     damped = eigenvalues + grid
     damped = torch.where(damped[:, :1] > 0, damped, torch.nan)
-    tests = (problem.gradients(problem.reduce(test)) / root) @ vectors / len(train)
+    tests = (problem.gradients(*problem.taken(test)) / root) @ vectors / len(train)
     removals, slopes = [], []
     for gradients in problem.gradient_blocks(problem.data):
         examples = (gradients / root) @ vectors

@@ -26,10 +26,9 @@ from bayes_influence.influence.directional import (
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.influence.response import Response
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.reweighting import removal_weights
 
 ORDERS = (1, 2, "newton", "newton-chebyshev")
-
-CONVENTIONS = ("fixed", "renormalised")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,39 +73,18 @@ class GroupInfluence:
         """
         if order not in (1, 2, "exact"):
             raise ValueError(f"the order of a loss change must be 1, 2 or 'exact', got {order!r}")
-        data, problem = self.problem.reduce(test), self.problem
+        data, objective = self.problem.taken(test)
+        size = self.problem.batch_size
         if order == "exact":
-            return self._losses(data, problem.theta + self.change) - self._losses(data, problem.theta)
-        slopes = loss_slopes(problem.reduced, data, self.change, problem.batch_size)
-        if order == 1:
-            return slopes
-        return slopes + 0.5 * loss_curvatures(problem.reduced, data, self.change, self.change, problem.batch_size)
-
-    def _losses(self, data: Dataset, theta: Tensor) -> Float[Tensor, " t"]:
-        objective = self.problem.reduced
-        params = {**objective.params, **objective.layout.unflatten(theta)}
-        with torch.no_grad():
-            return torch.cat([objective.losses(params, batch) for batch in data.batches(self.problem.batch_size)])
-
-
-def removal_weights(n: int, positions: Int[Tensor, " m"], convention: str, like: Tensor) -> Float[Tensor, " n"]:
-    """dw: -1 on the group; elsewhere 0 ("fixed") or m / (n - m) ("renormalised").
-
-    Raises:
-        ValueError: If the convention is unknown, an example is named twice, or the group is everything or nothing.
-    """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"the convention must be one of {', '.join(CONVENTIONS)}, got {convention!r}")
-    m = len(positions)
-    if m == 0:
-        raise ValueError("a group needs at least one example, got none")
-    if len(torch.unique(positions)) != m:
-        raise ValueError("a group names each example once, but an id occurs twice")
-    if m >= n:
-        raise ValueError(f"a group of all {n} training examples leaves nothing to refit on; keep at least one")
-    weights = like.new_full((n,), m / (n - m) if convention == "renormalised" else 0.0)
-    weights[positions] = -1.0
-    return weights
+            flat = objective.flat
+            with torch.no_grad():
+                changes = [
+                    flat.losses(flat.theta + self.change, batch) - flat.losses(flat.theta, batch)
+                    for batch in data.batches(size)
+                ]
+            return torch.cat(changes)
+        slopes = loss_slopes(objective, data, self.change, size)
+        return slopes if order == 1 else slopes + 0.5 * loss_curvatures(objective, data, self.change, self.change, size)
 
 
 def group_influence(
@@ -151,7 +129,7 @@ def group_influence(
             f"{len(problem.data)}; build the influence without sharding"
         )
     positions = problem.data.positions(ids)
-    change = removal_weights(len(problem.data), positions, convention, problem.theta)
+    change = removal_weights(positions, convention, problem.theta.new_ones(len(problem.data)))
     bend = None
     if order in (1, 2):
         step = reweighting_response(response, change, order)

@@ -115,7 +115,7 @@ class Influence:
             test: Test examples.
             path: A score file to stream to: scores are then memory-mapped from it, and a killed run resumes.
         """
-        return self._scored(self.problem.gradients(self.problem.reduce(test)), test.ids, "loss", path)
+        return self._scored(self.problem.gradients(*self.problem.taken(test)), test.ids, "loss", path)
 
     def on_measurement(
         self,
@@ -185,7 +185,7 @@ class Influence:
             TypeError: If the inputs are not real numbers.
             ValueError: If an id is unknown.
         """
-        solved = self.response.solve(self.problem.gradients(self.problem.reduce(test)).T).value
+        solved = self.response.solve(self.problem.gradients(*self.problem.taken(test)).T).value
         return perturbation_influence(self.problem, solved, ids)
 
     def of_group(

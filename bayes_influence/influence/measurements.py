@@ -112,7 +112,8 @@ def measurement_gradients(problem: FittedProblem, measurement: Likelihood, test:
     Raises:
         ValueError: If the measurement is not one number per test example, or has no finite gradient.
     """
-    objective, data = problem.measuring(measurement), problem.reduce(test)
+    data, taking = problem.taken(test)
+    objective = replace(taking, likelihood=measurement)
     for batch in data.batches(problem.batch_size):
         with torch.no_grad():
             values = measurement(objective.outputs(objective.params, batch.inputs), batch.targets)

@@ -14,11 +14,11 @@ from tqdm.auto import tqdm
 
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.influence.problem import FittedProblem, check_float_inputs
-from bayes_influence.influence.refits import newton_refit
 from bayes_influence.influence.response import make_response
 from bayes_influence.objectives.derivatives import loss_of_one
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.torch_internals import tree_map
+from bayes_influence.training.minimum import minimum_of
 
 Refit = Callable[[Objective, Dataset], Objective]
 """Trains the selected parameters again on other data, warm from where the objective stands."""
@@ -104,11 +104,11 @@ def training_set_attack(
         raise ValueError(
             f"an attack needs step > 0, steps >= 1 and lower < upper, got {step}, {steps}, {lower}, {upper}"
         )
-    again = newton_refit if refit is None else refit
+    again = minimum_of if refit is None else refit
     losses = [_mean_loss(objective, test)]
     for _ in tqdm(range(steps), desc="training-set attack", disable=None if progress else True):
         problem = FittedProblem(objective, train)
-        slope = problem.gradients(problem.reduce(test)).mean(dim=0, keepdim=True)
+        slope = problem.gradients(*problem.taken(test)).mean(dim=0, keepdim=True)
         solved = make_response(problem, damping=damping).solve(slope.T).value
         train = _moved(train, ids, perturbation_influence(problem, solved, ids), step, (lower, upper))
         objective = again(objective, train)

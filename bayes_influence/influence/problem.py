@@ -8,19 +8,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.derivatives import per_example_gradients
-from bayes_influence.objectives.head import (
-    features,
-    has_head,
-    head_objective,
-    last_layer_prefix,
-)
-from bayes_influence.objectives.objective import Likelihood, Objective
-from bayes_influence.objectives.parameters import last_layer_name
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.reduction import is_linear_layer, reduce
 from bayes_influence.torch_internals import tree_leaves, tree_map
 
 BATCH_SIZE = 1024
@@ -33,9 +26,9 @@ BLOCK_BYTES = 1 << 28
 class FittedProblem:
     """J where its objective stands, its training examples, and their first derivatives, in one dtype.
 
-    Influence in a last layer is taken on a problem of its own, the layer on its inputs: derivatives are the same, and
-    the network before it is a fixed feature map, evaluated once and in the dtype that the objective came in. Where
-    something follows the last layer, or it is called more than once, the whole network stays.
+    Influence in a last layer is taken on a problem of its own, the layer on its inputs, wherever that is the same
+    problem (see `reduction`): the network before it is then a fixed feature map, evaluated once and in the dtype that
+    the objective came in.
 
     Args:
         objective: At its fitted parameters.
@@ -44,6 +37,7 @@ class FittedProblem:
         batch_size: Examples that go through the network at a time.
 
     Attributes:
+        reduction: Whether the last layer stands for the network, and why.
         objective: The whole network's, in `dtype`.
         train: The examples as they came.
         reduced: The objective that is differentiated: the last layer's, or `objective` itself.
@@ -51,8 +45,8 @@ class FittedProblem:
 
     Raises:
         TypeError: If the dtype is not a real floating-point type.
-        ValueError: If the likelihood is reduced over the batch, a loss is not finite, or a selected parameter does not
-            take part in the losses.
+        ValueError: If the likelihood is reduced over the batch, a loss is not finite or depends on other examples, or a
+            selected parameter does not take part in the losses.
     """
 
     def __init__(
@@ -68,17 +62,12 @@ class FittedProblem:
             raise ValueError(f"the batch size must be at least 1, got {batch_size}")
         self.dtype = dtype
         self.batch_size = batch_size
-        self.objective = objective.to(dtype=dtype)
-        self._feature_map = objective
         self.train = train
-        first = next(train.select(range(min(2, len(train)))).to(dtype=dtype).batches(2))
-        self.objective.check(first)
-        _check_parts_taken(self.objective, first)
-        self._is_head = has_head(self.objective, first)
-        self.reduced = head_objective(self.objective) if self._is_head else self.objective
-        self.data = self.reduce(self.train)
-        for batch in self.data.batches(batch_size):
-            self.reduced.check(batch)
+        self.reduction = reduce(objective, train)
+        self.objective = self.reduction.members.at(0).to(dtype=dtype)
+        self.reduced = self.reduction.problem.at(0).to(dtype=dtype) if self.reduction.is_head else self.objective
+        self.data = self.reduction.examples().to(dtype=dtype)
+        _check_parts_taken(self.reduced, self.data, batch_size)
 
     @property
     def size(self) -> int:
@@ -93,41 +82,19 @@ class FittedProblem:
     @property
     def is_linear_head(self) -> bool:
         """Whether the reduced problem is one `nn.Linear` on vectors, its weight first, its bias (if any) second."""
-        if not self._is_head:
-            return False
-        prefix = last_layer_prefix(self.objective.network)
-        layer = self.objective.network.get_submodule(last_layer_name(self.objective.network))
-        return (
-            type(layer) is nn.Linear
-            and isinstance(self.data.inputs, Tensor)
-            and self.data.inputs.ndim == 2
-            and self.reduced.names in ((f"{prefix}weight",), (f"{prefix}weight", f"{prefix}bias"))
-        )
+        return is_linear_layer(self.reduced, self.data.inputs)
 
-    def reduce(self, data: Dataset) -> Dataset:
-        """The same examples as the reduced objective takes them, in this problem's dtype."""
-        if not self._is_head:
-            return data.to(dtype=self.dtype)
-        with torch.no_grad():
-            pieces = [
-                features(self._feature_map, self._feature_map.params, self._slice(data.inputs, start))
-                for start in range(0, len(data), self.batch_size)
-            ]
-        return data.with_inputs(tree_map(lambda *leaves: torch.cat(leaves), *pieces)).to(dtype=self.dtype)
+    def taken(self, data: Dataset) -> tuple[Dataset, Objective]:
+        """Other examples, in this problem's dtype, and the objective that takes them.
 
-    def _slice(self, inputs: Any, start: int) -> Any:
-        """A batch of inputs in the feature map's dtype; the whole set is never held in it."""
-        dtype = next(iter(self._feature_map.params.values())).dtype
-
-        def move(leaf: Tensor) -> Tensor:
-            part = leaf[start : start + self.batch_size]
-            return part.to(dtype=dtype) if leaf.is_floating_point() else part
-
-        return tree_map(move, inputs)
-
-    def measuring(self, measurement: Likelihood) -> Objective:
-        """The reduced objective with another per-example function of (outputs, targets) in its likelihood's place."""
-        return replace(self.reduced, likelihood=measurement)
+        That is the last layer's where these examples pass through it as the training examples do, and the whole
+        network's otherwise: its derivatives in the selected parameters are right in any case.
+        """
+        features = self.reduction.features_of(data)
+        if features is None:
+            return data.to(dtype=self.dtype), self.objective
+        inputs = tree_map(lambda leaf: leaf[0], features)
+        return replace(data, inputs=inputs).to(dtype=self.dtype), self.reduced
 
     def block_length(self, columns: int) -> int:
         """How many examples a block may hold, if each takes `columns` numbers."""
@@ -178,15 +145,26 @@ def check_float_inputs(inputs: Any, what: str) -> None:
         raise TypeError(f"{what} needs real inputs, got {wrong[0]}; perturb an embedding of them instead")
 
 
-def _check_parts_taken(objective: Objective, batch: Batch) -> None:
-    params = {name: value.detach().clone().requires_grad_() for name, value in objective.params.items()}
-    with torch.enable_grad():
-        losses = objective.likelihood(functional_call(objective.network, params, (batch.inputs,)), batch.targets)
-        selected = [params[name] for name in objective.names]
-        if not losses.requires_grad:
-            raise ValueError("the losses do not depend on any parameter; the likelihood must stay differentiable")
-        gradients = torch.autograd.grad(losses.sum(), selected, allow_unused=True)
-    unused = [name for name, gradient in zip(objective.names, gradients, strict=True) if gradient is None]
+def _check_parts_taken(objective: Objective, data: Dataset, batch_size: int) -> None:
+    """Every selected parameter has to take part in the loss of some example; usually the first batch shows all."""
+    unused = list(objective.names)
+    for batch in data.batches(batch_size):
+        params = {
+            name: value.detach().clone().requires_grad_(name in unused) for name, value in objective.params.items()
+        }
+        with torch.enable_grad():
+            losses = objective.losses(params, batch)
+            if not losses.requires_grad:
+                continue
+            gradients = torch.autograd.grad(losses.sum(), [params[name] for name in unused], allow_unused=True)
+        unused = [name for name, gradient in zip(unused, gradients, strict=True) if gradient is None]
+        if not unused:
+            return
+    if len(unused) == len(objective.names):
+        raise ValueError(
+            f"the losses do not depend on {'any' if objective.parameters == 'all' else 'the selected'} parameter; the "
+            f"likelihood must stay differentiable"
+        )
     if unused:
         raise ValueError(
             f"parameters {unused} do not take part in the losses, so nothing has influence on them; leave them out "

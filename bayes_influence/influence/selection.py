@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -23,10 +24,11 @@ from bayes_influence.influence.directional import (
     weighted_gradient,
     weighted_hessian_product,
 )
-from bayes_influence.influence.groups import CONVENTIONS, group_influence
+from bayes_influence.influence.groups import group_influence
 from bayes_influence.influence.problem import FittedProblem
-from bayes_influence.influence.refits import newton_refit
 from bayes_influence.influence.response import Response, make_response
+from bayes_influence.objectives.reweighting import Convention
+from bayes_influence.training.minimum import minimum_of
 
 MAX_STEPS = 100
 """Projected-gradient steps, or monotone improvements, at most."""
@@ -205,7 +207,7 @@ def select_group(
     if method == "adaptive-greedy":
         found = {method: _adaptive_greedy(response, test, size, sign, convention, progress)}
     else:
-        slope = problem.gradients(problem.reduce(test)).mean(dim=0)
+        slope = problem.gradients(*problem.taken(test)).mean(dim=0)
         effect = SecondOrderEffect(response, response.solve(slope).value, sign, convention)
         names = CHEAP_METHODS if method == "best" else [method]
         bar = tqdm(names, desc="selecting a group", unit="method", disable=None if progress else True)
@@ -225,19 +227,18 @@ def _adaptive_greedy(
     response: Response, test: Dataset, size: int, sign: float, convention: str, progress: bool
 ) -> Int[Tensor, " k"]:
     problem = response.problem
-    objective, data, n = problem.reduced, problem.data, len(problem.data)
-    reduced_test = problem.reduce(test)
+    objective, data, n = problem.objective, problem.train, len(problem.data)
     picked: list[Tensor] = []
     for _ in tqdm(range(size), desc="adaptive greedy", unit="refit", disable=None if progress else True):
         current = FittedProblem(objective, data, problem.dtype, problem.batch_size)
-        slope = current.gradients(reduced_test).mean(dim=0)
+        slope = current.gradients(*current.taken(test)).mean(dim=0)
         solved = make_response(current, damping=response.damping).solve(slope).value
         effects = sign * loss_slopes(current.reduced, current.data, solved, problem.batch_size)
         picked.append(data.ids[effects.argmax()])
         data = data.without(picked[-1])
         share = len(data) / n if convention == "fixed" else 1.0
-        weighted = replace(objective, regulariser_weight=problem.reduced.regulariser_weight / share)
-        objective = newton_refit(weighted, data)
+        weighted = replace(objective, regulariser_weight=problem.objective.regulariser_weight / share)
+        objective = minimum_of(weighted, data)
     return torch.stack(picked)
 
 
@@ -248,7 +249,7 @@ def _check_arguments(response: Response, size: int, method: str, direction: str,
     known: Sequence[tuple[str, str, Sequence[str]]] = (
         ("method", method, METHODS),
         ("direction", direction, ("increase", "decrease")),
-        ("convention", convention, CONVENTIONS),
+        ("convention", convention, get_args(Convention)),
     )
     for name, value, choices in known:
         if value not in choices:

@@ -75,8 +75,7 @@ class Removals:
     convention: Convention = "fixed"
 
     def __post_init__(self) -> None:
-        if self.convention not in get_args(Convention):
-            raise ValueError(f"convention must be one of {', '.join(get_args(Convention))}, got {self.convention!r}")
+        check_convention(self.convention)
         counts = {len(groups) for groups in self.groups}
         if len(counts) != 1 or counts == {0}:
             raise ValueError(f"every seed needs the same number of removals, at least one, got {sorted(counts)}")
@@ -127,18 +126,63 @@ class Removals:
         Raises:
             ValueError: If an id is not in the training set, or a group is all of it.
         """
-        n = len(train)
-        weights = torch.ones(len(self.groups), self.count + 1, n, dtype=dtype, device=train.ids.device)
+        shape = len(self.groups), self.count + 1, len(train)
+        weights = torch.ones(shape, dtype=dtype, device=train.ids.device)
         for seed, groups in enumerate(self.groups):
             for index, group in enumerate(groups, start=1):
-                if len(group) >= n:
-                    raise ValueError(f"a removal of {len(group)} of {n} examples leaves none to train on")
-                if self.convention == "renormalised":
-                    weights[seed, index] = n / (n - len(group))
-                weights[seed, index, train.positions(group)] = 0.0
+                weights[seed, index] += removal_weights(train.positions(group), self.convention, weights[seed, index])
         return weights
 
 
-def as_removals(removed: Removals | Int[Tensor, "S k"]) -> Removals:
-    """Removals as they are, or ids (S, k) as leave-one-out with 1/n fixed."""
-    return removed if isinstance(removed, Removals) else Removals.one_at_a_time(removed)
+def check_convention(convention: str) -> None:
+    """Refuses anything else.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if convention not in get_args(Convention):
+        raise ValueError(f"the convention must be one of {', '.join(get_args(Convention))}, got {convention!r}")
+
+
+def removal_weights(
+    positions: Int[Tensor, " m"], convention: Convention, like: Float[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Dw of J(theta, 1 + dw): -1 on the group; elsewhere 0 ("fixed") or m / (n - m) ("renormalised").
+
+    Args:
+        positions: Where the group's examples stand.
+        convention: What becomes of the mean.
+        like: For its length n, dtype and device.
+
+    Raises:
+        ValueError: If the convention is unknown, an example is named twice, or the group is everything or nothing.
+    """
+    check_convention(convention)
+    n, m = len(like), len(positions)
+    if m == 0:
+        raise ValueError("a group needs at least one example, got none")
+    if len(torch.unique(positions)) != m:
+        raise ValueError("a group names each example once, but an id occurs twice")
+    if m >= n:
+        raise ValueError(f"a removal of {m} of {n} training examples leaves none to refit on; keep at least one")
+    weights = like.new_full((n,), m / (n - m) if convention == "renormalised" else 0.0)
+    weights[positions] = -1.0
+    return weights
+
+
+def as_removals(removed: Removals | Int[Tensor, "*S k"], members: int) -> Removals:
+    """Removals as they are, or ids to be left out one at a time with 1/n fixed: (S, k), or (k,) the same for all.
+
+    Args:
+        removed: What to remove.
+        members: How many networks are refitted.
+
+    Raises:
+        ValueError: If the removals are for another number of networks.
+    """
+    if not isinstance(removed, Removals):
+        rows = removed.expand(members, -1) if removed.ndim == 1 else removed
+        removed = Removals.one_at_a_time(rows)
+    if len(removed.groups) != members:
+        raise ValueError(f"removals for {len(removed.groups)} networks, but {members} are refitted; give one list each")
+    return removed

@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from bayes_influence.curvature.cost import DENSE_SIZE
-from bayes_influence.curvature.damping import Damping, IdentityDamping
+from bayes_influence.curvature.damping import Damping, as_damping
 from bayes_influence.data.dataset import Batch, Dataset
-from bayes_influence.objectives.members import member
+from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import Removals, as_removals
-from bayes_influence.retraining.lbfgs import minimise_lbfgs
-from bayes_influence.retraining.minimum import from_controls, refits_in_turns, removal_problem
-from bayes_influence.retraining.problem import RefitProblem, refit_problem
+from bayes_influence.retraining.protocol import RetrainingProtocol, Trained
 from bayes_influence.retraining.refits import Refits
+from bayes_influence.retraining.turns import from_controls, refits_in_turns, repeated
 from bayes_influence.torch_internals import tree_map
-from bayes_influence.training.fits import Fits
-from bayes_influence.training.newton import NewtonResult, minimise_newton
+from bayes_influence.training.newton import NewtonResult
+from bayes_influence.training.stacked import StackedProblem
 
 OWN, ANCHOR, METRIC = "network.", "anchor.", "metric."
 """Where theta, theta_hat and the metric stand among the parameters of an `Anchored` network."""
@@ -65,46 +64,49 @@ class ProximalObjective(Objective):
 
     bregman: bool = False
 
-    def losses(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
+    def losses(self, state: Params, batch: Batch) -> Float[Tensor, " B"]:
         """Per-example losses l_i of the network itself, as they were before it was anchored."""
-        return self.likelihood(self._outputs(_part(params, OWN), batch.inputs), batch.targets)
+        return self.losses_of(self._outputs(part_of(state, OWN), batch.inputs), batch)
 
     def value(
         self,
-        params: Params,
+        state: Params,
         batch: Batch,
         data_weights: Float[Tensor, " B"] | None = None,
         regulariser_weight: float | Tensor | None = None,
     ) -> Float[Tensor, ""]:
         """Q over one batch, of which all constants in theta are left out."""
-        own, anchor, metric = (_part(params, part) for part in (OWN, ANCHOR, METRIC))
-        strength = self.regulariser_weight if regulariser_weight is None else regulariser_weight
-        outputs = self._outputs(own, batch.inputs)
-        losses = self.likelihood(outputs, batch.targets)
+        own, anchor, metric = (part_of(state, part) for part in (OWN, ANCHOR, METRIC))
+        weight = self.regulariser_weight if regulariser_weight is None else regulariser_weight
+        buffers = {name: own.pop(name) for name in own.keys() - anchor.keys()}
+        outputs = self._outputs({**own, **buffers}, batch.inputs)
+        losses = self.losses_of(outputs, batch)
         weighted = losses if data_weights is None else data_weights * losses
         # jvp wants the tangents in the order of the primals, which is not always that of `own`.
         step = {name: own[name] - value for name, value in anchor.items()}
         pull = torch.stack([(metric[name] * step[name].square()).sum() for name in own]).sum()
-        value = weighted.mean() + strength * self.regulariser(own) + 0.5 * pull
+        value = weighted.mean() + weight * self.regulariser(own) + 0.5 * pull
         if not self.bregman:
             return value
-        held = self._outputs(anchor, batch.inputs)
+        held = self._outputs({**anchor, **buffers}, batch.inputs)
         apart = tree_map(torch.sub, outputs, held)
-        slopes = jvp(lambda values: self.likelihood(values, batch.targets), (held,), (apart,))[1]
+        slopes = jvp(lambda values: self.losses_of(values, batch), (held,), (apart,))[1]
         slope = jvp(self.regulariser, (anchor,), (step,))[1]
-        return value - slopes.mean() - strength * slope
+        return value - slopes.mean() - weight * slope
 
     def _outputs(self, params: Params, inputs: Any) -> Any:
-        return functional_call(self.network.get_submodule(OWN.rstrip(".")), params, (inputs,))
+        with self.exclusive() as network:
+            return functional_call(network.get_submodule(OWN.rstrip(".")), params, (inputs,))
 
 
-def _part(params: Params, prefix: str) -> Params:
+def part_of(params: Params, prefix: str) -> Params:
+    """The tensors under a prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
 
 
-def proximal_problem(
-    objective: Objective, problem: RefitProblem, metric: Float[Tensor, "M P"], *, bregman: bool
-) -> RefitProblem:
+def held_problem(
+    objective: Objective, problem: StackedProblem, metric: Float[Tensor, "M P"], *, bregman: bool
+) -> StackedProblem:
     """The members of a problem, each held where it starts.
 
     Args:
@@ -113,23 +115,25 @@ def proximal_problem(
         metric: Diagonals D, laid out as the objective's selected parameters.
         bregman: Whether the losses become Bregman divergences (PBRF).
     """
-    diagonal = {name: torch.zeros_like(value) for name, value in problem.params.items()}
+    params = {name: problem.state[name] for name in objective.params}
+    buffers = {OWN + name: value for name, value in problem.state.items() if name not in params}
+    diagonal = {name: torch.zeros_like(value) for name, value in params.items()}
     diagonal |= problem.layout.unflatten(metric)
-    parts = {OWN: problem.params, ANCHOR: problem.params, METRIC: diagonal}
-    params = {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
+    parts = {OWN: params, ANCHOR: params, METRIC: diagonal}
+    state = {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
     anchored = ProximalObjective(
         Anchored(objective.network),
         objective.likelihood,
         objective.regulariser,
         objective.regulariser_weight,
         parameters=[OWN + name for name in objective.names],
-        params=member(params, 0),
+        params=member(state, 0),
         bregman=bregman,
     )
     # Bregman divergences have the curvature of the losses, the w_j of the removal among them.
-    return RefitProblem(
+    return StackedProblem(
         anchored,
-        params,
+        state | buffers,
         problem.batch,
         problem.weights,
         own_data=problem.own_data,
@@ -138,91 +142,53 @@ def proximal_problem(
     )
 
 
-def proximal_refits(
-    fits: Fits,
-    train: Dataset,
-    removed: Removals | Int[Tensor, "S k"],
-    damping: float | Damping,
-    *,
-    bregman: bool,
-    tolerance: float = 1e-8,
-    progress: bool = False,
-) -> Refits:
-    """Minimises the proximal objective, or the PBRF, without each group, from where the fit stands.
+def damping_metric(members: Members, damping: float | Damping) -> Float[Tensor, "E P"]:
+    """The diagonal D where each member stands; a number is meant in the parameters' own metric.
 
-    Levenberg-Marquardt with dense Hessians up to `DENSE_SIZE` parameters, L-BFGS refit by refit above.
+    Raises:
+        ValueError: If the damping is negative.
+    """
+    chosen = as_damping(members.objective, damping)
+    return torch.stack([chosen.diagonal(one) for one in members])
 
-    Args:
-        fits: Trained networks, S of them; they need not have converged.
-        train: Their training examples.
-        removed: What to remove, or ids (S, k) to remove one at a time.
-        damping: D: a number delta for delta times the identity, or a `Damping`, evaluated where each fit stands.
-        bregman: Whether to minimise the PBRF, of which damped Gauss-Newton influence is the linearisation.
+
+@dataclass(frozen=True)
+class Proximal(RetrainingProtocol):
+    """The minimum of the objective plus 1/2 ||theta - theta_hat||^2 in the damping's metric.
+
+    Levenberg-Marquardt with dense Hessians where they are small enough, L-BFGS refit by refit where not.
+
+    Attributes:
+        damping: D: a number delta in the parameters' own metric (the identity, or for variational parameters the Fisher
+            information of q), or a `Damping`, evaluated where each fit stands.
         tolerance: Norm of the gradient of the proximal objective at which a refit is done.
-        progress: Whether to show a progress bar over seeds.
-
-    Returns:
-        The refits; those that did not reach the tolerance are marked, not hidden.
-
-    Raises:
-        ValueError: If the damping is negative.
     """
-    removals = as_removals(removed)
-    objective, whole = refit_problem(fits.objective, fits.params, train)
-    metric = damping_metric(objective, whole, damping)
-    minimise = minimise_newton if whole.layout.total <= DENSE_SIZE else minimise_lbfgs
 
-    def turn(rows: Tensor, weights: Tensor) -> NewtonResult:
-        times = weights.shape[1]
-        own = metric[rows].repeat_interleave(times, dim=0)
-        problem = proximal_problem(objective, removal_problem(objective, whole, rows, weights), own, bregman=bregman)
-        if problem.linear is not None and minimise is minimise_newton:
-            positions = removals.of_seeds(rows.tolist()).positions(train) if removals.single else None
-            result = from_controls(problem, times, positions, tolerance)
-        else:
-            result = minimise(problem, tolerance=tolerance)
-        return replace(result, params=_part(result.params, OWN))
+    damping: float | Damping
+    tolerance: float = 1e-8
+    name = "proximal"
+    bregman: ClassVar[bool] = False
 
-    return refits_in_turns(objective, whole, train, removals, turn, progress=progress)
+    def refit(
+        self, trained: Trained, train: Dataset, removed: Removals | Int[Tensor, "*E k"], *, progress: bool = False
+    ) -> Refits:
+        """As `RetrainingProtocol.refit`; refits that did not reach the tolerance are marked, not hidden."""
+        reduction = reduce(trained, train)
+        objective, metric = reduction.problem.objective, damping_metric(reduction.problem, self.damping)
 
+        def solve(problem: StackedProblem, rows: Tensor, positions: Tensor | None) -> NewtonResult:
+            own = repeated(metric[rows], len(problem.start) // len(rows))
+            held = held_problem(objective, problem, own, bregman=self.bregman)
+            result = from_controls(held, len(rows), positions, self.tolerance)
+            return replace(result, free=part_of(result.free, OWN))
 
-def damping_metric(objective: Objective, problem: RefitProblem, damping: float | Damping) -> Float[Tensor, "M P"]:
-    """The diagonal D where each member starts.
-
-    Raises:
-        ValueError: If the damping is negative.
-    """
-    chosen = IdentityDamping(damping) if isinstance(damping, int | float) else damping
-    members = range(len(problem.start))
-    return torch.stack([chosen.diagonal(objective.at(member(problem.params, index))) for index in members])
+        removals = as_removals(removed, len(reduction.members))
+        return refits_in_turns(reduction, removals, solve, progress=progress)
 
 
-def linear_response(
-    fits: Fits, train: Dataset, removed: Removals | Int[Tensor, "S k"], damping: float | Damping
-) -> Refits:
-    """Theta_hat - (G + s grad^2 R + D)^-1 (1/n) sum_i (w_i - 1) g_i: one step of damped Gauss-Newton influence.
+@dataclass(frozen=True)
+class ProximalBregman(Proximal):
+    """The proximal Bregman response function, what damped Gauss-Newton influence linearises (Bae et al. 2022)."""
 
-    The linearisation of the PBRF in the data weights, and for a single example what influence predicts,
-    theta_hat + (1/n) (G + D)^-1 g_i, solved directly from the PBRF's own Hessian. Its gradient norms are those of the
-    PBRF where the step ends: what the linearisation neglects.
-    """
-    removals = as_removals(removed)
-    objective, whole = refit_problem(fits.objective, fits.params, train)
-    metric = damping_metric(objective, whole, damping)
-
-    def turn(rows: Tensor, weights: Tensor) -> NewtonResult:
-        times = weights.shape[1]
-        problem = removal_problem(objective, whole, rows, weights)
-        held = proximal_problem(objective, problem, metric[rows].repeat_interleave(times, dim=0), bregman=True)
-        everyone = torch.arange(len(held.start), device=held.start.device)
-        gradients, _ = held.gradients(held.start, everyone)
-        controls = everyone[::times]
-        factor = torch.linalg.cholesky(held.hessians(held.start[controls], controls))
-        steps = torch.cholesky_solve(gradients.unflatten(0, (-1, times)).mT, factor).mT.flatten(0, 1)
-        ends = held.start - steps
-        left, values = held.gradients(ends, everyone)
-        norms = left.norm(dim=1)
-        params = _part({**held.params, **held.layout.unflatten(ends)}, OWN)
-        return NewtonResult(params, values, norms, torch.ones_like(norms, dtype=torch.bool), 1)
-
-    return refits_in_turns(objective, whole, train, removals, turn)
+    name = "pbrf"
+    bregman: ClassVar[bool] = True

@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.func import vmap
 
 from bayes_influence.data.dataset import Batch, Dataset
-from bayes_influence.objectives.head import Head, head_params
+from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.reduction import ENTRIES, Reduction, numbers_per_example
 from bayes_influence.objectives.reweighting import Removals
-from bayes_influence.retraining.problem import ENTRIES, numbers_per_example, stacked_features
 from bayes_influence.torch_internals import tree_map
-from bayes_influence.training.fits import Fits
 
 logger = logging.getLogger(__name__)
 
@@ -27,62 +26,90 @@ DRIFT_FLAG = 1.0
 """Control drift, in units of the median effect, from which what retraining measures is mostly its own drift."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Refits:
-    """Parameters after every removal.
+    """Selected parameters after every removal; all others are the networks' own.
 
     What a removal does is the difference to the control, never to the parameters that the refits started from.
 
     Attributes:
-        objective: The problem that was refitted: of the last layer on its features, or of the whole network.
-        params: Stacked parameters (S, k+1, ...): S seeds, first the control, then one refit per removal.
+        reduction: The networks that were refitted, E of them, and the problem that was: last layers, or whole networks.
+        params: Stacked selected parameters (E, k+1, ...): first the control, then one refit per removal.
         removals: What was removed.
-        gradient_norms: (S, k+1) norm of the gradient of what was minimised, where the refits ended.
-        converged: (S, k+1) whether that is within the tolerance asked for; a fixed schedule asks for none.
-        watched: (S, k+1, epochs, t) losses of the watched examples before every step of a training, if any were.
+        gradient_norms: (E, k+1) norm of the gradient of what was minimised, where the refits ended.
+        converged: (E, k+1) whether that is within the tolerance asked for; a fixed schedule asks for none.
+        watched: (E, k+1, epochs, t) losses of the watched examples before every step of a training, if any were.
     """
 
-    objective: Objective
+    reduction: Reduction
     params: Params
     removals: Removals
-    gradient_norms: Float[Tensor, "S k_plus_1"]
-    converged: Bool[Tensor, "S k_plus_1"]
-    watched: Float[Tensor, "S k_plus_1 epochs t"] | None = None
+    gradient_norms: Float[Tensor, "E k_plus_1"]
+    converged: Bool[Tensor, "E k_plus_1"]
+    watched: Float[Tensor, "E k_plus_1 epochs t"] | None = None
+
+    def __repr__(self) -> str:
+        worst = float(self.gradient_norms.max())
+        return (
+            f"Refits({len(self.members)} networks, {self.removals.count} removals each, "
+            f"{int(self.converged.sum())} of {self.converged.numel()} converged, largest gradient norm {worst:.1e})"
+        )
+
+    @property
+    def members(self) -> Members:
+        """The networks that were refitted."""
+        return self.reduction.members
+
+    def at(self, index: int, refit: int) -> Objective:
+        """The whole network `index` after a refit: 0 is the control, k the k-th removal."""
+        one = self.members.at(index)
+        return one.at({**one.params, **member(member(self.params, index), refit)})
 
 
-def losses_after(fits: Fits, refits: Refits, test: Dataset) -> Float[Tensor, "S k_plus_1 t"]:
+def losses_after(refits: Refits, test: Dataset) -> Float[Tensor, "E k_plus_1 t"]:
     """Loss of every test example under every refit (index 0 of the second axis is the control)."""
-    return _under_every_refit(fits, refits, test, refits.objective.losses)
+    return _under_every_refit(refits, test, lambda objective, state, batch: objective.losses(state, batch))
 
 
-def outputs_after(fits: Fits, refits: Refits, data: Dataset) -> Any:
-    """Outputs of every refit on every example: leading axes (S, k+1, n); a tensor of logits, or `Moments`."""
-    objective = refits.objective
-    return _under_every_refit(fits, refits, data, lambda params, batch: objective.outputs(params, batch.inputs))
+def outputs_after(refits: Refits, data: Dataset) -> Any:
+    """Outputs of every refit on every example: leading axes (E, k+1, n); a tensor of logits, or `Moments`."""
+    return _under_every_refit(refits, data, lambda objective, state, batch: objective.outputs(state, batch.inputs))
 
 
-def _under_every_refit(fits: Fits, refits: Refits, data: Dataset, function: Callable[[Params, Batch], Any]) -> Any:
-    """A function of every refit and all examples, in turns over the examples."""
-    is_head = isinstance(refits.objective.network, Head)
-    params = head_params(fits.objective, refits.params) if is_head else refits.params
-    members = next(iter(params.values())).shape[:2].numel()
+def _under_every_refit(refits: Refits, data: Dataset, function: Callable[[Objective, Params, Batch], Any]) -> Any:
+    """A function of every refit and all examples, in turns over these: of last layers where they pass as such."""
+    features = refits.reduction.features_of(data)
+    problem = refits.members if features is None else refits.reduction.problem
+    objective = problem.objective
+    held = {name: value for name, value in problem.state.items() if name not in refits.params}
 
-    def of_inputs(one: Params, inputs: Any, batch: Batch) -> Any:
-        return function(one, replace(batch, inputs=inputs))
+    def of_one(own: Params, fixed: Params, inputs: Any, rest: Batch) -> Any:
+        return function(objective, {**fixed, **own}, replace(rest, inputs=inputs))
 
-    of_seed = vmap(of_inputs, in_dims=(0, None, None))
-    everywhere = vmap(of_seed, in_dims=(0, 0 if is_head else None, None))
+    of_network = vmap(of_one, in_dims=(0, None, None, None))
+    everywhere = vmap(of_network, in_dims=(0, 0, None if features is None else 0, None))
+    refitted = refits.gradient_norms.numel()
+    size = max(1, ENTRIES // (refitted * numbers_per_example(data.inputs)))
+    whole = tree_map(lambda leaf: _like(objective, leaf), data.batch())
     parts = []
     with torch.no_grad():
-        for batch in data.batches(max(1, ENTRIES // (members * numbers_per_example(data.inputs)))):
-            seen = stacked_features(fits.objective, fits.params, batch.inputs) if is_head else batch.inputs
-            parts.append(everywhere(params, seen, batch))
+        for start in range(0, len(data), size):
+            rows = slice(start, start + size)
+            part = tree_map(lambda leaf, rows=rows: leaf[rows], whole)
+            inputs = part.inputs
+            if features is not None:
+                inputs = tree_map(lambda leaf, rows=rows: leaf[:, rows], features)
+            parts.append(everywhere(refits.params, held, inputs, replace(part, inputs=())))
     return tree_map(lambda *leaves: torch.cat(leaves, dim=2), *parts)
 
 
-def loss_changes(fits: Fits, refits: Refits, test: Dataset) -> Float[Tensor, "S k t"]:
+def _like(objective: Objective, leaf: Tensor) -> Tensor:
+    return leaf.to(device=objective.device, dtype=objective.dtype if leaf.is_floating_point() else None)
+
+
+def loss_changes(refits: Refits, test: Dataset) -> Float[Tensor, "E k t"]:
     """True change of every test loss when an example is removed: refit minus control."""
-    losses = losses_after(fits, refits, test)
+    losses = losses_after(refits, test)
     return losses[:, 1:] - losses[:, :1]
 
 
@@ -91,52 +118,41 @@ class ControlDrift:
     """What retraining does although nothing is removed.
 
     Attributes:
-        drift: (S, t) loss under the control minus loss under the fit.
-        relative: (S, t) its size over the median size of the k effects; infinite where those vanish and it does not.
+        drift: (E, t) loss under the control minus loss under the fit.
+        relative: (E, t) its size over the median size of the k effects; infinite where those vanish and it does not.
     """
 
-    drift: Float[Tensor, "S t"]
-    relative: Float[Tensor, "S t"]
+    drift: Float[Tensor, "E t"]
+    relative: Float[Tensor, "E t"]
 
     @property
-    def exceeds_effects(self) -> Bool[Tensor, "S t"]:
+    def exceeds_effects(self) -> Bool[Tensor, "E t"]:
         """Where the control drifts at least as far as a typical removal moves the loss."""
         return self.relative >= DRIFT_FLAG
 
 
-def control_drift(fits: Fits, refits: Refits, test: Dataset, *, warn: bool = True) -> ControlDrift:
+def control_drift(refits: Refits, test: Dataset, *, warn: bool = True) -> ControlDrift:
     """How far the control moved the test losses from where the fit had them.
 
     The effects have the control's drift subtracted. Drift as large as the effects still means that the fit was no
     minimum, so that an estimate at the fit and the refits speak of different networks.
 
     Args:
-        fits: Where the refits started, or what they repeat.
         refits: With their control.
         test: Test examples.
         warn: Whether a warning is logged where the drift is as large as the effects.
     """
-    after = losses_after(fits, refits, test)
-    with torch.no_grad():
-        before = vmap(fits.objective.losses, in_dims=(0, None))(fits.params, test.batch())
-    drift = after[:, 0] - before
+    after = losses_after(refits, test)
+    start = {name: refits.members.params[name].unsqueeze(1) for name in refits.params}
+    before = losses_after(replace(refits, params=start, gradient_norms=refits.gradient_norms[:, :1]), test)
+    drift = after[:, 0] - before[:, 0]
     typical = (after[:, 1:] - after[:, :1]).abs().median(dim=1).values
     relative = torch.where(drift == 0, 0.0, drift.abs() / typical)
     found = ControlDrift(drift, relative)
     if warn and found.exceeds_effects.any():
         logger.warning(
             "%s: retraining with nothing removed moves the loss by up to %.2g times what a typical removal does "
-            "(%d of %d seeds and test examples); train longer, or refit from scratch",
-            *(fits.scheme.name, float(relative.max()), int(found.exceeds_effects.sum()), relative.numel()),
+            "(%d of %d networks and test examples); train longer, or refit from scratch",
+            *(refits.members.labels[0], float(relative.max()), int(found.exceeds_effects.sum()), relative.numel()),
         )
     return found
-
-
-def repeated(value: Any, times: int) -> Any:
-    """Every member `times` times over, along the leading axis of every tensor in a nesting."""
-    return tree_map(lambda leaf: leaf.repeat_interleave(times, dim=0), value)
-
-
-def per_seed(stacked: Params, seeds: int) -> Params:
-    """Parameters (S (k+1), ...) as (S, k+1, ...)."""
-    return {name: value.unflatten(0, (seeds, -1)) for name, value in stacked.items()}

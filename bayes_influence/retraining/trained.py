@@ -1,6 +1,6 @@
-"""Refits by training on a fixed schedule, from the fit (warm) or from an initialisation (cold).
+"""Refits by training on a fixed schedule, for unregularised losses and whole networks, which have no unique minimum.
 
-For unregularised losses, whose minimum may lie at infinity, and for whole networks, which have no unique one.
+What `Warm` and `FromScratch` share.
 """
 
 from __future__ import annotations
@@ -14,141 +14,151 @@ from torch import Tensor
 from torch.func import vmap
 from tqdm.auto import tqdm
 
-from bayes_influence.data.dataset import Dataset
-from bayes_influence.objectives.head import Head, member_batch
-from bayes_influence.objectives.objective import Objective
+from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.parameters import Params
-from bayes_influence.objectives.reweighting import Removals, as_removals
-from bayes_influence.retraining.minimum import check_seeds
-from bayes_influence.retraining.problem import RefitProblem, refit_problem, stacked_features
-from bayes_influence.retraining.refits import Refits, per_seed
+from bayes_influence.objectives.reduction import Reduction
+from bayes_influence.objectives.reweighting import Removals
+from bayes_influence.retraining.refits import Refits
+from bayes_influence.retraining.turns import per_network
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.ensemble import TrainedEnsemble, train_ensemble
-from bayes_influence.training.fits import Fits
-from bayes_influence.training.schedules import Schedule
+from bayes_influence.training.schedules import SWA, Schedule
+from bayes_influence.training.stacked import StackedProblem
 
 
 def trained_refits(
-    fits: Fits,
-    train: Dataset,
-    removed: Removals | Int[Tensor, "S k"],
+    reduction: Reduction,
+    removals: Removals,
     schedule: Schedule,
     *,
     start: Params | None = None,
-    averaging: bool = False,
+    averaging: SWA | None = None,
     watch: Dataset | None = None,
     at_once: int | None = None,
     progress: bool = False,
 ) -> Refits:
-    """Trains without each group for a fixed schedule.
+    """Trains the selected parameters without each group for a fixed schedule, all others held.
 
-    In the last layer only where that is what the fits' objective selects, otherwise in all parameters. A refit does
-    not depend on which others it is trained with.
+    A refit does not depend on which others it is trained with.
 
     Args:
-        fits: Trained networks, S of them.
-        train: Their training examples.
-        removed: What to remove, or ids (S, k) to remove one at a time.
+        reduction: The networks, E of them, and the problem that is refitted.
+        removals: What to remove.
         schedule: Epochs and learning rates of the refits.
-        start: Stacked parameters (S, ...) that the refits start from; the fits' own when not given. Of a last layer's
-            problem only the last layer is taken from them.
-        averaging: Whether a scheme that averages its iterates averages those of the refits too; otherwise refits of
-            an averaged network go on from its average and end at their last iterate.
+        start: Stacked parameters (E, ...) that the refits start from; the networks' own when not given.
+        averaging: How the refits' iterates are averaged; None keeps the last.
         watch: Examples whose losses are recorded before every step.
         at_once: Refits trained as one ensemble; all of them when not given, 1 for networks too large to stack.
         progress: Whether to show a progress bar.
 
     Raises:
-        NonFiniteTrainingError: Naming scheme, seed and refit.
-        ValueError: If `at_once` is not positive or the removals are for another number of seeds.
+        NonFiniteTrainingError: Naming network and refit.
+        ValueError: If `at_once` is not positive.
     """
     if at_once is not None and at_once < 1:
         raise ValueError(f"at_once must be at least 1 refit, got {at_once}; leave it out to train all together")
-    removals = as_removals(removed)
-    objective, whole = refit_problem(fits.objective, fits.params, train)
-    seeds = len(whole.start)
-    check_seeds(removals, seeds)
-    weights = removals.data_weights(train, whole.start.dtype).flatten(0, 1)
+    whole = StackedProblem.of(reduction)
+    networks = len(whole.start)
+    weights = removals.data_weights(reduction.train, whole.start.dtype).flatten(0, 1)
+    begin = whole.state if start is None else start
     training = _Training(
-        fits,
-        objective,
+        reduction,
         whole,
         weights,
-        start={name: (start or whole.params)[name] for name in whole.params},
+        start={name: begin[name] for name in whole.layout.names},
         schedule=schedule,
-        averaging=averaging and fits.scheme.averaging is not None,
-        watch=watch,
+        averaging=averaging,
+        watch=_Watched.of(reduction, watch) if watch is not None else None,
         progress=progress,
     )
     turns = torch.arange(len(weights), device=weights.device).split(at_once or len(weights))
     bar = tqdm(turns, desc="refits", unit="turn", disable=None if progress and len(turns) > 1 else True)
     trained, norms = zip(*(training.run(members) for members in bar), strict=True)
-    norm = torch.cat(norms).unflatten(0, (seeds, -1))
+    norm = torch.cat(norms).unflatten(0, (networks, -1))
+    free = {name: torch.cat([part.params[name] for part in trained]) for name in whole.layout.names}
     return Refits(
-        objective=objective,
-        params=per_seed({name: torch.cat([part.params[name] for part in trained]) for name in whole.params}, seeds),
+        reduction=reduction,
+        params=per_network(free, networks),
         removals=removals,
         gradient_norms=norm,
         converged=torch.zeros_like(norm, dtype=torch.bool),
-        watched=_watched(trained, seeds) if watch is not None else None,
+        watched=_recorded(trained, networks) if watch is not None else None,
     )
 
 
 @dataclass(frozen=True, eq=False)
-class _Training:
-    """What all refits of one call share; member m is refit m % (k+1) of seed m // (k+1)."""
+class _Watched:
+    """Examples whose losses are recorded, as the problem takes them."""
 
-    fits: Fits
-    objective: Objective
-    whole: RefitProblem
+    batch: Batch
+    own_data: bool
+
+    @classmethod
+    def of(cls, reduction: Reduction, data: Dataset) -> _Watched:
+        features = reduction.features_of(data)
+        if reduction.is_head and features is None:
+            raise ValueError(
+                f"the examples of {data.name} do not pass through the last layer as the training examples do, so "
+                f"their losses cannot be watched; leave `watch` out"
+            )
+        if features is None:
+            return cls(data.batch(), own_data=False)
+        networks = len(reduction.members)
+        rest = tree_map(lambda leaf: leaf.expand(networks, *leaf.shape), Batch((), data.targets, data.weights))
+        return cls(Batch(features, rest.targets, rest.weights), own_data=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """What all refits of one call share; member m is refit m % (k+1) of network m // (k+1)."""
+
+    reduction: Reduction
+    whole: StackedProblem
     weights: Float[Tensor, "M n"]
     start: Params
     schedule: Schedule
-    averaging: bool
-    watch: Dataset | None
+    averaging: SWA | None
+    watch: _Watched | None
     progress: bool
 
     def run(self, members: Int[Tensor, " m"]) -> tuple[TrainedEnsemble, Float[Tensor, " m"]]:
         """The refits with these numbers, and their gradient norms."""
-        refits = len(self.weights) // len(self.fits.seeds)
+        labels = self.reduction.members.labels
+        refits = len(self.weights) // len(labels)
         rows = members // refits
         batch = tree_map(lambda leaf: leaf[rows], self.whole.batch) if self.whole.own_data else self.whole.batch
+        objective = self.reduction.problem.objective
+        held = {name: value[rows] for name, value in self.whole.fixed.items() if value.is_floating_point()}
         trained = train_ensemble(
-            self.objective,
+            objective,
             {name: value[rows] for name, value in self.start.items()},
             batch,
             self.schedule,
+            held=held,
             data_weights=self.weights[members],
-            averaged=torch.full_like(members, self.averaging, dtype=torch.bool),
-            averaging=self.fits.scheme.averaging,
+            averaged=torch.full_like(members, self.averaging is not None, dtype=torch.bool),
+            averaging=self.averaging,
             own_data=self.whole.own_data,
-            labels=[
-                f"{self.fits.scheme.name}, seed {self.fits.seeds[index // refits]}, refit {index % refits}"
-                for index in members.tolist()
-            ],
+            labels=[f"{labels[index // refits]}, refit {index % refits}" for index in members.tolist()],
             record=self._recorder(rows),
             progress=self.progress,
         )
-        problem = RefitProblem(
-            self.objective, trained.params, batch, self.weights[members], own_data=self.whole.own_data
-        )
-        gradients, _ = problem.gradients(problem.start, torch.arange(len(members), device=members.device))
+        ends = {**held, **trained.params}
+        problem = StackedProblem(objective, ends, batch, self.weights[members], own_data=self.whole.own_data)
+        gradients, _ = problem.gradients(problem.start, problem.everyone)
         return trained, gradients.norm(dim=1)
 
     def _recorder(self, rows: Int[Tensor, " m"]) -> Callable[[Params], Tensor] | None:
         """Losses of the watched examples under every member."""
         if self.watch is None:
             return None
-        losses = vmap(self.objective.losses, in_dims=(0, 0 if self.whole.own_data else None))
-        batch = self.watch.batch()
-        if isinstance(self.objective.network, Head):
-            params = {name: value[rows] for name, value in self.fits.params.items()}
-            features = stacked_features(self.fits.objective, params, batch.inputs)
-            batch = member_batch(features, batch, len(rows))
-            losses = vmap(self.objective.losses)
-        return lambda params: losses(params, batch)
+        batch, own_data = self.watch.batch, self.watch.own_data
+        if own_data:
+            batch = tree_map(lambda leaf: leaf[rows], batch)
+        losses = vmap(self.reduction.problem.objective.losses, in_dims=(0, 0 if own_data else None))
+        return lambda state: losses(state, batch)
 
 
-def _watched(trained: tuple[TrainedEnsemble, ...], seeds: int) -> Float[Tensor, "S k_plus_1 epochs t"]:
+def _recorded(trained: tuple[TrainedEnsemble, ...], networks: int) -> Float[Tensor, "E k_plus_1 epochs t"]:
     recorded = [part.recorded.transpose(0, 1) for part in trained if part.recorded is not None]
-    return torch.cat(recorded).unflatten(0, (seeds, -1))
+    return torch.cat(recorded).unflatten(0, (networks, -1))

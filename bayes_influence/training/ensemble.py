@@ -108,6 +108,7 @@ def train_ensemble(
     batch: Batch,
     schedule: Schedule,
     *,
+    held: Params | None = None,
     data_weights: Float[Tensor, "E n"] | None = None,
     regulariser_weights: Float[Tensor, " E"] | None = None,
     averaged: Bool[Tensor, " E"] | None = None,
@@ -127,6 +128,7 @@ def train_ensemble(
         params: Stacked starting parameters, (E, ...) each; left as they are.
         batch: All training examples, shared by the members; where `own_data`, with a leading member axis.
         schedule: Steps and learning rates.
+        held: Stacked parameters that are not trained, where `params` are not all.
         data_weights: w, one when not given; a zero removes an example from a member.
         regulariser_weights: s of each member, the objective's own when not given.
         averaged: Which members end at their SWA average and follow its learning rates.
@@ -144,7 +146,7 @@ def train_ensemble(
         NonFiniteTrainingError: If an objective becomes NaN or infinite.
         ValueError: If members are averaged and no `averaging` says how.
     """
-    layout = Flattening.of(objective.params)
+    layout = Flattening.of(objective.params, [name for name in objective.params if name in params])
     flat = layout.flatten(params).clone()
     members, examples = len(flat), batch.targets.shape[1 if own_data else 0]
     weights = flat.new_ones(members, examples) if data_weights is None else data_weights.to(flat)
@@ -154,7 +156,7 @@ def train_ensemble(
     if averaged.any() and averaging is None:
         raise ValueError(f"{int(averaged.sum())} members are to be averaged, but `averaging` does not say how")
 
-    views = layout.unflatten(flat)
+    views = {**(held or {}), **layout.unflatten(flat)}
     step = trace_members(objective, views, batch, weights, strengths, own_data=own_data, steps=schedule.epochs)
     adam = _Adam(flat, schedule)
     rates = _LearningRates(schedule, averaged, averaging, flat)

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.synthetic import logistic_classes
-from bayes_influence.influence.refits import newton_refit
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.training.minimum import minimum_of
 from bayes_influence.training.newton import StackedProblem, minimise_newton
 
 Reweighted = Callable[[Objective, Dataset, Tensor], Objective]
@@ -39,7 +39,7 @@ def linear(train: Dataset) -> Objective:
     """L2 softmax regression at its minimum."""
     torch.manual_seed(1)
     network = nn.Sequential(nn.Linear(3, 3)).double()
-    return newton_refit(Objective(network, CrossEntropy(), WeightDecay(0.02)), train)
+    return minimum_of(Objective(network, CrossEntropy(), WeightDecay(0.02)), train)
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def deep(train: Dataset) -> Objective:
     """A 3-4-3 tanh network with weight decay at a minimum in all its parameters."""
     torch.manual_seed(2)
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double()
-    return newton_refit(Objective(network, CrossEntropy(), WeightDecay(0.02)), train)
+    return minimum_of(Objective(network, CrossEntropy(), WeightDecay(0.02)), train)
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,12 @@ from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.linear_response import linear_response_covariance, linear_response_variance
 from bayes_influence.influence.measurements import OutputVariance
 from bayes_influence.influence.memory_perturbation import mean_field_posterior, memory_perturbation
-from bayes_influence.influence.refits import newton_refit
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.derivatives import dense_hessian
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import GaussianKL
+from bayes_influence.training.minimum import minimum_of
 
 N = 80
 
@@ -48,7 +48,7 @@ def elbo(split):
     """At its minimum in means and log standard deviations."""
     torch.manual_seed(0)
     network = to_bayesian(nn.Linear(4, 1).double(), initial_sigma=0.5)
-    return newton_refit(Objective(network, QuadratureLogistic(), GaussianKL(N)), split[0])
+    return minimum_of(Objective(network, QuadratureLogistic(), GaussianKL(N)), split[0])
 
 
 @pytest.fixture(scope="module")

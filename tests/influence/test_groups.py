@@ -9,14 +9,15 @@ from torch import nn
 
 from bayes_influence.data.tables import hold_out, load_table
 from bayes_influence.influence.directional import third_derivative
-from bayes_influence.influence.groups import removal_weights, reweighting_response
+from bayes_influence.influence.groups import reweighting_response
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.problem import FittedProblem
-from bayes_influence.influence.refits import newton_refit
 from bayes_influence.objectives.derivatives import dense_hessian
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.objectives.reweighting import removal_weights
+from bayes_influence.training.minimum import minimum_of
 
 ORDERS = [1, 2, "newton", "newton-chebyshev"]
 
@@ -26,16 +27,15 @@ def flat(objective):
 
 
 def true_change(reweighted, objective, train, positions, convention):
-    change = removal_weights(len(train), positions, convention, flat(objective))
+    change = removal_weights(positions, convention, torch.ones(len(train), dtype=torch.float64))
     refit = reweighted(objective, train, 1 + change)
     return refit, flat(refit) - flat(objective)
 
 
 def test_weights_of_both_conventions():
     positions = torch.tensor([0, 3])
-    like = torch.zeros(1, dtype=torch.float64)
-    assert removal_weights(5, positions, "fixed", like).tolist() == [-1, 0, 0, -1, 0]
-    renormalised = removal_weights(5, positions, "renormalised", like)
+    assert removal_weights(positions, "fixed", torch.ones(5, dtype=torch.float64)).tolist() == [-1, 0, 0, -1, 0]
+    renormalised = removal_weights(positions, "renormalised", torch.ones(5, dtype=torch.float64))
     torch.testing.assert_close(1 + renormalised, torch.tensor([0, 5, 5, 0, 5], dtype=torch.float64) / 3)
     assert renormalised.sum() == pytest.approx(0.0)
 
@@ -47,7 +47,7 @@ def test_errors_shrink_in_the_order_that_theory_says(request, train, reweighted,
     objective = request.getfixturevalue(name)
     influence = Influence(objective, train, damping=0.0)
     theta, steps = influence.problem.theta, (0.08, 0.04)
-    change = removal_weights(40, torch.arange(6), convention, theta)
+    change = removal_weights(torch.arange(6), convention, torch.ones(40, dtype=torch.float64))
     truths = [flat(reweighted(objective, train, 1 + epsilon * change)) - theta for epsilon in steps]
     errors = {
         order: [
@@ -84,7 +84,7 @@ def test_the_bend_tells_how_far_an_expansion_reaches(linear, train, reweighted, 
         found = influence.of_group(train.ids[positions], convention=convention)
         newton = influence.of_group(train.ids[positions], order="newton", convention=convention)
         assert newton.bend is None
-        weights = 1 + removal_weights(40, positions, convention, flat(linear))
+        weights = 1 + removal_weights(positions, convention, torch.ones(40, dtype=torch.float64))
         hessian = dense_hessian(linear, train.batch(), weights)
 
         def length(step, hessian=hessian):
@@ -105,7 +105,7 @@ def test_newton_step_solves_the_remaining_problem(deep, train):
     """The step is -A_w^-1 grad J_w with the regulariser and the damping at full weight, in both conventions."""
     influence = Influence(deep, train, damping=0.05)
     for convention in ("fixed", "renormalised"):
-        weights = 1 + removal_weights(40, torch.tensor([1, 2]), convention, flat(deep))
+        weights = 1 + removal_weights(torch.tensor([1, 2]), convention, torch.ones(40, dtype=torch.float64))
         hessian = dense_hessian(deep, train.batch(), weights) + 0.05 * torch.eye(31, dtype=torch.float64)
         step = influence.of_group(train.ids[[1, 2]], order="newton", convention=convention).change
         from bayes_influence.objectives.derivatives import gradient
@@ -132,7 +132,7 @@ def test_without_the_third_derivative_second_order_is_wrong(linear, train, rewei
     """Basu, You & Feizi's eq. 15 leaves T out; it is not small for cross-entropy."""
     influence = Influence(linear, train, damping=0.0)
     problem = influence.problem
-    change = removal_weights(40, torch.arange(8), "fixed", problem.theta)
+    change = removal_weights(torch.arange(8), "fixed", torch.ones(40, dtype=torch.float64))
     first = influence.of_group(train.ids[:8], order=1).change
     whole = influence.of_group(train.ids[:8], order=2).change - first
     bend = -0.5 * influence.response.solve(third_derivative(problem, torch.ones_like(change), first, first)).value
@@ -205,7 +205,7 @@ def removal_study(table, decay, convention, kind, groups=2, n_train=500, n_test=
     split = hold_out(load_table(table), seed=0)
     train, test = split.train.select(range(min(n_train, len(split.train)))), split.test.select(range(n_test))
     network = nn.Linear(train.inputs.shape[1], train.n_classes)
-    objective = newton_refit(Objective(network, CrossEntropy(), WeightDecay(decay)), train)
+    objective = minimum_of(Objective(network, CrossEntropy(), WeightDecay(decay)), train)
     influence = Influence(objective, train, damping=0.0)
     generator = torch.Generator().manual_seed(0)
     before = objective.losses(objective.params, test.batch())
@@ -214,7 +214,7 @@ def removal_study(table, decay, convention, kind, groups=2, n_train=500, n_test=
         ids = pick(train, fraction, kind, index, generator)
         rest = train.without(ids)
         share = len(rest) / len(train) if convention == "fixed" else 1.0
-        refit = newton_refit(replace(objective, regulariser_weight=1 / share), rest)
+        refit = minimum_of(replace(objective, regulariser_weight=1 / share), rest)
         truths.append(refit.losses(refit.params, test.batch()) - before)
         for order in ORDERS:
             group = influence.of_group(ids, order=order, convention=convention)

@@ -11,11 +11,11 @@ from bayes_influence.curvature.errors import IndefiniteCurvatureError
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.synthetic import gaussian_classes
 from bayes_influence.influence.influence import Influence
-from bayes_influence.influence.refits import newton_refit
 from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
 from bayes_influence.objectives.likelihoods import CrossEntropy, GaussianNoise
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.training.minimum import minimum_of
 
 STEP = 1e-4
 
@@ -114,7 +114,7 @@ def test_self_influence_finds_flipped_labels():
     targets = data.targets.clone()
     targets[wrong] = (targets[wrong] + 1) % 3
     noisy = replace(data, targets=targets)
-    objective = newton_refit(Objective(nn.Linear(3, 3), CrossEntropy(), WeightDecay(0.02)), noisy)
+    objective = minimum_of(Objective(nn.Linear(3, 3), CrossEntropy(), WeightDecay(0.02)), noisy)
     own = Influence(objective, noisy, damping=0.0).self_influence()
     assert set(wrong.tolist()) <= set(own.argsort(descending=True)[:5].tolist())
 
@@ -288,7 +288,7 @@ def test_a_dtype_without_derivatives_is_refused(linear, train):
 
 def test_a_network_of_one_layer_is_its_own_last_layer(train, test):
     torch.manual_seed(1)
-    layer = newton_refit(Objective(nn.Linear(3, 3).double(), CrossEntropy(), WeightDecay(0.02)), train)
+    layer = minimum_of(Objective(nn.Linear(3, 3).double(), CrossEntropy(), WeightDecay(0.02)), train)
     whole = Influence(layer, train, damping=0.1)
     last = Influence(layer, train, damping=0.1, parameters="last-layer")
     assert last.problem.is_linear_head

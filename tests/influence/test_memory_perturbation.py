@@ -9,10 +9,10 @@ from torch import nn
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.memory_perturbation import GaussianPosterior, laplace_posterior, memory_perturbation
-from bayes_influence.influence.refits import newton_refit
 from bayes_influence.objectives.likelihoods import GaussianNoise
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.training.minimum import minimum_of
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def regression():
     targets = inputs.sum(dim=1, keepdim=True) + torch.randn(20, 1, generator=generator, dtype=torch.float64)
     data = Dataset(inputs, targets, torch.arange(20))
     objective = Objective(nn.Linear(3, 1, bias=False).double(), GaussianNoise(), WeightDecay(0.05))
-    return newton_refit(objective, data), data
+    return minimum_of(objective, data), data
 
 
 def test_removal_from_a_conjugate_posterior_is_exact(regression):
     objective, data = regression
     moved = memory_perturbation(laplace_posterior(objective, data), [4])
     rest = data.without(4)
-    refit = newton_refit(replace(objective, regulariser_weight=20 / 19), rest)
+    refit = minimum_of(replace(objective, regulariser_weight=20 / 19), rest)
     torch.testing.assert_close(moved.mean_change[0], (refit.params["weight"] - objective.params["weight"])[0])
     precision = rest.inputs.T @ rest.inputs + torch.eye(3, dtype=torch.float64)
     torch.testing.assert_close(moved.precision[0], precision)

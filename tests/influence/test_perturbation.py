@@ -40,11 +40,11 @@ def test_a_last_layer_is_perturbed_through_its_features(deep, train, test):
     influence = Influence(objective, train, damping=0.1)
     got = influence.of_perturbation(int(train.ids[2]), test)
     problem = influence.problem
-    solved = influence.response.solve(problem.gradients(problem.reduce(test)).T).value
+    solved = influence.response.solve(problem.gradients(*problem.taken(test)).T).value
 
     def score(inputs):
         one = replace(train, inputs=torch.cat([train.inputs[:2], inputs.unsqueeze(0), train.inputs[3:]]))
-        return -problem.gradients(problem.reduce(one).select([2]))[0] @ solved
+        return -problem.gradients(problem.taken(one)[0].select([2]))[0] @ solved
 
     for feature in range(3):
         offset = STEP * torch.eye(3, dtype=torch.float64)[feature]

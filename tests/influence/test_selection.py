@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayes_influence.influence.groups import removal_weights, reweighting_response
+from bayes_influence.influence.groups import reweighting_response
 from bayes_influence.influence.influence import Influence
-from bayes_influence.influence.refits import newton_refit
 from bayes_influence.influence.selection import METHODS, SecondOrderEffect, project_capped_simplex
+from bayes_influence.objectives.reweighting import removal_weights
+from bayes_influence.training.minimum import minimum_of
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def influence(linear, train):
 
 @pytest.fixture(params=["fixed", "renormalised"])
 def effect(request, influence, test):
-    slope = influence.problem.gradients(influence.problem.reduce(test)).mean(dim=0)
+    slope = influence.problem.gradients(*influence.problem.taken(test)).mean(dim=0)
     return SecondOrderEffect(influence.response, influence.response.solve(slope).value, 1.0, request.param)
 
 
@@ -33,10 +34,10 @@ def indicator(positions):
 
 def test_effect_of_a_group_is_its_second_order_influence_on_the_mean_loss(effect, influence, test):
     positions = torch.tensor([2, 5, 11])
-    change = removal_weights(40, positions, effect.convention, influence.problem.theta)
+    change = removal_weights(positions, effect.convention, torch.ones(40, dtype=torch.float64))
     torch.testing.assert_close(effect.weights(indicator([2, 5, 11]))[0], change)
     moved = reweighting_response(influence.response, change, 2)
-    slope = influence.problem.gradients(influence.problem.reduce(test)).mean(dim=0)
+    slope = influence.problem.gradients(*influence.problem.taken(test)).mean(dim=0)
     assert effect(indicator([2, 5, 11]))[0] == pytest.approx(float(slope @ moved), rel=1e-9)
 
 
@@ -76,7 +77,7 @@ def test_projection_is_the_nearest_point_of_the_capped_simplex(values, size):
 def test_selected_groups_do_what_is_predicted(influence, linear, train, test, method, direction):
     selection = influence.select_group(test, 4, method=method, direction=direction)
     assert len(set(selection.ids.tolist())) == 4
-    refit = newton_refit(replace(linear, regulariser_weight=40 / 36), train.without(selection.ids))
+    refit = minimum_of(replace(linear, regulariser_weight=40 / 36), train.without(selection.ids))
     truth = float((refit.losses(refit.params, test.batch()) - linear.losses(linear.params, test.batch())).mean())
     assert (truth > 0) == (direction == "increase")
     assert selection.change == pytest.approx(truth, rel=0.2)
@@ -84,7 +85,7 @@ def test_selected_groups_do_what_is_predicted(influence, linear, train, test, me
 
 def test_no_pair_is_much_worse_than_the_selected_one(linear, train, test):
     few = train.select(range(10))
-    objective = newton_refit(linear, few)
+    objective = minimum_of(linear, few)
     influence = Influence(objective, few, damping=0.0)
     best = max(
         float(influence.of_group(few.ids[list(pair)]).on_loss(test).mean()) for pair in combinations(range(10), 2)

@@ -48,8 +48,8 @@ def audit_spectrum(
         operators["hessian"] = WhitenedOperator(HessianOperator(problem.reduced, problem.data), metric)
     operators[name] = WhitenedOperator(influence.response.curvature.operator(problem.reduced, problem.data), metric)
     scale = metric.rsqrt()
-    examples = problem.gradients(problem.reduce(removed)) * scale
-    tests = problem.gradients(problem.reduce(test)) * scale
+    examples = problem.gradients(*problem.taken(removed)) * scale
+    tests = problem.gradients(*problem.taken(test)) * scale
     measure = _all_eigenvalues if problem.size <= DENSE_SIZE else _densities
     spectra, attribution = measure(operators, examples, tests, delta, len(problem.data))
     lists = [

@@ -1,0 +1,118 @@
+"""Refits that minimise something: as many at once as their Hessians leave room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.reduction import ENTRIES, Reduction, numbers_per_example
+from bayes_influence.objectives.reweighting import Removals
+from bayes_influence.retraining.refits import Refits
+from bayes_influence.torch_internals import tree_map
+from bayes_influence.training.minimum import is_dense, minimise
+from bayes_influence.training.newton import NewtonResult
+from bayes_influence.training.stacked import StackedProblem
+
+HESSIANS_AT_ONCE = 30_000_000
+"""Entries of all Hessians that may be held at once; more networks are refitted in turns."""
+
+Minimise = Callable[[StackedProblem, Tensor, "Tensor | None"], NewtonResult]
+"""Minimises the refits of the networks in some rows, k + 1 members each; the removed positions (s, k) if single."""
+
+
+def refits_in_turns(reduction: Reduction, removals: Removals, solve: Minimise, *, progress: bool = False) -> Refits:
+    """Refits every network without each group, in turns over the networks.
+
+    Args:
+        reduction: The networks, and the problem that is refitted.
+        removals: What is removed from each one's.
+        solve: Refits the networks of one turn.
+        progress: Whether to show a progress bar over networks.
+    """
+    train, whole = reduction.train, StackedProblem.of(reduction)
+    networks, size = whole.start.shape
+    weights = removals.data_weights(train, whole.start.dtype)
+    times = weights.shape[1]
+    at_once = max(1, HESSIANS_AT_ONCE // (times * size * size))
+    if whole.own_data:
+        held = times * whole.examples * numbers_per_example(whole.batch.inputs, leading=2)
+        at_once = max(1, min(at_once, ENTRIES // held))
+    results = []
+    with tqdm(total=networks, desc="refits", unit="network", disable=None if progress else True) as bar:
+        for rows in torch.arange(networks, device=weights.device).split(at_once):
+            positions = removals.of_seeds(rows.tolist()).positions(train) if removals.single else None
+            problem = repeated_problem(reduction, whole, rows, weights[rows])
+            results.append(solve(problem, rows, positions))
+            bar.update(len(rows))
+    return Refits(
+        reduction=reduction,
+        params=per_network({n: torch.cat([r.free[n] for r in results]) for n in whole.layout.names}, networks),
+        removals=removals,
+        gradient_norms=torch.cat([result.gradient_norms for result in results]).unflatten(0, (networks, -1)),
+        converged=torch.cat([result.converged for result in results]).unflatten(0, (networks, -1)),
+    )
+
+
+def repeated_problem(
+    reduction: Reduction, whole: StackedProblem, rows: Int[Tensor, " s"], weights: Float[Tensor, "s k_plus_1 n"]
+) -> StackedProblem:
+    """J without each group, for the networks in the given rows: s (k+1) members that start where the fits stand."""
+    times = weights.shape[1]
+    part = whole.only(rows)
+    batch = repeated(part.batch, times) if whole.own_data else part.batch
+    return StackedProblem(
+        reduction.problem.objective,
+        repeated(part.state, times),
+        batch,
+        weights.flatten(0, 1),
+        own_data=whole.own_data,
+    )
+
+
+def from_controls(
+    problem: StackedProblem, networks: int, positions: Int[Tensor, "s k"] | None, tolerance: float
+) -> NewtonResult:
+    """Minimises refits; in linear last layers controls first: the others start where theirs ends, from its Hessian.
+
+    The Hessian of a leave-one-out refit starts as that of the control minus the removed example's, H - H_i / n, so
+    that a refit costs a handful of gradients instead of Hessians.
+
+    Args:
+        problem: Members network by network, each one's control first.
+        networks: s, whose refits they are.
+        positions: Of the examples removed one at a time; None for groups, whose Hessians are found anew.
+        tolerance: Gradient norm at which a refit is done.
+    """
+    times = len(problem.start) // networks
+    controls = problem.only(problem.everyone[::times])
+    if problem.linear is not None:
+        ends = problem.layout.flatten(minimise(controls, tolerance=tolerance).free)
+        problem, controls = problem.from_start(ends.repeat_interleave(times, dim=0)), controls.from_start(ends)
+    dense = positions is not None and is_dense(problem)
+    hessians = _hessians_without(controls, positions) if dense else None
+    return minimise(problem, tolerance=tolerance, hessians=hessians)
+
+
+def _hessians_without(controls: StackedProblem, positions: Int[Tensor, "s k"]) -> Float[Tensor, "M P P"]:
+    """H for every control and H - H_i / n for every removed example, where the controls start."""
+    hessians = controls.hessians(controls.start, controls.everyone).unsqueeze(1)
+    hessians = hessians.repeat(1, positions.shape[1] + 1, 1, 1)
+    for index, examples in enumerate(positions):
+        hessians[index, 1:] -= controls.example_hessians(index, examples) / controls.examples
+    return hessians.flatten(0, 1)
+
+
+def repeated(value: Any, times: int) -> Any:
+    """Every member `times` times over, along the leading axis of every tensor in a nesting."""
+    return tree_map(lambda leaf: leaf.repeat_interleave(times, dim=0), value)
+
+
+def per_network(stacked: Params, networks: int) -> Params:
+    """Parameters (E (k+1), ...) as (E, k+1, ...)."""
+    return {name: value.unflatten(0, (networks, -1)) for name, value in stacked.items()}

@@ -1,0 +1,50 @@
+"""Refits by going on with the training from where the networks stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Int
+from torch import Tensor
+
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.reduction import reduce
+from bayes_influence.objectives.reweighting import Removals, as_removals
+from bayes_influence.retraining.protocol import RetrainingProtocol, Trained
+from bayes_influence.retraining.refits import Refits
+from bayes_influence.retraining.trained import trained_refits
+from bayes_influence.training.schedules import SWA, Schedule
+
+
+@dataclass(frozen=True)
+class Warm(RetrainingProtocol):
+    """Training of the selected parameters goes on from the fit, with a fresh optimiser.
+
+    Attributes:
+        schedule: Of the refits.
+        averaging: How the iterates of the refits are averaged, for networks that are averages themselves; by default
+            refits go on from the average and end at their last iterate.
+        watch: Examples whose losses are recorded at every epoch.
+        at_once: Refits trained as one ensemble, see `trained_refits`.
+    """
+
+    schedule: Schedule
+    averaging: SWA | None = None
+    watch: Dataset | None = None
+    at_once: int | None = None
+    name = "warm"
+
+    def refit(
+        self, trained: Trained, train: Dataset, removed: Removals | Int[Tensor, "*E k"], *, progress: bool = False
+    ) -> Refits:
+        """As `RetrainingProtocol.refit`."""
+        reduction = reduce(trained, train)
+        return trained_refits(
+            reduction,
+            as_removals(removed, len(reduction.members)),
+            self.schedule,
+            averaging=self.averaging,
+            watch=self.watch,
+            at_once=self.at_once,
+            progress=progress,
+        )

@@ -1,0 +1,102 @@
+"""The one way to a minimum: from where networks stand, in their selected parameters, to a stated gradient norm."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from bayes_influence.curvature.solvers.automatic import DENSE_SIZE
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.members import Members
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.reduction import reduce
+from bayes_influence.training.lbfgs import minimise_lbfgs
+from bayes_influence.training.newton import NewtonResult, minimise_newton
+from bayes_influence.training.stacked import StackedProblem, moved
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-10
+"""Gradient norm at which a minimum is reached, where nothing else is said."""
+
+
+@dataclass(frozen=True, eq=False)
+class AtMinimum:
+    """Members where their minimisation ended.
+
+    Attributes:
+        members: The members there.
+        gradient_norms: (E,) Euclidean norm of grad J in the selected parameters.
+        converged: (E,) whether that norm is at most the tolerance.
+    """
+
+    members: Members
+    gradient_norms: Float[Tensor, " E"]
+    converged: Bool[Tensor, " E"]
+
+
+def minimised(trained: Members | Objective, train: Dataset, *, tolerance: float = TOLERANCE) -> AtMinimum:
+    """Minimises J of every member in its selected parameters, from where it stands, in the dtype that it has.
+
+    In a last layer with a regulariser the problem is convex and this is *the* minimum. In all layers it is the one that
+    the network flows to, which needs a smooth activation: networks with kinks (ReLU, SELU) have minima where the
+    gradient does not vanish.
+
+    Args:
+        trained: Networks; they need not have converged.
+        train: Their training examples.
+        tolerance: Gradient norm at which a member is done.
+
+    Returns:
+        The members at their minima; those that did not reach the tolerance are marked, not hidden.
+
+    Raises:
+        ValueError: As `reduce`.
+    """
+    reduction = reduce(trained, train)
+    result = minimise(StackedProblem.of(reduction), tolerance=tolerance)
+    params = moved(reduction.members, result.free)
+    first = {name: value[0] for name, value in params.items()}
+    members = replace(reduction.members, params=params, objective=reduction.members.objective.at(first))
+    if not result.converged.all():
+        worst = int(result.gradient_norms.argmax())
+        logger.warning(
+            "%d of %d networks did not reach a gradient norm of %.1e (worst: %.1e, %s); without a regulariser a "
+            "minimum may lie at infinity, and activations with a kink have minima where the gradient does not vanish",
+            *(int((~result.converged).sum()), len(members), tolerance),
+            *(float(result.gradient_norms[worst]), members.labels[worst]),
+        )
+    return AtMinimum(members, result.gradient_norms, result.converged)
+
+
+def minimum_of(objective: Objective, train: Dataset, *, tolerance: float = TOLERANCE) -> Objective:
+    """One objective at its minimum, in float64; see `minimised`.
+
+    Raises:
+        ValueError: If the gradient norm is not reached, or as `reduce`.
+    """
+    found = minimised(objective.to(dtype=torch.float64), train.to(dtype=torch.float64), tolerance=tolerance)
+    if not found.converged.all():
+        raise ValueError(
+            f"the minimisation stopped at gradient norm {float(found.gradient_norms[0]):.3g}; add weight decay, use a "
+            f"smooth activation, or pass a refit of your own"
+        )
+    return found.members.at(0)
+
+
+def minimise(
+    problem: StackedProblem, *, tolerance: float = TOLERANCE, hessians: Float[Tensor, "M P P"] | None = None
+) -> NewtonResult:
+    """Newton's method with dense Hessians up to `DENSE_SIZE` parameters, L-BFGS above."""
+    if is_dense(problem):
+        return minimise_newton(problem, tolerance=tolerance, hessians=hessians)
+    return minimise_lbfgs(problem, tolerance=tolerance)
+
+
+def is_dense(problem: StackedProblem) -> bool:
+    """Whether its Hessians are small enough to be held and factored."""
+    return problem.layout.total <= DENSE_SIZE
