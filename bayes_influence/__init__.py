@@ -4,8 +4,9 @@ from bayes_influence.data.dataset import Batch, Dataset, Split
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.tables import leave_out, load_table
 from bayes_influence.evaluation.agreement import Agreement, agreement
-from bayes_influence.experiments.audit.audit import Audit, audit
-from bayes_influence.experiments.audit.stages import AuditSettings
+from bayes_influence.experiments.audit.of_networks import audit
+from bayes_influence.experiments.audit.result import Audit
+from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.moments.convert import to_bayesian, to_deterministic

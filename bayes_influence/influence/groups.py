@@ -139,10 +139,10 @@ def group_influence(
     """
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(map(str, ORDERS))}, got {order!r}")
-    if order in (2, "newton-chebyshev") and not response.is_exact_hessian:
+    if order in (2, "newton-chebyshev") and not response.curvature.is_exact_hessian:
         raise ValueError(
             f"order={order!r} takes further derivatives of J and needs curvature='hessian', got "
-            f"{response.curvature!r}; use order 1 or 'newton'"
+            f"{response.curvature.name!r}; use order 1 or 'newton'"
         )
     problem = response.problem
     if response.n_train != len(problem.data):

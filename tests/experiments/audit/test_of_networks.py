@@ -4,19 +4,15 @@ import torch
 
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.evaluation.verdict import Grade
-from bayes_influence.experiments.audit import audit as auditing
+from bayes_influence.experiments.audit import of_networks as auditing
 from bayes_influence.experiments.audit import spectrum as audit_spectrum
-from bayes_influence.experiments.audit.audit import (
-    audit,
-    audit_jobs,
-    each_network,
-    given_fits,
-    hardest_in_the_mean,
-    summarise_audit,
-)
+from bayes_influence.experiments.audit.cell import measure_network
+from bayes_influence.experiments.audit.jobs import audit_jobs, each_network, given_fits, hardest_in_the_mean
+from bayes_influence.experiments.audit.of_networks import audit
+from bayes_influence.experiments.audit.of_table import audit_study
 from bayes_influence.experiments.audit.report import audit_figure, printed_audit
-from bayes_influence.experiments.audit.stages import AuditSettings, measure_network
-from bayes_influence.experiments.audit.study import audit_study
+from bayes_influence.experiments.audit.result import summarise_audit
+from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.models.mlp import MLP
@@ -262,7 +258,7 @@ def test_large_spectra_come_from_lanczos(unfinished, data, monkeypatch):
     influence = SETTINGS.influence(job.fits.at(0), job.train, job.damping)
     arguments = influence, "ggn", job.delta, job.train.at(job.removed), job.test
     dense = audit_spectrum.audit_spectrum(*arguments)
-    monkeypatch.setattr(audit_spectrum, "DENSE_PARAMETERS", 10)
+    monkeypatch.setattr(audit_spectrum, "DENSE_SIZE", 10)
     large = audit_spectrum.audit_spectrum(*arguments)
     # P = 24 < 40 steps: the Krylov spaces are exhausted, and only the choice of the probes is left.
     for column in ("largest", "smallest", "parameters"):
