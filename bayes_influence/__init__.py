@@ -13,13 +13,18 @@ from bayes_influence.moments.convert import to_bayesian, to_deterministic
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
 from bayes_influence.objectives.reweighting import largest_losses
-from bayes_influence.retraining.minimum import newton_refits
+from bayes_influence.retraining.from_scratch import FromScratch
+from bayes_influence.retraining.linear_response import LinearResponse
+from bayes_influence.retraining.minimum import Minimum
+from bayes_influence.retraining.proximal import Proximal, ProximalBregman
 from bayes_influence.retraining.refits import Refits, loss_changes
-from bayes_influence.retraining.trained import trained_refits
+from bayes_influence.retraining.warm import Warm
 from bayes_influence.training.fits import Fits, fit_schemes
+from bayes_influence.training.minimum import minimised
 from bayes_influence.training.schedules import SWA, Plateau, Schedule
 from bayes_influence.training.schemes import SCHEMES, Scheme, find_schemes
 
@@ -33,18 +38,25 @@ __all__ = [
     "CrossEntropy",
     "Dataset",
     "Fits",
+    "FromScratch",
     "GaussianKL",
     "Influence",
     "InfluenceScores",
+    "LinearResponse",
+    "Members",
+    "Minimum",
     "Moments",
     "NoRegulariser",
     "Objective",
     "Plateau",
+    "Proximal",
+    "ProximalBregman",
     "Refits",
     "Schedule",
     "Scheme",
     "Split",
     "TiltedCategorical",
+    "Warm",
     "WeightDecay",
     "agreement",
     "audit",
@@ -54,9 +66,8 @@ __all__ = [
     "leave_out",
     "load_table",
     "loss_changes",
-    "newton_refits",
+    "minimised",
     "standardise",
     "to_bayesian",
     "to_deterministic",
-    "trained_refits",
 ]

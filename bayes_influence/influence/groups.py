@@ -26,7 +26,7 @@ from bayes_influence.influence.directional import (
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.influence.response import Response
 from bayes_influence.objectives.parameters import Params
-from bayes_influence.objectives.reweighting import removal_weights
+from bayes_influence.objectives.reweighting import Convention, removal_weights
 
 ORDERS = (1, 2, "newton", "newton-chebyshev")
 
@@ -49,7 +49,7 @@ class GroupInfluence:
     change: Float[Tensor, " P"]
     ids: Int[Tensor, " m"]
     order: int | str
-    convention: str
+    convention: Convention
     problem: FittedProblem
     bend: float | None = None
 
@@ -88,7 +88,11 @@ class GroupInfluence:
 
 
 def group_influence(
-    response: Response, ids: Iterable[int] | Tensor, *, order: int | str = "newton-chebyshev", convention: str = "fixed"
+    response: Response,
+    ids: Iterable[int] | Tensor,
+    *,
+    order: int | str = "newton-chebyshev",
+    convention: Convention = "fixed",
 ) -> GroupInfluence:
     """Predicted change of the parameters when a group is removed together.
 
@@ -177,7 +181,7 @@ class Remaining:
         return self.response.solve(rhs / self.share).value
 
 
-def remaining(response: Response, positions: Int[Tensor, " m"], convention: str) -> Remaining:
+def remaining(response: Response, positions: Int[Tensor, " m"], convention: Convention) -> Remaining:
     """The damped curvature without the examples at these positions.
 
     Raises:

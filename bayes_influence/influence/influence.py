@@ -25,6 +25,7 @@ from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.influence.scoring import ScoreBlocks
 from bayes_influence.influence.selection import GroupSelection, select_group
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.reweighting import Convention
 
 
 class Influence:
@@ -189,13 +190,19 @@ class Influence:
         return perturbation_influence(self.problem, solved, ids)
 
     def of_group(
-        self, ids: Iterable[int] | Tensor, *, order: int | str = "newton-chebyshev", convention: str = "fixed"
+        self, ids: Iterable[int] | Tensor, *, order: int | str = "newton-chebyshev", convention: Convention = "fixed"
     ) -> GroupInfluence:
         """What removing a group together does to the parameters, and to any loss; see `group_influence`."""
         return group_influence(self.response, ids, order=order, convention=convention)
 
     def select_group(
-        self, test: Dataset, size: int, *, method: str = "best", direction: str = "increase", convention: str = "fixed"
+        self,
+        test: Dataset,
+        size: int,
+        *,
+        method: str = "best",
+        direction: str = "increase",
+        convention: Convention = "fixed",
     ) -> GroupSelection:
         """The group whose removal changes the mean test loss most; see `selection.select_group`."""
         return select_group(

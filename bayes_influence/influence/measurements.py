@@ -8,7 +8,7 @@ of quasi-random draws, so that every measurement is a deterministic and smooth f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 import torch

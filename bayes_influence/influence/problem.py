@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -93,8 +92,8 @@ class FittedProblem:
         features = self.reduction.features_of(data)
         if features is None:
             return data.to(dtype=self.dtype), self.objective
-        inputs = tree_map(lambda leaf: leaf[0], features)
-        return replace(data, inputs=inputs).to(dtype=self.dtype), self.reduced
+        reduced = data.with_inputs(tree_map(lambda leaf: leaf[0], features))
+        return reduced.to(dtype=self.dtype), self.reduced
 
     def block_length(self, columns: int) -> int:
         """How many examples a block may hold, if each takes `columns` numbers."""

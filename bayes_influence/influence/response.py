@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.curvature.cost import DENSE_SIZE
-from bayes_influence.curvature.damping import Damping, FisherDamping, IdentityDamping, automatic_delta, fisher_metric
+from bayes_influence.curvature.damping import Damping, as_damping, automatic_delta, fisher_metric
 from bayes_influence.curvature.kinds import CurvatureLike, as_curvature
 from bayes_influence.curvature.operators.base import DenseOperator, LinearOperator
 from bayes_influence.curvature.operators.kind import Curvature
@@ -20,7 +20,6 @@ from bayes_influence.curvature.spectrum.extremes import extreme_eigenvalues
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import RHO
 
 TRACE_PROBES = 16
 """Random signs that estimate tr(G) where P is too large for its diagonal; the error is about 1 / sqrt(16 P) of it."""
@@ -98,28 +97,14 @@ def _damped(operator: LinearOperator, damping: Float[Tensor, " P"], solver: Solv
     return DenseOperator(operator.dense() + torch.diag(damping)) if solver.factors(operator) else operator + damping
 
 
-def is_variational(objective: Objective) -> bool:
-    """Whether a selected parameter belongs to a Gaussian posterior: the mean or the log standard deviation of one."""
-    return any(name.endswith(RHO) or name + RHO in objective.params for name in objective.names)
-
-
-def in_own_metric(objective: Objective, delta: float) -> Damping:
-    """Delta times the Fisher information of q for variational parameters, delta times the identity for others."""
-    return FisherDamping(delta) if is_variational(objective) else IdentityDamping(delta)
-
-
 def _find_damping(
     problem: FittedProblem, kind: Curvature, operator: LinearOperator, damping: str | float | Damping
 ) -> Damping:
     if isinstance(damping, str):
         if damping != "auto":
             raise ValueError(f"damping must be 'auto', a number or a Damping, got {damping!r}")
-        return in_own_metric(problem.reduced, _automatic_delta(problem, kind, operator))
-    if isinstance(damping, int | float):
-        return in_own_metric(problem.reduced, damping)
-    if not hasattr(damping, "diagonal"):
-        raise TypeError(f"damping must be 'auto', a number or a Damping, got {type(damping).__name__}")
-    return damping
+        damping = _automatic_delta(problem, kind, operator)
+    return as_damping(problem.reduced, damping)
 
 
 def _automatic_delta(problem: FittedProblem, kind: Curvature, operator: LinearOperator) -> float:

@@ -72,7 +72,7 @@ class SecondOrderEffect:
     response: Response
     solved: Float[Tensor, " P"]
     sign: float
-    convention: str
+    convention: Convention
 
     def weights(self, membership: Float[Tensor, " n"]) -> tuple[Float[Tensor, " n"], float]:
         """The changes dw_i of the data weights for a membership v of size m = sum v, and d dw_i / d v_i at fixed m."""
@@ -173,7 +173,7 @@ def select_group(
     *,
     method: str = "best",
     direction: str = "increase",
-    convention: str = "fixed",
+    convention: Convention = "fixed",
     progress: bool = False,
 ) -> GroupSelection:
     """The group of a given size whose removal changes the mean test loss most.
@@ -224,7 +224,7 @@ def select_group(
 
 
 def _adaptive_greedy(
-    response: Response, test: Dataset, size: int, sign: float, convention: str, progress: bool
+    response: Response, test: Dataset, size: int, sign: float, convention: Convention, progress: bool
 ) -> Int[Tensor, " k"]:
     problem = response.problem
     objective, data, n = problem.objective, problem.train, len(problem.data)
@@ -242,7 +242,7 @@ def _adaptive_greedy(
     return torch.stack(picked)
 
 
-def _check_arguments(response: Response, size: int, method: str, direction: str, convention: str) -> None:
+def _check_arguments(response: Response, size: int, method: str, direction: str, convention: Convention) -> None:
     n = len(response.problem.data)
     if not 1 <= size < n:
         raise ValueError(f"a group to select must have between 1 and {n - 1} of the {n} training examples, got {size}")

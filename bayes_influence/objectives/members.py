@@ -27,6 +27,7 @@ class Members:
         params: Stacked parameters, (E, ...) each.
         buffers: Stacked buffers where members differ in them; others are the objective's.
         labels: What the members are called in tables and messages, e.g. "weight-decay, seed 3".
+        seeds: Numbers that tell them apart: of their initialisation where that is known; 0, 1, ... when not given.
 
     Raises:
         ValueError: If there is no member, or labels, parameters and buffers are not of one length.
@@ -36,19 +37,31 @@ class Members:
     params: Params
     labels: tuple[str, ...]
     buffers: Params = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        lengths = {len(value) for value in [*self.params.values(), *self.buffers.values()]} | {len(self.labels)}
+        if not self.seeds:
+            object.__setattr__(self, "seeds", tuple(range(len(self.labels))))
+        lengths = {len(value) for value in [*self.params.values(), *self.buffers.values()]} | {
+            len(self.labels),
+            len(self.seeds),
+        }
         if len(lengths) != 1 or not self.labels:
-            raise ValueError(f"members need as many labels as parameters and buffers, got lengths {sorted(lengths)}")
+            raise ValueError(f"members need as many labels and seeds as parameters, got lengths {sorted(lengths)}")
 
     @classmethod
-    def of(cls, trained: Members | Objective | Sequence[Objective], labels: Sequence[str] | None = None) -> Members:
+    def of(
+        cls,
+        trained: Members | Objective | Sequence[Objective],
+        labels: Sequence[str] | None = None,
+        seeds: Sequence[int] = (),
+    ) -> Members:
         """A stack as it is, or objectives as one.
 
         Args:
             trained: Networks of one architecture and objective, each where it was fitted.
             labels: What they are called; "network 0", ... when not given.
+            seeds: Numbers that tell them apart.
 
         Raises:
             ValueError: If the objectives differ in the names of their parameters.
@@ -65,6 +78,7 @@ class Members:
             params=stack_members([one.params for one in each]),
             buffers={} if len(each) == 1 else _differing([one.buffers for one in each]),
             labels=tuple(labels or (f"network {index}" for index in range(len(each)))),
+            seeds=tuple(seeds),
         )
 
     def __len__(self) -> int:
@@ -91,6 +105,19 @@ class Members:
         rows = torch.as_tensor(rows, dtype=torch.int64).tolist()
         return self._replaced(rows)
 
+    def to(self: Stack, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Stack:
+        """The same members in another floating-point dtype or on another device."""
+        moved = self.objective.to(dtype=dtype, device=device)
+        parts = {
+            "params": {name: value.to(moved.params[name]) for name, value in self.params.items()},
+            "buffers": {name: value.to(moved.buffers[name]) for name, value in self.buffers.items()},
+        }
+        return type(self)(**{**vars(self), "objective": moved, **parts})
+
+    def taking(self: Stack, parameters: str | Sequence[str]) -> Stack:
+        """The same members with influence taken in other parameters."""
+        return type(self)(**{**vars(self), "objective": self.objective.taking(parameters)})
+
     def _replaced(self: Stack, rows: list[int], **changes: Any) -> Stack:
         """The members in the given rows: everything that has a member axis is taken from."""
         parts = {
@@ -98,6 +125,7 @@ class Members:
             "params": tree_map(lambda leaf: leaf[rows], self.params),
             "buffers": tree_map(lambda leaf: leaf[rows], self.buffers),
             "labels": tuple(self.labels[row] for row in rows),
+            "seeds": tuple(self.seeds[row] for row in rows),
         }
         return type(self)(**{**vars(self), **parts, **changes})
 

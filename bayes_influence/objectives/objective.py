@@ -124,6 +124,11 @@ class Objective:
         return any(isinstance(module, BayesianLayer) for module in self.network.modules())
 
     @property
+    def is_regularised(self) -> bool:
+        """Whether a regulariser takes part, which gives J a minimum at finite parameters."""
+        return self.regulariser_weight > 0 and not isinstance(self.regulariser, NoRegulariser)
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the parameters."""
         return next(iter(self.params.values())).dtype

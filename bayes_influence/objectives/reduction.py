@@ -93,7 +93,7 @@ class Reduction:
         """The training examples as one member's problem takes them."""
         if self.features is None:
             return self.train
-        return replace(self.train, inputs=tree_map(lambda leaf: leaf[index], self.features))
+        return self.train.with_inputs(tree_map(lambda leaf: leaf[index], self.features))
 
     def batch(self) -> tuple[Batch, bool]:
         """All training examples as the stacked problem takes them, and whether members have examples of their own.
@@ -214,7 +214,7 @@ def _heads(members: Members, path: str) -> Members:
         buffers={name: value[0] for name, value in buffers.items()},
         parameters=objective.names,
     )
-    return Members(objective=head, params=params, buffers=buffers, labels=members.labels)
+    return Members(objective=head, params=params, buffers=buffers, labels=members.labels, seeds=members.seeds)
 
 
 def _features(members: Members, path: str, data: Dataset) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +29,9 @@ from bayes_influence.training.stacked import StackedProblem
 class FromScratch(RetrainingProtocol):
     """Cold: the networks' own scheme, seeds, initialisation and schedule, SWA's averaging repeated.
 
-    The selected parameters restart at their initialisation; all others, such as the feature map before a last layer,
-    stay the fit's. With the fit's own schedule, the control ends where the training did (before a polish).
+    Seeds are the members'. The selected parameters restart at their initialisation; all others, such as the feature
+    map before a last layer, stay the fit's. With the fit's own schedule, the control ends where the training did
+    (before a polish).
 
     A scheme that draws random numbers while it trains draws those of the fit's seed for the control and for every
     removal: what differs between them is the removal, not the noise.
@@ -39,7 +40,6 @@ class FromScratch(RetrainingProtocol):
         scheme: How the networks were regularised.
         make_network: Builds the deterministic network, as it was built for the fits.
         schedule: The fits' own.
-        seeds: Of the fits' initialisation, one per network.
         watch: Examples whose losses are recorded at every epoch.
         at_once: Refits trained as one ensemble, see `trained_refits`.
     """
@@ -47,7 +47,6 @@ class FromScratch(RetrainingProtocol):
     scheme: Scheme
     make_network: Callable[[], nn.Module]
     schedule: Schedule
-    seeds: Sequence[int]
     watch: Dataset | None = None
     at_once: int | None = None
     name = "cold"
@@ -58,18 +57,16 @@ class FromScratch(RetrainingProtocol):
         """As `RetrainingProtocol.refit`.
 
         Raises:
-            ValueError: If there is not one seed per network, or a scheme that draws random numbers is to be retrained
-                in some parameters only, or with `watch`.
+            ValueError: If a scheme that draws random numbers is to be retrained in some parameters only, or with
+                `watch`.
         """
         reduction = reduce(trained, train)
         members = reduction.members
-        if len(self.seeds) != len(members):
-            raise ValueError(f"retraining {len(members)} networks from scratch needs a seed each, got {self.seeds}")
         removals = as_removals(removed, len(members))
         objective = members.objective
         start = initial_params(
             lambda: self.scheme.prepare(self.make_network()),
-            self.seeds,
+            members.seeds,
             dtype=objective.dtype,
             device=objective.device,
         )
@@ -104,7 +101,7 @@ class FromScratch(RetrainingProtocol):
             repeated(start, refits),
             train,
             full_batches(self.schedule, len(train)),
-            [seed for seed in self.seeds for _ in range(refits)],
+            [seed for seed in members.seeds for _ in range(refits)],
             averaging=self.scheme.averaging,
             data_weights=weights,
             step=self.scheme.step(objective, len(train)),

@@ -94,8 +94,7 @@ def from_controls(
     if problem.linear is not None:
         ends = problem.layout.flatten(minimise(controls, tolerance=tolerance).free)
         problem, controls = problem.from_start(ends.repeat_interleave(times, dim=0)), controls.from_start(ends)
-    dense = positions is not None and is_dense(problem)
-    hessians = _hessians_without(controls, positions) if dense else None
+    hessians = None if positions is None or not is_dense(problem) else _hessians_without(controls, positions)
     return minimise(problem, tolerance=tolerance, hessians=hessians)
 
 

@@ -35,21 +35,19 @@ class Fits(Members):
 
     Attributes:
         scheme: How they were regularised.
-        seeds: Of their initialisation, E of them.
         gradient_norms: (E,) norm of grad J in the selected parameters: what an influence estimate neglects.
         polished: (E,) whether that norm was brought to its tolerance.
         seconds: Wall time of the training, divided by the share of members that are this scheme's.
     """
 
     scheme: Scheme
-    seeds: tuple[int, ...]
     gradient_norms: Float[Tensor, " E"]
     polished: Bool[Tensor, " E"]
     seconds: float
 
     def _replaced(self, rows: list[int], **changes: Any) -> Fits:
         parts = {"gradient_norms": self.gradient_norms[rows], "polished": self.polished[rows]}
-        return super()._replaced(rows, seeds=tuple(self.seeds[row] for row in rows), **parts, **changes)
+        return super()._replaced(rows, **parts, **changes)
 
 
 def fit_schemes(
@@ -151,14 +149,13 @@ def _fit_family(
             objective=replace(objective, regulariser_weight=scheme.regulariser_weight),
             params={name: value[rows] for name, value in trained.items()},
             labels=tuple(labels[rows]),
+            seeds=tuple(seeds),
         )
-        fits.append(_fitted(scheme, members, train, tuple(seeds), tolerance, seconds - began))
+        fits.append(_fitted(scheme, members, train, tolerance, seconds - began))
     return fits
 
 
-def _fitted(
-    scheme: Scheme, members: Members, train: Dataset, seeds: tuple[int, ...], tolerance: float | None, elapsed: float
-) -> Fits:
+def _fitted(scheme: Scheme, members: Members, train: Dataset, tolerance: float | None, elapsed: float) -> Fits:
     """The members at their minimum, where the scheme has one and it is asked for; else where training left them."""
     if scheme.regularised and tolerance is not None:
         found = minimised(members, train, tolerance=tolerance)
@@ -170,7 +167,6 @@ def _fitted(
     return Fits(
         **{**vars(members), "objective": members.at(0)},
         scheme=scheme,
-        seeds=seeds,
         gradient_norms=norms,
         polished=polished,
         seconds=elapsed + time.perf_counter(),

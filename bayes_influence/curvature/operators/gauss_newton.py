@@ -30,7 +30,7 @@ class GaussNewtonOperator(DataOperator):
 
     def _batch_product(self, theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
         outputs_at = network_outputs(self.objective, batch)
-        loss_gradient = grad(lambda outputs: self.objective.likelihood(outputs, batch.targets).mean())
+        loss_gradient = grad(lambda outputs: self.objective.losses_of(outputs, batch).mean())
 
         def product(vector: Tensor) -> Tensor:
             forward = jvp(outputs_at, (theta,), (vector,))

@@ -13,8 +13,8 @@ from bayes_influence.curvature.operators.gauss_newton import GaussNewton, GaussN
 from bayes_influence.curvature.operators.kind import Curvature
 from bayes_influence.curvature.operators.last_layer import last_layer_or_none
 from bayes_influence.data.dataset import Batch, Dataset
-from bayes_influence.objectives.head import is_linear_layer
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.reduction import is_linear_layer
 
 
 class HessianOperator(DataOperator):

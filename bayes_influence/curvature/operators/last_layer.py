@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.output_curvature import output_hessians
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.objectives.head import features, is_linear_layer
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import last_layer_name
+from bayes_influence.objectives.reduction import is_linear_layer
 
 BATCH_SIZE = 4096
 """Examples whose features are computed at a time."""
@@ -35,7 +31,7 @@ class LastLayerOperator(LinearOperator):
     dense form, with D features (bias included) and C outputs. Memory n (D + C^2).
 
     Args:
-        objective: Whose Hessian this is; its selection lies within the last layer.
+        objective: Whose Hessian this is: of one linear layer, see `reduction`.
         data: The n examples.
         data_weights: w of (1/n) sum_i w_i l_i, of shape (n,); one when not given.
 
@@ -46,21 +42,29 @@ class LastLayerOperator(LinearOperator):
         regulariser: s grad^2 R.
 
     Raises:
-        TypeError: If the last layer is not an `nn.Linear` with tensor inputs.
-        ValueError: If the selection is not the layer's weight, with or without its bias, or the network does something
-            to the layer's output.
+        ValueError: If the objective is not that of a plain `nn.Linear` on vectors, in its weight with or without bias.
     """
 
     def __init__(self, objective: Objective, data: Dataset, data_weights: Float[Tensor, " n"] | None = None) -> None:
         theta = objective.layout.flatten(objective.params)
         super().__init__(theta.numel(), theta.dtype, theta.device)
-        self._has_bias = _has_bias(objective)
-        pieces = [_linearised(objective, batch.inputs, batch.targets) for batch in data.batches(BATCH_SIZE)]
-        inputs = torch.cat([piece[0] for piece in pieces])
+        inputs = data.inputs
+        if not is_linear_layer(objective, inputs):
+            raise ValueError(
+                f"the closed form is of one plain nn.Linear on vectors, in its weight with or without its bias, got "
+                f"{type(objective.network).__name__} with {list(objective.names)}; reduce it first, or use "
+                f"HessianOperator"
+            )
+        self._has_bias = len(objective.names) == 2
+        with torch.no_grad():
+            pieces = [
+                output_hessians(objective, objective.outputs(objective.params, batch.inputs), batch)
+                for batch in data.batches(BATCH_SIZE)
+            ]
         ones = inputs.new_ones(len(inputs), 1)
         self.objective = objective
         self.inputs: Float[Tensor, "n D"] = torch.cat([inputs, ones], dim=1) if self._has_bias else inputs
-        curvatures = torch.cat([piece[1] for piece in pieces])
+        curvatures = torch.cat(pieces)
         if data_weights is not None:
             curvatures = data_weights[:, None, None] * curvatures
         self.output_hessians: Float[Tensor, "n C C"] = curvatures
@@ -105,34 +109,3 @@ class LastLayerOperator(LinearOperator):
 def last_layer_or_none(objective: Objective, data: Dataset) -> LastLayerOperator | None:
     """The closed form where the objective's network is one linear layer on vectors; None elsewhere."""
     return LastLayerOperator(objective, data) if is_linear_layer(objective, data.inputs) else None
-
-
-def _has_bias(objective: Objective) -> bool:
-    path = last_layer_name(objective.network)
-    layer = objective.network.get_submodule(path)
-    if type(layer) is not nn.Linear:
-        raise TypeError(
-            f"the last layer {path!r} must be an nn.Linear, got {type(layer).__name__}; use HessianOperator"
-        )
-    weight, bias = f"{path}.weight".lstrip("."), f"{path}.bias".lstrip(".")
-    if objective.names not in ((weight,), (weight, bias)):
-        raise ValueError(
-            f"the selection must be the weight of the last layer {path!r}, with or without its bias, got "
-            f"{list(objective.names)}; use HessianOperator"
-        )
-    return len(objective.names) == 2
-
-
-def _linearised(objective: Objective, inputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The layer's inputs (B, D) and the Hessians of the losses in its outputs (B, C, C)."""
-    with torch.no_grad():
-        received = features(objective, objective.params, inputs)
-        outputs = objective.outputs(objective.params, inputs)
-    if not isinstance(received, Tensor) or received.ndim != 2:
-        raise TypeError("the last layer must receive one tensor of shape (B, D); use HessianOperator")
-    path = last_layer_name(objective.network)
-    layer = objective.network.get_submodule(path)
-    own = {role: objective.params[f"{path}.{role}".lstrip(".")] for role, _ in layer.named_parameters()}
-    if not torch.equal(functional_call(layer, own, (received,)), outputs):
-        raise ValueError("the network's output is not its last layer's output; use HessianOperator")
-    return received, output_hessians(objective.likelihood, outputs, targets)

@@ -97,7 +97,7 @@ def _output_masses(objective: Objective, batch: Batch, generator: torch.Generato
         return torch.full((size,), torch.nan, device=batch.targets.device)
 
     def slopes(values: object) -> object:
-        return grad(lambda outputs: objective.likelihood(outputs, batch.targets).sum())(values)
+        return grad(lambda outputs: objective.losses_of(outputs, batch).sum())(values)
 
     def signs(leaf: Tensor) -> Tensor:
         drawn = torch.randint(2, leaf.shape, generator=generator, device=leaf.device)

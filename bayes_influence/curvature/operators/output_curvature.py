@@ -7,12 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from bayes_influence.objectives.objective import Likelihood
+from bayes_influence.data.dataset import Batch
+from bayes_influence.objectives.objective import Objective
 
 
-def output_hessians(
-    likelihood: Likelihood, outputs: Float[Tensor, "B *out"], targets: Tensor
-) -> Float[Tensor, "B C C"]:
+def output_hessians(objective: Objective, outputs: Float[Tensor, "B *out"], batch: Batch) -> Float[Tensor, "B C C"]:
     """Lambda_i = grad^2 l_i in the C = prod(out) outputs of example i; diag p - p p' for softmax cross-entropy.
 
     An example's loss depends on its own outputs only, so one forward derivative along the same unit vector for all
@@ -21,7 +20,7 @@ def output_hessians(
     flat = outputs.detach().reshape(len(outputs), -1)
 
     def total(values: Tensor) -> Tensor:
-        return likelihood(values.reshape(outputs.shape), targets).sum()
+        return objective.losses_of(values.reshape(outputs.shape), batch).sum()
 
     basis = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
     rows = vmap(lambda unit: jvp(grad(total), (flat,), (unit.expand_as(flat),))[1])(basis)
@@ -29,14 +28,14 @@ def output_hessians(
 
 
 def output_hessian_roots(
-    likelihood: Likelihood, outputs: Float[Tensor, "B *out"], targets: Tensor
+    objective: Objective, outputs: Float[Tensor, "B *out"], batch: Batch
 ) -> Float[Tensor, "R B C"]:
     """Vectors s_ic with sum_c s_ic s_ic' = Lambda_i, at most C of them, without those that are 0 for every example.
 
     Raises:
         ValueError: If some Lambda_i has a negative eigenvalue.
     """
-    eigenvalues, eigenvectors = torch.linalg.eigh(output_hessians(likelihood, outputs, targets))
+    eigenvalues, eigenvectors = torch.linalg.eigh(output_hessians(objective, outputs, batch))
     rounding = 100 * torch.finfo(eigenvalues.dtype).eps * float(eigenvalues.abs().max())
     if float(eigenvalues.min()) < -rounding:
         raise ValueError(

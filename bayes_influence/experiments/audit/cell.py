@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ from bayes_influence.experiments.audit.spectrum import audit_spectrum
 from bayes_influence.experiments.ground_truth.stored_refits import refit_arrays, refits_from
 from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.moments.moments import Moments
+from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.refits import Refits, control_drift, losses_after, outputs_after
 
@@ -36,14 +36,14 @@ def measure_network(job: AuditJob) -> CellResult:
         those of `audit_spectrum`.
     """
     began = time.perf_counter()
-    influence = job.settings.influence(job.fits.at(0), job.train, job.damping)
+    influence = job.settings.influence(job.members.at(0), job.train, job.delta)
     scores = influence.on_loss(job.test).removal[:, job.train.positions(job.removed)]
     estimating = time.perf_counter() - began
     outputs, losses, stages = {}, {}, []
     for name, refit in job.stages(influence).items():
         refits, seconds = _stored(job, name, refit)
-        outputs[name] = _logits(outputs_after(job.fits, refits, job.train))[0].numpy()
-        losses[name] = losses_after(job.fits, refits, job.test)[0].numpy()
+        outputs[name] = _logits(outputs_after(refits, job.train))[0].numpy()
+        losses[name] = losses_after(refits, job.test)[0].numpy()
         seconds += estimating if name == "solver" else 0.0
         stages.append(_describe_stage(job, name, refits) | {"seconds": seconds})
     tables = {
@@ -53,24 +53,24 @@ def measure_network(job: AuditJob) -> CellResult:
     }
     tables |= audit_spectrum(influence, job.settings.curvature, job.delta, job.train.at(job.removed), job.test)
     for frame in tables.values():
-        frame.insert(0, "seed", job.fits.seeds[0])
+        frame.insert(0, "seed", job.seed)
     return CellResult(tables)
 
 
 def _stored(job: AuditJob, stage: str, refit: Callable[[], Refits]) -> tuple[Refits, float]:
     """The refits of one stage, kept in the folder or fetched from it, and the seconds that they took."""
-    key = cell_key(seed=job.fits.seeds[0], stage=stage)
-    objective, removals = job.fits.objective, Removals.one_at_a_time(job.removed.unsqueeze(0))
+    key = cell_key(seed=job.seed, stage=stage)
     if job.folder is not None and job.folder.cell_done(key):
         held = {name: torch.as_tensor(array) for name, array in job.folder.load_cell(key).arrays.items()}
-        return refits_from(held, objective, removals), float(held["seconds"])
-    logger.info("seed %d: %s", job.fits.seeds[0], stage)
+        removals = Removals.one_at_a_time(job.removed.unsqueeze(0))
+        return refits_from(held, reduce(job.members, job.train), removals), float(held["seconds"])
+    logger.info("seed %d: %s", job.seed, stage)
     began = time.perf_counter()
     refits = refit()
     seconds = time.perf_counter() - began
     if job.folder is not None:
         job.folder.save_cell(key, {}, refit_arrays(refits) | {"seconds": torch.tensor(seconds)})
-    return replace(refits, objective=objective), seconds
+    return refits, seconds
 
 
 def _logits(outputs: Tensor | Moments) -> Tensor:
@@ -80,7 +80,7 @@ def _logits(outputs: Tensor | Moments) -> Tensor:
 
 def _describe_stage(job: AuditJob, name: str, refits: Refits) -> dict[str, object]:
     """How well a stage was computed, and how far its control drifted from the fit."""
-    drift = control_drift(job.fits, refits, job.test, warn=False)
+    drift = control_drift(refits, job.test, warn=False)
     minimised = name in ("proximal", "pbrf") or (name == "warm" and job.exact)
     return {
         "stage": name,

@@ -15,6 +15,7 @@ from bayes_influence.experiments.comparison.figures import save_figure
 from bayes_influence.experiments.comparison.regularisers import resolve_test_example
 from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.retraining.from_scratch import FromScratch
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import find_schemes
@@ -63,13 +64,16 @@ def audit_study(
     folder = StudyFolder(out, {"study": "audit", **study.to_config(), **own})
     example = resolve_test_example(study, folder, progress=progress)
     split = replace(study, test_example=example).split()
+    fits = _fitted(study, split.train, progress)
+    # A training of the last layer alone does not repeat the random numbers of one of the whole network.
+    repeatable = study.parameters == "all" or not fits.scheme.sampled
+    cold = FromScratch(fits.scheme, study.make_network, Schedule(study.epochs)) if repeatable else None
     found = audit(
-        _fitted(study, split.train, progress),
+        fits,
         split.train,
         split.test,
         settings,
-        make_network=study.make_network,
-        schedule=Schedule(study.epochs),
+        cold=cold,
         folder=folder,
         n_jobs=n_jobs or min(cpu_count() or 1, study.repeats),
         progress=progress,

@@ -60,6 +60,6 @@ class AuditSettings:
             raise ValueError(f"refits must be one of {', '.join(REFITS)}, got {self.refits!r}")
         as_solver(self.solver)
 
-    def influence(self, objective: Objective, train: Dataset, damping: str | Damping) -> Influence:
+    def influence(self, objective: Objective, train: Dataset, damping: str | float | Damping) -> Influence:
         """The estimate that is audited."""
         return Influence(objective, train, curvature=self.curvature, solver=self.solver, damping=damping)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,14 +24,13 @@ from bayes_influence.influence.influence import Influence
 from bayes_influence.moments.convert import to_deterministic
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.derivatives import dense_hessian
-from bayes_influence.objectives.head import reduced_problem
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import RHO
+from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import largest_losses
-from bayes_influence.retraining.minimum import newton_refits
+from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import ControlDrift, Refits, control_drift, loss_changes
-from bayes_influence.retraining.trained import trained_refits
+from bayes_influence.retraining.warm import Warm
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import find_schemes
@@ -53,7 +52,7 @@ class Estimator:
 
 def estimators(study: Study, objective: Objective) -> list[Estimator]:
     """For a Bayesian network the variational influence and that of the posterior mean, for others just influence."""
-    if any(name.endswith(RHO) for name in objective.params):
+    if objective.is_bayesian:
         means = "last-layer-means" if study.parameters == "last-layer" else "means"
         return [Estimator("variational", study.parameters), Estimator("posterior-mean", means)]
     return [Estimator("influence", study.parameters)]
@@ -96,8 +95,8 @@ def _measure_scheme(study: Study, fits: Fits, split: Split) -> dict[str, pd.Data
     rows = range(len(fits.seeds))
     removed = torch.stack([largest_losses(fits.at(row), split.train, study.removals) for row in rows])
     refits = _refits(study, fits, split.train, removed)
-    truths = loss_changes(fits, refits, split.test)[:, :, 0]
-    drift = control_drift(fits, refits, split.test)
+    truths = loss_changes(refits, split.test)[:, :, 0]
+    drift = control_drift(refits, split.test)
     shared = (time.perf_counter() - started + fits.seconds) / len(fits.seeds)
     results: list[dict[str, Any]] = []
     differences: list[pd.DataFrame] = []
@@ -121,9 +120,8 @@ def _measure_scheme(study: Study, fits: Fits, split: Split) -> dict[str, pd.Data
 def _refits(study: Study, fits: Fits, train: Dataset, removed: Tensor) -> Refits:
     """Newton in a regularised last layer, where the minimum is one; otherwise training from the fit, with control."""
     if fits.scheme.regularised and study.parameters == "last-layer":
-        return newton_refits(fits, train, removed)
-    schedule = Schedule(study.refit_epochs, REFIT_RATE, plateau=None)
-    return trained_refits(fits, train, removed, schedule)
+        return Minimum().refit(fits, train, removed)
+    return Warm(Schedule(study.refit_epochs, REFIT_RATE, plateau=None)).refit(fits, train, removed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +132,10 @@ class _Estimate:
 
 def _estimate(objective: Objective, estimator: Estimator, split: Split, removed: Tensor) -> _Estimate:
     """Removal effects of the given examples; undamped where the curvature allows it, else automatically damped."""
-    objective = replace(objective, parameters=estimator.parameters)
-    extremes = extreme_eigenvalues(dense_hessian(*reduced_problem(objective, split.train.batch())))
+    objective = objective.taking(estimator.parameters)
+    reduced = reduce(objective, split.train)
+    problem = reduced.problem
+    extremes = extreme_eigenvalues(dense_hessian(problem.at(0), reduced.examples().batch()))
     try:
         influence = Influence(objective, split.train, damping=0.0)
     except IndefiniteCurvatureError:
@@ -153,7 +153,7 @@ def _estimate(objective: Objective, estimator: Estimator, split: Split, removed:
 def _sweep(
     objective: Objective, estimator: Estimator, split: Split, removed: Tensor, truth: Tensor
 ) -> Iterator[dict[str, float]]:
-    objective = replace(objective, parameters=estimator.parameters)
+    objective = objective.taking(estimator.parameters)
     sweep = damping_sweep(objective, split.train, split.test, DAMPINGS)
     positions = split.train.positions(removed)
     for delta, removal in zip(sweep.deltas, sweep.removal[:, 0, :], strict=True):
@@ -185,11 +185,8 @@ def _describe(fits: Fits, row: int, split: Split) -> dict[str, float | bool]:
 
 def _mean_network_loss(objective: Objective) -> Objective:
     """Cross-entropy in all parameters at the (posterior) mean: the same loss for every scheme."""
-    means = {name: value for name, value in objective.params.items() if not name.endswith(RHO)}
-    network = to_deterministic(objective.network) if len(means) < len(objective.params) else objective.network
-    network = network.to(dtype=next(iter(means.values())).dtype)
-    network.load_state_dict(means, strict=False)
-    return Objective(network, CrossEntropy(), params=means)
+    network = to_deterministic(objective.network) if objective.is_bayesian else objective.network
+    return Objective(network, CrossEntropy())
 
 
 def _describe_refits(refits: Refits, row: int, drift: ControlDrift) -> dict[str, float | bool]:

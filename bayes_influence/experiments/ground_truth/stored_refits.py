@@ -16,12 +16,11 @@ from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.experiments.store.fingerprint import fingerprint
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
-from bayes_influence.objectives.head import head_objective
-from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.members import Members
+from bayes_influence.objectives.reduction import Reduction, reduce
 from bayes_influence.objectives.reweighting import Removals, as_removals
-from bayes_influence.retraining.protocols import RetrainingProtocol
+from bayes_influence.retraining.protocol import RetrainingProtocol, Trained
 from bayes_influence.retraining.refits import Refits
-from bayes_influence.training.fits import Fits
 
 PARAMS = "params/"
 """Before the names of parameters among the arrays of a cell."""
@@ -29,7 +28,7 @@ PARAMS = "params/"
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    fits: Fits
+    members: Members
     train: Dataset
     protocol: RetrainingProtocol
     removals: Removals
@@ -37,9 +36,9 @@ class _Job:
 
 def stored_refits(
     protocol: RetrainingProtocol,
-    fits: Fits,
+    trained: Trained,
     train: Dataset,
-    removed: Removals | Int[Tensor, "S k"],
+    removed: Removals | Int[Tensor, "*E k"],
     folder: str | Path,
     *,
     per_cell: int = 10,
@@ -53,11 +52,11 @@ def stored_refits(
 
     Args:
         protocol: How networks are refitted.
-        fits: Trained networks, S of them.
+        trained: E networks at their fitted parameters.
         train: Their training examples.
-        removed: What to remove, or ids (S, k) to remove one at a time.
+        removed: What to remove, or ids to remove one at a time: (E, k), or (k,) the same for all.
         folder: Where refits are kept.
-        per_cell: Removals (of every seed) that are refitted and stored together.
+        per_cell: Removals (of every network) that are refitted and stored together.
         n_jobs: Cells at once.
         progress: Whether to show a progress bar.
 
@@ -67,24 +66,25 @@ def stored_refits(
     """
     if per_cell < 1:
         raise ValueError(f"a cell holds at least 1 removal, got per_cell={per_cell}")
-    removals = as_removals(removed)
+    members = Members.of(trained)
+    removals = as_removals(removed, len(members))
     config = {
         "study": "refits",
         "protocol": protocol_config(protocol),
         "convention": removals.convention,
         "groups": [[group.tolist() for group in groups] for groups in removals.groups],
         "per_cell": per_cell,
-        "scheme": fits.scheme.name,
-        "seeds": list(fits.seeds),
-        "fingerprint": fingerprint(fits.params, train),
+        "labels": list(members.labels),
+        "seeds": list(members.seeds),
+        "fingerprint": fingerprint(members.state, train),
     }
     store = StudyFolder(folder, config)
     cells = {}
     for first in range(0, removals.count, per_cell):
         part = replace(removals, groups=tuple(groups[first : first + per_cell] for groups in removals.groups))
-        cells[cell_key(first=first, count=part.count)] = _Job(fits, train, protocol, part)
+        cells[cell_key(first=first, count=part.count)] = _Job(members, train, protocol, part)
     run_cells(cells, _refit, store, n_jobs=n_jobs, progress=progress)
-    return _joined(fits, removals, [dict(store.load_cell(key).arrays) for key in cells])
+    return _joined(reduce(members, train), removals, [dict(store.load_cell(key).arrays) for key in cells])
 
 
 def refit_arrays(refits: Refits) -> dict[str, Tensor]:
@@ -94,10 +94,10 @@ def refit_arrays(refits: Refits) -> dict[str, Tensor]:
     return arrays if refits.watched is None else arrays | {"watched": refits.watched}
 
 
-def refits_from(arrays: dict[str, Tensor], objective: Objective, removals: Removals) -> Refits:
-    """The refits that `refit_arrays` took apart, with the objective and the removals that they belong to."""
+def refits_from(arrays: dict[str, Tensor], reduction: Reduction, removals: Removals) -> Refits:
+    """The refits that `refit_arrays` took apart, with the networks and the removals that they belong to."""
     return Refits(
-        objective=objective,
+        reduction=reduction,
         params={name.removeprefix(PARAMS): value for name, value in arrays.items() if name.startswith(PARAMS)},
         removals=removals,
         gradient_norms=arrays["gradient_norms"],
@@ -107,18 +107,14 @@ def refits_from(arrays: dict[str, Tensor], objective: Objective, removals: Remov
 
 
 def _refit(job: _Job) -> CellResult:
-    return CellResult(arrays=refit_arrays(job.protocol.refit(job.fits, job.train, job.removals)))
+    return CellResult(arrays=refit_arrays(job.protocol.refit(job.members, job.train, job.removals)))
 
 
-def _joined(fits: Fits, removals: Removals, cells: list[dict[str, np.ndarray | Tensor]]) -> Refits:
+def _joined(reduction: Reduction, removals: Removals, cells: list[dict[str, np.ndarray | Tensor]]) -> Refits:
     """The cells' refits one after the other, behind the first one's control."""
 
     def along_refits(name: str) -> Tensor:
         parts = [torch.as_tensor(cell[name]) for cell in cells]
         return torch.cat([parts[0], *(part[:, 1:] for part in parts[1:])], dim=1)
 
-    arrays = {name: along_refits(name) for name in cells[0]}
-    objective = fits.objective
-    if {name.removeprefix(PARAMS) for name in arrays if name.startswith(PARAMS)} < set(objective.params):
-        objective = head_objective(objective)
-    return refits_from(arrays, objective, removals)
+    return refits_from({name: along_refits(name) for name in cells[0]}, reduction, removals)

@@ -16,10 +16,10 @@ from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.experiments.store.fingerprint import fingerprint
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
+from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.reweighting import Removals
-from bayes_influence.retraining.protocols import RetrainingProtocol
+from bayes_influence.retraining.protocol import RetrainingProtocol, Trained
 from bayes_influence.retraining.refits import losses_after
-from bayes_influence.training.fits import Fits
 
 SUBSETS_PER_CELL = 10
 """Subsets that are retrained and stored together: what a kill can lose."""
@@ -45,7 +45,7 @@ class SubsetLosses:
 
 @dataclass(frozen=True, eq=False)
 class _SubsetJob:
-    fits: Fits
+    members: Members
     train: Dataset
     test: Dataset
     protocol: RetrainingProtocol
@@ -75,7 +75,7 @@ def random_subsets(n_train: int, count: int, fraction: float = 0.5, seed: int = 
 
 
 def retrain_on_subsets(
-    fits: Fits,
+    trained: Trained,
     train: Dataset,
     test: Dataset,
     protocol: RetrainingProtocol,
@@ -93,7 +93,7 @@ def retrain_on_subsets(
     `FromScratch` for whole networks, `Minimum` for a convex last layer.
 
     Args:
-        fits: Trained networks, S of them: their objective, seeds and selected parameters are those of the retrainings.
+        trained: E networks: their objective, seeds and selected parameters are those of the retrainings.
         train: Their training examples.
         test: Test examples.
         protocol: How networks are retrained.
@@ -108,6 +108,7 @@ def retrain_on_subsets(
         ValueError: If there are too few subsets, or the folder belongs to other networks, data, subsets or protocol.
         FailedCellsError: If a retraining failed, after all others were stored.
     """
+    members = Members.of(trained)
     masks = random_subsets(len(train), n_subsets, fraction, seed)
     # The number of subsets is not part of it: more can be added later.
     config = {
@@ -115,15 +116,15 @@ def retrain_on_subsets(
         "protocol": protocol_config(protocol),
         "fraction": fraction,
         "seed": seed,
-        "scheme": fits.scheme.name,
-        "seeds": list(fits.seeds),
-        "fingerprint": fingerprint(fits.params, train, test),
+        "labels": list(members.labels),
+        "seeds": list(members.seeds),
+        "fingerprint": fingerprint(members.state, train, test),
     }
     store = StudyFolder(folder, config)
     cells = {}
     for start in range(0, n_subsets, SUBSETS_PER_CELL):
         block = masks[start : start + SUBSETS_PER_CELL]
-        cells[cell_key(first=start, count=len(block))] = _SubsetJob(fits, train, test, protocol, block)
+        cells[cell_key(first=start, count=len(block))] = _SubsetJob(members, train, test, protocol, block)
     run_cells(cells, _retrain, store, n_jobs=n_jobs, progress=progress)
     loaded = [store.load_cell(key).arrays for key in cells]
     return SubsetLosses(
@@ -135,9 +136,9 @@ def retrain_on_subsets(
 
 def _retrain(job: _SubsetJob) -> CellResult:
     outside = [job.train.ids[~torch.from_numpy(mask)] for mask in job.masks]
-    removals = Removals.of_groups(outside, len(job.fits.seeds), "renormalised")
-    refits = job.protocol.refit(job.fits, job.train, removals)
-    losses = losses_after(job.fits, refits, job.test)[:, 1:]
+    removals = Removals.of_groups(outside, len(job.members), "renormalised")
+    refits = job.protocol.refit(job.members, job.train, removals)
+    losses = losses_after(refits, job.test)[:, 1:]
     missed = ~refits.converged[:, 1:] if hasattr(job.protocol, "tolerance") else torch.zeros(1, dtype=torch.bool)
     return CellResult(arrays={"losses": losses, "unconverged": np.array(int(missed.sum()))})
 
