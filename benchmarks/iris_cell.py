@@ -23,7 +23,7 @@ from torch import nn
 
 from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.objectives.reweighting import largest_losses
-from bayes_influence.retraining.minimum import newton_refits
+from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Plateau, Schedule
 from bayes_influence.training.schemes import WEIGHT_DECAY, find_schemes
@@ -71,7 +71,7 @@ def ensemble_cell(study: Study) -> float:
         )
         rows = range(study.repeats)
         removed = torch.stack([largest_losses(fits.at(row), train, study.removals) for row in rows])
-        return float(newton_refits(fits, train, removed).gradient_norms.max())
+        return float(Minimum().refit(fits, train, removed).gradient_norms.max())
 
 
 def floor_seconds(study: Study) -> float:

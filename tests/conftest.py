@@ -22,6 +22,9 @@ hypothesis.settings.register_profile("fresh", max_examples=200, deadline=None, d
 
 torch.set_num_threads(1)
 
+# Fitted networks that several rooms are tested on; loaded after the import hook.
+pytest_plugins = ["tests.fitted"]
+
 
 @pytest.fixture(autouse=True)
 def _fixed_seed():

@@ -30,8 +30,9 @@ from bayes_influence.influence.posterior_samples import PosteriorSamples
 from bayes_influence.influence.refits import newton_refit
 from bayes_influence.models import MLP
 from bayes_influence.objectives.objective import Likelihood
-from bayes_influence.training.newton import StackedProblem, minimise_newton
+from bayes_influence.training.newton import minimise_newton
 from bayes_influence.training.nuts import nuts_reference
+from bayes_influence.training.stacked import StackedProblem
 
 IMAGES = Path(__file__).parents[1] / "images"
 FRACTIONS = (0.05, 0.2, 0.4, 0.6)
@@ -84,7 +85,8 @@ def refits(objective: bi.Objective, train: bi.Dataset, groups: list[Tensor]) -> 
     result = minimise_newton(StackedProblem(objective, stacked, train.batch(), weights))
     if not result.converged.all():
         raise RuntimeError(f"{int((~result.converged).sum())} refits did not converge")
-    return [objective.at({name: value[row] for name, value in result.params.items()}) for row in range(len(groups))]
+    moved = [{name: value[row] for name, value in result.free.items()} for row in range(len(groups))]
+    return [objective.at({**objective.params, **params}) for params in moved]
 
 
 def changes(objective: bi.Objective, after: list[bi.Objective], test: bi.Dataset, measure: Likelihood) -> Tensor:

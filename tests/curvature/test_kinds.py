@@ -9,7 +9,7 @@ from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisher, Ga
 from bayes_influence.curvature.operators.hessian import Hessian, HessianOperator
 from bayes_influence.curvature.operators.last_layer import LastLayerOperator
 from bayes_influence.curvature.operators.sharded import Sharded
-from bayes_influence.objectives.head import head_problem
+from bayes_influence.objectives.reduction import reduce
 
 
 @pytest.mark.parametrize("name", CURVATURES)
@@ -44,12 +44,12 @@ def test_properties(kind, properties):
 
 @pytest.mark.parametrize("kind", [Hessian(), GaussNewton()])
 def test_a_linear_layer_is_taken_in_closed_form(make_objective, classification, kind, hessian_of):
-    head, batch = head_problem(make_objective("last-layer"), classification.batch())
-    data = classification.select(range(len(classification)))
-    operator = kind.operator(head, type(data)(batch.inputs, batch.targets, data.ids))
+    reduction = reduce(make_objective("last-layer"), classification)
+    head, data = reduction.problem.at(0), reduction.examples()
+    operator = kind.operator(head, data)
     assert type(operator) is LastLayerOperator
-    torch.testing.assert_close(operator.dense(), hessian_of(head, batch))
-    assert kind.gauss_newton(head, type(data)(batch.inputs, batch.targets, data.ids), operator) is operator
+    torch.testing.assert_close(operator.dense(), hessian_of(head, data.batch()))
+    assert kind.gauss_newton(head, data, operator) is operator
 
 
 def test_the_batch_size_reaches_the_operator(make_objective, classification):

@@ -40,27 +40,22 @@ def test_a_network_of_one_layer(classification) -> None:
     )
 
 
-def test_refuses_another_last_layer(variational_objective, classification) -> None:
-    with pytest.raises(TypeError, match=r"must be an nn.Linear, got VariationalLinear; use HessianOperator"):
-        LastLayerOperator(variational_objective, classification)
-
-
-def test_refuses_a_selection_beyond_the_last_layer(make_objective, classification) -> None:
-    with pytest.raises(ValueError, match=r"selection must be the weight of the last layer '2'"):
-        LastLayerOperator(make_objective("all"), classification)
-    with pytest.raises(ValueError, match=r"selection must be the weight of the last layer '2'"):
-        LastLayerOperator(make_objective(["2.bias"]), classification)
-
-
-def test_refuses_a_network_that_goes_on_after_it(make_objective, classification) -> None:
+def test_sample_weights_are_inside(make_objective, classification) -> None:
     objective = make_objective("last-layer")
-    longer = replace(objective, network=nn.Sequential(*objective.network, nn.LogSoftmax(1)))
-    with pytest.raises(ValueError, match="the network's output is not its last layer's output"):
-        LastLayerOperator(longer, classification)
+    weighted = replace(classification, weights=torch.linspace(0, 2, 24, dtype=torch.float64))
+    expected = dense_hessian(objective, weighted.batch())
+    torch.testing.assert_close(LastLayerOperator(objective, weighted).dense(), expected)
 
 
-def test_refuses_features_with_positions(make_objective, classification) -> None:
-    objective = make_objective("last-layer")
+@pytest.mark.parametrize(("parameters", "reason"), [("all", "of several layers"), (["2.bias"], r"\['2.bias'\]")])
+def test_refuses_what_is_no_linear_layer(make_objective, classification, parameters, reason) -> None:
+    with pytest.raises(ValueError, match=rf"the closed form is of one plain nn\.Linear on vectors, .*{reason}"):
+        LastLayerOperator(make_objective(parameters), classification)
+
+
+def test_refuses_features_with_positions(classification) -> None:
+    flat = lambda outputs, targets: CrossEntropy()(outputs.flatten(1), targets)  # noqa: E731
+    objective = Objective(nn.Linear(4, 3).double(), flat, WeightDecay(0.1))
     wide = Dataset(classification.inputs.unsqueeze(1), classification.targets, classification.ids)
-    with pytest.raises(TypeError, match=r"must receive one tensor of shape \(B, D\)"):
+    with pytest.raises(ValueError, match=r"one plain nn\.Linear on vectors"):
         LastLayerOperator(objective, wide)

@@ -12,7 +12,8 @@ from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.training.minimum import minimum_of
-from bayes_influence.training.newton import StackedProblem, minimise_newton
+from bayes_influence.training.newton import minimise_newton
+from bayes_influence.training.stacked import StackedProblem
 
 Reweighted = Callable[[Objective, Dataset, Tensor], Objective]
 
@@ -58,6 +59,6 @@ def reweighted() -> Reweighted:
         stacked = {name: value.unsqueeze(0) for name, value in objective.params.items()}
         result = minimise_newton(StackedProblem(objective, stacked, train.batch(), weights.unsqueeze(0)))
         assert result.converged.all()
-        return objective.at({name: value[0] for name, value in result.params.items()})
+        return objective.at({**objective.params, **{name: value[0] for name, value in result.free.items()}})
 
     return refit

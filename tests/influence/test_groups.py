@@ -161,11 +161,12 @@ def test_gauss_newton_groups_take_a_newton_step(deep, train):
         influence.of_group(train.ids[:3])
 
 
+@pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize(
     ("ids", "options", "message"),
     [
         ([], {}, "a group needs at least one example, got none"),
-        (list(range(40)), {}, "a group of all 40 training examples leaves nothing"),
+        (list(range(40)), {}, "a removal of 40 of 40 training examples leaves none"),
         ([0, 0], {}, "an id occurs twice"),
         ([0], {"order": 3}, "order must be one of 1, 2, newton, newton-chebyshev, got 3"),
         ([0], {"convention": "free"}, "convention must be one of fixed, renormalised, got 'free'"),

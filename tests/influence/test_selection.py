@@ -105,6 +105,7 @@ def test_renormalised_groups_are_selected_too(influence, test):
     assert influence.select_group(test, 5, convention="renormalised", method="projected-gradient").change > 0
 
 
+@pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -60,15 +60,15 @@ def test_renormalised_weights_are_a_mean_over_the_rest(train):
 
 
 def test_ids_stand_for_leave_one_out(train, removed):
-    removals = as_removals(removed)
+    removals = as_removals(removed, 2)
     assert removals.single
     assert removals.convention == "fixed"
     assert torch.equal(removals.positions(train), removed)
-    assert as_removals(removals) is removals
+    assert as_removals(removals, 2) is removals
 
 
 def test_seeds_can_be_picked(removed):
-    assert [int(group) for group in as_removals(removed).of_seeds([1]).groups[0]] == removed[1].tolist()
+    assert [int(group) for group in as_removals(removed, 2).of_seeds([1]).groups[0]] == removed[1].tolist()
 
 
 @pytest.mark.parametrize(
@@ -96,14 +96,14 @@ def test_an_unknown_id_is_refused(train):
 
 
 def test_removing_everything_is_refused(train):
-    with pytest.raises(ValueError, match="a removal of 40 of 40 examples leaves none to train on"):
+    with pytest.raises(ValueError, match="a removal of 40 of 40 training examples leaves none"):
         Removals.of_groups([torch.arange(40)], seeds=1).data_weights(train)
 
 
 @pytest.mark.parametrize("ids", [torch.tensor([[True, False]]), torch.tensor([[1.0, 2.0]])])
 def test_masks_and_real_numbers_are_no_removals(ids, as_installed):
     with pytest.raises(TypeError, match=r"ids must be whole numbers, got (booleans|float32)"):
-        as_removals(ids)
+        as_removals(ids, 1)
     with pytest.raises(TypeError, match=r"ids must be whole numbers, got (booleans|float32)"):
         Removals.of_groups([ids[0]], seeds=1)
 
@@ -112,3 +112,14 @@ def test_groups_may_be_lists_of_ids(train, as_installed):
     weights = Removals.of_groups([[3, 5], range(2)], seeds=1).data_weights(train)
     assert weights[0, 1].argwhere().numel() == weights[0, 2].argwhere().numel() == 38
     assert weights[0, 1, [3, 5]].tolist() == weights[0, 2, [0, 1]].tolist() == [0, 0]
+
+
+def test_ids_of_one_row_stand_for_every_network(train):
+    removals = as_removals(torch.tensor([3, 8]), 3)
+    assert len(removals.groups) == 3
+    assert all(torch.equal(removals.positions(train)[row], torch.tensor([3, 8])) for row in range(3))
+
+
+def test_removals_for_another_number_of_networks_are_refused(removed):
+    with pytest.raises(ValueError, match="removals for 2 networks, but 3 are refitted; give one list each"):
+        as_removals(removed, 3)

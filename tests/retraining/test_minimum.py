@@ -7,14 +7,14 @@ from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.derivatives import gradient
 from bayes_influence.objectives.members import member
 from bayes_influence.objectives.reweighting import Removals
-from bayes_influence.retraining import minimum
-from bayes_influence.retraining.minimum import newton_refits
+from bayes_influence.retraining import turns
+from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import loss_changes, losses_after
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Deterministic
+from tests.fitted import DECAY, softmax_regression, tanh_network
 from tests.references import softmax_regression_minimum
-from tests.retraining.conftest import DECAY, softmax_regression, tanh_network
 
 
 def _reference(train, weights):
@@ -22,7 +22,7 @@ def _reference(train, weights):
 
 
 def test_softmax_regression_is_refitted_as_by_a_newton_of_its_own(regression, train, removed):
-    refits = newton_refits(regression, train, removed)
+    refits = Minimum().refit(regression, train, removed)
     assert refits.converged.all()
     assert float(refits.gradient_norms.max()) <= 1e-10
     for seed in range(2):
@@ -38,7 +38,7 @@ def test_softmax_regression_is_refitted_as_by_a_newton_of_its_own(regression, tr
 @pytest.mark.parametrize("convention", ["fixed", "renormalised"])
 def test_groups_are_refitted_under_both_conventions(regression, train, convention):
     groups = [torch.arange(0, 12), torch.tensor([1, 5, 9])]
-    refits = newton_refits(regression, train, Removals.of_groups(groups, 2, convention))
+    refits = Minimum().refit(regression, train, Removals.of_groups(groups, 2, convention))
     assert refits.converged.all()
     for index, group in enumerate(groups, start=1):
         weights = np.full(40, 40 / (40 - len(group)) if convention == "renormalised" else 1.0)
@@ -51,7 +51,7 @@ def test_groups_are_refitted_under_both_conventions(regression, train, conventio
 
 def test_renormalised_refits_are_trainings_on_the_remaining_examples(regression, train):
     group = torch.arange(0, 12)
-    refits = newton_refits(regression, train, Removals.of_groups([group], 2, "renormalised"))
+    refits = Minimum().refit(regression, train, Removals.of_groups([group], 2, "renormalised"))
     rest = train.without(group)
     weight, bias = softmax_regression_minimum(rest.inputs, rest.targets, np.ones(28), DECAY, 3)
     np.testing.assert_allclose(refits.params["0.weight"][0, 1], weight, atol=1e-8)
@@ -59,13 +59,13 @@ def test_renormalised_refits_are_trainings_on_the_remaining_examples(regression,
 
 
 def test_the_control_of_a_polished_fit_moves_nothing(regression, train, removed):
-    refits = newton_refits(regression, train, removed)
+    refits = Minimum().refit(regression, train, removed)
     for name, value in regression.params.items():
         torch.testing.assert_close(refits.params[name][:, 0], value, rtol=0, atol=1e-10)
 
 
 def test_the_effect_has_the_sign_and_size_of_the_removal_effect(regression, train, test, removed):
-    changes = loss_changes(regression, newton_refits(regression, train, removed), test)
+    changes = loss_changes(Minimum().refit(regression, train, removed), test)
     for seed in range(2):
         predicted = Influence(regression.at(seed), train).on_loss(test).removal[:, train.positions(removed[seed])].T
         assert torch.corrcoef(torch.stack([predicted.flatten(), changes[seed].flatten()]))[0, 1] > 0.99
@@ -73,7 +73,7 @@ def test_the_effect_has_the_sign_and_size_of_the_removal_effect(regression, trai
 
 
 def test_removing_an_example_raises_its_own_loss(regression, train, removed):
-    own = loss_changes(regression, newton_refits(regression, train, removed), train)
+    own = loss_changes(Minimum().refit(regression, train, removed), train)
     for seed in range(2):
         assert all(own[seed, index, removed[seed, index]] > 0 for index in range(3))
 
@@ -81,8 +81,8 @@ def test_removing_an_example_raises_its_own_loss(regression, train, removed):
 def test_last_layer_refits_keep_the_features(train, test, removed):
     scheme = Deterministic("l2", decay=DECAY)
     (fits,) = fit_schemes([scheme], tanh_network, train, [0, 1], Schedule(200, 0.02))
-    refits = newton_refits(fits, train, removed)
-    losses = losses_after(fits, refits, test)
+    refits = Minimum().refit(fits, train, removed)
+    losses = losses_after(refits, test)
     for seed in range(2):
         for index in range(4):
             whole = member(fits.params, seed) | {name: value[seed, index] for name, value in refits.params.items()}
@@ -91,7 +91,7 @@ def test_last_layer_refits_keep_the_features(train, test, removed):
 
 
 def test_refits_of_a_smooth_network_in_all_parameters_are_minima(network, train, removed):
-    refits = newton_refits(network, train, removed)
+    refits = Minimum().refit(network, train, removed)
     assert refits.converged.all()
     for index in range(4):
         weights = torch.ones(40, dtype=torch.float64)
@@ -115,27 +115,27 @@ def test_refits_of_a_smooth_network_in_all_parameters_are_minima(network, train,
 
 
 def test_refits_do_not_depend_on_which_seeds_share_a_turn(regression, train, removed, monkeypatch):
-    together = newton_refits(regression, train, removed)
-    monkeypatch.setattr(minimum, "HESSIANS_AT_ONCE", 1)
-    apart = newton_refits(regression, train, removed)
+    together = Minimum().refit(regression, train, removed)
+    monkeypatch.setattr(turns, "HESSIANS_AT_ONCE", 1)
+    apart = Minimum().refit(regression, train, removed)
     for name, value in together.params.items():
         torch.testing.assert_close(apart.params[name], value, rtol=0, atol=1e-12)
 
 
 def test_refits_that_do_not_converge_are_marked(unfinished, train, removed):
-    refits = newton_refits(unfinished, train, removed, tolerance=1e-300)
+    refits = Minimum(1e-300).refit(unfinished, train, removed)
     assert not refits.converged.any()
     assert (refits.gradient_norms > 0).all()
 
 
 def test_an_unknown_id_is_refused(regression, train):
     with pytest.raises(ValueError, match=r"no example has id \[40\]"):
-        newton_refits(regression, train, torch.tensor([[40], [0]]))
+        Minimum().refit(regression, train, torch.tensor([[40], [0]]))
 
 
 def test_removals_for_another_number_of_seeds_are_refused(regression, train):
-    with pytest.raises(ValueError, match="removals for 1 seeds, but there are fits of 2"):
-        newton_refits(regression, train, torch.tensor([[3]]))
+    with pytest.raises(ValueError, match="removals for 1 networks, but 2 are refitted"):
+        Minimum().refit(regression, train, torch.tensor([[3]]))
 
 
 def test_warm_and_cold_and_newton_agree(train, removed):
@@ -143,6 +143,6 @@ def test_warm_and_cold_and_newton_agree(train, removed):
         [Deterministic("l2", decay=DECAY)], softmax_regression, train.without(3), [5], Schedule(300, 0.05)
     )
     (warm,) = fit_schemes([Deterministic("l2", decay=DECAY)], softmax_regression, train, [0], Schedule(300, 0.05))
-    refits = newton_refits(warm, train, Removals.one_at_a_time(torch.tensor([[3]]), "renormalised"))
+    refits = Minimum().refit(warm, train, Removals.one_at_a_time(torch.tensor([[3]]), "renormalised"))
     for name, value in refits.params.items():
         torch.testing.assert_close(value[0, 1], cold.params[name][0], rtol=0, atol=1e-8)

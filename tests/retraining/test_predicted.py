@@ -5,9 +5,9 @@ import torch
 
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.reweighting import Removals
-from bayes_influence.retraining.minimum import newton_refits
-from bayes_influence.retraining.predicted import predicted_refits
-from bayes_influence.retraining.proximal import linear_response
+from bayes_influence.retraining.linear_response import LinearResponse
+from bayes_influence.retraining.minimum import Minimum
+from bayes_influence.retraining.predicted import Predicted
 from bayes_influence.retraining.refits import loss_changes
 
 
@@ -18,22 +18,22 @@ def _estimate(train, **options):
 @pytest.mark.parametrize("convention", ["fixed", "renormalised"])
 def test_gauss_newton_influence_predicts_its_own_linear_response(unfinished, train, convention):
     groups = Removals.of_groups([torch.tensor([3]), torch.arange(4, 9)], 2, convention)
-    predicted = predicted_refits(unfinished, train, groups, _estimate(train, curvature="ggn", damping=0.05))
-    response = linear_response(unfinished, train, groups, 0.05)
+    predicted = Predicted(_estimate(train, curvature="ggn", damping=0.05)).refit(unfinished, train, groups)
+    response = LinearResponse(0.05).refit(unfinished, train, groups)
     for name, value in response.params.items():
         torch.testing.assert_close(predicted.params[name], value, rtol=1e-7, atol=1e-12)
 
 
 def test_a_convex_problem_is_predicted_with_sign_and_size(regression, train, test, removed):
-    predicted = predicted_refits(regression, train, removed, _estimate(train, damping=1e-9))
-    true = loss_changes(regression, newton_refits(regression, train, removed), test)
-    found = loss_changes(regression, predicted, test)
+    predicted = Predicted(_estimate(train, damping=1e-9)).refit(regression, train, removed)
+    true = loss_changes(Minimum().refit(regression, train, removed), test)
+    found = loss_changes(predicted, test)
     assert torch.corrcoef(torch.stack([found.flatten(), true.flatten()]))[0, 1] > 0.99
     assert float((found * true).sum() / found.square().sum()) == pytest.approx(1.0, abs=0.2)
 
 
 def test_nothing_removed_moves_nothing_and_nothing_was_minimised(regression, train, removed):
-    predicted = predicted_refits(regression, train, removed, _estimate(train, damping=0.1))
+    predicted = Predicted(_estimate(train, damping=0.1)).refit(regression, train, removed)
     for name, value in regression.params.items():
         assert torch.equal(predicted.params[name][:, 0], value)
     assert predicted.gradient_norms.isnan().all()
@@ -41,5 +41,5 @@ def test_nothing_removed_moves_nothing_and_nothing_was_minimised(regression, tra
 
 
 def test_removals_for_another_number_of_seeds_are_refused(regression, train):
-    with pytest.raises(ValueError, match="removals for 1 seeds, but there are fits of 2"):
-        predicted_refits(regression, train, torch.tensor([[3]]), _estimate(train, damping=0.1))
+    with pytest.raises(ValueError, match="removals for 1 networks, but 2 are refitted"):
+        Predicted(_estimate(train, damping=0.1)).refit(regression, train, torch.tensor([[3]]))

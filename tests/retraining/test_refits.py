@@ -3,50 +3,50 @@ import logging
 import torch
 
 from bayes_influence.moments.moments import Moments
-from bayes_influence.retraining.minimum import newton_refits
+from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import control_drift, loss_changes, losses_after, outputs_after
-from bayes_influence.retraining.trained import trained_refits
+from bayes_influence.retraining.warm import Warm
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import SCHEMES
-from tests.retraining.conftest import tanh_network
+from tests.fitted import tanh_network
 
 
 def test_losses_are_those_of_every_single_refit(network, train, test, removed):
-    refits = newton_refits(network, train, removed)
-    losses, outputs = losses_after(network, refits, test), outputs_after(network, refits, test)
+    refits = Minimum().refit(network, train, removed)
+    losses, outputs = losses_after(refits, test), outputs_after(refits, test)
     for seed in range(2):
         for index in range(4):
-            params = {name: value[seed, index] for name, value in refits.params.items()}
-            torch.testing.assert_close(losses[seed, index], network.objective.losses(params, test.batch()))
-            torch.testing.assert_close(outputs[seed, index], network.objective.outputs(params, test.inputs))
+            there = refits.at(seed, index)
+            torch.testing.assert_close(losses[seed, index], there.losses(there.params, test.batch()))
+            torch.testing.assert_close(outputs[seed, index], there.network(test.inputs))
 
 
 def test_changes_are_counted_from_the_control(unfinished, train, test, removed):
-    refits = trained_refits(unfinished, train, removed, Schedule(5, 0.01))
-    losses = losses_after(unfinished, refits, test)
-    torch.testing.assert_close(loss_changes(unfinished, refits, test), losses[:, 1:] - losses[:, 0].unsqueeze(1))
+    refits = Warm(Schedule(5, 0.01)).refit(unfinished, train, removed)
+    losses = losses_after(refits, test)
+    torch.testing.assert_close(loss_changes(refits, test), losses[:, 1:] - losses[:, 0].unsqueeze(1))
 
 
 def test_bayesian_outputs_keep_their_variance(train, test, removed):
     (fits,) = fit_schemes([SCHEMES["bnn"]], tanh_network, train, [0, 1], Schedule(20), tolerance=None)
-    outputs = outputs_after(fits, trained_refits(fits, train, removed, Schedule(2)), test)
+    outputs = outputs_after(Warm(Schedule(2)).refit(fits, train, removed), test)
     assert isinstance(outputs, Moments)
     assert outputs.expectation.shape == outputs.variance.shape == (2, 4, 6, 3)
 
 
 def test_a_polished_fit_does_not_drift(regression, train, test, removed, caplog):
     with caplog.at_level(logging.WARNING):
-        drift = control_drift(regression, newton_refits(regression, train, removed), test)
+        drift = control_drift(Minimum().refit(regression, train, removed), test)
     assert float(drift.relative.max()) < 1e-6
     assert caplog.text == ""
 
 
 def test_drift_is_counted_from_the_fit_in_units_of_the_typical_effect(unfinished, train, test, removed, caplog):
-    refits = trained_refits(unfinished, train, removed, Schedule(30, 0.01))
+    refits = Warm(Schedule(30, 0.01)).refit(unfinished, train, removed)
     with caplog.at_level(logging.WARNING):
-        found = control_drift(unfinished, refits, test)
-    losses = losses_after(unfinished, refits, test)
+        found = control_drift(refits, test)
+    losses = losses_after(refits, test)
     for seed in range(2):
         objective = unfinished.at(seed)
         expected = losses[seed, 0] - objective.losses(objective.params, test.batch())

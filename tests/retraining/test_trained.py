@@ -1,51 +1,54 @@
 import pytest
 import torch
 
+from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import as_removals
-from bayes_influence.retraining.minimum import newton_refits, removal_problem
-from bayes_influence.retraining.problem import refit_problem
-from bayes_influence.retraining.protocols import FromScratch, Warm
+from bayes_influence.retraining.from_scratch import FromScratch
+from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import losses_after
-from bayes_influence.retraining.trained import trained_refits
+from bayes_influence.retraining.turns import repeated_problem
+from bayes_influence.retraining.warm import Warm
 from bayes_influence.training.ensemble import NonFiniteTrainingError
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.newton import minimise_newton
 from bayes_influence.training.schedules import SWA, Schedule
 from bayes_influence.training.schemes import SCHEMES, Deterministic
-from tests.retraining.conftest import softmax_regression, tanh_network
+from bayes_influence.training.stacked import StackedProblem
+from tests.fitted import softmax_regression, tanh_network
 
 SHORT = Schedule(40, 0.02)
 
 
 def test_long_training_ends_where_newton_does(regression, train, removed):
-    trained = trained_refits(regression, train, removed, Schedule(1500, 0.01))
-    exact = newton_refits(regression, train, removed)
+    trained = Warm(Schedule(1500, 0.01)).refit(regression, train, removed)
+    exact = Minimum().refit(regression, train, removed)
     for name, value in exact.params.items():
         torch.testing.assert_close(trained.params[name], value, rtol=0, atol=1e-4)
 
 
 def test_cold_warm_and_newton_are_one_minimum_of_a_convex_problem(regression, train, removed):
-    exact = newton_refits(regression, train, removed, tolerance=1e-12)
-    objective, whole = refit_problem(regression.objective, regression.params, train)
-    weights = as_removals(removed).data_weights(train)
-    for protocol in (FromScratch(softmax_regression, Schedule(1500, 0.02, plateau=None)), Warm(Schedule(300, 0.01))):
+    exact = Minimum(1e-12).refit(regression, train, removed)
+    reduction = reduce(regression, train)
+    whole, weights = StackedProblem.of(reduction), as_removals(removed, 2).data_weights(train)
+    cold = FromScratch(regression.scheme, softmax_regression, Schedule(1500, 0.02, plateau=None))
+    for protocol in (cold, Warm(Schedule(300, 0.01))):
         trained = protocol.refit(regression, train, removed)
         for name, value in exact.params.items():
             torch.testing.assert_close(trained.params[name], value, rtol=0, atol=1e-3)
         # Adam ends near a minimum; Newton's method, started there, takes the rest of the way to the same one.
-        problem = removal_problem(objective, whole, torch.arange(2), weights)
+        problem = repeated_problem(reduction, whole, torch.arange(2), weights)
         ends = {name: value.flatten(0, 1) for name, value in trained.params.items()}
         problem.start = problem.layout.flatten(ends)
         polished = minimise_newton(problem, tolerance=1e-12)
         assert polished.converged.all()
         for name, value in exact.params.items():
-            torch.testing.assert_close(polished.params[name].unflatten(0, (2, 4)), value, rtol=0, atol=1e-8)
+            torch.testing.assert_close(polished.free[name].unflatten(0, (2, 4)), value, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["none", "weight-decay", "swa", "weight-decay+swa", "bnn"])
 def test_the_control_from_scratch_repeats_the_training(train, removed, name):
     (fits,) = fit_schemes([SCHEMES[name]], tanh_network, train, [4, 7], SHORT, parameters="all", tolerance=None)
-    refits = FromScratch(tanh_network, SHORT).refit(fits, train, removed)
+    refits = FromScratch(fits.scheme, tanh_network, SHORT).refit(fits, train, removed)
     for parameter, value in fits.params.items():
         torch.testing.assert_close(refits.params[parameter][:, 0], value, rtol=0, atol=1e-12)
         assert not torch.equal(refits.params[parameter][:, 1], value)
@@ -53,7 +56,7 @@ def test_the_control_from_scratch_repeats_the_training(train, removed, name):
 
 def test_a_refit_from_scratch_is_training_that_one_network_without_the_example(train, removed):
     (fits,) = fit_schemes([SCHEMES["none"]], tanh_network, train, [4, 7], SHORT, parameters="all", tolerance=None)
-    refits = FromScratch(tanh_network, SHORT).refit(fits, train, removed)
+    refits = FromScratch(fits.scheme, tanh_network, SHORT).refit(fits, train, removed)
     rest = train.without(int(removed[1, 2]))
     (alone,) = fit_schemes([SCHEMES["none"]], tanh_network, rest, [7], SHORT, parameters="all", tolerance=None)
     # Adam divides the gradient's scale n / (n - 1) out, up to its epsilon.
@@ -64,7 +67,7 @@ def test_a_refit_from_scratch_is_training_that_one_network_without_the_example(t
 def test_averaging_is_repeated_only_where_it_is_asked_for(train, removed):
     scheme = Deterministic("swa", averaging=SWA(start=0.0, learning_rate=0.02, anneal=0.0), regulariser_weight=0.0)
     (fits,) = fit_schemes([scheme], tanh_network, train, [0, 1], SHORT, parameters="all", tolerance=None)
-    averaged = Warm(SHORT, averaging=True).refit(fits, train, removed)
+    averaged = Warm(SHORT, averaging=scheme.averaging).refit(fits, train, removed)
     last = Warm(SHORT).refit(fits, train, removed)
     moved = [(one.params["0.weight"][:, 0] - fits.params["0.weight"]).norm() for one in (averaged, last)]
     assert 0 < moved[0] < moved[1]
@@ -73,8 +76,8 @@ def test_averaging_is_repeated_only_where_it_is_asked_for(train, removed):
 @pytest.mark.parametrize("selection", ["last-layer", "all"])
 def test_refits_do_not_depend_on_how_many_train_together(train, test, removed, selection):
     (fits,) = fit_schemes([SCHEMES["none"]], tanh_network, train, [0, 1], SHORT, parameters=selection, tolerance=None)
-    together = trained_refits(fits, train, removed, SHORT, watch=test)
-    apart = trained_refits(fits, train, removed, SHORT, watch=test, at_once=3)
+    together = Warm(SHORT, watch=test).refit(fits, train, removed)
+    apart = Warm(SHORT, watch=test, at_once=3).refit(fits, train, removed)
     for name, value in together.params.items():
         torch.testing.assert_close(apart.params[name], value, rtol=0, atol=1e-12)
     torch.testing.assert_close(apart.gradient_norms, together.gradient_norms)
@@ -88,7 +91,7 @@ def test_test_losses_are_recorded_before_every_step(train, test, removed, select
     assert watched.shape == (2, 4, 8, 6)
     for steps in (0, 5):
         if steps:
-            expected = losses_after(fits, Warm(Schedule(steps)).refit(fits, train, removed), test)
+            expected = losses_after(Warm(Schedule(steps)).refit(fits, train, removed), test)
         else:
             at_fit = [fits.at(seed).losses(fits.at(seed).params, test.batch()) for seed in range(2)]
             expected = torch.stack(at_fit).unsqueeze(1).expand(2, 4, 6)
@@ -96,7 +99,7 @@ def test_test_losses_are_recorded_before_every_step(train, test, removed, select
 
 
 def test_a_fixed_schedule_claims_no_convergence(unfinished, train, removed):
-    refits = trained_refits(unfinished, train, removed, Schedule(2))
+    refits = Warm(Schedule(2)).refit(unfinished, train, removed)
     assert refits.watched is None
     assert not refits.converged.any()
     assert (refits.gradient_norms > 1e-4).all()
@@ -104,10 +107,10 @@ def test_a_fixed_schedule_claims_no_convergence(unfinished, train, removed):
 
 def test_a_refit_that_diverges_is_named(unfinished, train, removed):
     with pytest.raises(NonFiniteTrainingError, match="none, seed 0, refit 0: the objective became"):
-        trained_refits(unfinished, train, removed, Schedule(20, 1e300, plateau=None))
+        Warm(Schedule(20, 1e300, plateau=None)).refit(unfinished, train, removed)
 
 
 @pytest.mark.parametrize("at_once", [0, -1])
 def test_an_ensemble_of_no_refits_is_refused(unfinished, train, removed, at_once):
     with pytest.raises(ValueError, match=f"at_once must be at least 1 refit, got {at_once}"):
-        trained_refits(unfinished, train, removed, SHORT, at_once=at_once)
+        Warm(SHORT, at_once=at_once).refit(unfinished, train, removed)

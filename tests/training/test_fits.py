@@ -57,7 +57,7 @@ def test_a_polish_that_falls_short_is_logged_with_the_norm(iris, caplog):
             find_schemes(["weight-decay"]), make_network, iris.train, [0], Schedule(50), parameters="all"
         )
     assert not fit.polished.any()
-    assert "weight-decay: 1 of 1 members did not reach a gradient norm of 1.0e-10" in caplog.text
+    assert "1 of 1 networks did not reach a gradient norm of 1.0e-10" in caplog.text
 
 
 def test_a_training_that_diverges_names_scheme_seed_and_step(iris):

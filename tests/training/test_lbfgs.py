@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import torch
 
-from bayes_influence.retraining.lbfgs import minimise_lbfgs
-from bayes_influence.retraining.problem import refit_problem
+from bayes_influence.objectives.reduction import reduce
+from bayes_influence.training.lbfgs import minimise_lbfgs
 from bayes_influence.training.newton import minimise_newton
+from bayes_influence.training.stacked import StackedProblem
 
 
 def _perturbed(fits, train, distance):
@@ -11,7 +14,7 @@ def _perturbed(fits, train, distance):
         name: value + distance * torch.randn(value.shape, generator=generator, dtype=value.dtype)
         for name, value in fits.params.items()
     }
-    return refit_problem(fits.objective, params, train)[1]
+    return StackedProblem.of(reduce(replace(fits, params=params), train))
 
 
 def test_lbfgs_finds_the_minimum_that_newton_finds(regression, train):
@@ -20,14 +23,14 @@ def test_lbfgs_finds_the_minimum_that_newton_finds(regression, train):
     assert found.converged.all()
     assert float(found.gradient_norms.max()) <= 1e-8
     torch.testing.assert_close(found.values, exact.values, rtol=0, atol=1e-14)
-    for name, value in exact.params.items():
-        torch.testing.assert_close(found.params[name], value, rtol=0, atol=1e-6)
+    for name, value in exact.free.items():
+        torch.testing.assert_close(found.free[name], value, rtol=0, atol=1e-6)
 
 
 def test_the_gradient_norm_reported_is_that_of_the_end(regression, train):
     problem = _perturbed(regression, train, 0.5)
     found = minimise_lbfgs(problem, tolerance=1e-3)
-    ends = problem.layout.flatten(found.params)
+    ends = problem.layout.flatten(found.free)
     gradients, values = problem.gradients(ends, torch.arange(2))
     torch.testing.assert_close(found.gradient_norms, gradients.norm(dim=1))
     torch.testing.assert_close(found.values, values)

@@ -1,17 +1,18 @@
 import pytest
 import torch
 
-from bayes_influence.objectives.head import Head, has_head
-from bayes_influence.retraining import problem as problems
-from bayes_influence.retraining.minimum import newton_refits, polished_fits
-from bayes_influence.retraining.problem import RefitProblem, refit_problem, stacked_features
-from bayes_influence.retraining.proximal import proximal_problem, proximal_refits
+from bayes_influence.objectives import reduction as reductions
+from bayes_influence.objectives.reduction import reduce
+from bayes_influence.retraining.minimum import Minimum
+from bayes_influence.retraining.proximal import ProximalBregman, held_problem
 from bayes_influence.retraining.refits import losses_after
+from bayes_influence.training import stacked as problems
 from bayes_influence.training.fits import fit_schemes
-from bayes_influence.training.newton import StackedProblem
+from bayes_influence.training.minimum import minimised
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Deterministic
-from tests.retraining.conftest import DECAY, tanh_network
+from bayes_influence.training.stacked import StackedProblem
+from tests.fitted import DECAY, tanh_network
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,8 @@ def heads(train):
 
 def _weighted(fits, train):
     """Members with data weights of their own, away from where they start."""
-    objective, whole = refit_problem(fits.objective, fits.params, train)
+    reduction = reduce(fits, train)
+    objective, whole = reduction.problem.objective, StackedProblem.of(reduction)
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(whole.weights.shape, generator=generator, dtype=torch.float64)
     theta = whole.start + torch.randn(whole.start.shape, generator=generator, dtype=torch.float64)
@@ -36,26 +38,28 @@ def _members(problem):
 
 def test_the_closed_form_is_the_hessian(heads, train):
     objective, whole, weights, theta = _weighted(heads, train)
-    closed = RefitProblem(objective, whole.params, whole.batch, weights, own_data=whole.own_data)
-    plain = StackedProblem(objective, whole.params, whole.batch, weights, own_data=whole.own_data)
+    closed = StackedProblem(objective, whole.state, whole.batch, weights, own_data=whole.own_data)
+    plain = StackedProblem(objective, whole.state, whole.batch, weights, own_data=whole.own_data)
     assert closed.linear is not None
+    plain.linear = None
     torch.testing.assert_close(closed.hessians(theta, _members(closed)), plain.hessians(theta, _members(plain)))
 
 
 @pytest.mark.parametrize("bregman", [False, True])
 def test_the_closed_form_holds_near_an_anchor(heads, train, bregman):
     objective, whole, weights, theta = _weighted(heads, train)
-    weighted = RefitProblem(objective, whole.params, whole.batch, weights, own_data=whole.own_data)
-    held = proximal_problem(objective, weighted, torch.full_like(whole.start, 0.3), bregman=bregman)
+    weighted = StackedProblem(objective, whole.state, whole.batch, weights, own_data=whole.own_data)
+    held = held_problem(objective, weighted, torch.full_like(whole.start, 0.3), bregman=bregman)
     members = _members(held)
-    expected = StackedProblem.hessians(held, theta, members)
-    torch.testing.assert_close(held.hessians(theta, members), expected)
+    closed = held.hessians(theta, members)
+    assert held.linear is not None
+    held.linear = None
+    torch.testing.assert_close(closed, held.hessians(theta, members))
 
 
 def test_one_member_shares_its_data(heads, train):
-    own = {name: value[:1] for name, value in heads.params.items()}
-    _, alone = refit_problem(heads.objective, own, train)
-    _, both = refit_problem(heads.objective, heads.params, train)
+    alone = StackedProblem.of(reduce(heads.select([0]), train))
+    both = StackedProblem.of(reduce(heads, train))
     assert not alone.own_data
     assert alone.linear is not None
     assert both.own_data
@@ -67,39 +71,28 @@ def test_one_member_shares_its_data(heads, train):
 @pytest.mark.parametrize("selection", ["last-layer", "all"])
 def test_turns_over_the_examples_change_nothing(network, heads, train, removed, selection, monkeypatch):
     fits = heads if selection == "last-layer" else network
-    whole = newton_refits(fits, train, removed)
-    features = stacked_features(fits.objective, fits.params, train.inputs)
+    whole = Minimum().refit(fits, train, removed)
+    features = reduce(fits, train).features
     monkeypatch.setattr(problems, "ENTRIES", 100)
+    monkeypatch.setattr(reductions, "ENTRIES", 100)
     monkeypatch.setattr(problems, "TANGENT_ENTRIES", 100)
-    parts = newton_refits(fits, train, removed)
+    parts = Minimum().refit(fits, train, removed)
     assert parts.converged.all()
     for name, value in whole.params.items():
         torch.testing.assert_close(parts.params[name], value, rtol=0, atol=1e-9)
-    torch.testing.assert_close(losses_after(fits, parts, train), losses_after(fits, whole, train))
-    torch.testing.assert_close(stacked_features(fits.objective, fits.params, train.inputs), features)
+    torch.testing.assert_close(losses_after(parts, train), losses_after(whole, train))
+    torch.testing.assert_close(reduce(fits, train).features, features)
 
 
 def test_convex_refits_do_not_depend_on_where_they_start(heads, train, removed):
-    polished = polished_fits(heads, train)
-    assert polished.polished.all()
-    assert float(polished.gradient_norms.max()) <= 1e-10
+    polished = minimised(heads, train).members
     for damping in (None, 0.1):
         if damping is None:
-            near, far = (newton_refits(fits, train, removed) for fits in (polished, heads))
+            near, far = (Minimum().refit(fits, train, removed) for fits in (polished, heads))
         else:
-            near = proximal_refits(polished, train, removed, damping, bregman=True, tolerance=1e-11)
-            far = proximal_refits(polished, train, removed, damping, bregman=True, tolerance=1e-11)
+            near = ProximalBregman(damping, tolerance=1e-11).refit(polished, train, removed)
+            far = ProximalBregman(damping, tolerance=1e-11).refit(polished, train, removed)
         assert near.converged.all()
         assert far.converged.all()
         for name, value in near.params.items():
             torch.testing.assert_close(far.params[name], value, rtol=0, atol=1e-8)
-
-
-def test_a_network_that_goes_on_behind_its_last_layer_is_refitted_whole(train):
-    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh()).double()
-    objective = Deterministic("l2", decay=DECAY).objective(network, len(train), "last-layer")
-    assert not has_head(objective, train.batch())
-    params = {name: value.unsqueeze(0) for name, value in objective.params.items()}
-    refitted, problem = refit_problem(objective, params, train)
-    assert not isinstance(refitted.network, Head)
-    assert problem.linear is None

@@ -11,7 +11,7 @@ from bayes_influence.curvature.operators.output_curvature import output_hessians
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.reduction import is_linear_layer
+from bayes_influence.objectives.reduction import is_linear_layer, reduce
 
 BATCH_SIZE = 4096
 """Examples whose features are computed at a time."""
@@ -48,13 +48,15 @@ class LastLayerOperator(LinearOperator):
     def __init__(self, objective: Objective, data: Dataset, data_weights: Float[Tensor, " n"] | None = None) -> None:
         theta = objective.layout.flatten(objective.params)
         super().__init__(theta.numel(), theta.dtype, theta.device)
-        inputs = data.inputs
-        if not is_linear_layer(objective, inputs):
+        if not is_linear_layer(objective, data.inputs):
+            reduction = reduce(objective, data)
+            objective, data = reduction.problem.at(0), reduction.examples()
+        if not is_linear_layer(objective, data.inputs):
             raise ValueError(
                 f"the closed form is of one plain nn.Linear on vectors, in its weight with or without its bias, got "
-                f"{type(objective.network).__name__} with {list(objective.names)}; reduce it first, or use "
-                f"HessianOperator"
+                f"{list(objective.names)} ({reduction.reason}); use HessianOperator"
             )
+        inputs = data.inputs
         self._has_bias = len(objective.names) == 2
         with torch.no_grad():
             pieces = [
