@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.evaluation.agreement import AgreementSummary, bootstrap_summary
 from bayes_influence.evaluation.ceiling import retraining_ceiling
 from bayes_influence.evaluation.verdict import Verdict, verdict
 from bayes_influence.evaluation.waterfall import STAGES, average_waterfall
 from bayes_influence.experiments.audit.stages import AuditJob, AuditSettings, measure_network, on_features
 from bayes_influence.experiments.store.cells import CellResult, cell_key
-from bayes_influence.experiments.store.fingerprint import fingerprint
+from bayes_influence.experiments.store.fingerprint import fingerprint_of_builder, identity_of_fits
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.objectives.objective import Objective
@@ -117,7 +118,8 @@ def audit(
     if folder is None:
         return summarise_audit({key: measure_network(job) for key, job in jobs.items()}, jobs)
     if not isinstance(folder, StudyFolder):
-        folder = StudyFolder(folder, audit_config(networks, train, test, settings, schedule if make_network else None))
+        config = audit_config(networks, train, test, settings, make_network, schedule)
+        folder = StudyFolder(folder, config)
     jobs = {key: replace(job, folder=folder) for key, job in jobs.items()}
     run_cells(jobs, measure_network, folder, n_jobs=n_jobs, progress=progress)
     found = summarise_audit({key: folder.load_cell(key) for key in jobs}, jobs)
@@ -215,10 +217,15 @@ def hardest_in_the_mean(networks: Sequence[tuple[Objective, Dataset]], count: in
 
 
 def audit_config(
-    networks: Sequence[Fits], train: Dataset, test: Dataset, settings: AuditSettings, schedule: Schedule | None
+    networks: Sequence[Fits],
+    train: Dataset,
+    test: Dataset,
+    settings: AuditSettings,
+    make_network: Callable[[], nn.Module] | None = None,
+    schedule: Schedule | None = None,
 ) -> dict[str, Any]:
     """What identifies an audit: its settings, and a fingerprint of networks and data."""
-    tensors = [(fits.params, dict(fits.objective.network.named_buffers())) for fits in networks]
+    again = None if make_network is None or schedule is None else (fingerprint_of_builder(make_network), schedule)
     return {
         "study": "audit",
         "scheme": networks[0].scheme.name,
@@ -226,8 +233,8 @@ def audit_config(
         "parameters": list(networks[0].objective.names),
         "test": test.ids.tolist(),
         "settings": asdict(settings),
-        "schedule": None if schedule is None else asdict(schedule),
-        "fingerprint": fingerprint(tensors, train, test),
+        "retraining": None if again is None else {"network": again[0], **asdict(again[1])},
+        "fingerprint": fingerprint(networks=[identity_of_fits(fits) for fits in networks], train=train, test=test),
     }
 
 
