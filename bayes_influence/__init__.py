@@ -4,8 +4,9 @@ from bayes_influence.data.dataset import Batch, Dataset, Split
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.tables import leave_out, load_table
 from bayes_influence.evaluation.agreement import Agreement, agreement
-from bayes_influence.experiments.audit.audit import Audit, audit
-from bayes_influence.experiments.audit.stages import AuditSettings
+from bayes_influence.experiments.audit.of_networks import audit
+from bayes_influence.experiments.audit.result import Audit
+from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.moments.convert import to_bayesian, to_deterministic
@@ -14,9 +15,9 @@ from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
+from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.retraining.minimum import newton_refits
 from bayes_influence.retraining.refits import Refits, loss_changes
-from bayes_influence.retraining.removals import largest_losses
 from bayes_influence.retraining.trained import trained_refits
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import SWA, Plateau, Schedule

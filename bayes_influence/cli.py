@@ -72,7 +72,7 @@ def compare(
     jobs: Jobs = None,
 ) -> None:
     """Compare regularisation schemes on influence accuracy and Hessian spectrum."""
-    from bayes_influence.experiments.comparison.compare import compare_regularisers
+    from bayes_influence.experiments.comparison.regularisers import compare_regularisers
     from bayes_influence.experiments.comparison.summary import printed_table
 
     with _clear_errors():
@@ -113,7 +113,7 @@ def reproduce(
     jobs: Jobs = None,
 ) -> None:
     """Reproduce a figure over depth 1 to 8 and width 5 to 50 on Iris."""
-    from bayes_influence.experiments.fragility.iris import reproduce_figure
+    from bayes_influence.experiments.papers.fragility_iris import reproduce_figure
 
     with _clear_errors():
         study = _study(
@@ -221,9 +221,10 @@ def audit(
 ) -> None:
     """Hold influence estimates against retraining: how wrong are they, and is network, linearisation or solver why."""
     given = dict(locals())
+    from bayes_influence.experiments.audit.of_run import audit_run
+    from bayes_influence.experiments.audit.of_table import audit_study
     from bayes_influence.experiments.audit.report import printed_audit
-    from bayes_influence.experiments.audit.stages import AuditSettings
-    from bayes_influence.experiments.audit.study import audit_run, audit_study
+    from bayes_influence.experiments.audit.settings import AuditSettings
     from bayes_influence.training.schedules import Schedule
 
     folder = out or Path("runs") / f"audit-{Path(target).name}"
@@ -270,7 +271,7 @@ def influence(
     out: Annotated[Path | None, typer.Option(help="Result folder; RUN-influence-TEST when not given.")] = None,
 ) -> None:
     """Name the training examples that shaped a run's predictions, most helpful and most harmful."""
-    from bayes_influence.experiments.attribution.run import influence_of_run, printed_rankings
+    from bayes_influence.experiments.attribution.of_run import influence_of_run, printed_rankings
 
     tests, test_ids = test or [], test_id or []
     with _clear_errors():

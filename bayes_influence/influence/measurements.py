@@ -32,8 +32,12 @@ DRAWS = 128
 def log_probabilities(outputs: Tensor | Moments) -> Float[Tensor, "S B C"]:
     """Log-probabilities of the classes under S draws of the logits; S = 1 for a deterministic network."""
     if isinstance(outputs, Moments):
-        normals = torch.from_numpy(sobol_normals(DRAWS, outputs.mean.shape[-1], seed=0)).to(outputs.mean).unsqueeze(1)
-        return torch.log_softmax(outputs.mean + outputs.standard_deviation * normals, dim=-1)
+        normals = (
+            torch.from_numpy(sobol_normals(DRAWS, outputs.expectation.shape[-1], seed=0))
+            .to(outputs.expectation)
+            .unsqueeze(1)
+        )
+        return torch.log_softmax(outputs.expectation + outputs.standard_deviation * normals, dim=-1)
     return torch.log_softmax(outputs, dim=-1).unsqueeze(0)
 
 
@@ -97,7 +101,7 @@ class Margin:
 
     def __call__(self, outputs: Tensor | Moments, targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Margins, one per example."""
-        logits = outputs.mean if isinstance(outputs, Moments) else outputs
+        logits = outputs.expectation if isinstance(outputs, Moments) else outputs
         own = targets.unsqueeze(-1) == torch.arange(logits.shape[-1], device=logits.device)
         return (logits * own).sum(-1) - torch.where(own, -torch.inf, logits).amax(-1)
 

@@ -82,7 +82,7 @@ class ScoreRequest:
         solution = self.response.solve(self.gradients.T)
         notes = {
             "measurement": self.measurement,
-            "curvature": self.response.curvature,
+            "curvature": self.response.curvature.name,
             "damping": repr(self.response.damping),
             "solver": solution.method,
             "converged": solution.converged,
@@ -123,7 +123,7 @@ class ScoreRequest:
             found = fingerprint(
                 objective=identity(problem.reduced),
                 data=problem.data,
-                curvature=(response.curvature, response.make),
+                curvature=response.curvature,
                 damping=response.damping.diagonal(problem.reduced),
                 solver=response.solver,
                 scoring=self.blocks.scoring,

@@ -13,7 +13,7 @@ from bayes_influence.moments.registry import UnsupportedOperationError, rule
 
 def mean_of(operand: Any) -> Any:
     """The mean of moments; anything else is its own mean."""
-    return operand.mean if isinstance(operand, Moments) else operand
+    return operand.expectation if isinstance(operand, Moments) else operand
 
 
 def shared_approximation(*operands: Any) -> Approximation:
@@ -34,7 +34,7 @@ def shared_approximation(*operands: Any) -> Approximation:
 def add(left: Any, right: Any, *, alpha: float = 1) -> Moments:
     """Sum: m_1 + alpha m_2 and v_1 + alpha^2 v_2 for independent branches; (1 + alpha)^2 v when both are one object."""
     if left is right:
-        return Moments((1 + alpha) * left.mean, (1 + alpha) ** 2 * left.variance, left.approximation)
+        return Moments((1 + alpha) * left.expectation, (1 + alpha) ** 2 * left.variance, left.approximation)
     first, second = mean_of(left), mean_of(right)
     mean = first + second if alpha == 1 else first - second if alpha == -1 else first + alpha * second
     if not isinstance(right, Moments):
@@ -61,7 +61,9 @@ def multiply(left: Any, right: Any) -> Moments:
         return squared(left)
     mean = mean_of(left) * mean_of(right)
     if isinstance(left, Moments) and isinstance(right, Moments):
-        variance = left.mean.square() * right.variance + (right.mean.square() + right.variance) * left.variance
+        variance = (
+            left.expectation.square() * right.variance + (right.expectation.square() + right.variance) * left.variance
+        )
     else:
         moments, constant = (left, right) if isinstance(left, Moments) else (right, left)
         variance = moments.variance * constant**2
@@ -70,7 +72,7 @@ def multiply(left: Any, right: Any) -> Moments:
 
 def squared(x: Moments) -> Moments:
     """Exact moments of the square of a Gaussian: m^2 + v and 2 v^2 + 4 m^2 v."""
-    square = x.mean.square()
+    square = x.expectation.square()
     return Moments(square + x.variance, (2 * x.variance + 4 * square) * x.variance, x.approximation)
 
 
@@ -86,14 +88,14 @@ def divide(left: Any, right: Any) -> Moments:
             "a quotient with Moments as divisor has no moments; divide by a tensor, or use torch.reciprocal, whose "
             "rule is first order, and multiply"
         )
-    mean = left.mean / right
+    mean = left.expectation / right
     return Moments(mean, _expanded(left.variance / right**2, mean), left.approximation)
 
 
 @rule("neg", "negative")
 def negate(x: Moments) -> Moments:
     """Negation: -m and v."""
-    return Moments(-x.mean, x.variance, x.approximation)
+    return Moments(-x.expectation, x.variance, x.approximation)
 
 
 def _expanded(variance: Tensor, like: Tensor) -> Tensor:

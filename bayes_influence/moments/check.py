@@ -176,7 +176,7 @@ def _agreement(path: str, module: str, propagated: Moments, sampled: Moments) ->
     varying = sampled.variance > VARIANCE_FLOOR
     if not varying.any():
         raise ValueError(f"the output of {path!r} ({module}) does not vary in the samples; train or widen its weights")
-    error = propagated.mean - sampled.mean
+    error = propagated.expectation - sampled.expectation
     in_deviations = (error.abs()[varying] / sampled.variance[varying].sqrt()).cpu().numpy()
     ratios = (propagated.variance[varying] / sampled.variance[varying]).cpu().numpy()
     lower, upper = np.quantile(ratios, [0.1, 0.9])

@@ -26,7 +26,7 @@ def dropout(input: Moments, p: float = 0.5, training: bool = True, inplace: bool
     if not training:
         return input
     _check_probability(p)
-    return Moments(input.mean, (input.variance + p * input.mean.square()) / (1 - p), input.approximation)
+    return Moments(input.expectation, (input.variance + p * input.expectation.square()) / (1 - p), input.approximation)
 
 
 @rule("alpha_dropout", "feature_alpha_dropout")
@@ -44,8 +44,8 @@ def alpha_dropout(input: Moments, p: float = 0.5, training: bool = False, inplac
     _check_probability(p)
     limit = _SELU_NEGATIVE_LIMIT
     scale = ((1 - p) * (1 + p * limit**2)) ** -0.5
-    mean = scale * (1 - p) * input.mean
-    variance = scale**2 * (1 - p) * (input.variance + p * (input.mean - limit).square())
+    mean = scale * (1 - p) * input.expectation
+    variance = scale**2 * (1 - p) * (input.variance + p * (input.expectation - limit).square())
     return Moments(mean, variance, input.approximation)
 
 

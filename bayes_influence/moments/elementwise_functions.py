@@ -100,7 +100,7 @@ def propagate(function: Callable[..., Tensor], x: Any, *args: Any, inplace: bool
     # torch.compile hands `inplace` over by position, and no elementwise function has another boolean.
     args = tuple(value for value in args if not isinstance(value, bool))
     moments = _elementwise_map(function, x.approximation.method, args, kwargs)
-    mean, variance = recomputed(moments, x.mean, x.variance)
+    mean, variance = recomputed(moments, x.expectation, x.variance)
     return Moments(mean, variance, x.approximation)
 
 

@@ -20,7 +20,9 @@ from bayes_influence.moments.transforms import plain_formulas_needed
 
 def fixed_weights(operation: Callable[..., Tensor], x: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
     """Moments through a linear map with fixed weights: op(m, w) + b and op(v, w^2)."""
-    return Moments(operation(x.mean, weight, bias), operation(x.variance, weight.square(), None), x.approximation)
+    return Moments(
+        operation(x.expectation, weight, bias), operation(x.variance, weight.square(), None), x.approximation
+    )
 
 
 def gaussian_weights(
@@ -47,7 +49,7 @@ def gaussian_weights(
         bias_rho: log sigma_b, or None.
         approximation: What the output carries on to the next rules.
     """
-    mean, variance = (x.mean, x.variance) if isinstance(x, Moments) else (x, None)
+    mean, variance = (x.expectation, x.variance) if isinstance(x, Moments) else (x, None)
     compute: Callable[..., tuple[Tensor, Tensor]] = _moments if plain_formulas_needed() else _GaussianWeights.apply
     moments = compute(mean, variance, weight, bias, weight_rho, bias_rho, operation)
     return Moments(moments[0], moments[1], approximation)
@@ -137,7 +139,9 @@ def matmul(left: Any, right: Any) -> Moments:
     elif not isinstance(left, Moments):
         variance = left.square() @ right.variance
     else:
-        variance = left.mean.square() @ right.variance + left.variance @ (right.mean.square() + right.variance)
+        variance = left.expectation.square() @ right.variance + left.variance @ (
+            right.expectation.square() + right.variance
+        )
     return Moments(mean, variance, shared_approximation(left, right))
 
 

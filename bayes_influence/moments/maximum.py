@@ -27,9 +27,9 @@ def clark(x: Moments, y: Moments) -> Moments:
     published difference of squares is the same number and cancels in float32.
     """
     theta = (x.variance + y.variance).clamp(min=VARIANCE_FLOOR).sqrt()
-    a = (x.mean - y.mean) / theta
+    a = (x.expectation - y.expectation) / theta
     density, above, below = normal_density(a), normal_distribution(a), normal_distribution(-a)
-    mean = x.mean * above + y.mean * below + theta * density
+    mean = x.expectation * above + y.expectation * below + theta * density
     overlap = (density + a * above) * (density - a * below)
     variance = x.variance * above + y.variance * below - (x.variance + y.variance) * overlap
     return Moments(mean, variance.clamp(min=0), x.approximation)
@@ -44,7 +44,7 @@ def _largest(entries: Sequence[Moments]) -> Moments:
 
 
 def _co_pooled(pool: Callable[..., Any], spatial: int, x: Moments, *geometry: Any) -> Moments:
-    mean, position = pool(x.mean, *geometry, return_indices=True)
+    mean, position = pool(x.expectation, *geometry, return_indices=True)
     variance = x.variance.flatten(-spatial).gather(-1, position.flatten(-spatial)).reshape(mean.shape)
     return Moments(mean, variance, x.approximation)
 
@@ -72,7 +72,7 @@ def _max_pool(
         outputs.append(_positions(length, k, s, p, d, ceil_mode))
         border[:0] = [p, max(0, (outputs[-1] - 1) * s + d * (k - 1) + 1 - length - p)]
     padded = Moments(
-        F.pad(input.mean, border, value=_NEVER), F.pad(input.variance, border, value=0.0), input.approximation
+        F.pad(input.expectation, border, value=_NEVER), F.pad(input.variance, border, value=0.0), input.approximation
     )
     entries = []
     for offsets in product(*map(range, kernel)):

@@ -1,4 +1,4 @@
-"""`Moments`: the mean and the variance of an activation, in place of a tensor."""
+"""`Moments`: the expectation and the variance of an activation, in place of a tensor."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ class Approximation:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Moments:
-    """Elementwise mean and variance of an activation whose entries are treated as independent.
+    """Elementwise expectation and variance of an activation whose entries are treated as independent.
 
     Not a tensor: torch functions, tensor methods and operators that receive `Moments` are dispatched to the rule
     registered for them, and one without a rule raises `UnsupportedOperationError`. A pytree with the leaves
-    (mean, variance), so `vmap`, `grad`, `jvp`, `make_fx` and `tree_map` take it apart and put it together, and a
+    (expectation, variance), so `vmap`, `grad`, `jvp`, `make_fx` and `tree_map` take it apart and put it together, and a
     dataset may hold it as inputs.
 
     Attributes:
-        mean: m, any shape.
+        expectation: m, any shape. Not called `mean`, for that is a method of tensors: `x.mean(dim)` averages entries.
         variance: v >= 0, the same shape.
         approximation: What rules with a choice use; the first Bayesian layer sets its own.
 
@@ -69,18 +69,19 @@ class Moments:
         ValueError: If the shapes differ.
     """
 
-    mean: Tensor
+    expectation: Tensor
     variance: Tensor
     approximation: Approximation = Approximation()
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.mean, Tensor) and isinstance(self.variance, Tensor)):
+        if not (isinstance(self.expectation, Tensor) and isinstance(self.variance, Tensor)):
             raise TypeError(
-                f"Moments needs two tensors, got {type(self.mean).__name__} and {type(self.variance).__name__}"
+                f"Moments needs two tensors, got {type(self.expectation).__name__} and {type(self.variance).__name__}"
             )
-        if self.mean.shape != self.variance.shape:
+        if self.expectation.shape != self.variance.shape:
             raise ValueError(
-                f"mean and variance must have one shape, got {tuple(self.mean.shape)} and {tuple(self.variance.shape)}"
+                f"expectation and variance must have one shape, got {tuple(self.expectation.shape)} and "
+                f"{tuple(self.variance.shape)}"
             )
 
     @classmethod
@@ -98,7 +99,7 @@ class Moments:
         """Tensor methods, as rules: `x.flatten(1)` is `Tensor.flatten` carried over."""
         function = None if name.startswith("_") else getattr(Tensor, name, None)
         if not callable(function):
-            raise AttributeError(f"Moments has no attribute {name!r}; its parts are .mean and .variance")
+            raise AttributeError(f"Moments has no attribute {name!r}; its parts are .expectation and .variance")
         return partial(_apply, function, self)
 
     @property
@@ -108,45 +109,45 @@ class Moments:
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the mean, and of the variance."""
-        return self.mean.shape
+        """Shape of the expectation, and of the variance."""
+        return self.expectation.shape
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the entries."""
-        return self.mean.dtype
+        return self.expectation.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the entries are."""
-        return self.mean.device
+        return self.expectation.device
 
     @property
     def ndim(self) -> int:
         """Number of axes."""
-        return self.mean.ndim
+        return self.expectation.ndim
 
     def dim(self) -> int:
         """Number of axes."""
-        return self.mean.ndim
+        return self.expectation.ndim
 
     def size(self, dim: int | None = None) -> torch.Size | int:
         """The shape, or the length of one axis."""
-        return self.mean.shape if dim is None else self.mean.shape[dim]
+        return self.expectation.shape if dim is None else self.expectation.shape[dim]
 
     def numel(self) -> int:
         """Number of entries."""
-        return self.mean.numel()
+        return self.expectation.numel()
 
     def is_floating_point(self) -> bool:
         """True: moments are of real numbers."""
-        return self.mean.is_floating_point()
+        return self.expectation.is_floating_point()
 
     def __len__(self) -> int:
-        return len(self.mean)
+        return len(self.expectation)
 
     def __getitem__(self, index: Any) -> Moments:
-        return Moments(self.mean[index], self.variance[index], self.approximation)
+        return Moments(self.expectation[index], self.variance[index], self.approximation)
 
     def __add__(self, other: Any) -> Moments:
         return _apply(torch.add, self, other)
@@ -190,14 +191,14 @@ def _apply(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def _flatten(moments: Moments) -> tuple[list[Any], Approximation]:
-    return [moments.mean, moments.variance], moments.approximation
+    return [moments.expectation, moments.variance], moments.approximation
 
 
 def _unflatten(leaves: Iterable[Any], approximation: Approximation) -> Moments:
     # Transformations put placeholders (axes, None, specs) where the tensors were, so nothing is checked here.
     moments = object.__new__(Moments)
-    mean, variance = leaves
-    object.__setattr__(moments, "mean", mean)
+    expectation, variance = leaves
+    object.__setattr__(moments, "expectation", expectation)
     object.__setattr__(moments, "variance", variance)
     object.__setattr__(moments, "approximation", approximation)
     return moments

@@ -35,7 +35,7 @@ def batch_norm(
             "batch normalisation of Moments takes running statistics; call .eval() on a network that tracks them "
             "(its statistics come from the deterministic network's training)"
         )
-    mean = F.batch_norm(input.mean, running_mean, running_var, weight, bias, False, momentum, eps)
+    mean = F.batch_norm(input.expectation, running_mean, running_var, weight, bias, False, momentum, eps)
     scale = 1 / (running_var + eps)
     scale = scale if weight is None else scale * weight.square()
     return Moments(mean, input.variance * _per_channel(scale, input.ndim), input.approximation)
@@ -54,7 +54,7 @@ def layer_norm(
     With h = (m - mean m) / s, s^2 = var m + eps over the D normalised entries, and A, B, C the means over j of v_j,
     h_j v_j and h_j^2 v_j:  (gamma_i / s)^2 [v_i (1 - 2/D - 2 h_i^2 / D) + (A + 2 h_i B + h_i^2 C) / D].
     """
-    mean = F.layer_norm(input.mean, normalized_shape, weight, bias, eps)
+    mean = F.layer_norm(input.expectation, normalized_shape, weight, bias, eps)
     dims = tuple(range(-len(normalized_shape), 0))
     variance = _standardised_variance(input, dims, eps)
     return Moments(mean, variance if weight is None else variance * weight.square(), input.approximation)
@@ -65,7 +65,7 @@ def group_norm(
     input: Moments, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Moments:
     """Layer norm within each group of channels, with a factor and an offset per channel."""
-    mean = F.group_norm(input.mean, num_groups, weight, bias, eps)
+    mean = F.group_norm(input.expectation, num_groups, weight, bias, eps)
     return Moments(mean, _grouped_variance(input, num_groups, weight, eps), input.approximation)
 
 
@@ -83,7 +83,7 @@ def instance_norm(
     """Group norm of single channels; with running statistics, batch norm."""
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    mean = F.instance_norm(input.mean, None, None, weight, bias, True, momentum, eps)
+    mean = F.instance_norm(input.expectation, None, None, weight, bias, True, momentum, eps)
     return Moments(mean, _grouped_variance(input, input.shape[1], weight, eps), input.approximation)
 
 
@@ -95,12 +95,12 @@ def rms_norm(
 
     The first-order variance is (gamma_i / s)^2 [v_i (1 - 2 h_i^2 / D) + h_i^2 C / D], C the mean over j of h_j^2 v_j.
     """
-    mean = F.rms_norm(input.mean, normalized_shape, weight, eps)
+    mean = F.rms_norm(input.expectation, normalized_shape, weight, eps)
     dims = tuple(range(-len(normalized_shape), 0))
     floor = torch.finfo(input.dtype).eps if eps is None else eps
-    squared_scale = input.mean.square().mean(dims, keepdim=True) + floor
-    h_squared = input.mean.square() / squared_scale
-    count = _count(input.mean, dims)
+    squared_scale = input.expectation.square().mean(dims, keepdim=True) + floor
+    h_squared = input.expectation.square() / squared_scale
+    count = _count(input.expectation, dims)
     shared = (h_squared * input.variance).mean(dims, keepdim=True)
     variance = input.variance * (1 - 2 * h_squared / count) + h_squared * shared / count
     variance = variance.clamp(min=0) / squared_scale
@@ -117,10 +117,10 @@ def _grouped_variance(
 
 def _standardised_variance(x: Moments, dims: tuple[int, ...], eps: float) -> Float[Tensor, "*shape"]:
     """First-order variance of (m - mean m) / s over the given dimensions, see `layer_norm`."""
-    count = _count(x.mean, dims)
-    spread, centre = torch.var_mean(x.mean, dims, correction=0, keepdim=True)
+    count = _count(x.expectation, dims)
+    spread, centre = torch.var_mean(x.expectation, dims, correction=0, keepdim=True)
     squared_scale = spread + eps
-    h = (x.mean - centre) * squared_scale.rsqrt()
+    h = (x.expectation - centre) * squared_scale.rsqrt()
     weighted = h * x.variance
     a = x.variance.mean(dims, keepdim=True)
     b = weighted.mean(dims, keepdim=True)

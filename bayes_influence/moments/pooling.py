@@ -19,20 +19,17 @@ from bayes_influence.moments.transforms import plain_formulas_needed
 Sizes = int | tuple[int, ...]
 
 
-@rule(torch.sum)
-def total(input: Moments, dim: Sizes | None = None, keepdim: bool = False) -> Moments:
+@rule("sum")
+def total(input: Moments, dim: Any = None, keepdim: bool = False) -> Moments:
     """Sums of means and of variances, entries independent."""
-    mean, variance = (x.sum(dim, keepdim=keepdim) for x in (input.mean, input.variance))
+    mean, variance = (x.sum(dim, keepdim=keepdim) for x in (input.expectation, input.variance))
     return Moments(mean, variance, input.approximation)
 
 
-@rule(torch.mean)
-def average(input: Moments, dim: Sizes | None = None, keepdim: bool = False) -> Moments:
-    """Mean of the means, and mean of the variances divided by the number of entries, entries independent.
-
-    Called as `torch.mean(x, dim)`: `x.mean` is the mean of the moments.
-    """
-    mean, variance = (x.mean(dim, keepdim=keepdim) for x in (input.mean, input.variance))
+@rule("mean")
+def average(input: Moments, dim: Any = None, keepdim: bool = False) -> Moments:
+    """Mean of the means, and mean of the variances divided by the number of entries, entries independent."""
+    mean, variance = (x.mean(dim, keepdim=keepdim) for x in (input.expectation, input.variance))
     return Moments(mean, variance * (mean.numel() / input.numel()), input.approximation)
 
 
@@ -52,7 +49,7 @@ def _average_pool(
     options: list[Any] = [kernel, strides, paddings, ceil_mode, count_include_pad]
     if spatial > 1:
         options.append(divisor_override)
-    mean, variance = (_pooled(function, x, options) for x in (input.mean, input.variance))
+    mean, variance = (_pooled(function, x, options) for x in (input.expectation, input.variance))
     if any(paddings) or ceil_mode:
         reciprocal: Tensor | float = _reciprocal_divisor(
             input.variance, kernel, strides, paddings, ceil_mode, count_include_pad
@@ -124,7 +121,7 @@ def _reciprocal_divisor(
 
 def _adaptive_average_pool(function: Callable[..., Tensor], spatial: int, input: Moments, output_size: Any) -> Moments:
     """Mean of m over windows that tile the input, and mean of v over the window's size."""
-    mean, variance = function(input.mean, output_size), function(input.variance, output_size)
+    mean, variance = function(input.expectation, output_size), function(input.variance, output_size)
     for dim in range(-spatial, 0):
         counts = [end - start for start, end in adaptive_windows(input.shape[dim], mean.shape[dim])]
         variance = variance / _along(variance.new_tensor([float(count) for count in counts]), dim)

@@ -53,7 +53,7 @@ def linearized_moments(
     posterior = Posterior.of(network, params)
     examples = inputs if isinstance(inputs, Moments) else Moments(inputs, torch.zeros_like(inputs))
     with torch.no_grad():
-        mean = functional_call(posterior.network, posterior.means, (examples.mean,))
+        mean = functional_call(posterior.network, posterior.means, (examples.expectation,))
 
     def output(random: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(posterior.network, {**posterior.means, **random}, (x.unsqueeze(0),)).flatten()
@@ -68,7 +68,7 @@ def linearized_moments(
 
     n_weights = sum(value.numel() for value in posterior.variances.values())
     at_once = max(1, JACOBIAN_ENTRIES // (n_weights * mean[0].numel()))
-    spread = vmap(variance, chunk_size=at_once)(examples.mean, examples.variance)
+    spread = vmap(variance, chunk_size=at_once)(examples.expectation, examples.variance)
     return Moments(mean, spread.reshape(mean.shape))
 
 
@@ -105,7 +105,7 @@ def probit_probabilities(logits: Moments) -> Float[Tensor, "n C"]:
     Close for one random logit against fixed ones; where all logits vary independently, differences of logits vary more
     than the formula allows for, and the probabilities are a little too sharp.
     """
-    return torch.softmax(logits.mean / torch.sqrt(1 + pi / 8 * logits.variance), dim=-1)
+    return torch.softmax(logits.expectation / torch.sqrt(1 + pi / 8 * logits.variance), dim=-1)
 
 
 def entropy(probabilities: Float[Tensor, "*lead C"]) -> Float[Tensor, "*lead"]:
@@ -118,7 +118,7 @@ def mutual_information(logits: Moments) -> Float[Tensor, " n"]:
 
     Between the label and the logits, which count as independent. Grows without bound in v, unlike the quantity itself.
     """
-    probabilities = torch.softmax(logits.mean, dim=-1)
+    probabilities = torch.softmax(logits.expectation, dim=-1)
     return 0.5 * ((probabilities - probabilities.square()) * logits.variance).sum(-1)
 
 
@@ -193,7 +193,7 @@ def predict(
     if averaging == "sampled":
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         noise = torch.randn(LOGIT_DRAWS, *logits.shape, generator=generator, dtype=logits.dtype).to(logits.device)
-        drawn = _averaged([logits.mean + logits.variance.sqrt() * noise])
+        drawn = _averaged([logits.expectation + logits.variance.sqrt() * noise])
         return Prediction(logits, drawn.probabilities, drawn.epistemic)
     probabilities = probit_probabilities(logits)
     return Prediction(logits, probabilities, torch.minimum(mutual_information(logits), entropy(probabilities)))

@@ -109,7 +109,7 @@ class Posterior:
                 params = self.draw(size, generator)
                 if isinstance(inputs, Moments):
                     noise = torch.stack([_normal(inputs.variance, generator) for _ in range(size)])
-                    outputs = vmap(call)(params, inputs.mean + inputs.variance.sqrt() * noise)
+                    outputs = vmap(call)(params, inputs.expectation + inputs.variance.sqrt() * noise)
                 else:
                     outputs = vmap(call, in_dims=(0, None))(params, inputs)
                 yield outputs

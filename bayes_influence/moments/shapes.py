@@ -54,7 +54,7 @@ MOVING = (
 
 
 def _moved(function: Callable[..., Any], x: Moments, *args: Any, **kwargs: Any) -> Any:
-    mean, variance = function(x.mean, *args, **kwargs), function(x.variance, *args, **kwargs)
+    mean, variance = function(x.expectation, *args, **kwargs), function(x.variance, *args, **kwargs)
     if isinstance(mean, Tensor):
         return Moments(mean, variance, x.approximation)
     return tuple(Moments(m, v, x.approximation) for m, v in zip(mean, variance, strict=True))
@@ -72,7 +72,7 @@ def index(x: Moments, position: Any) -> Moments:
 
 
 def _joined(function: Callable[..., Tensor], parts: Sequence[Any], dim: int = 0) -> Moments:
-    means = [part.mean if isinstance(part, Moments) else part for part in parts]
+    means = [part.expectation if isinstance(part, Moments) else part for part in parts]
     variances = [part.variance if isinstance(part, Moments) else torch.zeros_like(part) for part in parts]
     return Moments(function(means, dim), function(variances, dim), shared_approximation(*parts))
 
@@ -92,14 +92,14 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Moments:
 @rule("pad")
 def pad(input: Moments, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Moments:
     """Padding: constants have zero variance, other modes copy mean and variance."""
-    mean = F.pad(input.mean, pad, mode, value)
+    mean = F.pad(input.expectation, pad, mode, value)
     return Moments(mean, F.pad(input.variance, pad, mode, 0.0 if mode == "constant" else None), input.approximation)
 
 
 @rule("where")
 def where(condition: Tensor, input: Any, other: Any) -> Moments:
     """Entries of one or the other by a fixed condition."""
-    means = [x.mean if isinstance(x, Moments) else x for x in (input, other)]
+    means = [x.expectation if isinstance(x, Moments) else x for x in (input, other)]
     variances = [x.variance if isinstance(x, Moments) else 0.0 for x in (input, other)]
     mean = torch.where(condition, means[0], means[1])
     variance = torch.where(condition, variances[0], variances[1]).expand(mean.shape).to(mean.dtype)

@@ -37,7 +37,7 @@ def softmax(
     A linearised softmax collapses once the logits' standard deviation passes about one; stay on the logits where you
     can. Every method uses this rule.
     """
-    probabilities = torch.softmax(input.mean, _explicit(dim), dtype=dtype)
+    probabilities = torch.softmax(input.expectation, _explicit(dim), dtype=dtype)
     spread = _centred_variance(probabilities, input.variance.to(probabilities.dtype), _explicit(dim))
     return Moments(probabilities, probabilities.square() * spread, input.approximation)
 
@@ -50,7 +50,7 @@ def log_softmax(
     dtype: torch.dtype | None = None,
 ) -> Moments:
     """First order with the full Jacobian: log p at the mean, and (1 - p_i)^2 v_i + sum_{j != i} p_j^2 v_j."""
-    logarithms = torch.log_softmax(input.mean, _explicit(dim), dtype=dtype)
+    logarithms = torch.log_softmax(input.expectation, _explicit(dim), dtype=dtype)
     spread = _centred_variance(logarithms.exp(), input.variance.to(logarithms.dtype), _explicit(dim))
     return Moments(logarithms, spread, input.approximation)
 

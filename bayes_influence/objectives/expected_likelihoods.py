@@ -39,7 +39,7 @@ class TiltedCategorical:
 
     def __call__(self, outputs: Moments, targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Losses in nats, one per example."""
-        mean, variance = outputs.mean, outputs.variance
+        mean, variance = outputs.expectation, outputs.variance
         tilt = optimal_tilt(mean, variance)
         quadratic = 0.5 * (tilt.square() * variance).sum(-1)
         return quadratic + torch.logsumexp(mean + (0.5 - tilt) * variance, dim=-1) - _pick(mean, targets)
@@ -51,7 +51,7 @@ class JensenCategorical:
 
     def __call__(self, outputs: Moments, targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Losses in nats, one per example."""
-        mean, variance = outputs.mean, outputs.variance
+        mean, variance = outputs.expectation, outputs.variance
         return torch.logsumexp(mean + 0.5 * variance, dim=-1) - _pick(mean, targets)
 
 
@@ -64,7 +64,7 @@ class TaylorCategorical:
 
     def __call__(self, outputs: Moments, targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Losses in nats, one per example."""
-        mean, variance = outputs.mean, outputs.variance
+        mean, variance = outputs.expectation, outputs.variance
         probabilities = torch.softmax(mean, dim=-1)
         curvature = 0.5 * ((probabilities - probabilities.square()) * variance).sum(-1)
         return torch.logsumexp(mean, dim=-1) + curvature - _pick(mean, targets)
@@ -101,7 +101,7 @@ class SobolCategorical:
 
     def __call__(self, outputs: Moments, targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Losses in nats, one per example."""
-        mean, variance = outputs.mean, outputs.variance
+        mean, variance = outputs.expectation, outputs.variance
         normals = torch.from_numpy(sobol_normals(self.n_draws, mean.shape[-1], self.seed)).to(mean)
         logits = mean + torch.sqrt(variance + VARIANCE_FLOOR) * normals.unsqueeze(1)
         return torch.logsumexp(logits, dim=-1).mean(0) - _pick(logits.mean(0), targets)
@@ -130,9 +130,9 @@ class ExtendedVI:
     def __call__(self, outputs: Moments, targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Losses, one per example (a log-density: they can be negative)."""
         probabilities = softmax(outputs, dim=-1)
-        one_hot = torch.zeros_like(probabilities.mean).scatter(-1, targets.unsqueeze(-1), 1.0)
+        one_hot = torch.zeros_like(probabilities.expectation).scatter(-1, targets.unsqueeze(-1), 1.0)
         variance = probabilities.variance + self.noise
-        return 0.5 * (torch.log(variance) + (one_hot - probabilities.mean).square() / variance).sum(-1)
+        return 0.5 * (torch.log(variance) + (one_hot - probabilities.expectation).square() / variance).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class ExpectedGaussian:
     def __call__(self, outputs: Moments, targets: Float[Tensor, "B *target"]) -> Float[Tensor, " B"]:
         """Losses in nats, one per example."""
         noise = self.sampled()
-        mean, log_scale = noise.split(outputs.mean)
+        mean, log_scale = noise.split(outputs.expectation)
         return noise.losses(mean, log_scale, targets, noise.split(outputs.variance)[0])
 
     def sampled(self) -> GaussianNoise:

@@ -13,8 +13,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Flattening, Params, member
+from bayes_influence.objectives.parameters import Flattening, Params
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.averaging import SWAG, IterateAverage, SwagPosterior
 from bayes_influence.training.batch_norm import refreshed_buffers
@@ -196,7 +197,7 @@ class _Training:
         return torch.stack([torch.randperm(len(self.train), generator=generator) for generator in generators])
 
     def _batch(self, where: Int[Tensor, "E B"]) -> Batch:
-        return Batch(*tree_map(partial(self._gathered, where), tuple(self.train.batch())))
+        return tree_map(partial(self._gathered, where), self.train.batch())
 
     def _gathered(self, where: Int[Tensor, "E B"], leaf: Tensor) -> Tensor:
         dtype = self.flat.dtype if leaf.is_floating_point() else leaf.dtype

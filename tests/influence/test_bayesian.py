@@ -30,7 +30,7 @@ class QuadratureLogistic:
 
     def __call__(self, outputs: Moments, targets: Tensor) -> Tensor:
         nodes, weights = (torch.from_numpy(part) for part in np.polynomial.hermite_e.hermegauss(20))
-        mean, deviation = outputs.mean[:, 0], outputs.variance[:, 0].sqrt()
+        mean, deviation = outputs.expectation[:, 0], outputs.variance[:, 0].sqrt()
         values = nn.functional.softplus(
             -(2 * targets - 1).unsqueeze(1) * (mean.unsqueeze(1) + deviation.unsqueeze(1) * nodes)
         )
@@ -140,7 +140,7 @@ def test_linear_response_gives_the_correlations_that_mean_field_has_not(elbo, sp
 def test_linear_response_variance_of_an_output(elbo, split):
     train, test = split
     response = Influence(elbo, train, damping=0.0).response
-    variance = linear_response_variance(response, lambda outputs, targets: outputs.mean[:, 0], test)
+    variance = linear_response_variance(response, lambda outputs, targets: outputs.expectation[:, 0], test)
     design = torch.cat([test.inputs, torch.ones(15, 1, dtype=torch.float64)], dim=1)
     covariance = linear_response_covariance(response)
     torch.testing.assert_close(variance, (design @ covariance * design).sum(dim=1))
@@ -155,7 +155,7 @@ def test_memory_perturbation_of_a_mean_field_posterior(elbo, split, refits):
     """E grad l_i / (1/sigma^2 - E grad^2 l_i): the closed form, and in the direction of the refit of the means."""
     train, _ = split
     moved = memory_perturbation(mean_field_posterior(elbo, train), train.ids[:25])
-    data_only = replace(elbo, regulariser_weight=0.0, selection="means")
+    data_only = replace(elbo, regulariser_weight=0.0, parameters="means")
     one = train.select([3])
     from bayes_influence.objectives.derivatives import gradient
 

@@ -27,7 +27,7 @@ def moments(scale=0.5):
 def monte_carlo(outputs, draws=400_000):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(draws, 2, 3, generator=generator, dtype=torch.float64)
-    return torch.softmax(outputs.mean + outputs.variance.sqrt() * noise, dim=-1)
+    return torch.softmax(outputs.expectation + outputs.variance.sqrt() * noise, dim=-1)
 
 
 def entropy(p):

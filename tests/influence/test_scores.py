@@ -143,3 +143,17 @@ def test_a_full_disk_leaves_what_was_there(scores, tmp_path, monkeypatch):
         scores.save(path)
     assert [file.name for file in tmp_path.iterdir()] == ["scores.safetensors"]
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("test_id", [True, 7.5, torch.tensor([True, False])])
+def test_a_test_id_is_a_whole_number(scores, test_id, as_installed):
+    with pytest.raises(TypeError, match=r"ids must be whole numbers, got (booleans|float)"):
+        scores.top(1, test_id)
+
+
+def test_a_test_id_names_one_row(scores, as_installed):
+    with pytest.raises(ValueError, match="test_id must be one id, got 2"):
+        scores.top(1, scores.test_ids)
+    repeated = InfluenceScores(scores.values, scores.train_ids, torch.tensor([7, 7]))
+    with pytest.raises(ValueError, match="2 test examples have id 7; give each an id of its own"):
+        repeated.top(1, 7)

@@ -19,13 +19,13 @@ def _assert_match(moments: Moments, samples: Tensor) -> None:
     mean_error = (variance / n).sqrt()
     variance_error = ((centred**4).mean(0) - variance.square()).clamp(min=0).div(n).sqrt()
     rounding = 1e-12
-    assert ((moments.mean - mean).abs() <= STANDARD_ERRORS * mean_error + rounding).all()
+    assert ((moments.expectation - mean).abs() <= STANDARD_ERRORS * mean_error + rounding).all()
     assert ((moments.variance - variance).abs() <= STANDARD_ERRORS * variance_error + rounding).all()
 
 
 def _draw(moments: Moments, n: int) -> Tensor:
     noise = torch.randn(n, *moments.shape, dtype=moments.dtype)
-    return moments.mean + moments.variance.sqrt() * noise
+    return moments.expectation + moments.variance.sqrt() * noise
 
 
 @pytest.fixture

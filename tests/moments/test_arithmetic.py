@@ -38,15 +38,15 @@ def test_constants_from_both_sides(pair):
     x = pair[0]
     tensor = torch.randn(4, 2, 3, dtype=DOUBLE)
     for result, mean, variance in [
-        (tensor + x, tensor + x.mean, x.variance),
-        (x - tensor, x.mean - tensor, x.variance),
-        (tensor - x, tensor - x.mean, x.variance),
-        (tensor * x, tensor * x.mean, tensor.square() * x.variance),
-        (2 * x, 2 * x.mean, 4 * x.variance),
-        (x / tensor, x.mean / tensor, x.variance / tensor.square()),
-        (x / 4, x.mean / 4, x.variance / 16),
+        (tensor + x, tensor + x.expectation, x.variance),
+        (x - tensor, x.expectation - tensor, x.variance),
+        (tensor - x, tensor - x.expectation, x.variance),
+        (tensor * x, tensor * x.expectation, tensor.square() * x.variance),
+        (2 * x, 2 * x.expectation, 4 * x.variance),
+        (x / tensor, x.expectation / tensor, x.variance / tensor.square()),
+        (x / 4, x.expectation / 4, x.variance / 16),
     ]:
-        assert torch.equal(result.mean, mean)
+        assert torch.equal(result.expectation, mean)
         assert torch.allclose(result.variance, variance.expand(mean.shape))
 
 
@@ -57,15 +57,15 @@ def test_broadcasting_keeps_mean_and_variance_in_one_shape(pair):
 
 
 def test_a_number_minus_moments_has_the_right_sign(pair):
-    assert torch.equal((1 - pair[0]).mean, 1 - pair[0].mean)
+    assert torch.equal((1 - pair[0]).expectation, 1 - pair[0].expectation)
 
 
 def test_gradients_reach_every_operand():
     x, y = (Moments(torch.randn(3, requires_grad=True), torch.rand(3, requires_grad=True)) for _ in range(2))
     product = x * y
     product.variance.sum().backward()
-    assert torch.allclose(x.variance.grad, (y.mean.square() + y.variance).detach())
-    assert torch.allclose(x.mean.grad, (2 * x.mean * y.variance).detach())
+    assert torch.allclose(x.variance.grad, (y.expectation.square() + y.variance).detach())
+    assert torch.allclose(x.expectation.grad, (2 * x.expectation * y.variance).detach())
 
 
 def test_random_divisors_are_refused(pair):
@@ -77,8 +77,8 @@ def test_random_divisors_are_refused(pair):
 
 def test_the_chosen_approximation_wins_over_the_default(pair):
     x, y = pair
-    chosen = Moments(x.mean, x.variance, Approximation("exact"))
+    chosen = Moments(x.expectation, x.variance, Approximation("exact"))
     assert (y + chosen).approximation == (chosen * y).approximation == Approximation("exact")
-    other = Moments(x.mean, x.variance, Approximation("gauss-hermite"))
+    other = Moments(x.expectation, x.variance, Approximation("gauss-hermite"))
     with pytest.raises(ValueError, match="moments with different approximations were combined"):
         chosen + other

@@ -59,7 +59,9 @@ def test_errors_are_the_ones_that_were_put_in():
     biased = nn.Sequential(layer, nn.Identity())
     biased[0].register_forward_hook(
         lambda module, inputs, output: (
-            Moments(output.mean + output.variance.sqrt(), 4 * output.variance) if isinstance(output, Moments) else None
+            Moments(output.expectation + output.variance.sqrt(), 4 * output.variance)
+            if isinstance(output, Moments)
+            else None
         )
     )
     check = moment_check(biased, torch.randn(10, 3, dtype=DOUBLE), n_samples=2_000)

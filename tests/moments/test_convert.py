@@ -89,7 +89,7 @@ def test_first_order_at_zero_variance_is_the_deterministic_network():
     zero = {name: p.detach() - (1e4 if name.endswith("_rho") else 0) for name, p in twin.named_parameters()}
     x = torch.randn(7, 4, dtype=DOUBLE)
     out = functional_call(twin, zero, (x,))
-    assert torch.equal(out.mean, network(x))
+    assert torch.equal(out.expectation, network(x))
     assert torch.equal(out.variance, torch.zeros_like(out.variance))
 
 
@@ -107,7 +107,7 @@ def test_small_variances_agree_with_sampled_networks():
     moments = twin(x)
     deviation = outputs.std(0)
     # Not exact beyond the first layer: independent entries and Gaussian pre-activations are assumed.
-    assert ((moments.mean - outputs.mean(0)).abs() < 0.05 * deviation).all()
+    assert ((moments.expectation - outputs.mean(0)).abs() < 0.05 * deviation).all()
     assert ((moments.variance / deviation.square()).sqrt() - 1).abs().max() < 0.1
 
 
@@ -122,7 +122,7 @@ def test_residual_networks_convert():
     assert torch.allclose(
         twin[1](hidden).variance, hidden.variance + twin[1].activation(twin[1].inner(hidden)).variance
     )
-    assert torch.allclose(twin(x).mean, network(x))
+    assert torch.allclose(twin(x).expectation, network(x))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_the_models_of_the_library_convert(network, shape):
         assert out.shape == network(x).shape
         assert (out.variance > 0).all()
         out.variance.sum().backward()
-    assert torch.allclose(to_bayesian(network)(x).mean, network(x), atol=1e-6)
+    assert torch.allclose(to_bayesian(network)(x).expectation, network(x), atol=1e-6)
 
 
 def test_a_single_layer_converts():
@@ -175,11 +175,11 @@ def test_safe_under_functional_transforms(method):
 
     def loss(params, x):
         out = functional_call(twin, params, (x,))
-        return (out.mean.square() + out.variance.sqrt()).mean()
+        return (out.expectation.square() + out.variance.sqrt()).mean()
 
     twin.zero_grad()
     out = twin(x)
-    (out.mean.square() + out.variance.sqrt()).mean().backward()
+    (out.expectation.square() + out.variance.sqrt()).mean().backward()
     gradient = grad(loss)(params, x)
     assert all(torch.allclose(gradient[name], value.grad) for name, value in twin.named_parameters())
 
@@ -207,7 +207,7 @@ def test_safe_under_functional_transforms(method):
 def test_moments_may_be_the_input():
     twin = to_bayesian(small(), method="exact")
     x = Moments(torch.randn(3, 4, dtype=DOUBLE), torch.rand(3, 4, dtype=DOUBLE))
-    noisy, fixed = twin(x), twin(x.mean)
+    noisy, fixed = twin(x), twin(x.expectation)
     assert noisy.approximation == Approximation("exact")
     assert (noisy.variance > fixed.variance).all()
     rowwise = vmap(lambda row: twin(row))(x)

@@ -61,7 +61,7 @@ def test_mean_is_the_deterministic_convolution_and_back_again(name):
     assert type(back) is type(layer)
     assert repr(back) == repr(layer)
     assert torch.equal(back(x), layer(x))
-    assert torch.allclose(twin(x).mean, layer(x), rtol=1e-13)
+    assert torch.allclose(twin(x).expectation, layer(x), rtol=1e-13)
 
 
 def test_fixed_weights_against_samples(draw, assert_match):
@@ -93,7 +93,7 @@ def test_safe_under_tracing_of_an_ensemble_of_gradients(method):
 
     def loss(params, x):
         out = functional_call(twin, params, (x,))
-        return (out.mean.square() + out.variance).mean()
+        return (out.expectation.square() + out.variance).mean()
 
     members = {name: torch.stack([value, 1.1 * value]) for name, value in params.items()}
     step = vmap(grad(loss), in_dims=(0, None))

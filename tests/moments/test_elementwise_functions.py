@@ -13,18 +13,18 @@ DOUBLE = torch.float64
 def test_first_order_is_the_linearisation():
     x = Moments(torch.randn(4, dtype=DOUBLE), torch.rand(4, dtype=DOUBLE))
     result = torch.sin(x)
-    assert torch.equal(result.mean, x.mean.sin())
-    assert torch.allclose(result.variance, x.mean.cos().square() * x.variance)
+    assert torch.equal(result.expectation, x.expectation.sin())
+    assert torch.allclose(result.variance, x.expectation.cos().square() * x.variance)
 
 
 def test_exact_takes_quadrature_where_there_is_no_closed_form():
     x = Moments(torch.randn(4, dtype=DOUBLE), torch.rand(4, dtype=DOUBLE), Approximation("exact"))
-    quadrature = Moments(x.mean, x.variance, Approximation("gauss-hermite"))
+    quadrature = Moments(x.expectation, x.variance, Approximation("gauss-hermite"))
     for function in (torch.sin, functional.mish, functional.softplus):
-        assert torch.equal(function(x).mean, function(quadrature).mean)
+        assert torch.equal(function(x).expectation, function(quadrature).expectation)
         assert torch.equal(function(x).variance, function(quadrature).variance)
-    expected = torch.sin(x.mean) * torch.exp(-x.variance / 2)
-    assert torch.allclose(torch.sin(x).mean, expected, rtol=1e-10)
+    expected = torch.sin(x.expectation) * torch.exp(-x.variance / 2)
+    assert torch.allclose(torch.sin(x).expectation, expected, rtol=1e-10)
 
 
 def test_registered_and_forward_mode_derivatives_agree():
@@ -42,7 +42,7 @@ def test_a_function_of_ones_own_is_linearised_as_a_whole():
 
     x = Moments(torch.randn(6, dtype=DOUBLE), torch.rand(6, dtype=DOUBLE))
     assert gated.__name__ == "gated"
-    assert torch.equal(gated(x.mean), x.mean * torch.sigmoid(x.mean))
+    assert torch.equal(gated(x.expectation), x.expectation * torch.sigmoid(x.expectation))
     assert torch.allclose(gated(x).variance, functional.silu(x).variance)
     assert not torch.allclose((x * torch.sigmoid(x)).variance, gated(x).variance, rtol=0.05)
 
@@ -54,7 +54,7 @@ def test_rules_are_safe_under_transforms(method, function):
 
     def total(parts):
         result = function(Moments(parts[0], parts[1], approximation))
-        return (result.mean.square() + (result.variance + 0.1).sqrt()).sum()
+        return (result.expectation.square() + (result.variance + 0.1).sqrt()).sum()
 
     parts = torch.stack([torch.tensor([-0.9, 0.4]), torch.tensor([0.5, 0.8])]).double()
     members = torch.stack([parts, 1.3 * parts])
@@ -74,8 +74,8 @@ def test_rules_are_safe_under_transforms(method, function):
 
 def test_results_are_new_also_for_functions_asked_to_work_in_place():
     x = Moments(torch.tensor([-1.0]), torch.ones(1))
-    assert torch.nn.ReLU(inplace=True)(x).mean.item() == 0
-    assert x.mean.item() == -1
+    assert torch.nn.ReLU(inplace=True)(x).expectation.item() == 0
+    assert x.expectation.item() == -1
 
 
 def test_random_exponents_are_refused():

@@ -52,7 +52,7 @@ def test_closed_forms_agree_with_a_fine_grid(function, options, variance):
     v = torch.full_like(m, variance)
     result = function(Moments(m, v, Approximation("exact")), **options)
     expectation, spread = on_a_fine_grid(lambda x: function(x, **options), m, v)
-    assert torch.allclose(result.mean, expectation, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(result.expectation, expectation, rtol=1e-5, atol=1e-6)
     assert torch.allclose(result.variance, spread, rtol=1e-4, atol=1e-6)
 
 
@@ -62,7 +62,7 @@ def test_gelu_has_an_exact_mean_and_a_variance_about_it(variance):
     v = torch.full_like(m, variance)
     result = functional.gelu(Moments(m, v, Approximation("exact")))
     expectation, spread = on_a_fine_grid(functional.gelu, m, v)
-    assert torch.allclose(result.mean, expectation, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(result.expectation, expectation, rtol=1e-9, atol=1e-9)
     assert torch.allclose(result.variance, spread, rtol=1e-3 if variance <= 1 else 0.1)
 
 
@@ -73,7 +73,7 @@ def test_tanh_and_sigmoid_are_within_the_stated_errors(variance):
     for function, scale in ((torch.tanh, 1.0), (torch.sigmoid, 0.5)):
         result = function(Moments(m, v, Approximation("exact")))
         expectation, spread = on_a_fine_grid(function, m, v)
-        assert (result.mean - expectation).abs().max() < 4e-4 * scale
+        assert (result.expectation - expectation).abs().max() < 4e-4 * scale
         assert (result.variance - spread).abs().max() < 6e-4 * scale**2
 
 
@@ -85,7 +85,7 @@ def test_single_precision_loses_little(function):
     v = torch.tensor([1e-6, 1.01e-4, 1e-2, 1.0, 30.0])[:, None].expand_as(m)
     single = function(Moments(m, v, Approximation("exact")))
     double = function(Moments(m.double(), v.double(), Approximation("exact")))
-    assert torch.allclose(single.mean.double(), double.mean, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(single.expectation.double(), double.expectation, rtol=1e-5, atol=1e-5)
     assert torch.allclose(single.variance.double(), double.variance, rtol=1e-3, atol=1e-6)
 
 
@@ -103,7 +103,7 @@ def test_the_two_formulas_for_small_variances_meet(function):
 def test_gradients_are_finite_also_far_out_and_without_variance(function, options, dtype):
     def total(parts):
         result = function(Moments(parts[0], parts[1], Approximation("exact")), **options)
-        return (result.mean + result.variance).sum()
+        return (result.expectation + result.variance).sum()
 
     for variance in (0.0, 1e-8, 1.0, 50.0):
         parts = torch.tensor([[-300.0, -1.0, 0.0, 1.0, 300.0], 5 * [variance]], dtype=dtype)
@@ -113,5 +113,5 @@ def test_gradients_are_finite_also_far_out_and_without_variance(function, option
 def test_exact_relu_of_a_centred_gaussian_is_the_half_normal():
     x = Moments(torch.zeros(1, dtype=DOUBLE), torch.full((1,), 2.0, dtype=DOUBLE), Approximation("exact"))
     result = functional.relu(x)
-    assert result.mean.item() == pytest.approx((2.0 / (2 * torch.pi)) ** 0.5)
+    assert result.expectation.item() == pytest.approx((2.0 / (2 * torch.pi)) ** 0.5)
     assert result.variance.item() == pytest.approx(2.0 * (0.5 - 1 / (2 * torch.pi)))

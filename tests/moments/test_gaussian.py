@@ -56,9 +56,9 @@ def test_quadrature_has_the_stated_number_of_nodes():
 def test_rectified_moments_against_samples(draw, assert_match):
     x = Moments(torch.tensor([-2.0, -0.3, 0.0, 0.5, 3.0], dtype=DOUBLE), torch.tensor(5 * [0.8], dtype=DOUBLE))
     samples = draw(x, 400_000)
-    mean, variance, covariance = rectified_moments(x.mean, x.variance)
+    mean, variance, covariance = rectified_moments(x.expectation, x.variance)
     assert_match(Moments(mean, variance), samples.relu())
-    products = (samples - x.mean) * samples.relu()
+    products = (samples - x.expectation) * samples.relu()
     error = products.std(0) / len(samples) ** 0.5
     assert ((products.mean(0) - covariance).abs() < 5 * error).all()
 

@@ -30,9 +30,9 @@ def test_moments_are_those_of_sampled_weights(bias, random_input, draw, assert_m
     layer = nn.Linear(4, 3, bias=bias, dtype=DOUBLE)
     twin, n = converted(layer), 100_000
     x = Moments(torch.randn(2, 4, dtype=DOUBLE), torch.rand(2, 4, dtype=DOUBLE))
-    result = twin(x if random_input else x.mean)
+    result = twin(x if random_input else x.expectation)
     parts = {name: draw(Moments(p, torch.full_like(p, 0.09)), n) for name, p in layer.named_parameters()}
-    inputs = draw(x, n) if random_input else x.mean.expand(n, 2, 4)
+    inputs = draw(x, n) if random_input else x.expectation.expand(n, 2, 4)
     assert_match(result, vmap(lambda p, z: functional_call(layer, p, (z,)))(parts, inputs).detach())
     assert result.approximation == Approximation("exact")
 

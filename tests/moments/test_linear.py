@@ -26,21 +26,21 @@ def test_gaussian_weights_against_samples(weights, random_input, with_bias, draw
     x = Moments(torch.randn(2, 4, dtype=DOUBLE), torch.rand(2, 4, dtype=DOUBLE))
     result = gaussian_weights(
         Affine(),
-        x if random_input else x.mean,
-        weight.mean,
-        bias.mean if with_bias else None,
+        x if random_input else x.expectation,
+        weight.expectation,
+        bias.expectation if with_bias else None,
         weight.variance.log() / 2,
         bias.variance.log() / 2 if with_bias else None,
         Approximation("exact"),
     )
-    inputs = draw(x, N) if random_input else x.mean.expand(N, 2, 4)
+    inputs = draw(x, N) if random_input else x.expectation.expand(N, 2, 4)
     samples = inputs @ draw(weight, N).mT
     assert_match(result, samples + draw(bias, N)[:, None] if with_bias else samples)
     assert result.approximation == Approximation("exact")
 
 
 def test_fixed_weights_against_samples(weights, draw, assert_match):
-    weight, bias = (part.mean for part in weights)
+    weight, bias = (part.expectation for part in weights)
     x = Moments(torch.randn(2, 4, dtype=DOUBLE), torch.rand(2, 4, dtype=DOUBLE))
     assert_match(functional.linear(x, weight, bias), functional.linear(draw(x, N), weight, bias))
 
@@ -49,8 +49,8 @@ def test_products_of_matrices_against_samples(draw, assert_match):
     left = Moments(torch.randn(2, 3, dtype=DOUBLE), torch.rand(2, 3, dtype=DOUBLE))
     right = Moments(torch.randn(3, 2, dtype=DOUBLE), torch.rand(3, 2, dtype=DOUBLE))
     assert_match(left @ right, draw(left, N) @ draw(right, N))
-    assert_match(left.mean @ right, left.mean @ draw(right, N))
-    assert_match(torch.matmul(left, right.mean), draw(left, N) @ right.mean)
+    assert_match(left.expectation @ right, left.expectation @ draw(right, N))
+    assert_match(torch.matmul(left, right.expectation), draw(left, N) @ right.expectation)
 
 
 def plain_moments(operation, mean, variance, weight, bias, rho, bias_rho):
@@ -63,7 +63,7 @@ def plain_moments(operation, mean, variance, weight, bias, rho, bias_rho):
 def recomputed_moments(operation, mean, variance, weight, bias, rho, bias_rho):
     x = mean if variance is None else Moments(mean, variance)
     result = gaussian_weights(operation, x, weight, bias, rho, bias_rho, Approximation())
-    return result.mean, result.variance
+    return result.expectation, result.variance
 
 
 @pytest.mark.parametrize("random_input", [False, True])

@@ -35,14 +35,16 @@ def test_clark_is_exact_for_two(draw, assert_match):
 def test_clark_of_a_gaussian_and_zero_is_the_rectifier():
     x = random_moments((5,), "clark")
     zero = Moments(torch.zeros(5, dtype=DOUBLE), torch.zeros(5, dtype=DOUBLE))
-    assert torch.allclose(clark(x, zero).mean, torch.relu(x).mean)
+    assert torch.allclose(clark(x, zero).expectation, torch.relu(x).expectation)
     assert torch.allclose(clark(x, zero).variance, torch.relu(x).variance)
 
 
 def test_clark_is_stable_in_single_precision():
     x = Moments(torch.tensor([1000.0, -3.0, 1e-3]), torch.tensor([1e-4, 0.5, 1e-8]))
     y = Moments(torch.tensor([999.99, 4.0, 0.0]), torch.tensor([1e-4, 0.5, 2e-8]))
-    double = clark(Moments(x.mean.double(), x.variance.double()), Moments(y.mean.double(), y.variance.double()))
+    double = clark(
+        Moments(x.expectation.double(), x.variance.double()), Moments(y.expectation.double(), y.variance.double())
+    )
     assert torch.allclose(clark(x, y).variance.double(), double.variance, rtol=2e-2, atol=0)
 
 
@@ -50,10 +52,10 @@ def test_clark_is_stable_in_single_precision():
 def test_both_kinds_are_the_maximum_itself_at_zero_variance(pooling, shape):
     x = random_moments((2, *shape), "clark", scale=0)
     result = pooling(x)
-    assert torch.allclose(result.mean, pooling(x.mean), atol=2e-6, rtol=0)
-    assert torch.equal(result.variance, torch.zeros_like(result.mean))
-    co_pooled = pooling(Moments(x.mean, x.variance, Approximation(max_pooling="co-pooling")))
-    assert torch.equal(co_pooled.mean, pooling(x.mean))
+    assert torch.allclose(result.expectation, pooling(x.expectation), atol=2e-6, rtol=0)
+    assert torch.equal(result.variance, torch.zeros_like(result.expectation))
+    co_pooled = pooling(Moments(x.expectation, x.variance, Approximation(max_pooling="co-pooling")))
+    assert torch.equal(co_pooled.expectation, pooling(x.expectation))
 
 
 @pytest.mark.parametrize(("pooling", "shape"), POOLINGS, ids=lambda value: str(value))
@@ -62,11 +64,11 @@ def test_clark_is_close_to_samples_and_co_pooling_is_not(pooling, shape, draw):
     samples = pooling(draw(x, 20_000))
     deviation = samples.std(0)
     by_clark = pooling(x)
-    co_pooled = pooling(Moments(x.mean, x.variance, Approximation("exact", "co-pooling")))
-    error = (by_clark.mean - samples.mean(0)).abs() / deviation
+    co_pooled = pooling(Moments(x.expectation, x.variance, Approximation("exact", "co-pooling")))
+    error = (by_clark.expectation - samples.mean(0)).abs() / deviation
     # Maxima of more than two are not Gaussian; 0.007 is the standard error of the samples' mean.
     assert error.max() < 0.15
-    assert error.mean() < 0.2 * ((co_pooled.mean - samples.mean(0)).abs() / deviation).mean() + 0.007
+    assert error.mean() < 0.2 * ((co_pooled.expectation - samples.mean(0)).abs() / deviation).mean() + 0.007
     assert ((by_clark.variance / deviation.square()).log().abs()).mean() < 0.15
 
 
@@ -74,10 +76,10 @@ def test_clark_is_close_to_samples_and_co_pooling_is_not(pooling, shape, draw):
 def test_co_pooling_takes_the_variance_of_the_largest_mean(pooling):
     x = random_moments((1, 2, 4, 4), "co-pooling")
     result = pooling(x)
-    values, positions = torch.nn.functional.max_pool2d(x.mean, 2, padding=1, return_indices=True)
+    values, positions = torch.nn.functional.max_pool2d(x.expectation, 2, padding=1, return_indices=True)
     if isinstance(pooling, nn.AdaptiveMaxPool2d):
-        values, positions = torch.nn.functional.adaptive_max_pool2d(x.mean, 2, return_indices=True)
-    assert torch.equal(result.mean, values)
+        values, positions = torch.nn.functional.adaptive_max_pool2d(x.expectation, 2, return_indices=True)
+    assert torch.equal(result.expectation, values)
     expected = x.variance.flatten(2).gather(2, positions.flatten(2)).reshape(values.shape)
     assert torch.equal(result.variance, expected)
 
@@ -91,9 +93,9 @@ def test_safe_under_vmap_and_grad(max_pooling):
 
     def total(parts):
         result = pooling(Moments(parts[0], parts[1], x.approximation))
-        return (result.mean + result.variance.square()).sum()
+        return (result.expectation + result.variance.square()).sum()
 
-    parts = torch.stack([x.mean[0], x.variance[0]])
+    parts = torch.stack([x.expectation[0], x.variance[0]])
     direction = torch.randn_like(parts)
     difference = (total(parts + 1e-6 * direction) - total(parts - 1e-6 * direction)) / 2e-6
     gradient = grad(total)(parts)

@@ -18,7 +18,7 @@ def moments():
 
 def test_pytree_has_two_leaves_and_keeps_the_approximation(moments):
     leaves, structure = tree_flatten(moments)
-    assert leaves[0] is moments.mean
+    assert leaves[0] is moments.expectation
     assert leaves[1] is moments.variance
     doubled = tree_map(lambda leaf: 2 * leaf, moments)
     assert torch.equal(doubled.variance, 2 * moments.variance)
@@ -30,7 +30,7 @@ def test_serves_as_the_inputs_of_a_dataset(moments):
     dataset = Dataset(moments, torch.zeros(6, dtype=torch.int64), torch.arange(10, 16))
     rest = dataset.without([10, 12])
     assert isinstance(rest.inputs, Moments)
-    assert torch.equal(rest.inputs.mean, moments.mean[[1, 3, 4, 5]])
+    assert torch.equal(rest.inputs.expectation, moments.expectation[[1, 3, 4, 5]])
     assert torch.equal(rest.inputs.variance, moments.variance[[1, 3, 4, 5]])
     assert dataset.at(13).batch().inputs.approximation == Approximation("exact")
 
@@ -38,8 +38,8 @@ def test_serves_as_the_inputs_of_a_dataset(moments):
 def test_transforms_take_it_apart_and_put_it_together(moments):
     total = vmap(lambda row: (row * 2.0).variance.sum())(moments)
     assert torch.allclose(total, 4 * moments.variance.sum(1))
-    gradient = grad(lambda x: (x.mean.square() + x.variance).sum())(moments)
-    assert torch.allclose(gradient.mean, 2 * moments.mean)
+    gradient = grad(lambda x: (x.expectation.square() + x.variance).sum())(moments)
+    assert torch.allclose(gradient.expectation, 2 * moments.expectation)
     assert torch.equal(gradient.variance, torch.ones(6, 3))
     traced = make_fx(lambda x: torch.tanh(x))(moments)
     assert torch.equal(tree_leaves(traced(moments))[1], torch.tanh(moments).variance)
@@ -47,7 +47,7 @@ def test_transforms_take_it_apart_and_put_it_together(moments):
 
 def test_copies_and_pickles(moments):
     for twin in (copy.deepcopy(moments), pickle.loads(pickle.dumps(moments))):
-        assert torch.equal(twin.mean, moments.mean)
+        assert torch.equal(twin.expectation, moments.expectation)
         assert torch.equal(twin.variance, moments.variance)
         assert twin.approximation == moments.approximation
 

@@ -40,8 +40,8 @@ def test_variance_is_that_of_the_linearised_layer(build, shape):
     layer = randomised(build())
     x = Moments(torch.randn(shape, dtype=DOUBLE), torch.rand(shape, dtype=DOUBLE))
     result = layer(x)
-    assert torch.equal(result.mean, layer(x.mean))
-    full = jacobian(lambda m: layer(m).flatten(), x.mean).flatten(1)
+    assert torch.equal(result.expectation, layer(x.expectation))
+    full = jacobian(lambda m: layer(m).flatten(), x.expectation).flatten(1)
     assert torch.allclose(result.variance.flatten(), full.square() @ x.variance.flatten(), rtol=1e-9)
 
 

@@ -28,8 +28,8 @@ POOLINGS = [
 def test_variance_is_that_of_the_linear_map(pooling, shape):
     x = Moments(torch.randn(1, *shape, dtype=DOUBLE), torch.rand(1, *shape, dtype=DOUBLE))
     result = pooling(x)
-    assert torch.equal(result.mean, pooling(x.mean))
-    matrix = jacobian(lambda m: pooling(m).flatten(), x.mean).flatten(1)
+    assert torch.equal(result.expectation, pooling(x.expectation))
+    matrix = jacobian(lambda m: pooling(m).flatten(), x.expectation).flatten(1)
     assert torch.allclose(result.variance.flatten(), matrix.square() @ x.variance.flatten())
 
 
@@ -44,9 +44,17 @@ def test_sums_and_means_over_axes(dim, keepdim):
     x = Moments(torch.randn(2, 3, 4, dtype=DOUBLE), torch.rand(2, 3, 4, dtype=DOUBLE))
     for function in (torch.sum, torch.mean):
         result = function(x, dim, keepdim=keepdim)
-        assert torch.equal(result.mean, function(x.mean, dim, keepdim=keepdim))
-        matrix = jacobian(lambda m, f=function: f(m, dim).flatten(), x.mean).reshape(-1, 24)
+        assert torch.equal(result.expectation, function(x.expectation, dim, keepdim=keepdim))
+        matrix = jacobian(lambda m, f=function: f(m, dim).flatten(), x.expectation).reshape(-1, 24)
         assert torch.allclose(result.variance.flatten(), matrix.square() @ x.variance.flatten())
+
+
+def test_averages_as_methods_are_those_of_the_function():
+    x = Moments(torch.randn(2, 3, 4), torch.rand(2, 3, 4))
+    for method, function in ((x.mean, torch.mean), (x.sum, torch.sum)):
+        for result in (method(), method(-1), method(dim=(1, 2), keepdim=True)):
+            assert isinstance(result, Moments)
+        assert torch.equal(method([1, 2]).variance, function(x, (1, 2)).variance)
 
 
 def test_safe_under_vmap():
@@ -65,7 +73,7 @@ def test_average_pooling_keeps_no_input_and_differentiates_like_torchs(pool, sha
 
     def propagated(mean):
         pooled = pool(Moments(mean, mean.square()), 2)
-        return (pooled.mean.sin() * pooled.variance).sum()
+        return (pooled.expectation.sin() * pooled.variance).sum()
 
     for transform in (
         lambda f: grad(f)(x),

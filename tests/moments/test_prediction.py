@@ -32,7 +32,9 @@ def test_diagonal_moments_are_the_forward_pass(x):
     network = small()
     assert torch.equal(diagonal_moments(network, x).variance, network(x).variance)
     params = {name: 0.5 * p.detach() for name, p in network.named_parameters()}
-    assert torch.equal(diagonal_moments(network, x, params).mean, functional_call(network, params, (x,)).mean)
+    assert torch.equal(
+        diagonal_moments(network, x, params).expectation, functional_call(network, params, (x,)).expectation
+    )
 
 
 def test_linearized_moments_are_the_dense_jacobian(x):
@@ -43,7 +45,7 @@ def test_linearized_moments_are_the_dense_jacobian(x):
     sigma_squared = {name: (2 * p).exp() for name, p in network.named_parameters() if name.endswith("_rho")}
     expected = sum((jacobian[name].square() * sigma_squared[name + "_rho"]).flatten(2).sum(2) for name in params)
     result = linearized_moments(network, x)
-    assert torch.equal(result.mean, mean_network(x))
+    assert torch.equal(result.expectation, mean_network(x))
     assert torch.allclose(result.variance, expected)
 
 
@@ -58,10 +60,12 @@ def test_a_linear_network_has_the_same_moments_in_all_modes():
     network = to_bayesian(nn.Linear(4, 3).double(), initial_sigma=0.7).eval()
     inputs = torch.randn(5, 4, dtype=DOUBLE)
     diagonal, linearized = diagonal_moments(network, inputs), linearized_moments(network, inputs)
-    assert torch.allclose(diagonal.mean, linearized.mean)
+    assert torch.allclose(diagonal.expectation, linearized.expectation)
     assert torch.allclose(diagonal.variance, linearized.variance)
     sampled = sampled_moments(network, inputs, n_samples=8_000)
-    assert torch.allclose(sampled.mean, diagonal.mean, atol=5 * (diagonal.variance.max() / 8_000).sqrt().item())
+    assert torch.allclose(
+        sampled.expectation, diagonal.expectation, atol=5 * (diagonal.variance.max() / 8_000).sqrt().item()
+    )
     assert torch.allclose(sampled.variance, diagonal.variance, rtol=5 * (2 / 8_000) ** 0.5)
 
 
@@ -78,7 +82,7 @@ def test_all_modes_agree_for_small_variances(x):
     network = small(initial_sigma=0.02)
     sampled = sampled_moments(network, x, n_samples=4_000)
     for moments in (diagonal_moments(network, x), linearized_moments(network, x)):
-        assert ((moments.mean - sampled.mean).abs() < 0.1 * sampled.variance.sqrt()).all()
+        assert ((moments.expectation - sampled.expectation).abs() < 0.1 * sampled.variance.sqrt()).all()
     assert torch.allclose(linearized_moments(network, x).variance, sampled.variance, rtol=0.12)
 
 
@@ -95,8 +99,8 @@ def test_probit_probabilities_against_sampled_logits(draw):
     logits = Moments(torch.tensor([[1.0, 0.0]], dtype=DOUBLE), torch.tensor([[2.0, 0.0]], dtype=DOUBLE))
     exact = torch.softmax(draw(logits, 200_000), -1).mean(0)
     assert torch.allclose(probit_probabilities(logits), exact, atol=0.01)
-    certain = Moments(logits.mean, torch.zeros_like(logits.mean))
-    assert torch.equal(probit_probabilities(certain), torch.softmax(logits.mean, -1))
+    certain = Moments(logits.expectation, torch.zeros_like(logits.expectation))
+    assert torch.equal(probit_probabilities(certain), torch.softmax(logits.expectation, -1))
 
 
 def test_entropy_and_mutual_information_in_closed_form():

@@ -40,7 +40,7 @@ variances = st.lists(st.floats(0, 100, width=32), min_size=4, max_size=4)
 def test_variances_stay_finite_and_not_negative(name, mean, variance, approximation):
     x = Moments(torch.tensor([mean]), torch.tensor([variance]), approximation)
     result = OPERATIONS[name](x)
-    assert torch.isfinite(result.mean).all()
+    assert torch.isfinite(result.expectation).all()
     assert torch.isfinite(result.variance).all()
     assert (result.variance >= 0).all()
 
@@ -51,8 +51,8 @@ def test_variances_stay_finite_and_not_negative(name, mean, variance, approximat
 def test_without_variance_first_order_is_the_operation_itself(name, mean):
     x = Moments(torch.tensor([mean]), torch.zeros(1, 4))
     result = OPERATIONS[name](x)
-    assert torch.equal(result.mean, OPERATIONS[name](x.mean))
-    assert torch.equal(result.variance, torch.zeros_like(result.mean))
+    assert torch.equal(result.expectation, OPERATIONS[name](x.expectation))
+    assert torch.equal(result.variance, torch.zeros_like(result.expectation))
 
 
 NETWORKS = {
@@ -83,5 +83,5 @@ def test_without_variance_first_order_is_the_deterministic_network(name, seed):
     certain = {key: value - (1e4 if key.endswith("_rho") else 0) for key, value in twin.named_parameters()}
     x = 3 * torch.randn(2, 1, 6, 6)
     out = functional_call(twin, certain, (x,))
-    assert torch.equal(out.mean, network(x))
-    assert torch.equal(out.variance, torch.zeros_like(out.mean))
+    assert torch.equal(out.expectation, network(x))
+    assert torch.equal(out.variance, torch.zeros_like(out.expectation))

@@ -101,7 +101,7 @@ def test_only_the_input_is_kept():
     def step(mean, variance):
         return torch.tanh(Moments(mean, variance, x.approximation))
 
-    assert kept_bytes(step, x.mean, x.variance) == 2 * x.mean.untyped_storage().nbytes()
+    assert kept_bytes(step, x.expectation, x.variance) == 2 * x.expectation.untyped_storage().nbytes()
 
 
 def test_a_kink_has_no_curvature():

@@ -26,8 +26,8 @@ def test_a_rule_of_ones_own_takes_effect():
 
     @rule(triple)
     def tripled(x):
-        return Moments(3 * x.mean, 9 * x.variance, x.approximation)
+        return Moments(3 * x.expectation, 9 * x.variance, x.approximation)
 
     assert has_rule(triple)
     assert torch.equal(triple(x).variance, torch.full((2,), 9.0))
-    assert torch.equal(apply_rule(triple, (x,)).mean, torch.full((2,), 3.0))
+    assert torch.equal(apply_rule(triple, (x,)).expectation, torch.full((2,), 3.0))

@@ -63,7 +63,7 @@ def test_running_moments_are_those_of_all_samples_together():
     running = RunningMoments()
     for piece in samples.split(8):
         running.add(piece)
-    assert torch.allclose(running.moments.mean, samples.mean(0))
+    assert torch.allclose(running.moments.expectation, samples.mean(0))
     assert torch.allclose(running.moments.variance, samples.var(0))
 
 

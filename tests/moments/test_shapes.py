@@ -36,7 +36,7 @@ CASES = [
 def test_mean_and_variance_move_together(operation):
     x = Moments(torch.randn(2, 3, 4), torch.rand(2, 3, 4), Approximation("exact"))
     result = operation(x)
-    assert torch.equal(result.mean, operation(x.mean))
+    assert torch.equal(result.expectation, operation(x.expectation))
     assert torch.equal(result.variance, operation(x.variance))
     assert result.approximation == x.approximation
 
@@ -44,13 +44,13 @@ def test_mean_and_variance_move_together(operation):
 def test_what_is_fixed_has_no_variance():
     x, fixed = Moments(torch.randn(2, 3), torch.rand(2, 3)), torch.randn(2, 3)
     joined = torch.cat([fixed, x], 1)
-    assert torch.equal(joined.mean, torch.cat([fixed, x.mean], 1))
+    assert torch.equal(joined.expectation, torch.cat([fixed, x.expectation], 1))
     assert torch.equal(joined.variance, torch.cat([torch.zeros(2, 3), x.variance], 1))
     padded = functional.pad(x, (1, 0), value=7.0)
-    assert torch.equal(padded.mean[:, 0], torch.full((2,), 7.0))
+    assert torch.equal(padded.expectation[:, 0], torch.full((2,), 7.0))
     assert torch.equal(padded.variance[:, 0], torch.zeros(2))
     chosen = torch.where(torch.tensor([True, False, True]), x, 0.0)
-    assert torch.equal(chosen.mean[:, 1], torch.zeros(2))
+    assert torch.equal(chosen.expectation[:, 1], torch.zeros(2))
     assert torch.equal(chosen.variance, x.variance * torch.tensor([1.0, 0.0, 1.0]))
 
 

@@ -14,8 +14,8 @@ DOUBLE = torch.float64
 def test_variance_is_that_of_the_linearised_function(function):
     x = Moments(torch.randn(5, dtype=DOUBLE), 2 * torch.rand(5, dtype=DOUBLE))
     result = function(x, dim=0)
-    full = jacobian(lambda m: function(m, dim=0), x.mean)
-    assert torch.allclose(result.mean, function(x.mean, dim=0))
+    full = jacobian(lambda m: function(m, dim=0), x.expectation)
+    assert torch.allclose(result.expectation, function(x.expectation, dim=0))
     assert torch.allclose(result.variance, full.square() @ x.variance)
 
 
@@ -41,7 +41,7 @@ def test_glu_gates_one_half_by_the_other():
     x = Moments(torch.randn(2, 6, dtype=DOUBLE), torch.rand(2, 6, dtype=DOUBLE))
     expected = x[:, :3] * torch.sigmoid(x[:, 3:])
     result = functional.glu(x, 1)
-    assert torch.equal(result.mean, functional.glu(x.mean, 1))
+    assert torch.equal(result.expectation, functional.glu(x.expectation, 1))
     assert torch.equal(result.variance, expected.variance)
 
 

@@ -46,11 +46,11 @@ def test_every_elementwise_activation_has_the_moments_of_its_linearisation(name,
     result = module(Moments(mean.detach(), variance, Approximation(method)))
     value = module(mean)
     (slope,) = torch.autograd.grad(value.sum(), mean)
-    assert torch.allclose(result.mean, value, atol=1e-9)
+    assert torch.allclose(result.expectation, value, atol=1e-9)
     # The floor makes v at least 1e-12, and the curvature adds terms of order v^2.
     assert torch.allclose(result.variance, slope.square() * variance, rtol=1e-3, atol=1e-16)
     if method == "first-order":
-        assert torch.equal(result.mean, value.detach())
+        assert torch.equal(result.expectation, value.detach())
 
 
 @pytest.mark.parametrize("name", sorted(set(activation.__all__) - COUPLED - {"MultiheadAttention"}))
@@ -61,7 +61,7 @@ def test_every_elementwise_activation_is_close_to_samples(name, method, draw):
     result, samples = module(x), module(draw(x, 40_000)).detach()
     jumps = {"Hardshrink", "Threshold"}  # quadrature of a discontinuous function
     deviation = samples.std(0)
-    assert ((result.mean - samples.mean(0)).abs() < (0.25 if name in jumps else 0.06) * deviation + 1e-3).all()
+    assert ((result.expectation - samples.mean(0)).abs() < (0.25 if name in jumps else 0.06) * deviation + 1e-3).all()
     assert (
         (result.variance - deviation.square()).abs() < (0.4 if name in jumps else 0.15) * deviation.max() ** 2
     ).all()

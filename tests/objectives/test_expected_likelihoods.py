@@ -39,9 +39,9 @@ def expected_cross_entropy(outputs, targets, nodes=40):
     points, weights = np.polynomial.hermite_e.hermegauss(nodes)
     grid = torch.cartesian_prod(*[torch.tensor(points)] * 3)
     weight = torch.cartesian_prod(*[torch.tensor(weights / weights.sum())] * 3).prod(-1)
-    drawn = outputs.mean + outputs.variance.sqrt() * grid.unsqueeze(1)
+    drawn = outputs.expectation + outputs.variance.sqrt() * grid.unsqueeze(1)
     expected = (weight.unsqueeze(1) * torch.logsumexp(drawn, -1)).sum(0)
-    return expected - outputs.mean.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return expected - outputs.expectation.gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
 @pytest.mark.parametrize("variance", [0.01, 0.3, 3.0, 30.0])
@@ -103,7 +103,9 @@ def test_evi_is_the_density_of_the_one_hot_label_and_no_bound():
     outputs = logits(0.3)
     moments = softmax(outputs, dim=-1)
     one_hot = torch.nn.functional.one_hot(TARGETS, 3).double()
-    density = torch.distributions.Normal(moments.mean, (moments.variance + 0.01).sqrt()).log_prob(one_hot).sum(-1)
+    density = (
+        torch.distributions.Normal(moments.expectation, (moments.variance + 0.01).sqrt()).log_prob(one_hot).sum(-1)
+    )
     loss = ExtendedVI(0.01)(outputs, TARGETS)
     torch.testing.assert_close(loss, -density - 1.5 * log(2 * pi))
     certain = Moments(torch.tensor([[9.0, 0.0, 0.0]]), torch.full((1, 3), 0.01))

@@ -32,7 +32,7 @@ def test_bayesian_outputs_keep_their_variance(train, test, removed):
     (fits,) = fit_schemes([SCHEMES["bnn"]], tanh_network, train, [0, 1], Schedule(20), tolerance=None)
     outputs = outputs_after(fits, trained_refits(fits, train, removed, Schedule(2)), test)
     assert isinstance(outputs, Moments)
-    assert outputs.mean.shape == outputs.variance.shape == (2, 4, 6, 3)
+    assert outputs.expectation.shape == outputs.variance.shape == (2, 4, 6, 3)
 
 
 def test_a_polished_fit_does_not_drift(regression, train, test, removed, caplog):

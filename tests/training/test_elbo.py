@@ -30,7 +30,7 @@ def test_without_uncertainty_it_is_the_loss_plus_the_divergence_and_never_above_
     objective = Objective(to_bayesian(MLP(2, 3, depth=0, seed=0).double()), TiltedCategorical(), GaussianKL(20))
     certain = objective.at({name: value - 20 * name.endswith(RHO) for name, value in objective.params.items()})
     sampled = sampled_negative_elbo(certain, data, 8)
-    loss = CrossEntropy()(certain.outputs(certain.params, INPUTS).mean, data.targets).sum()
+    loss = CrossEntropy()(certain.outputs(certain.params, INPUTS).expectation, data.targets).sum()
     assert sampled.value - sampled.divergence == pytest.approx(float(loss), rel=1e-6)
     wide = objective.at({name: value + 3 * name.endswith(RHO) for name, value in objective.params.items()})
     bound = 20 * float(wide.value(wide.params, data.batch()))

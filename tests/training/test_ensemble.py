@@ -86,7 +86,7 @@ def test_members_do_not_depend_on_who_trains_beside_them(objective, start, iris)
 
 def test_members_may_have_data_of_their_own(objective, start, iris):
     shared = train_ensemble(objective, start, iris.train.batch(), Schedule(30))
-    inputs, targets = iris.train.batch()
+    inputs, targets = iris.train.inputs, iris.train.targets
     own = Batch(inputs.expand(4, *inputs.shape), targets.expand(4, -1))
     separate = train_ensemble(objective, start, own, Schedule(30), own_data=True)
     for name, value in shared.params.items():

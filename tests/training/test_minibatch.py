@@ -12,8 +12,9 @@ from bayes_influence.models.mlp import MLP
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.likelihoods import CrossEntropy, GaussianNoise
+from bayes_influence.objectives.members import member, stack_members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import detached_params, member, stack_members
+from bayes_influence.objectives.parameters import detached_params
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
 from bayes_influence.training.averaging import SWAG
 from bayes_influence.training.ensemble import NonFiniteTrainingError, train_ensemble

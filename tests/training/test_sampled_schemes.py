@@ -3,7 +3,8 @@ import torch
 
 from bayes_influence.data.tables import leave_out, load_table
 from bayes_influence.models.mlp import MLP
-from bayes_influence.objectives.parameters import RHO, member
+from bayes_influence.objectives.members import member
+from bayes_influence.objectives.parameters import RHO
 from bayes_influence.training.averaging import SWAG
 from bayes_influence.training.dropout import DroppedLinear
 from bayes_influence.training.fits import fit_schemes
@@ -22,7 +23,7 @@ def fit(names, seeds, epochs=120):
 def accuracy(fits, index):
     objective = fits.at(index)
     outputs = objective.outputs(objective.params, SPLIT.train.inputs)
-    values = outputs if isinstance(outputs, torch.Tensor) else outputs.mean
+    values = outputs if isinstance(outputs, torch.Tensor) else outputs.expectation
     return float((values.argmax(-1) == SPLIT.train.targets).double().mean())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.evaluation.lds import MIN_SUBSETS
 from bayes_influence.experiments.store.cells import CellResult, cell_key
-from bayes_influence.experiments.store.fingerprint import fingerprint_of_builder, identity_of_fits
+from bayes_influence.experiments.store.fingerprint import described, fingerprint_of_builder, identity_of_fits
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
+from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.protocols import RetrainingProtocol
 from bayes_influence.retraining.refits import losses_after
-from bayes_influence.retraining.removals import Removals
 from bayes_influence.training.fits import Fits
 
 SUBSETS_PER_CELL = 10
@@ -154,14 +154,4 @@ def protocol_config(protocol: RetrainingProtocol) -> dict[str, Any]:
     settings = {field.name: getattr(protocol, field.name) for field in fields(protocol)}  # type: ignore[arg-type]
     if "make_network" in settings:
         settings["make_network"] = fingerprint_of_builder(settings["make_network"])
-    return {"name": protocol.name} | {name: _described(value) for name, value in settings.items()}
-
-
-def _described(value: Any) -> Any:
-    """A setting as JSON can hold it."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if is_dataclass(value) and not isinstance(value, type | Dataset):
-        settings = {field.name: _described(getattr(value, field.name)) for field in fields(value)}
-        return {"kind": type(value).__name__} | settings
-    return fingerprint(value=value)
+    return {"name": protocol.name} | {name: described(value) for name, value in settings.items()}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import nn
 
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.models.initialisation import seeded
 from bayes_influence.objectives.identity import identity
@@ -24,6 +26,20 @@ def identity_of_fits(fits: Fits) -> dict[str, Any]:
         "objective": identity(fits.objective),
         "params": fits.params,
     }
+
+
+def described(value: Any) -> Any:
+    """A setting as JSON can hold it: numbers and words as such, a dataclass by its kind and fields, else a fingerprint.
+
+    Raises:
+        UnidentifiableError: If it cannot be told from another of its kind.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if is_dataclass(value) and not isinstance(value, type | Dataset):
+        settings = {field.name: described(getattr(value, field.name)) for field in fields(value)}
+        return {"kind": type(value).__name__} | settings
+    return fingerprint(value=value)
 
 
 def fingerprint_of_builder(make_network: Callable[[], nn.Module]) -> str:

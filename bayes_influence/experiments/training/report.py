@@ -29,8 +29,8 @@ from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.prediction import entropy, predict
 from bayes_influence.moments.softmax import softmax
+from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import member
 from bayes_influence.training.minibatch import Trained, placed
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from bayes_influence.experiments.comparison.compare import StudyResult, run_study
 from bayes_influence.experiments.comparison.figures import save_figure, sizes_figure
+from bayes_influence.experiments.comparison.regularisers import StudyResult, run_study
 from bayes_influence.experiments.comparison.study import Study, grid
 from bayes_influence.experiments.comparison.summary import compare_groups
 

@@ -6,7 +6,12 @@ import pytest
 
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.settings import TrainRun
-from bayes_influence.experiments.training.study import calibration_figure, history_figure, summarise, train_schemes
+from bayes_influence.experiments.training.side_by_side import (
+    calibration_figure,
+    history_figure,
+    summarise,
+    train_schemes,
+)
 
 RUN = TrainRun("iris", "mlp", seeds=(3, 4), epochs=4, width=5)
 

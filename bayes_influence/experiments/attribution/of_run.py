@@ -114,7 +114,7 @@ def _positions(test: Dataset, tests: Sequence[int], test_ids: Sequence[int]) -> 
             f"{test.name}: no test example {unknown[0]}; the {len(test)} test examples are numbered from 0 to "
             f"{len(test) - 1}; name an id, from {int(test.ids.min())} to {int(test.ids.max())}, as such"
         )
-    found = dict.fromkeys([*tests, *(test.positions(list(test_ids)).tolist() if test_ids else [])])
+    found = dict.fromkeys([*tests, *test.positions(test_ids).tolist()])
     if not found:
         raise ValueError("influence needs at least one test example, by position or by id")
     return list(found)
@@ -126,7 +126,7 @@ def _described(objective: Objective, tests: Dataset, positions: Tensor) -> list[
     data = tests.to(dtype=next(iter(params.values())).dtype)
     with torch.no_grad():
         losses, outputs = objective.losses(params, data.batch()), objective.outputs(params, data.inputs)
-    predicted = (outputs.mean if isinstance(outputs, Moments) else outputs).argmax(dim=-1)
+    predicted = (outputs.expectation if isinstance(outputs, Moments) else outputs).argmax(dim=-1)
     return [
         {
             "test": int(positions[row]),

@@ -1,20 +1,39 @@
 import pytest
 import torch
+from torch import nn
 
-from bayes_influence.retraining.removals import Removals, as_removals, largest_losses
+from bayes_influence.data.synthetic import logistic_classes
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.reweighting import Removals, as_removals, largest_losses
 
 
-def test_the_largest_losses_come_first(regression, train):
-    objective = regression.at(0)
+@pytest.fixture
+def train():
+    return logistic_classes(40, n_features=3, n_classes=3, seed=1).dataset
+
+
+@pytest.fixture
+def removed():
+    return torch.tensor([[3, 8, 21], [8, 21, 30]])
+
+
+@pytest.fixture
+def objective():
+    torch.manual_seed(0)
+    return Objective(nn.Linear(3, 3).double(), CrossEntropy())
+
+
+def test_the_largest_losses_come_first(objective, train):
     ids = largest_losses(objective, train, 5)
     losses = objective.losses(objective.params, train.batch())
     assert losses[train.positions(ids)].tolist() == sorted(losses.tolist(), reverse=True)[:5]
 
 
 @pytest.mark.parametrize("count", [0, 41])
-def test_more_examples_than_there_are_are_refused(regression, train, count):
+def test_more_examples_than_there_are_are_refused(objective, train, count):
     with pytest.raises(ValueError, match=f"between 1 and 40 examples can be removed one at a time, got {count}"):
-        largest_losses(regression.at(0), train, count)
+        largest_losses(objective, train, count)
 
 
 def test_the_control_is_untouched_and_a_removed_example_weighs_nothing(train):
@@ -79,3 +98,17 @@ def test_an_unknown_id_is_refused(train):
 def test_removing_everything_is_refused(train):
     with pytest.raises(ValueError, match="a removal of 40 of 40 examples leaves none to train on"):
         Removals.of_groups([torch.arange(40)], seeds=1).data_weights(train)
+
+
+@pytest.mark.parametrize("ids", [torch.tensor([[True, False]]), torch.tensor([[1.0, 2.0]])])
+def test_masks_and_real_numbers_are_no_removals(ids, as_installed):
+    with pytest.raises(TypeError, match=r"ids must be whole numbers, got (booleans|float32)"):
+        as_removals(ids)
+    with pytest.raises(TypeError, match=r"ids must be whole numbers, got (booleans|float32)"):
+        Removals.of_groups([ids[0]], seeds=1)
+
+
+def test_groups_may_be_lists_of_ids(train, as_installed):
+    weights = Removals.of_groups([[3, 5], range(2)], seeds=1).data_weights(train)
+    assert weights[0, 1].argwhere().numel() == weights[0, 2].argwhere().numel() == 38
+    assert weights[0, 1, [3, 5]].tolist() == weights[0, 2, [0, 1]].tolist() == [0, 0]

@@ -2,9 +2,10 @@ import torch
 from torch import nn
 
 from bayes_influence.data.synthetic import logistic_classes
-from bayes_influence.experiments.audit.audit import audit
-from bayes_influence.experiments.audit.stages import AuditSettings, on_features
-from bayes_influence.experiments.audit.study import _networks_of_run
+from bayes_influence.experiments.audit.jobs import on_features
+from bayes_influence.experiments.audit.of_networks import audit
+from bayes_influence.experiments.audit.of_run import _networks_of_run
+from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay

@@ -4,19 +4,15 @@ import torch
 
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.evaluation.verdict import Grade
-from bayes_influence.experiments.audit import audit as auditing
+from bayes_influence.experiments.audit import of_networks as auditing
 from bayes_influence.experiments.audit import spectrum as audit_spectrum
-from bayes_influence.experiments.audit.audit import (
-    audit,
-    audit_jobs,
-    each_network,
-    given_fits,
-    hardest_in_the_mean,
-    summarise_audit,
-)
+from bayes_influence.experiments.audit.cell import measure_network
+from bayes_influence.experiments.audit.jobs import audit_jobs, each_network, given_fits, hardest_in_the_mean
+from bayes_influence.experiments.audit.of_networks import audit
+from bayes_influence.experiments.audit.of_table import audit_study
 from bayes_influence.experiments.audit.report import audit_figure, printed_audit
-from bayes_influence.experiments.audit.stages import AuditSettings, measure_network
-from bayes_influence.experiments.audit.study import audit_study
+from bayes_influence.experiments.audit.result import summarise_audit
+from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.models.mlp import MLP
@@ -44,7 +40,7 @@ def tanh_network():
 
 def _fits(data, selection, decay=0.05, tolerance=1e-10):
     scheme = Deterministic("l2", decay=decay, regulariser_weight=float(decay > 0))
-    (fits,) = fit_schemes([scheme], tanh_network, data[0], [0, 1], SCHEDULE, selection=selection, tolerance=tolerance)
+    (fits,) = fit_schemes([scheme], tanh_network, data[0], [0, 1], SCHEDULE, parameters=selection, tolerance=tolerance)
     return fits
 
 
@@ -116,7 +112,7 @@ def test_a_control_that_drifts_more_than_the_effects_is_flagged(found):
 
 
 def test_refits_that_do_not_converge_are_noted(data):
-    objective = Objective(MLP(3, 3, depth=0, seed=0).double(), CrossEntropy(), WeightDecay(0.05), selection="all")
+    objective = Objective(MLP(3, 3, depth=0, seed=0).double(), CrossEntropy(), WeightDecay(0.05), parameters="all")
     settings = AuditSettings(removals=3, damping=0.05, refit_schedule=Schedule(2), tolerance=1e-300)
     notes = audit(objective, *data, settings, progress=False).notes
     assert any("proximal: 4 of 4 refits did not reach their gradient norm" in note for note in notes)
@@ -262,7 +258,7 @@ def test_large_spectra_come_from_lanczos(unfinished, data, monkeypatch):
     influence = SETTINGS.influence(job.fits.at(0), job.train, job.damping)
     arguments = influence, "ggn", job.delta, job.train.at(job.removed), job.test
     dense = audit_spectrum.audit_spectrum(*arguments)
-    monkeypatch.setattr(audit_spectrum, "DENSE_PARAMETERS", 10)
+    monkeypatch.setattr(audit_spectrum, "DENSE_SIZE", 10)
     large = audit_spectrum.audit_spectrum(*arguments)
     # P = 24 < 40 steps: the Krylov spaces are exhausted, and only the choice of the probes is left.
     for column in ("largest", "smallest", "parameters"):

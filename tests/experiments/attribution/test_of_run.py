@@ -4,7 +4,7 @@ import torch
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.tables import hold_out, load_table
-from bayes_influence.experiments.attribution.run import influence_figure, influence_of_run, printed_rankings
+from bayes_influence.experiments.attribution.of_run import influence_figure, influence_of_run, printed_rankings
 from bayes_influence.experiments.training.report import train_and_report
 from bayes_influence.experiments.training.run import load_run
 from bayes_influence.experiments.training.settings import TrainRun

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from bayes_influence.experiments.comparison.cell import measure
 from bayes_influence.experiments.comparison.figures import comparison_figure, damping_figure, save_figure
-from bayes_influence.experiments.comparison.measure import measure
 from bayes_influence.experiments.comparison.significance import in_words, scheme_tests, size_trends
 from bayes_influence.experiments.comparison.study import REFERENCE_SCHEDULE, Study
 from bayes_influence.experiments.comparison.summary import summarise_results

@@ -28,9 +28,9 @@ from bayes_influence.objectives.head import reduced_problem
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
+from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.retraining.minimum import newton_refits
 from bayes_influence.retraining.refits import ControlDrift, Refits, control_drift, loss_changes
-from bayes_influence.retraining.removals import largest_losses
 from bayes_influence.retraining.trained import trained_refits
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import Schedule
@@ -45,10 +45,10 @@ REFIT_RATE = 1e-3
 
 @dataclass(frozen=True)
 class Estimator:
-    """One way to take influence: its name, and the selection of parameters that it is taken in."""
+    """One way to take influence: its name, and the parameters that it is taken in."""
 
     name: str
-    selection: str
+    parameters: str
 
 
 def estimators(study: Study, objective: Objective) -> list[Estimator]:
@@ -77,7 +77,7 @@ def measure(study: Study, *, progress: bool = False) -> CellResult:
         split.train,
         study.seeds,
         Schedule(study.epochs),
-        selection=study.parameters,
+        parameters=study.parameters,
         progress=progress,
     )
     tables: dict[str, list[pd.DataFrame]] = {"results": [], "differences": [], "damping": []}
@@ -134,7 +134,7 @@ class _Estimate:
 
 def _estimate(objective: Objective, estimator: Estimator, split: Split, removed: Tensor) -> _Estimate:
     """Removal effects of the given examples; undamped where the curvature allows it, else automatically damped."""
-    objective = replace(objective, selection=estimator.selection)
+    objective = replace(objective, parameters=estimator.parameters)
     extremes = extreme_eigenvalues(dense_hessian(*reduced_problem(objective, split.train.batch())))
     try:
         influence = Influence(objective, split.train, damping=0.0)
@@ -153,7 +153,7 @@ def _estimate(objective: Objective, estimator: Estimator, split: Split, removed:
 def _sweep(
     objective: Objective, estimator: Estimator, split: Split, removed: Tensor, truth: Tensor
 ) -> Iterator[dict[str, float]]:
-    objective = replace(objective, selection=estimator.selection)
+    objective = replace(objective, parameters=estimator.parameters)
     sweep = damping_sweep(objective, split.train, split.test, DAMPINGS)
     positions = split.train.positions(removed)
     for delta, removal in zip(sweep.deltas, sweep.removal[:, 0, :], strict=True):
@@ -205,5 +205,5 @@ def _describe_refits(refits: Refits, row: int, drift: ControlDrift) -> dict[str,
 def _accuracy(objective: Objective, data: Dataset) -> float:
     with torch.no_grad():
         outputs = objective.outputs(objective.params, data.inputs)
-    logits = outputs.mean if isinstance(outputs, Moments) else outputs
+    logits = outputs.expectation if isinstance(outputs, Moments) else outputs
     return float((logits.argmax(-1) == data.targets).double().mean())

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.identities import example_ids
 from bayes_influence.objectives.objective import Objective
 
 BATCH_SIZE = 1024
@@ -65,6 +66,7 @@ class Removals:
         convention: What becomes of the mean, see `Convention`.
 
     Raises:
+        TypeError: If ids are not whole numbers.
         ValueError: If there is no seed or no group, seeds differ in their number of groups, a group is empty or names
             an example twice, or the convention is unknown.
     """
@@ -78,6 +80,8 @@ class Removals:
         counts = {len(groups) for groups in self.groups}
         if len(counts) != 1 or counts == {0}:
             raise ValueError(f"every seed needs the same number of removals, at least one, got {sorted(counts)}")
+        groups = tuple(tuple(example_ids(group) for group in groups) for groups in self.groups)
+        object.__setattr__(self, "groups", groups)
         for group in (group for groups in self.groups for group in groups):
             if len(group) == 0 or len(torch.unique(group)) != len(group):
                 raise ValueError(f"a group names each removed example once, and at least one, got {group.tolist()}")

@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from bayes_influence.experiments import fragility
 from bayes_influence.experiments.comparison.study import Study
-from bayes_influence.experiments.fragility.iris import SIZES, reproduce_figure
+from bayes_influence.experiments.papers import fragility_iris as fragility
+from bayes_influence.experiments.papers.fragility_iris import SIZES, reproduce_figure
 
 
 def test_the_grid_is_the_paper_s():
