@@ -11,6 +11,10 @@ class NotConvergedError(RuntimeError):
     """The same, where the caller asked for an error (`on_failure="raise"`)."""
 
 
+class IndefiniteCurvatureWarning(UserWarning):
+    """A matrix that should be positive definite is not, and something else was done; the message says what."""
+
+
 class IndefiniteCurvatureError(ValueError):
     """A matrix that must be positive definite is not.
 
