@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.errors import BayesInfluenceError
+
 CHECK_EVERY = 25
 """Steps between two looks for non-finite objectives: often enough to lose little, rare enough to cost nothing where a
 look waits for an accelerator."""
 
 
-class NonFiniteTrainingError(RuntimeError):
+class NonFiniteTrainingError(BayesInfluenceError, RuntimeError):
     """A member's objective became NaN or infinite; the message names the member and the step."""
 
 
