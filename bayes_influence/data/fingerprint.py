@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.errors import BayesInfluenceError
 
 DESCRIPTION = ("name", "feature_names", "class_names")
 """What a data set says about itself, on which no number depends."""
@@ -41,7 +42,7 @@ PLAIN = (bool, int, float, str, tuple, Tensor)
 OWN = "bayes_influence"
 
 
-class UnidentifiableError(ValueError):
+class UnidentifiableError(BayesInfluenceError, ValueError):
     """Something that a result depends on, and that cannot be told from another of its kind."""
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from bayes_influence.errors import BayesInfluenceError
+
 LOCK = ".lock"
 """Ending of the file that is locked while something is written."""
 
 
-class BusyError(RuntimeError):
+class BusyError(BayesInfluenceError, RuntimeError):
     """Another process, or another thread, writes what was to be written."""
 
 

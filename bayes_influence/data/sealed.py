@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from bayes_influence.errors import BayesInfluenceError
+
 UNSEALED = "sha256:" + "0" * 64
 """What the header of a file holds, once, before it is sealed."""
 
@@ -22,7 +24,7 @@ PIECE = 1 << 22
 """Bytes of a file that are read at a time."""
 
 
-class DamagedFileError(ValueError):
+class DamagedFileError(BayesInfluenceError, ValueError):
     """A stored file that is truncated, or whose content is not what was written."""
 
 

@@ -12,13 +12,14 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 
+from bayes_influence.data.catalogue import picture
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.data.tables import load_table
 from bayes_influence.experiments.comparison.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.run import load_run
@@ -34,9 +35,6 @@ PICTURED = 8
 """Training images that a picture shows of each kind, at most."""
 
 SCORES = "scores.safetensors"
-
-DIGITS_SIDE = 8
-"""Height and width of the images of scikit-learn's digits, whose pixels are the columns of a table."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +99,7 @@ def influence_of_run(
     folder.write_table("influence", ranking)
     if find_spec("pyarrow"):
         ranking.to_parquet(folder.path / "influence.parquet", index=False)
-    if _is_pictured(split.train):
+    if picture(split.train, int(split.train.ids[0])) is not None:
         for test, rows in ranking.groupby("test", sort=False):
             save_figure(influence_figure(rows, split.train, chosen), folder, f"test-{test}")
     return RunInfluence(folder.path, scores, ranking)
@@ -160,16 +158,12 @@ def _class_name(data: Dataset, target: int) -> str:
     return data.class_names[target] if data.class_names else str(target)
 
 
-def _is_pictured(data: Dataset) -> bool:
-    return data.name == "digits" or (isinstance(data.inputs, Tensor) and data.inputs.ndim == 4)
-
-
 def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset) -> Figure:
     """A test image with its most helpful training images (above) and its most harmful ones (below).
 
     Args:
         ranking: The rows of one test example, see `RunInfluence`.
-        train: Training images, or scikit-learn's digits.
+        train: Training examples that can be drawn, see `picture`.
         tests: Test images, this one among them.
     """
     test = ranking.iloc[0]
@@ -197,19 +191,18 @@ def _label_colour(example: Any) -> str:
 
 
 def _draw(axes: Axes, data: Dataset, example: int) -> None:
-    axes.imshow(_picture(data, example), cmap="gray_r")
+    image = picture(data, example)
+    if image is None:
+        raise ValueError(f"{data.name}: example {example} is no image and cannot be drawn")
+    axes.imshow(_as_shown(image), cmap="gray_r")
     axes.set_xticks([])
     axes.set_yticks([])
     for side in axes.spines.values():
         side.set_color("lightgray")
 
 
-def _picture(data: Dataset, example: int) -> np.ndarray:
-    """One image as imshow takes it, its values stretched to 0..1; digits before they were standardised."""
-    if data.name == "digits":
-        image = load_table("digits").at(example).inputs[0].reshape(1, DIGITS_SIDE, DIGITS_SIDE)
-    else:
-        image = data.at(example).inputs[0]
+def _as_shown(image: Float[Tensor, "channels height width"]) -> np.ndarray:
+    """An image as imshow takes it, its values stretched to 0..1."""
     stretched = (image - image.min()) / (image.max() - image.min()).clamp(min=torch.finfo(image.dtype).tiny)
     channels_last = stretched.movedim(0, -1).cpu().numpy()
     return channels_last[..., 0] if channels_last.shape[-1] == 1 else channels_last
