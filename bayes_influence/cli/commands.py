@@ -68,7 +68,7 @@ Jobs = Annotated[int | None, typer.Option(help="Cells at once; as many as there 
 
 @app.command()
 def compare(
-    dataset: Annotated[str, typer.Argument(help="iris, wine, breast-cancer or digits.")],
+    dataset: Annotated[str, typer.Argument(help="A table by name, iris say; a wrong name lists them.")],
     depth: Depth = 1,
     width: Width = 5,
     activation: Activation = "selu",
@@ -102,12 +102,12 @@ def compare(
 
 @app.command()
 def train(
-    dataset: Annotated[str, typer.Argument(help="iris, wine, breast-cancer, digits, mnist, fashion-mnist or cifar10.")],
+    dataset: Annotated[str, typer.Argument(help="A data set by name, mnist say; a wrong name lists them.")],
     network: Annotated[str, typer.Option(help="mlp, lenet, resnet, or vgg11, vgg13, vgg16, vgg19.")] = "mlp",
     scheme: Annotated[str, typer.Option(help="How it is regularised; see docs/schemes.md.")] = "bnn",
     seeds: Annotated[str, typer.Option(help="One network each, separated by commas.")] = "0",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data; 300 for tables, 10 for images.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples in a batch; 32 of tables, 128 of images.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data; the data set has its own.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples in a batch; the data set has its own.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="At its highest; 0.002, Bayesian 0.005.")] = None,
     optimiser: Annotated[str, typer.Option(help="adam or sgd.")] = "adam",
     decay: Annotated[str, typer.Option(help="Of the learning rate: cosine or constant.")] = "cosine",
@@ -146,7 +146,7 @@ def train(
 
 @app.command(cls=GivenOptions)
 def audit(
-    target: Annotated[str, typer.Argument(help="iris, wine, breast-cancer, digits, or the folder of a finished run.")],
+    target: Annotated[str, typer.Argument(help="A table by name, iris say, or the folder of a finished run.")],
     scheme: Annotated[str, typer.Option(help="How a table's networks are regularised.")] = "weight-decay",
     depth: Depth = 1,
     width: Width = 5,

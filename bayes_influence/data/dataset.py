@@ -11,6 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bayes_influence.data.checks import (
+    check_finite,
+    check_lengths,
+    check_tensors,
+    check_weights,
+    checked_names,
+    checked_targets,
+)
 from bayes_influence.data.identities import example_ids, example_positions
 from bayes_influence.torch_internals import register_pytree_node, tree_leaves, tree_map
 
@@ -55,9 +63,10 @@ class Dataset:
 
     Attributes:
         inputs: A tensor of shape (n, ...), or a tuple or dict of such tensors.
-        targets: Class indices of shape (n,), int64, or real targets of shape (n, ...).
-        ids: (n,) int64. Where an example stands in its source; kept by `select`, `at` and `without`, so that an
-            influence score always belongs to an id and never to a position.
+        targets: Class indices of shape (n,), or (n, ...) of sequences, whole numbers kept as int64; or real targets of
+            shape (n, ...).
+        ids: (n,) int64, from any list of whole numbers. Where an example stands in its source; kept by `select`, `at`
+            and `without`, so that an influence score always belongs to an id and never to a position.
         name: What the data are called in messages and files.
         feature_names: One name per input column, empty if they have none.
         class_names: One name per class, empty for regression.
@@ -66,8 +75,9 @@ class Dataset:
             example i removes w_i l_i. None where all are 1.
 
     Raises:
-        ValueError: If the parts disagree in length, an id occurs twice, an input is not finite, or the weights are
-            not as above.
+        TypeError: If inputs or targets are no tensors, ids no whole numbers, names no strings, or targets booleans.
+        ValueError: If the parts disagree in length, an id occurs twice, an input is not finite, or targets, names or
+            weights are not as above; see `bayes_influence.data.checks`.
     """
 
     inputs: Any
@@ -79,56 +89,28 @@ class Dataset:
     weights: Float[Tensor, " n"] | None = None
 
     def __post_init__(self) -> None:
+        check_tensors(self.name, self.inputs, self.targets)
+        object.__setattr__(self, "ids", example_ids(self.ids))
         self._check_ids()
         self._check_inputs()
-        if self.targets.is_floating_point():
-            self._check_finite(self.targets, "targets")
-        elif self.class_names and (self.targets.min() < 0 or self.targets.max() >= len(self.class_names)):
-            raise ValueError(
-                f"{self.name}: class indices must lie in 0..{len(self.class_names) - 1}, "
-                f"got {int(self.targets.min())}..{int(self.targets.max())}"
-            )
+        columns = self.inputs.shape[1] if isinstance(self.inputs, Tensor) and self.inputs.ndim == 2 else None
+        object.__setattr__(self, "feature_names", checked_names(self.name, self.feature_names, "feature", columns))
+        object.__setattr__(self, "class_names", checked_names(self.name, self.class_names, "class"))
+        targets = checked_targets(self.name, self.targets, self.ids, self.class_names)
+        object.__setattr__(self, "targets", targets)
         if self.weights is not None:
-            self._check_weights(self.weights)
-
-    def _check_weights(self, weights: Tensor) -> None:
-        if not weights.is_floating_point() or weights.shape != (len(self),):
-            raise ValueError(
-                f"{self.name}: weights must be {len(self)} real numbers, one per example, got {weights.dtype} of shape "
-                f"{tuple(weights.shape)}"
-            )
-        self._check_finite(weights, "weights")
-        if (weights < 0).any() or not weights.any():
-            raise ValueError(
-                f"{self.name}: weights must be at least 0 and not all 0, got {float(weights.min()):g} to "
-                f"{float(weights.max()):g}; leave out what must not count, or do without weights"
-            )
+            check_weights(self.name, self.weights, self.ids)
 
     def _check_inputs(self) -> None:
-        leaves = tree_leaves(self.inputs)
-        lengths = {len(leaf) for leaf in leaves} | {len(self.targets), len(self.ids)}
-        if len(lengths) != 1:
-            raise ValueError(
-                f"{self.name}: inputs, targets and ids must be equally long, got lengths {sorted(lengths)}"
-            )
-        for leaf in leaves:
-            if leaf.is_floating_point():
-                self._check_finite(leaf, "inputs")
+        check_lengths(self.name, self.inputs, targets=self.targets, ids=self.ids)
+        for leaf in tree_leaves(self.inputs):
+            check_finite(self.name, leaf, "inputs", self.ids)
 
     def _check_ids(self) -> None:
         if len(self.ids) == 0:
             raise ValueError(f"{self.name}: a dataset needs at least one example, got none")
         if len(torch.unique(self.ids)) != len(self.ids):
             raise ValueError(f"{self.name}: example ids must be unique; drop the duplicates or number the rows anew")
-
-    def _check_finite(self, values: Tensor, what: str) -> None:
-        bad = ~torch.isfinite(values).reshape(len(values), -1).all(dim=1)
-        if bad.any():
-            first = int(self.ids[bad.nonzero()[0, 0]])
-            raise ValueError(
-                f"{self.name}: {what} must be finite, but {int(bad.sum())} of {len(values)} examples hold NaN or "
-                f"infinity (the first is id {first}); drop or impute them"
-            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -145,7 +127,7 @@ class Dataset:
         return len(self.class_names) or int(self.targets.max()) + 1
 
     def check_classes(self, n_outputs: int | None = None) -> None:
-        """Refuses classes that cannot be learned or left out, before long work starts.
+        """Refuses classes that cannot be learned or left out, before long work starts; says nothing about sequences.
 
         Args:
             n_outputs: Number of outputs of the network that is to be trained, if it should be compared.
@@ -156,6 +138,8 @@ class Dataset:
                 another number of outputs than there are classes.
         """
         n_classes = self.n_classes
+        if self.targets.ndim > 1:
+            return
         counts = torch.bincount(self.targets, minlength=n_classes).tolist()
         for index, count in enumerate(counts):
             if count < 2:

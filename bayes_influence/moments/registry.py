@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from bayes_influence.errors import BayesInfluenceError
+
 Rule = Callable[..., Any]
 RuleT = TypeVar("RuleT", bound=Rule)
 
@@ -16,7 +18,7 @@ _NAMESPACES = (torch, Tensor, F, torch.special)
 _RULES: dict[Callable[..., Any], Rule] = {}
 
 
-class UnsupportedOperationError(NotImplementedError):
+class UnsupportedOperationError(BayesInfluenceError, NotImplementedError):
     """An operation met `Moments` and has no rule for their variance."""
 
 

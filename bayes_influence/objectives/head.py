@@ -128,6 +128,19 @@ def has_head(objective: Objective, batch: Batch) -> bool:
     return True
 
 
+def is_linear_layer(objective: Objective, inputs: Any) -> bool:
+    """Whether the objective's network is one `nn.Linear` on vectors, its weight and bias (if any) selected in order."""
+    network = objective.network
+    layer = network.get_submodule(network.path) if isinstance(network, Head) else network
+    prefix = f"{network.path}." if isinstance(network, Head) else ""
+    return (
+        type(layer) is nn.Linear
+        and isinstance(inputs, torch.Tensor)
+        and inputs.ndim == 2
+        and objective.names in ((f"{prefix}weight",), (f"{prefix}weight", f"{prefix}bias"))
+    )
+
+
 def reduced_problem(objective: Objective, batch: Batch) -> tuple[Objective, Batch]:
     """The smallest problem with the same derivatives: the last layer on its features where that is all there is."""
     return head_problem(objective, batch) if is_last_layer(objective) else (objective, batch)

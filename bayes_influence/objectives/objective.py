@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -159,9 +160,15 @@ class Objective:
         """
         if not (isinstance(self.parameters, str) and self.parameters.startswith("last-layer")):
             return self
-        with self._lock, torch.no_grad():  # type: ignore[attr-defined]
-            path = called_last(self.network, inputs)
+        with self.exclusive() as network, torch.no_grad():
+            path = called_last(network, inputs)
         return replace(self, parameters=select_names(self.network, self.parameters, last_layer=path))
+
+    @contextmanager
+    def exclusive(self) -> Iterator[nn.Module]:
+        """The network, no other thread calling it meanwhile: for hooks, which the caller takes away again."""
+        with self._lock:  # type: ignore[attr-defined]
+            yield self.network
 
     def outputs(self, state: Params, inputs: Any) -> Any:
         """What the network returns at `state`: a tensor, `Moments` for a Bayesian network, or a nesting of them.
@@ -171,8 +178,8 @@ class Objective:
             inputs: A batch of inputs, as the network takes them.
         """
         known = {name: value for name, value in state.items() if name in self.params or name in self.buffers}
-        with self._lock:  # type: ignore[attr-defined]
-            return functional_call(self.network, known, (inputs,))
+        with self.exclusive() as network:
+            return functional_call(network, known, (inputs,))
 
     def losses(self, state: Params, batch: Batch) -> Float[Tensor, " B"]:
         """Per-example losses l_i, times their sample weights where the batch has some, without the regulariser.

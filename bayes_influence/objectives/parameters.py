@@ -96,7 +96,9 @@ def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer
         raise ValueError(f"unknown parameters {parameters!r}; known: {', '.join(GROUPS)}, or a list of names")
     if parameters.startswith("last-layer"):
         path = last_layer_name(network) if last_layer is None else last_layer
-        names = [name for name in names if name.rpartition(".")[0] == path]
+        # By identity: a weight that is shared with an earlier layer has that layer's name.
+        own = {id(value) for value in network.get_submodule(path).parameters(recurse=False)}
+        names = [name for name, value in network.named_parameters() if id(value) in own]
     if parameters.endswith("means"):
         names = [name for name in names if not name.endswith(RHO)]
     free = [name for name, value in network.named_parameters() if value.requires_grad]

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
+from bayes_influence.curvature.cost import DENSE_SIZE
 from bayes_influence.curvature.damping import Damping, IdentityDamping
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.members import member
@@ -27,9 +28,6 @@ from bayes_influence.retraining.refits import Refits
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.newton import NewtonResult, minimise_newton
-
-LARGEST_DENSE = 2000
-"""Parameters up to which a proximal problem is minimised with dense Hessians; L-BFGS takes over above."""
 
 OWN, ANCHOR, METRIC = "network.", "anchor.", "metric."
 """Where theta, theta_hat and the metric stand among the parameters of an `Anchored` network."""
@@ -152,7 +150,7 @@ def proximal_refits(
 ) -> Refits:
     """Minimises the proximal objective, or the PBRF, without each group, from where the fit stands.
 
-    Levenberg-Marquardt with dense Hessians up to `LARGEST_DENSE` parameters, L-BFGS refit by refit above.
+    Levenberg-Marquardt with dense Hessians up to `DENSE_SIZE` parameters, L-BFGS refit by refit above.
 
     Args:
         fits: Trained networks, S of them; they need not have converged.
@@ -172,7 +170,7 @@ def proximal_refits(
     removals = as_removals(removed)
     objective, whole = refit_problem(fits.objective, fits.params, train)
     metric = damping_metric(objective, whole, damping)
-    minimise = minimise_newton if whole.layout.total <= LARGEST_DENSE else minimise_lbfgs
+    minimise = minimise_newton if whole.layout.total <= DENSE_SIZE else minimise_lbfgs
 
     def turn(rows: Tensor, weights: Tensor) -> NewtonResult:
         times = weights.shape[1]

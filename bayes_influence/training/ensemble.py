@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bayes_influence.data.dataset import Batch
+from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
 from bayes_influence.training.schedules import SWA, PlateauState, Schedule
@@ -21,7 +22,7 @@ CHECK_EVERY = 100
 """Steps between two looks for non-finite objectives: often enough to lose little, rare enough to cost nothing."""
 
 
-class NonFiniteTrainingError(RuntimeError):
+class NonFiniteTrainingError(BayesInfluenceError, RuntimeError):
     """A member's objective became NaN or infinite; the message names the member and the step."""
 
 

@@ -143,4 +143,4 @@ def seeded_noise(seed: int, device: torch.device) -> Iterator[None]:
 
 def derived_seed(*parts: int) -> int:
     """One seed out of several numbers, such as a member's seed and a step: equal parts, equal seed."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1

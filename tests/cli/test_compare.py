@@ -29,7 +29,7 @@ def test_compare_prints_the_table_and_says_where_the_rest_is(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compare", "irsi"], "unknown dataset 'irsi'; known: breast-cancer, digits, iris, wine"),
+        (["compare", "irsi"], "unknown table 'irsi'; known: breast-cancer, digits, iris, wine"),
         (["compare", "iris", "--schemes", "nonne"], "unknown scheme nonne; known: none, weight-decay"),
         (["compare", "iris", "--activation", "relo"], "unknown activation 'relo'"),
         (["compare", "iris", "--removals", "400"], "removals must lie in 3..149"),

@@ -142,17 +142,6 @@ def empirical_fisher_of() -> Callable[[Objective, Batch], Tensor]:
 
 
 @pytest.fixture(scope="session")
-def block_diagonal_hessian_of() -> Callable[[Objective, Batch], Tensor]:
-    def matrix(objective: Objective, batch: Batch) -> Tensor:
-        modules = [name.rpartition(".")[0] for name in objective.names]
-        owner = torch.tensor([modules.index(module) for module in modules])
-        owner = owner.repeat_interleave(torch.tensor(objective.layout.sizes))
-        return dense_hessian(objective, batch) * (owner.unsqueeze(0) == owner.unsqueeze(1))
-
-    return matrix
-
-
-@pytest.fixture(scope="session")
 def ekfac_of() -> Callable[..., Tensor]:
     """EK-FAC's definition with explicit Kronecker products: per-example activations, gradients and Jacobians."""
 

@@ -200,6 +200,7 @@ def test_a_regulariser_that_is_not_diagonal_is_refused(classification) -> None:
         EKFACOperator(objective, classification)
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_unknown_fisher(make_objective, classification) -> None:
     with pytest.raises(ValueError, match="unknown fisher 'true'; known: exact, sampled, empirical"):
         EKFACOperator(make_objective(), classification, fisher="true")

@@ -161,7 +161,7 @@ def test_variational_networks_are_held_in_the_fisher_metric(train, removed, sele
 
 def test_large_problems_are_minimised_without_hessians(network, train, removed, monkeypatch):
     dense = ProximalBregman(0.05).refit(network, train, removed)
-    monkeypatch.setattr(proximal, "LARGEST_DENSE", 0)
+    monkeypatch.setattr(proximal, "DENSE_SIZE", 0)
     sparse = ProximalBregman(0.05, tolerance=1e-7).refit(network, train, removed)
     assert sparse.converged.all()
     assert float(sparse.gradient_norms.max()) <= 1e-7

@@ -8,25 +8,22 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from bayes_influence.data.catalogue import picture
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.data.tables import load_table
 from bayes_influence.experiments.attribution.ranking import KINDS
 
 PICTURED = 8
 """Training images that a picture shows of each kind, at most."""
 
 
-DIGITS_SIDE = 8
-"""Height and width of the images of scikit-learn's digits, whose pixels are the columns of a table."""
-
-
 def is_pictured(data: Dataset) -> bool:
     """Whether examples can be shown as images."""
-    return data.name == "digits" or (isinstance(data.inputs, Tensor) and data.inputs.ndim == 4)
+    return picture(data, int(data.ids[0])) is not None
 
 
 def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset) -> Figure:
@@ -34,7 +31,7 @@ def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset) -> F
 
     Args:
         ranking: The rows of one test example, see `RunInfluence`.
-        train: Training images, or scikit-learn's digits.
+        train: Training examples that can be drawn, see `picture`.
         tests: Test images, this one among them.
     """
     test = ranking.iloc[0]
@@ -62,19 +59,18 @@ def _label_colour(example: Any) -> str:
 
 
 def _draw(axes: Axes, data: Dataset, example: int) -> None:
-    axes.imshow(_picture(data, example), cmap="gray_r")
+    image = picture(data, example)
+    if image is None:
+        raise ValueError(f"{data.name}: example {example} is no image and cannot be drawn")
+    axes.imshow(_as_shown(image), cmap="gray_r")
     axes.set_xticks([])
     axes.set_yticks([])
     for side in axes.spines.values():
         side.set_color("lightgray")
 
 
-def _picture(data: Dataset, example: int) -> np.ndarray:
-    """One image as imshow takes it, its values stretched to 0..1; digits before they were standardised."""
-    if data.name == "digits":
-        image = load_table("digits").at(example).inputs[0].reshape(1, DIGITS_SIDE, DIGITS_SIDE)
-    else:
-        image = data.at(example).inputs[0]
+def _as_shown(image: Float[Tensor, "channels height width"]) -> np.ndarray:
+    """An image as imshow takes it, its values stretched to 0..1."""
     stretched = (image - image.min()) / (image.max() - image.min()).clamp(min=torch.finfo(image.dtype).tiny)
     channels_last = stretched.movedim(0, -1).cpu().numpy()
     return channels_last[..., 0] if channels_last.shape[-1] == 1 else channels_last

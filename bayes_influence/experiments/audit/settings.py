@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 
 from bayes_influence.curvature.damping import Damping
-from bayes_influence.curvature.solvers.automatic import METHODS, solve
+from bayes_influence.curvature.solvers.registry import as_solver
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.agreement import MIN_POINTS
 from bayes_influence.experiments.store.settings import Settings
@@ -20,10 +19,6 @@ REFITS = ("auto", "newton", "trained")
 """How networks are retrained from the fit."""
 
 
-INFLUENCE_SOLVERS = ("auto", "cholesky", "eigendecomposition")
-"""Solvers that an influence estimate knows by itself; the others are handed to it as functions."""
-
-
 @dataclass(frozen=True)
 class AuditSettings(Settings):
     """What an audit does to a trained network.
@@ -33,7 +28,7 @@ class AuditSettings(Settings):
         damping: The delta of estimate, proximal objective and PBRF; None for the automatic one of the first seed. In
             the identity's metric, for variational parameters in that of the Fisher information of q.
         curvature: Of the estimate, "ggn" or "hessian"; the waterfall's linear response is always Gauss-Newton.
-        solver: Of the estimate: a key of `curvature.solvers.automatic.METHODS`.
+        solver: Of the estimate: a key of `curvature.solvers.registry.SOLVERS`.
         refit_schedule: Of the retrainings from the fit, where they are trained.
         refits: How networks are retrained from the fit: "newton", to the minimum that Newton's method finds; "trained",
             on the schedule; "auto", the first for a regularised last layer, which is convex, and else the second. A
@@ -62,12 +57,12 @@ class AuditSettings(Settings):
             )
         if self.damping is not None and not self.damping > 0:
             raise ValueError(f"the damping must be positive, got {self.damping}; leave it out for the automatic one")
-        self.check_known(curvature=("ggn", "hessian"), solver=METHODS, refits=REFITS)
+        as_solver(self.solver)
+        self.check_known(curvature=("ggn", "hessian"), refits=REFITS)
 
     def influence(self, objective: Objective, train: Dataset, damping: str | Damping) -> Influence:
         """The estimate that is audited."""
-        solver = self.solver if self.solver in INFLUENCE_SOLVERS else partial(solve, method=self.solver)
-        return Influence(objective, train, curvature=self.curvature, solver=solver, damping=damping)
+        return Influence(objective, train, curvature=self.curvature, solver=self.solver, damping=damping)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import pandas as pd
 
 from bayes_influence.data.dataset import Dataset, Split
-from bayes_influence.data.tables import TABLES, leave_out, load_table
+from bayes_influence.data.tables import find_table, leave_out, load_table
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.settings import Settings
 from bayes_influence.models.activations import activation_module
@@ -59,7 +59,8 @@ class TableNetworks(Settings):
     test_example: int | None = None
 
     def __post_init__(self) -> None:
-        self.check_known(dataset=sorted(TABLES), parameters=("last-layer", "all"))
+        find_table(self.dataset)
+        self.check_known(parameters=("last-layer", "all"))
         activation_module(self.activation)
         self.check_at_least(depth=0, width=1, repeats=1, epochs=1, seed=0)
         if self.test_example is not None:

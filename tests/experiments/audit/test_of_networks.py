@@ -251,7 +251,7 @@ def test_large_spectra_come_from_lanczos(unfinished, data, monkeypatch):
     influence = SETTINGS.influence(job.fits.at(0), job.train, job.damping)
     arguments = influence, "ggn", job.delta, job.train.at(job.removed), job.test
     dense = audit_spectrum.audit_spectrum(*arguments)
-    monkeypatch.setattr(audit_spectrum, "DENSE_PARAMETERS", 10)
+    monkeypatch.setattr(audit_spectrum, "DENSE_SIZE", 10)
     large = audit_spectrum.audit_spectrum(*arguments)
     # P = 24 < 40 steps: the Krylov spaces are exhausted, and only the choice of the probes is left.
     for column in ("largest", "smallest", "parameters"):
