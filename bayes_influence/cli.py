@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,6 +38,21 @@ class PaperFigure(StrEnum):
     FIG3 = "fig3"
 
 
+def run_program() -> None:
+    """The command line as a program: where its output cannot be written, it says so in a sentence."""
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        # Nothing more may be written there, not even when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        message = f"error: cannot print ({error.strerror}); what was computed is in its folder"
+        errors.print(message, style="red", highlight=False, soft_wrap=True)
+        raise SystemExit(1) from None
+
+
 @app.callback()
 def main(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False) -> None:
     """Which training examples shaped a prediction, and can that answer be trusted?"""
@@ -56,7 +73,7 @@ Jobs = Annotated[int | None, typer.Option(help="Cells at once; as many as there 
 
 @app.command()
 def compare(
-    dataset: Annotated[str, typer.Argument(help="iris, wine, breast-cancer or digits.")],
+    dataset: Annotated[str, typer.Argument(help="A table by name, iris say; a wrong name lists them.")],
     depth: Annotated[int, typer.Option(help="Hidden layers.")] = 1,
     width: Annotated[int, typer.Option(help="Units in each.")] = 5,
     activation: Activation = "selu",
@@ -72,7 +89,7 @@ def compare(
     jobs: Jobs = None,
 ) -> None:
     """Compare regularisation schemes on influence accuracy and Hessian spectrum."""
-    from bayes_influence.experiments.comparison.compare import compare_regularisers
+    from bayes_influence.experiments.comparison.regularisers import compare_regularisers
     from bayes_influence.experiments.comparison.summary import printed_table
 
     with _clear_errors():
@@ -113,7 +130,7 @@ def reproduce(
     jobs: Jobs = None,
 ) -> None:
     """Reproduce a figure over depth 1 to 8 and width 5 to 50 on Iris."""
-    from bayes_influence.experiments.fragility.iris import reproduce_figure
+    from bayes_influence.experiments.papers.fragility_iris import reproduce_figure
 
     with _clear_errors():
         study = _study(
@@ -133,12 +150,12 @@ def reproduce(
 
 @app.command()
 def train(
-    dataset: Annotated[str, typer.Argument(help="iris, wine, breast-cancer, digits, mnist, fashion-mnist or cifar10.")],
+    dataset: Annotated[str, typer.Argument(help="A data set by name, mnist say; a wrong name lists them.")],
     network: Annotated[str, typer.Option(help="mlp, lenet, resnet, or vgg11, vgg13, vgg16, vgg19.")] = "mlp",
     scheme: Annotated[str, typer.Option(help="How it is regularised; see docs/schemes.md.")] = "bnn",
     seeds: Annotated[str, typer.Option(help="One network each, separated by commas.")] = "0",
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data; 300 for tables, 10 for images.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples in a batch; 32 of tables, 128 of images.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data; the data set has its own.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples in a batch; the data set has its own.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="At its highest; 0.002, Bayesian 0.005.")] = None,
     optimiser: Annotated[str, typer.Option(help="adam or sgd.")] = "adam",
     decay: Annotated[str, typer.Option(help="Of the learning rate: cosine or constant.")] = "cosine",
@@ -197,7 +214,7 @@ AUDITED_STUDY = [
 
 @app.command()
 def audit(
-    target: Annotated[str, typer.Argument(help="iris, wine, breast-cancer, digits, or the folder of a finished run.")],
+    target: Annotated[str, typer.Argument(help="A table by name, iris say, or the folder of a finished run.")],
     scheme: Annotated[str, typer.Option(help="How networks are regularised; a run has its own.")] = "weight-decay",
     depth: Annotated[int, typer.Option(help="Hidden layers.")] = 1,
     width: Annotated[int, typer.Option(help="Units in each.")] = 5,
@@ -221,9 +238,10 @@ def audit(
 ) -> None:
     """Hold influence estimates against retraining: how wrong are they, and is network, linearisation or solver why."""
     given = dict(locals())
+    from bayes_influence.experiments.audit.of_run import audit_run
+    from bayes_influence.experiments.audit.of_table import audit_study
     from bayes_influence.experiments.audit.report import printed_audit
-    from bayes_influence.experiments.audit.stages import AuditSettings
-    from bayes_influence.experiments.audit.study import audit_run, audit_study
+    from bayes_influence.experiments.audit.settings import AuditSettings
     from bayes_influence.training.schedules import Schedule
 
     folder = out or Path("runs") / f"audit-{Path(target).name}"
@@ -270,7 +288,7 @@ def influence(
     out: Annotated[Path | None, typer.Option(help="Result folder; RUN-influence-TEST when not given.")] = None,
 ) -> None:
     """Name the training examples that shaped a run's predictions, most helpful and most harmful."""
-    from bayes_influence.experiments.attribution.run import influence_of_run, printed_rankings
+    from bayes_influence.experiments.attribution.of_run import influence_of_run, printed_rankings
 
     tests, test_ids = test or [], test_id or []
     with _clear_errors():

@@ -11,7 +11,6 @@ product with a part of the examples counts as that part of one.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +18,7 @@ import pandas as pd
 import torch
 import typer
 
-from bayes_influence.curvature.solvers.automatic import solve
+from bayes_influence.curvature.solvers.conjugate_gradients import ConjugateGradients
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.experiments.training.run import load_run
 from bayes_influence.influence.problem import FittedProblem
@@ -51,7 +50,7 @@ def main(
     train, test = split.train.select(range(examples or len(split.train))), split.test.select(range(tests))
     held = peak_bytes()
     problem = FittedProblem(objective, train, dtype=torch.float32)
-    solver = partial(solve, method="conjugate-gradients", tolerance=tolerance)
+    solver = ConjugateGradients(tolerance=tolerance)
     response = make_response(problem, "ggn", damping, solver)
     gradients = problem.gradients(problem.reduce(test))
     solution, solve_wall, solve_cpu = timed(lambda: response.solve(gradients.T))

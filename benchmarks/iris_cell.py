@@ -22,8 +22,8 @@ from joblib import Parallel, delayed
 from torch import nn
 
 from bayes_influence.experiments.comparison.study import Study
+from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.retraining.minimum import newton_refits
-from bayes_influence.retraining.removals import largest_losses
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Plateau, Schedule
 from bayes_influence.training.schemes import WEIGHT_DECAY, find_schemes

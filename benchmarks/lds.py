@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -34,24 +33,23 @@ from bayes_influence.retraining.protocols import FromScratch, Minimum, Retrainin
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Deterministic
-from benchmarks.peers import ours, with_captum, with_dattri
-from benchmarks.peers.outcome import Outcome
+from benchmarks.peers.installed import adapter, present
 from benchmarks.peers.problem import Problem
 
 DECAY, WIDTH = 1e-3, 64
 SCHEDULE = Schedule(150, 5e-3)
 
-METHODS: dict[str, Callable[[Problem], Outcome]] = {
-    "bayes_influence, exact": ours.automatic,
-    "captum naive, full rank": with_captum.full_rank,
-    "captum naive, as it comes": with_captum.default_rank,
-    "captum Arnoldi": with_captum.arnoldi,
-    "captum TracInCPFast": with_captum.tracin,
-    "dattri explicit": with_dattri.explicit,
-    "dattri conjugate gradients": with_dattri.conjugate_gradients,
-    "dattri Arnoldi": with_dattri.arnoldi,
-    "dattri DataInf": with_dattri.datainf,
-    "dattri gradient products": with_dattri.gradient_products,
+METHODS = {
+    "bayes_influence, exact": "ours:automatic",
+    "captum naive, full rank": "with_captum:full_rank",
+    "captum naive, as it comes": "with_captum:default_rank",
+    "captum Arnoldi": "with_captum:arnoldi",
+    "captum TracInCPFast": "with_captum:tracin",
+    "dattri explicit": "with_dattri:explicit",
+    "dattri conjugate gradients": "with_dattri:conjugate_gradients",
+    "dattri Arnoldi": "with_dattri:arnoldi",
+    "dattri DataInf": "with_dattri:datainf",
+    "dattri gradient products": "with_dattri:gradient_products",
 }
 
 
@@ -65,6 +63,7 @@ def main(
 ) -> None:
     """Prints the table."""
     torch.set_num_threads(threads)
+    methods = present(METHODS)
     train, test = _data(examples, tests)
     fits = _fits(train, "last-layer")
     found = {"last layer": _retrained(fits, train, test, Minimum(), folder / "last-layer", subsets)}
@@ -75,10 +74,10 @@ def main(
     problem = _problem(fits, train, test)
     rows = [f"| method | {' | '.join(f'LDS, {name} retrained' for name in found)} | seconds |"]
     rows.append("|---|" + "---|" * (len(found) + 1))
-    for name, method in METHODS.items():
+    for name, entry in methods.items():
         began = time.perf_counter()
         try:
-            removal = method(problem).removal.detach().double().numpy()
+            removal = adapter(entry)(problem).removal.detach().double().numpy()
         except Exception as error:  # a library that fails is a result
             rows.append(f"| {name} | failed: {type(error).__name__}: {error} |")
             continue
@@ -111,10 +110,10 @@ def _network() -> nn.Module:
     return MLP(784, 10, width=WIDTH, activation="relu")
 
 
-def _fits(train: Dataset, selection: str) -> Fits:
-    tolerance = 1e-10 if selection == "last-layer" else None
+def _fits(train: Dataset, parameters: str) -> Fits:
+    tolerance = 1e-10 if parameters == "last-layer" else None
     scheme = Deterministic("weight-decay", decay=DECAY)
-    (fits,) = fit_schemes([scheme], _network, train, [0], SCHEDULE, selection=selection, tolerance=tolerance)
+    (fits,) = fit_schemes([scheme], _network, train, [0], SCHEDULE, parameters=parameters, tolerance=tolerance)
     return fits
 
 
@@ -142,7 +141,7 @@ def _problem(fits: Fits, train: Dataset, test: Dataset) -> Problem:
         test.inputs,
         test.targets,
         damping=0.0,
-        selection="last-layer",
+        parameters="last-layer",
         decay=DECAY,
     )
 

@@ -29,7 +29,8 @@ from bayes_influence.data.dataset import Split
 from bayes_influence.data.tables import hold_out, load_table
 from bayes_influence.models.mlp import MLP
 from bayes_influence.moments.prediction import predict
-from bayes_influence.objectives.parameters import Flattening, Params, stack_members
+from bayes_influence.objectives.members import stack_members
+from bayes_influence.objectives.parameters import Flattening, Params
 from bayes_influence.training.minibatch import TrainingState, train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.pyro_models import guide_params, to_pyro

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bayes_influence.experiments.comparison.compare import compare_regularisers
+from bayes_influence.experiments.comparison.regularisers import compare_regularisers
 from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.experiments.comparison.summary import printed_table
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from bayes_influence.experiments.comparison.study import Study
-from bayes_influence.experiments.fragility.iris import FIGURES, reproduce_figure
+from bayes_influence.experiments.papers.fragility_iris import FIGURES, reproduce_figure
 
 
 def main(

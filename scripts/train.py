@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from bayes_influence.experiments.training.settings import TrainRun
-from bayes_influence.experiments.training.study import train_schemes
+from bayes_influence.experiments.training.side_by_side import train_schemes
 
 
 def main() -> None:

@@ -1,4 +1,8 @@
-"""The test run: type and shape annotations checked on every call, one thread, fixed seeds."""
+"""The test run: type and shape annotations checked on every call, one thread, fixed seeds.
+
+Property tests run on the same examples every time, and with the slow tests (`-m slow`) once more on fresh ones; a
+failing example is printed with the line that repeats it.
+"""
 
 import os
 
@@ -8,13 +12,13 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import hypothesis
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 # An int may stand where a float is annotated, as type checkers have it.
 install_import_hook("bayes_influence", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None, database=None)
-hypothesis.settings.load_profile("reproducible")
+hypothesis.settings.register_profile("fresh", max_examples=200, deadline=None, database=None, print_blob=True)
 
 torch.set_num_threads(1)
 
@@ -22,3 +26,26 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def as_installed():
+    """Annotations unchecked, as where the library is used: what it refuses, it refuses in its own words."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+def _is_slow_run(config):
+    return config.getoption("markexpr") == "slow"
+
+
+def pytest_configure(config):
+    hypothesis.settings.load_profile("fresh" if _is_slow_run(config) else "reproducible")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    for item in items if _is_slow_run(config) else ():
+        if getattr(item.obj, "is_hypothesis_test", False):
+            item.add_marker("slow")

@@ -9,7 +9,7 @@ from bayes_influence.data.dataset import Batch
 from bayes_influence.data.synthetic import gaussian_classes
 from bayes_influence.models.initialisation import initial_params
 from bayes_influence.models.mlp import MLP
-from bayes_influence.objectives.derivatives import flat_value, per_example_gradients
+from bayes_influence.objectives.derivatives import per_example_gradients
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening
 from bayes_influence.objectives.regularisers import WeightDecay
@@ -50,7 +50,10 @@ def test_an_integer_may_stand_for_a_real_number():
 @pytest.mark.parametrize("transform", [grad, hessian, jacfwd, jacrev], ids=lambda transform: transform.__name__)
 def test_annotated_functions_work_under_transforms(problem, transform):
     objective, batch = problem
-    value = flat_value(objective, batch)
+
+    def value(theta):
+        return objective.flat.value(theta, batch)
+
     theta = objective.layout.flatten(objective.params)
     alone = transform(value)(theta)
     together = vmap(transform(value))(torch.stack([theta, 2 * theta]))
@@ -59,7 +62,10 @@ def test_annotated_functions_work_under_transforms(problem, transform):
 
 def test_annotated_functions_work_under_jvp(problem):
     objective, batch = problem
-    value = flat_value(objective, batch)
+
+    def value(theta):
+        return objective.flat.value(theta, batch)
+
     theta = objective.layout.flatten(objective.params)
     direction = torch.ones_like(theta)
     _, slope = jvp(value, (theta,), (direction,))
@@ -72,7 +78,7 @@ def test_annotated_functions_work_under_per_example_gradients(problem):
     objective, batch = problem
     gradients = per_example_gradients(objective, batch)
     data_only = Objective(objective.network, cross_entropy)
-    mean = grad(flat_value(data_only, batch))(objective.layout.flatten(objective.params))
+    mean = grad(data_only.flat.value)(objective.flat.theta, batch)
     torch.testing.assert_close(gradients.mean(dim=0), mean)
 
 

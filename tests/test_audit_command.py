@@ -43,7 +43,7 @@ def test_a_finished_run_is_audited_on_its_worst_test_examples(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["irsi"], "unknown dataset 'irsi'"),
+        (["irsi"], "unknown table 'irsi'"),
         (["iris", "--removals", "2"], "removals must lie in 3..149"),
         (["iris", "--damping", "0"], "the damping must be positive, got 0.0; leave it out for the automatic one"),
         (["iris", "--solver", "gauss"], "unknown solver 'gauss'"),

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (
+    "errors",
     "torch_internals",
     "models",
     "data",

@@ -3,22 +3,58 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from bayes_influence.torch_internals import tree_leaves, tree_map
+from bayes_influence.data.checks import (
+    check_finite,
+    check_lengths,
+    check_tensors,
+    check_weights,
+    checked_names,
+    checked_targets,
+)
+from bayes_influence.data.identities import example_ids, example_positions
+from bayes_influence.torch_internals import register_pytree_node, tree_leaves, tree_map
 
 
-class Batch(NamedTuple):
-    """What an objective consumes: inputs (any nesting of tensors with one leading axis) and targets."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Batch:
+    """What an objective consumes: inputs (any nesting of tensors with one leading axis), targets, example weights.
+
+    A pytree whose leaves are those of the inputs, the targets and, where there are any, the weights: `vmap` with
+    `in_dims=0`, `grad`, `make_fx` and `tree_map` take it apart and put it together.
+
+    Attributes:
+        inputs: (B, ...) each.
+        targets: (B, ...).
+        weights: (B,), the factors w_i of the losses l_i; None where all are 1.
+    """
 
     inputs: Any
     targets: Tensor
+    weights: Tensor | None = None
+
+
+def _flatten(batch: Batch) -> tuple[list[Any], None]:
+    parts = [batch.inputs, batch.targets]
+    return (parts if batch.weights is None else [*parts, batch.weights]), None
+
+
+def _unflatten(parts: Iterable[Any], _: None) -> Batch:
+    # Transformations put placeholders (axes, None, specs) where the tensors were, so nothing is checked here.
+    batch = object.__new__(Batch)
+    for name, value in zip(("inputs", "targets", "weights"), (*parts, None), strict=False):
+        object.__setattr__(batch, name, value)
+    return batch
+
+
+register_pytree_node(Batch, _flatten, _unflatten, serialized_type_name=f"{Batch.__module__}.{Batch.__qualname__}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,15 +63,21 @@ class Dataset:
 
     Attributes:
         inputs: A tensor of shape (n, ...), or a tuple or dict of such tensors.
-        targets: Class indices of shape (n,), int64, or real targets of shape (n, ...).
-        ids: (n,) int64. Where an example stands in its source; kept by `select`, `at` and `without`, so that an
-            influence score always belongs to an id and never to a position.
+        targets: Class indices of shape (n,), or (n, ...) of sequences, whole numbers kept as int64; or real targets of
+            shape (n, ...).
+        ids: (n,) int64, from any list of whole numbers. Where an example stands in its source; kept by `select`, `at`
+            and `without`, so that an influence score always belongs to an id and never to a position.
         name: What the data are called in messages and files.
         feature_names: One name per input column, empty if they have none.
         class_names: One name per class, empty for regression.
+        weights: (n,) real numbers, finite, at least 0 and not all 0: the factors w_i of the losses in
+            J = (1/n) sum_i w_i l_i + s R, where n is the number of examples, whatever the weights sum to. Removing
+            example i removes w_i l_i. None where all are 1.
 
     Raises:
-        ValueError: If the parts disagree in length, an id occurs twice, or an input is not finite.
+        TypeError: If inputs or targets are no tensors, ids no whole numbers, names no strings, or targets booleans.
+        ValueError: If the parts disagree in length, an id occurs twice, an input is not finite, or targets, names or
+            weights are not as above; see `bayes_influence.data.checks`.
     """
 
     inputs: Any
@@ -44,40 +86,31 @@ class Dataset:
     name: str = "unnamed"
     feature_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    weights: Float[Tensor, " n"] | None = None
 
     def __post_init__(self) -> None:
-        leaves = tree_leaves(self.inputs)
-        lengths = {len(leaf) for leaf in leaves} | {len(self.targets), len(self.ids)}
-        if len(lengths) != 1:
-            raise ValueError(
-                f"{self.name}: inputs, targets and ids must be equally long, got lengths {sorted(lengths)}"
-            )
+        check_tensors(self.name, self.inputs, self.targets)
+        object.__setattr__(self, "ids", example_ids(self.ids))
         self._check_ids()
-        for leaf in leaves:
-            if leaf.is_floating_point():
-                self._check_finite(leaf, "inputs")
-        if self.targets.is_floating_point():
-            self._check_finite(self.targets, "targets")
-        elif self.class_names and (self.targets.min() < 0 or self.targets.max() >= len(self.class_names)):
-            raise ValueError(
-                f"{self.name}: class indices must lie in 0..{len(self.class_names) - 1}, "
-                f"got {int(self.targets.min())}..{int(self.targets.max())}"
-            )
+        self._check_inputs()
+        columns = self.inputs.shape[1] if isinstance(self.inputs, Tensor) and self.inputs.ndim == 2 else None
+        object.__setattr__(self, "feature_names", checked_names(self.name, self.feature_names, "feature", columns))
+        object.__setattr__(self, "class_names", checked_names(self.name, self.class_names, "class"))
+        targets = checked_targets(self.name, self.targets, self.ids, self.class_names)
+        object.__setattr__(self, "targets", targets)
+        if self.weights is not None:
+            check_weights(self.name, self.weights, self.ids)
+
+    def _check_inputs(self) -> None:
+        check_lengths(self.name, self.inputs, targets=self.targets, ids=self.ids)
+        for leaf in tree_leaves(self.inputs):
+            check_finite(self.name, leaf, "inputs", self.ids)
 
     def _check_ids(self) -> None:
         if len(self.ids) == 0:
             raise ValueError(f"{self.name}: a dataset needs at least one example, got none")
         if len(torch.unique(self.ids)) != len(self.ids):
             raise ValueError(f"{self.name}: example ids must be unique; drop the duplicates or number the rows anew")
-
-    def _check_finite(self, values: Tensor, what: str) -> None:
-        bad = ~torch.isfinite(values).reshape(len(values), -1).all(dim=1)
-        if bad.any():
-            first = int(self.ids[bad.nonzero()[0, 0]])
-            raise ValueError(
-                f"{self.name}: {what} must be finite, but {int(bad.sum())} of {len(values)} examples hold NaN or "
-                f"infinity (the first is id {first}); drop or impute them"
-            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -94,7 +127,7 @@ class Dataset:
         return len(self.class_names) or int(self.targets.max()) + 1
 
     def check_classes(self, n_outputs: int | None = None) -> None:
-        """Refuses classes that cannot be learned or left out, before long work starts.
+        """Refuses classes that cannot be learned or left out, before long work starts; says nothing about sequences.
 
         Args:
             n_outputs: Number of outputs of the network that is to be trained, if it should be compared.
@@ -105,6 +138,8 @@ class Dataset:
                 another number of outputs than there are classes.
         """
         n_classes = self.n_classes
+        if self.targets.ndim > 1:
+            return
         counts = torch.bincount(self.targets, minlength=n_classes).tolist()
         for index, count in enumerate(counts):
             if count < 2:
@@ -121,7 +156,7 @@ class Dataset:
 
     def batch(self) -> Batch:
         """All examples as one batch."""
-        return Batch(self.inputs, self.targets)
+        return Batch(self.inputs, self.targets, self.weights)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """The examples in order, `size` at a time (the last batch may be smaller)."""
@@ -132,30 +167,46 @@ class Dataset:
 
     def _take(self, index: Any) -> Dataset:
         """Some of the examples, none twice: what was checked of all of them need not be checked again."""
+        weights = None if self.weights is None else self.weights[index]
+        inputs = tree_map(lambda leaf: leaf[index], self.inputs)
+        return self._but(inputs=inputs, targets=self.targets[index], ids=self.ids[index], weights=weights)
+
+    def _but(self, **changes: Any) -> Dataset:
+        """The same with other parts, which are not checked."""
         part = copy.copy(self)
-        object.__setattr__(part, "inputs", tree_map(lambda leaf: leaf[index], self.inputs))
-        object.__setattr__(part, "targets", self.targets[index])
-        object.__setattr__(part, "ids", self.ids[index])
+        for name, value in changes.items():
+            object.__setattr__(part, name, value)
         return part
 
-    def select(self, positions: Sequence[int] | Tensor) -> Dataset:
+    def with_inputs(self, inputs: Any) -> Dataset:
+        """The same examples with other inputs, such as their features.
+
+        Raises:
+            ValueError: If there are not as many, or one is not finite.
+        """
+        part = self._but(inputs=inputs)
+        part._check_inputs()
+        return part
+
+    def select(self, positions: int | Iterable[int] | Tensor) -> Dataset:
         """The examples at the given positions, in the given order.
 
         Raises:
-            ValueError: If no position is given, or one twice.
+            TypeError: If the positions are not whole numbers; see `example_positions`.
+            ValueError: If no position is given, one twice, or one outside 0..n - 1.
         """
-        part = self._take(torch.as_tensor(positions, dtype=torch.int64, device=self.ids.device))
+        part = self._take(example_positions(positions, len(self)).to(self.ids.device))
         part._check_ids()
         return part
 
     def positions(self, ids: int | Iterable[int] | Tensor) -> Int[Tensor, " k"]:
-        """Where the examples with these ids stand.
+        """Where the examples with these ids stand, one position for every id given.
 
         Raises:
+            TypeError: If the ids are not whole numbers; see `example_ids`.
             ValueError: If an id is not in the dataset.
         """
-        wanted = torch.atleast_1d(torch.as_tensor(ids if isinstance(ids, int | Tensor) else list(ids)))
-        wanted = wanted.to(device=self.ids.device, dtype=torch.int64)
+        wanted = example_ids(ids).to(self.ids.device)
         order = torch.argsort(self.ids)
         found = torch.searchsorted(self.ids[order], wanted).clamp(max=len(self) - 1)
         positions = order[found]
@@ -168,11 +219,21 @@ class Dataset:
         return positions
 
     def at(self, ids: int | Iterable[int] | Tensor) -> Dataset:
-        """The examples with the given ids, in the given order."""
+        """The examples with the given ids, in the given order.
+
+        Raises:
+            TypeError: If the ids are not whole numbers; see `example_ids`.
+            ValueError: If no id is given, one twice, or one that is not in the dataset.
+        """
         return self.select(self.positions(ids))
 
     def without(self, ids: int | Iterable[int] | Tensor) -> Dataset:
-        """Every example but those with the given ids."""
+        """Every example but those with the given ids, among which one may be given twice.
+
+        Raises:
+            TypeError: If the ids are not whole numbers; see `example_ids`.
+            ValueError: If an id is not in the dataset, or no example is left.
+        """
         keep = torch.ones(len(self), dtype=torch.bool, device=self.ids.device)
         keep[self.positions(ids)] = False
         if not keep.any():
@@ -185,9 +246,14 @@ class Dataset:
         def move(leaf: Tensor) -> Tensor:
             return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
 
-        return replace(
-            self, inputs=tree_map(move, self.inputs), targets=move(self.targets), ids=self.ids.to(device=device)
+        part = self._but(
+            inputs=tree_map(move, self.inputs),
+            targets=move(self.targets),
+            ids=self.ids.to(device=device),
+            weights=None if self.weights is None else move(self.weights),
         )
+        part._check_inputs()  # a narrower dtype may overflow
+        return part
 
 
 @dataclass(frozen=True, eq=False)

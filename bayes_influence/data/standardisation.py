@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -38,7 +36,7 @@ def standardise(train: Dataset, *others: Dataset, by: str = "feature") -> tuple[
                 f"is fitted on have {tuple(train.inputs.shape[1:])}"
             )
     mean, scale = _mean_and_scale(train, by)
-    return tuple(replace(part, inputs=(part.inputs - mean) / scale) for part in (train, *others))
+    return tuple(part.with_inputs((part.inputs - mean) / scale) for part in (train, *others))
 
 
 def _mean_and_scale(train: Dataset, by: str) -> tuple[Tensor, Tensor]:

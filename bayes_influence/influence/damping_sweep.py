@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.curvature.damping import fisher_metric
+from bayes_influence.curvature.operators.hessian import Hessian
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.problem import FittedProblem
-from bayes_influence.influence.response import hessian_of
 from bayes_influence.objectives.objective import Objective
 
 
@@ -55,7 +55,7 @@ def damping_sweep(objective: Objective, train: Dataset, test: Dataset, deltas: S
         raise ValueError(f"a damping sweep needs positive deltas, got {list(deltas)}")
     problem = FittedProblem(objective, train)
     root = fisher_metric(problem.reduced).sqrt()
-    hessian = hessian_of(problem).dense()
+    hessian = Hessian().operator(problem.reduced, problem.data, problem.batch_size).dense()
     eigenvalues, vectors = torch.linalg.eigh(hessian / torch.outer(root, root))
     grid = torch.as_tensor(list(deltas), dtype=eigenvalues.dtype, device=eigenvalues.device).unsqueeze(1)
     damped = eigenvalues + grid

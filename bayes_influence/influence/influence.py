@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.func import grad
 
 from bayes_influence.curvature.damping import Damping
+from bayes_influence.curvature.kinds import CurvatureLike
+from bayes_influence.curvature.solvers.registry import SolverLike
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.groups import GroupInfluence, group_influence
 from bayes_influence.influence.measurements import ParameterMeasurement, measurement_gradients, name_of
 from bayes_influence.influence.perturbation import perturbation_influence
-from bayes_influence.influence.problem import BATCH_SIZE, FittedProblem, selecting
-from bayes_influence.influence.response import MakeCurvature, Solver, make_response
+from bayes_influence.influence.problem import BATCH_SIZE, FittedProblem
+from bayes_influence.influence.response import make_response
 from bayes_influence.influence.score_files import ScoreRequest
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.influence.scoring import ScoreBlocks
@@ -35,12 +37,14 @@ class Influence:
     Args:
         objective: The objective, standing at its fitted parameters: any network and any per-example loss.
         train: The n training examples of its mean.
-        curvature: `"hessian"`; `"ggn"`, the generalised Gauss-Newton matrix; `"empirical-fisher"`; `"ekfac"`; or a
-            function `(objective, data) -> operator`.
-        solver: `"auto"`: a closed-form inverse for EK-FAC, else a Cholesky factor for P <= 2000, else block conjugate
-            gradients. Or "cholesky", "eigendecomposition", "conjugate-gradients", "minres" (solves at a saddle too,
-            where there is no retraining response), "lissa", "low-rank", "ekfac", "absolute" (|A|^-1, a heuristic); or a
-            function `(operator, rhs) -> Solution`, e.g. `functools.partial(solve, method="lissa")`.
+        curvature: `Hessian()`; `GaussNewton()`; `EmpiricalFisher()`; `EKFAC(...)`; `Sharded(...)`; one of their names
+            "hessian", "ggn", "empirical-fisher", "ekfac"; or a function `(objective, data) -> operator`.
+        solver: `Auto(...)`: a closed-form inverse for EK-FAC, else a Cholesky factor for P <= 2000, else block
+            conjugate gradients. Or `Cholesky()`, `Eigendecomposition(...)`, `ConjugateGradients(tolerance=...)`,
+            `MINRES(...)` (solves at a saddle too, where there is no retraining response), `LiSSA(...)`,
+            `LowRank(rank=...)`, `KroneckerInverse()`, `Absolute(...)` (|A|^-1, a heuristic). By name, with their
+            defaults: "auto", "cholesky", "eigendecomposition", "conjugate-gradients", "minres", "lissa", "low-rank",
+            "ekfac", "absolute". Or a function `(operator, rhs) -> Solution`.
         damping: `"auto"`: delta = max(1.1 max(0, -lambda_min), 0.1 tr(G)/P); a number: that delta. Both in the
             parameters' own metric: the identity, or for variational parameters the Fisher information of q, as the
             identity would hold the variances fixed. (At an optimum J's curvature is about 1/n of that Fisher
@@ -67,8 +71,8 @@ class Influence:
         objective: Objective,
         train: Dataset,
         *,
-        curvature: str | MakeCurvature = "hessian",
-        solver: str | Solver = "auto",
+        curvature: CurvatureLike = "hessian",
+        solver: SolverLike = "auto",
         damping: str | float | Damping = "auto",
         parameters: str | Sequence[str] | None = None,
         dtype: torch.dtype = torch.float64,
@@ -76,7 +80,7 @@ class Influence:
         scoring: str = "auto",
         progress: bool = False,
     ) -> None:
-        self.problem = FittedProblem(selecting(objective, parameters), train, dtype, batch_size)
+        self.problem = FittedProblem(objective.taking(parameters), train, dtype, batch_size)
         self.response = make_response(self.problem, curvature, damping, solver)
         self.progress = progress
         self._blocks = ScoreBlocks(self.problem, scoring)
@@ -185,7 +189,7 @@ class Influence:
         return perturbation_influence(self.problem, solved, ids)
 
     def of_group(
-        self, ids: Iterable[int] | Tensor, *, order: int | str = "newton-chebyshev", convention: str = "fixed"
+        self, ids: Iterable[int] | Tensor, *, order: int | str = "auto", convention: str = "fixed"
     ) -> GroupInfluence:
         """What removing a group together does to the parameters, and to any loss; see `group_influence`."""
         return group_influence(self.response, ids, order=order, convention=convention)

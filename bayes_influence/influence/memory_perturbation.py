@@ -19,7 +19,7 @@ from torch.func import grad, jacrev, vmap
 from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
 from bayes_influence.curvature.operators.output_curvature import output_hessians
 from bayes_influence.data.dataset import Batch, Dataset
-from bayes_influence.influence.problem import FittedProblem, selecting
+from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.derivatives import per_example_gradients, per_example_hessians
 from bayes_influence.objectives.objective import Objective
@@ -85,7 +85,7 @@ def laplace_posterior(
     """
     if structure not in STRUCTURES:
         raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}, got {structure!r}")
-    problem = FittedProblem(selecting(objective, parameters), train)
+    problem = FittedProblem(objective.taking(parameters), train)
     operator = GaussNewtonOperator(problem.reduced, problem.data)
     curvature = operator.dense() if structure == "full" else operator.diagonal()
     return GaussianPosterior(problem.reduced, problem.data, len(train) * curvature, variational=False)
@@ -104,7 +104,7 @@ def mean_field_posterior(objective: Objective, train: Dataset) -> GaussianPoster
     missing = [name for name in means if name + RHO not in objective.params]
     if missing:
         raise ValueError(f"a mean-field posterior needs a '{RHO}' beside every mean, which {missing} have not")
-    problem = FittedProblem(selecting(objective, means), train)
+    problem = FittedProblem(objective.taking(means), train)
     layout, params = problem.reduced.layout, problem.reduced.params
     precision = layout.flatten({name: torch.exp(-2 * params[name + RHO]) for name in layout.names})
     return GaussianPosterior(problem.reduced, problem.data, precision, variational=True)

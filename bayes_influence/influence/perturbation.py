@@ -43,11 +43,12 @@ def perturbation_influence(
     theta = problem.objective.layout.flatten(problem.objective.params)
     loss = loss_of_one(problem.objective)
 
-    def slope(inputs: Any, target: Tensor, direction: Tensor) -> Tensor:
-        return -jvp(lambda at: loss(at, Batch(inputs, target)), (theta,), (direction,))[1]
+    def slope(inputs: Any, example: Batch, direction: Tensor) -> Tensor:
+        moved = replace(example, inputs=inputs)
+        return -jvp(lambda at: loss(at, moved), (theta,), (direction,))[1]
 
     one_test = vmap(grad(slope), in_dims=(0, 0, None))
-    return vmap(one_test, in_dims=(None, None, 1))(data.inputs, data.targets, solved)
+    return vmap(one_test, in_dims=(None, None, 1))(data.inputs, data.batch(), solved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +124,7 @@ def _moved(train: Dataset, ids: Any, influence: Any, step: float, valid: tuple[f
         moved[positions] = (leaf[positions] + step * slope[0].sign().to(leaf.dtype)).clamp(*valid)
         return moved
 
-    return replace(train, inputs=tree_map(move, train.inputs, influence))
+    return train.with_inputs(tree_map(move, train.inputs, influence))
 
 
 def _mean_loss(objective: Objective, test: Dataset) -> Tensor:

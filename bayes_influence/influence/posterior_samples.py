@@ -7,6 +7,7 @@ variational inference, Laplace, SWAG, SGLD or MCMC alike. As the posterior narro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.identities import example_ids
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
@@ -91,15 +93,19 @@ class PosteriorSamples:
         third = self._centred(self.measurements).T @ self._centred(self.train_losses).square() * unbiased
         return first + 0.5 * self.beta**2 * third
 
-    def group_removal(self, ids: Int[Tensor, " m"], order: int = 2) -> Float[Tensor, " t"]:
+    def group_removal(self, ids: int | Iterable[int] | Tensor, order: int = 2) -> Float[Tensor, " t"]:
         """The same for a group removed together, with L = sum of its losses in l_i's place.
 
         Raises:
-            ValueError: If an id is unknown.
+            TypeError: If the ids are not whole numbers.
+            ValueError: If no id is given, one twice, or one that is unknown.
         """
-        columns = [(self.train_ids == example).nonzero() for example in ids]
+        group_ids = example_ids(ids).tolist()
+        columns = [(self.train_ids == example).nonzero() for example in group_ids]
         if not columns or any(len(column) == 0 for column in columns):
-            raise ValueError(f"the group {ids.tolist()[:5]} must name training examples that have losses here")
+            raise ValueError(f"the group {group_ids[:5]} must name training examples that have losses here")
+        if len(set(group_ids)) != len(group_ids):
+            raise ValueError("a group names each example once, but an id occurs twice")
         together = self.train_losses[:, torch.cat(columns)[:, 0]].sum(dim=1, keepdim=True)
         group = PosteriorSamples(together, self.measurements, self.train_ids[:1], self.test_ids, self.beta)
         return group.removal(order)[:, 0]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -69,8 +68,8 @@ class FittedProblem:
             raise ValueError(f"the batch size must be at least 1, got {batch_size}")
         self.dtype = dtype
         self.batch_size = batch_size
-        self.objective = in_dtype(objective, dtype)
-        self._feature_map = in_dtype(objective, next(iter(objective.params.values())).dtype)
+        self.objective = objective.to(dtype=dtype)
+        self._feature_map = objective
         self.train = train
         first = next(train.select(range(min(2, len(train)))).to(dtype=dtype).batches(2))
         self.objective.check(first)
@@ -114,7 +113,7 @@ class FittedProblem:
                 features(self._feature_map, self._feature_map.params, self._slice(data.inputs, start))
                 for start in range(0, len(data), self.batch_size)
             ]
-        return replace(data, inputs=tree_map(lambda *leaves: torch.cat(leaves), *pieces)).to(dtype=self.dtype)
+        return data.with_inputs(tree_map(lambda *leaves: torch.cat(leaves), *pieces)).to(dtype=self.dtype)
 
     def _slice(self, inputs: Any, start: int) -> Any:
         """A batch of inputs in the feature map's dtype; the whole set is never held in it."""
@@ -151,20 +150,6 @@ class FittedProblem:
         length = self.block_length(self.size)
         for start in range(0, len(data), length):
             yield self.gradients(data.select(range(start, min(start + length, len(data)))))
-
-
-def in_dtype(objective: Objective, dtype: torch.dtype) -> Objective:
-    """The same objective with its parameters, and the network's buffers, in another floating-point dtype."""
-    params = {name: value.to(dtype) for name, value in objective.params.items()}
-    buffers = [buffer for buffer in objective.network.buffers() if buffer.is_floating_point()]
-    if all(buffer.dtype == dtype for buffer in buffers):
-        return replace(objective, params=params)
-    return replace(objective, params=params, network=copy.deepcopy(objective.network).to(dtype))
-
-
-def selecting(objective: Objective, parameters: str | Sequence[str] | None) -> Objective:
-    """The objective with another selection of parameters, itself where none is given."""
-    return objective if parameters is None else replace(objective, selection=parameters)
 
 
 def check_finite(values: Float[Tensor, "B *rest"], data: Dataset, what: str) -> None:

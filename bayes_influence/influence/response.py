@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.curvature.cost import DENSE_SIZE
 from bayes_influence.curvature.damping import Damping, FisherDamping, IdentityDamping, automatic_delta, fisher_metric
+from bayes_influence.curvature.kinds import CurvatureLike, as_curvature
 from bayes_influence.curvature.operators.base import DenseOperator, LinearOperator
-from bayes_influence.curvature.operators.ekfac import EKFACOperator
-from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewtonOperator
-from bayes_influence.curvature.operators.hessian import HessianOperator
-from bayes_influence.curvature.operators.last_layer import LastLayerOperator
+from bayes_influence.curvature.operators.kind import Curvature
 from bayes_influence.curvature.operators.whitened import WhitenedOperator
-from bayes_influence.curvature.solvers.automatic import DENSE_SIZE, METHODS, prepare
-from bayes_influence.curvature.solvers.solution import Solution
+from bayes_influence.curvature.solvers.registry import SolverLike, as_solver
+from bayes_influence.curvature.solvers.solver import Solve, Solver
 from bayes_influence.curvature.spectrum.extremes import extreme_eigenvalues
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
-
-MakeCurvature = Callable[[Objective, Dataset], LinearOperator]
-"""A kind of curvature: an operator class, or any `(objective, data) -> operator` with the regulariser inside."""
-
-Solver = Callable[[LinearOperator, Tensor], Solution]
-"""A solver of one's own: `(A, V) -> Solution`."""
-
-CURVATURES: dict[str, MakeCurvature] = {
-    "hessian": HessianOperator,
-    "ggn": GaussNewtonOperator,
-    "empirical-fisher": EmpiricalFisherOperator,
-    "ekfac": EKFACOperator,
-}
-"""The kinds of curvature by name. There is no plain "fisher": the Fisher information, with targets drawn from the
-model, is the Gauss-Newton matrix for the library's likelihoods; the empirical Fisher is another matrix."""
-
-SEMIDEFINITE = ("ggn", "empirical-fisher", "ekfac")
-"""Kinds without negative eigenvalues, wherever likelihood (in the outputs) and regulariser are convex."""
 
 TRACE_PROBES = 16
 """Random signs that estimate tr(G) where P is too large for its diagonal; the error is about 1 / sqrt(16 P) of it."""
@@ -54,27 +33,20 @@ class Response:
     Attributes:
         problem: Whose curvature it is.
         n_train: n, the training examples in the mean: the problem's, or those of all processes for sharded curvature.
-        curvature: Its name.
-        make: How it is made, for other data too.
+        curvature: Its kind.
         damping: D.
-        solver: The solver's name, or a function.
+        solver: How systems are solved.
         operator: C + D, a `DenseOperator` where it is factored.
         solve: A^{-1} V for V of shape (P,) or (P, K), with what depends on A alone done.
     """
 
     problem: FittedProblem
     n_train: int
-    curvature: str
-    make: MakeCurvature
+    curvature: Curvature
     damping: Damping
-    solver: str | Solver
+    solver: Solver
     operator: LinearOperator
-    solve: Callable[[Tensor], Solution]
-
-    @property
-    def is_exact_hessian(self) -> bool:
-        """Whether C is the Hessian of the training objective, so that higher derivatives belong to it."""
-        return self.curvature == "hessian"
+    solve: Solve
 
     def on(self, objective: Objective, data: Dataset, damping: Float[Tensor, " P"]) -> Response:
         """The same kind of curvature of another objective on other (reduced) examples, with its own damping diagonal.
@@ -82,85 +54,48 @@ class Response:
         Raises:
             IndefiniteCurvatureError: If it is factored and not positive definite.
         """
-        damped = _plus(self._held(self.make(objective, data)), damping)
-        return replace(self, n_train=len(data), operator=damped, solve=_prepared(damped, self.solver))
-
-    def _held(self, operator: LinearOperator) -> LinearOperator:
-        return _matrix(operator) if isinstance(self.operator, DenseOperator) else operator
+        operator = self.curvature.operator(objective, data, self.problem.batch_size)
+        damped = _damped(_held(operator, self.solver), damping, self.solver)
+        return replace(self, n_train=len(data), operator=damped, solve=self.solver.prepare(damped))
 
 
 def make_response(
     problem: FittedProblem,
-    curvature: str | MakeCurvature = "hessian",
+    curvature: CurvatureLike = "hessian",
     damping: str | float | Damping = "auto",
-    solver: str | Solver = "auto",
+    solver: SolverLike = "auto",
 ) -> Response:
     """Builds the damped curvature of a fitted problem.
 
     Args:
         problem: Where it is taken.
-        curvature: A key of `CURVATURES`, or a function `(objective, data) -> operator`.
+        curvature: A kind, its name, or a function `(objective, data) -> operator`, see `as_curvature`.
         damping: `"auto"`, delta = max(1.1 max(0, -lambda_min), 0.1 tr(G)/P); a number for that delta; both in the
             problem's own metric, the Fisher information of q for variational parameters and the identity for others.
             A `Damping` is taken as it is.
-        solver: `"auto"` or another name of `solvers.automatic`, or a function `(operator, rhs) -> Solution`.
+        solver: A solver, its name, or a function `(operator, rhs) -> Solution`, see `as_solver`.
 
     Raises:
         IndefiniteCurvatureError: If A is factored and not positive definite.
         ValueError: If a name is unknown.
         TypeError: If the damping is none of these.
     """
-    name, make = _find_curvature(problem, curvature)
-    if isinstance(solver, str) and solver not in METHODS:
-        raise ValueError(
-            f"unknown solver {solver!r}; known: {', '.join(METHODS)}, or a function (operator, rhs) -> Solution"
-        )
-    operator = make(problem.reduced, problem.data)
-    n_train = getattr(operator, "n_train", len(problem.data))
-    if _is_factored(operator, solver):
-        operator = _matrix(operator)
-    resolved = _find_damping(problem, name, make, operator, damping)
-    damped = _plus(operator, resolved.diagonal(problem.reduced))
-    return Response(problem, n_train, name, make, resolved, solver, damped, _prepared(damped, solver))
+    kind, chosen = as_curvature(curvature), as_solver(solver)
+    operator = _held(kind.operator(problem.reduced, problem.data, problem.batch_size), chosen)
+    resolved = _find_damping(problem, kind, operator, damping)
+    damped = _damped(operator, resolved.diagonal(problem.reduced), chosen)
+    n_train = kind.examples(problem.data)
+    return Response(problem, n_train, kind, resolved, chosen, damped, chosen.prepare(damped))
 
 
-def _is_factored(operator: LinearOperator, solver: str | Solver) -> bool:
-    small = operator.size <= DENSE_SIZE and not isinstance(operator, EKFACOperator)
-    return solver in ("cholesky", "eigendecomposition") or (solver == "auto" and small)
+def _held(operator: LinearOperator, solver: Solver) -> LinearOperator:
+    """A matrix, made once, where the solver factors it."""
+    return DenseOperator(operator.dense()) if solver.factors(operator) else operator
 
 
-def _matrix(operator: LinearOperator) -> DenseOperator:
-    return operator if isinstance(operator, DenseOperator) else DenseOperator(operator.dense())
-
-
-def _plus(operator: LinearOperator, damping: Float[Tensor, " P"]) -> LinearOperator:
+def _damped(operator: LinearOperator, damping: Float[Tensor, " P"], solver: Solver) -> LinearOperator:
     """A matrix stays one."""
-    if isinstance(operator, DenseOperator):
-        return DenseOperator(operator.matrix + torch.diag(damping))
-    return operator + damping
-
-
-def _prepared(operator: LinearOperator, solver: str | Solver) -> Callable[[Tensor], Solution]:
-    return prepare(operator, solver) if isinstance(solver, str) else partial(solver, operator)
-
-
-def hessian_of(problem: FittedProblem) -> LinearOperator:
-    """The Hessian of the training objective, undamped; in closed form for a linear last layer."""
-    _, make = _find_curvature(problem, "hessian")
-    return make(problem.reduced, problem.data)
-
-
-def _find_curvature(problem: FittedProblem, curvature: str | MakeCurvature) -> tuple[str, MakeCurvature]:
-    if not isinstance(curvature, str):
-        return getattr(curvature, "__name__", repr(curvature)), curvature
-    if curvature not in CURVATURES:
-        raise ValueError(
-            f"unknown curvature {curvature!r}; known: {', '.join(CURVATURES)}, or a function (objective, data) -> "
-            f"operator. The Fisher information is 'ggn'; with the observed targets it is 'empirical-fisher'"
-        )
-    if curvature in ("hessian", "ggn") and problem.is_linear_head:
-        return curvature, LastLayerOperator
-    return curvature, CURVATURES[curvature]
+    return DenseOperator(operator.dense() + torch.diag(damping)) if solver.factors(operator) else operator + damping
 
 
 def is_variational(objective: Objective) -> bool:
@@ -174,16 +109,12 @@ def in_own_metric(objective: Objective, delta: float) -> Damping:
 
 
 def _find_damping(
-    problem: FittedProblem,
-    curvature: str,
-    make: MakeCurvature,
-    operator: LinearOperator,
-    damping: str | float | Damping,
+    problem: FittedProblem, kind: Curvature, operator: LinearOperator, damping: str | float | Damping
 ) -> Damping:
     if isinstance(damping, str):
         if damping != "auto":
             raise ValueError(f"damping must be 'auto', a number or a Damping, got {damping!r}")
-        return in_own_metric(problem.reduced, _automatic_delta(problem, curvature, make, operator))
+        return in_own_metric(problem.reduced, _automatic_delta(problem, kind, operator))
     if isinstance(damping, int | float):
         return in_own_metric(problem.reduced, damping)
     if not hasattr(damping, "diagonal"):
@@ -191,16 +122,11 @@ def _find_damping(
     return damping
 
 
-def _automatic_delta(problem: FittedProblem, curvature: str, make: MakeCurvature, operator: LinearOperator) -> float:
-    """A kind of curvature whose Gauss-Newton matrix is not `GaussNewtonOperator` has its own as `make.gauss_newton`."""
+def _automatic_delta(problem: FittedProblem, kind: Curvature, operator: LinearOperator) -> float:
     metric = fisher_metric(problem.reduced)
-    gauss_newton = operator
-    if hasattr(make, "gauss_newton"):
-        gauss_newton = make.gauss_newton(problem.reduced, problem.data)
-    elif curvature == "hessian" and not problem.is_linear_head:
-        gauss_newton = GaussNewtonOperator(problem.reduced, problem.data)
+    gauss_newton = kind.gauss_newton(problem.reduced, problem.data, operator, problem.batch_size)
     trace = _trace(WhitenedOperator(gauss_newton, metric))
-    smallest = 0.0 if curvature in SEMIDEFINITE else extreme_eigenvalues(WhitenedOperator(operator, metric)).smallest
+    smallest = 0.0 if kind.is_semidefinite else extreme_eigenvalues(WhitenedOperator(operator, metric)).smallest
     return automatic_delta(smallest, trace, problem.size)
 
 

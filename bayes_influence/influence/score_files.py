@@ -99,7 +99,7 @@ class ScoreRequest:
         solution = self.response.solve(self.gradients.T)
         notes = {
             "measurement": self.measurement,
-            "curvature": self.response.curvature,
+            "curvature": self.response.curvature.name,
             "damping": repr(self.response.damping),
             "solver": solution.method,
             "converged": solution.converged,
@@ -135,7 +135,8 @@ class ScoreRequest:
 
     def _fingerprint(self) -> str:
         problem = self.response.problem
-        digest = hashlib.sha256(f"{self.response.curvature} {self.blocks.scoring} {self.measurement}".encode())
+        ways = f"{self.response.curvature} {self.response.solver} {self.blocks.scoring} {self.measurement}"
+        digest = hashlib.sha256(ways.encode())
         damping = self.response.damping.diagonal(problem.reduced)
         for tensor in (problem.theta, damping, problem.data.ids, self.test_ids, self.gradients):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

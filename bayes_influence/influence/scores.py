@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bayes_influence.data.identities import example_ids
+
 FORMAT = "bayes_influence.InfluenceScores.1"
 """Marks a score file, and the version of its layout."""
 
@@ -91,7 +93,8 @@ class InfluenceScores:
             by: `"magnitude"`; `"helpful"`, the most positive removal effects; `"harmful"`, the most negative.
 
         Raises:
-            ValueError: If k, the test id or `by` is out of range.
+            TypeError: If the test id is not a whole number.
+            ValueError: If k, the test id or `by` is out of range, or several test examples have this id.
         """
         row = self.removal[self._row(test_id)]
         if not 1 <= k <= len(row):
@@ -107,9 +110,14 @@ class InfluenceScores:
             if len(self.test_ids) != 1:
                 raise ValueError(f"test_id is needed: there are {len(self.test_ids)} test examples")
             return 0
-        found = (self.test_ids == test_id).nonzero()
+        wanted = example_ids(test_id)
+        if len(wanted) != 1:
+            raise ValueError(f"test_id must be one id, got {len(wanted)}")
+        found = (self.test_ids == wanted.to(self.test_ids.device)).nonzero()
         if len(found) == 0:
-            raise ValueError(f"no test example has id {test_id}; known: {self.test_ids.tolist()[:10]}")
+            raise ValueError(f"no test example has id {int(wanted)}; known: {self.test_ids.tolist()[:10]}")
+        if len(found) > 1:
+            raise ValueError(f"{len(found)} test examples have id {int(wanted)}; give each an id of its own")
         return int(found[0, 0])
 
     def to_frame(self) -> pd.DataFrame:

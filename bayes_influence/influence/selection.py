@@ -210,11 +210,8 @@ def select_group(
         names = CHEAP_METHODS if method == "best" else [method]
         bar = tqdm(names, desc="selecting a group", unit="method", disable=None if progress else True)
         found = {name: problem.data.ids[CHEAP_METHODS[name](effect, size)] for name in bar}
-    order = "newton-chebyshev" if response.is_exact_hessian else "newton"
     changes = {
-        name: float(
-            group_influence(response, ids, order=order, convention=convention).on_loss(test, order="exact").mean()
-        )
+        name: float(group_influence(response, ids, convention=convention).on_loss(test, order="exact").mean())
         for name, ids in found.items()
     }
     best = max(changes, key=lambda name: sign * changes[name])
@@ -253,10 +250,10 @@ def _check_arguments(response: Response, size: int, method: str, direction: str,
     for name, value, choices in known:
         if value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-    if method not in ("first-order", "adaptive-greedy") and not response.is_exact_hessian:
+    if method not in ("first-order", "adaptive-greedy") and not response.curvature.is_exact_hessian:
         raise ValueError(
             f"method={method!r} takes second derivatives of J and needs curvature='hessian', got "
-            f"{response.curvature!r}; use 'first-order' or 'adaptive-greedy'"
+            f"{response.curvature.name!r}; use 'first-order' or 'adaptive-greedy'"
         )
 
 

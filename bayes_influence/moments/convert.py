@@ -7,13 +7,14 @@ from copy import deepcopy
 
 from torch import nn
 
+from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.moments.initial import InitialSigma, fan_in_sigma
 from bayes_influence.moments.layers import BayesianLayer, is_bayesian
 from bayes_influence.moments.moments import Approximation
 from bayes_influence.moments.supported import CONVERTED, reason_against
 
 
-class UnsupportedModuleError(TypeError):
+class UnsupportedModuleError(BayesInfluenceError, TypeError):
     """A network holds a module that moments cannot go through."""
 
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from bayes_influence.errors import BayesInfluenceError
+
 Rule = Callable[..., Any]
 RuleT = TypeVar("RuleT", bound=Rule)
 
@@ -44,7 +46,7 @@ def _out_of_place() -> dict[Callable[..., Any], Callable[..., Any]]:
 OUT_OF_PLACE = _out_of_place()
 
 
-class UnsupportedOperationError(NotImplementedError):
+class UnsupportedOperationError(BayesInfluenceError, NotImplementedError):
     """An operation met `Moments` and has no rule for their variance."""
 
 

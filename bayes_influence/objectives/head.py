@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call, vmap
 
 from bayes_influence.data.dataset import Batch
@@ -87,10 +87,10 @@ def head_objective(objective: Objective) -> Objective:
     path = last_layer_name(objective.network)
     outside = [name for name in objective.names if not name.startswith(last_layer_prefix(objective.network))]
     if outside:
-        raise ValueError(f"the selection {objective.selection!r} reaches beyond the last layer {path!r}: {outside}")
+        raise ValueError(f"parameters={objective.parameters!r} reaches beyond the last layer {path!r}: {outside}")
     network = Head(path, objective.network.get_submodule(path)) if path else objective.network
     return replace(
-        objective, network=network, params=head_params(objective, objective.params), selection=objective.names
+        objective, network=network, params=head_params(objective, objective.params), parameters=objective.names
     )
 
 
@@ -108,7 +108,7 @@ def head_problem(objective: Objective, batch: Batch) -> tuple[Objective, Batch]:
     for expected, got in zip(tree_leaves(whole), tree_leaves(part), strict=True):
         if expected.shape != got.shape or not torch.allclose(expected, got):
             raise ValueError("the network's output is not its last layer's output; take influence in named parameters")
-    return head, Batch(inputs, batch.targets)
+    return head, replace(batch, inputs=inputs)
 
 
 def is_last_layer(objective: Objective) -> bool:
@@ -128,11 +128,25 @@ def has_head(objective: Objective, batch: Batch) -> bool:
     return True
 
 
+def is_linear_layer(objective: Objective, inputs: Any) -> bool:
+    """Whether the objective's network is one `nn.Linear` on vectors, its weight and bias (if any) selected in order."""
+    network = objective.network
+    layer = network.get_submodule(network.path) if isinstance(network, Head) else network
+    prefix = f"{network.path}." if isinstance(network, Head) else ""
+    return (
+        type(layer) is nn.Linear
+        and isinstance(inputs, torch.Tensor)
+        and inputs.ndim == 2
+        and objective.names in ((f"{prefix}weight",), (f"{prefix}weight", f"{prefix}bias"))
+    )
+
+
 def reduced_problem(objective: Objective, batch: Batch) -> tuple[Objective, Batch]:
     """The smallest problem with the same derivatives: the last layer on its features where that is all there is."""
     return head_problem(objective, batch) if is_last_layer(objective) else (objective, batch)
 
 
-def member_batch(inputs: Any, targets: Tensor, members: int) -> Batch:
-    """A batch with a leading member axis: stacked inputs and the shared targets repeated."""
-    return Batch(inputs, targets.expand(members, *targets.shape))
+def member_batch(inputs: Any, batch: Batch, members: int) -> Batch:
+    """A batch with a leading member axis: stacked inputs, and the shared batch's targets and weights repeated."""
+    weights = None if batch.weights is None else batch.weights.expand(members, -1)
+    return Batch(inputs, batch.targets.expand(members, *batch.targets.shape), weights)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,102 +15,197 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayes_influence.data.dataset import Batch
-from bayes_influence.objectives.parameters import Flattening, Params, detached_params, select_names
+from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.objectives.parameters import (
+    Flattening,
+    Params,
+    called_last,
+    detached_buffers,
+    detached_params,
+    select_names,
+)
 from bayes_influence.objectives.regularisers import NoRegulariser
 
 Likelihood = Callable[[Any, Tensor], Tensor]
 """Per-example losses (B,) from the network's outputs and the targets; never reduced over the batch."""
 
 Regulariser = Callable[[Params], Tensor]
-"""Everything in the objective that is not data, a scalar: weight decay, or KL(q||p)/n."""
+"""Everything in the objective that is not data, a scalar: weight decay, or KL(q||p)/n.
+
+One whose class states `separable = True` is a sum over parameters, each term a function of one of them (and of the
+`_rho` beside it); of any other one nothing is assumed."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Objective:
     """J(theta, w) = (1/n) sum_i w_i l_i(theta) + s R(theta): data term, regulariser R and its weight s.
 
     Training minimises J at w = 1, influence linearises the minimiser in w, and retraining minimises J again with
-    some w_i = 0 (n, the length of the batch, stays what it was). The network is called functionally and in
-    evaluation mode: nothing mutates it, so an objective is safe under `vmap`, `grad` and `jvp`.
+    some w_i = 0 (n, the length of the batch, stays what it was). A data set's own sample weights are inside l_i.
+
+    The network that comes is copied once and never touched: `network` is the objective's own, in evaluation mode, and
+    holds the parameters and buffers that the objective stands at. It is called functionally, one thread at a time, so
+    an objective is safe under `vmap`, `grad` and `jvp`, and under threads.
 
     Attributes:
-        network: A deterministic network, or one that `to_bayesian` made.
+        network: A deterministic network, or one that `to_bayesian` made; of a fitted objective the trained network,
+            ready to be called. Copy it before changing it.
         likelihood: `(outputs, targets) -> (B,)` losses.
         regulariser: `(params) -> ()`.
         regulariser_weight: s; 0 switches the regulariser off, and 1 is the objective itself.
-        selection: Which parameters influence is taken in, see `select_names`.
+        parameters: Which parameters influence is taken in, see `select_names`.
         params: Where the objective stands: the fitted parameters. The network's own when not given.
+        buffers: Running statistics and the like there; the network's own when not given.
 
     Raises:
-        ValueError: If the selection names no parameter, or `params` do not belong to the network.
+        ValueError: If `parameters` name no parameter, or `params` or `buffers` do not belong to the network.
+        TypeError: If the network is no module.
     """
 
     network: nn.Module
     likelihood: Likelihood
     regulariser: Regulariser = field(default_factory=NoRegulariser)
     regulariser_weight: float = 1.0
-    selection: str | Sequence[str] = "all"
+    parameters: str | Sequence[str] = "all"
     params: Params = field(default_factory=dict)
+    buffers: Params = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.network.training:
-            self.network.eval()
+        if not isinstance(self.network, nn.Module):
+            raise TypeError(f"an objective needs a network, an nn.Module, got {type(self.network).__name__}")
         own = dict(self.network.named_parameters())
         if not self.params:
             object.__setattr__(self, "params", detached_params(self.network))
         if set(self.params) != set(own):
             raise ValueError(f"params must name the network's parameters {sorted(own)}, got {sorted(self.params)}")
-        wrong = [name for name, value in self.params.items() if value.shape != own[name].shape]
-        if wrong:
-            raise ValueError(
-                f"parameter {wrong[0]!r} must have shape {tuple(own[wrong[0]].shape)}, "
-                f"got {tuple(self.params[wrong[0]].shape)}; take one member out of a stack with `member`"
-            )
-        select_names(self.network, self.selection)
+        _check_shapes("parameter", self.params, own)
+        held = detached_buffers(self.network)
+        unknown = sorted(set(self.buffers) - set(held))
+        if unknown:
+            raise ValueError(f"buffers must name the network's buffers {sorted(held)}, got {unknown}")
+        _check_shapes("buffer", self.buffers, held)
+        object.__setattr__(self, "buffers", {**held, **self.buffers})
+        object.__setattr__(self, "network", _standing_at(self.network, self.params, self.buffers))
+        object.__setattr__(self, "_lock", threading.RLock())
+        select_names(self.network, self.parameters)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
+
+    def __repr__(self) -> str:
+        taken = self.parameters if isinstance(self.parameters, str) else list(self.names)
+        count = sum(value.numel() for value in self.params.values())
+        return (
+            f"Objective({type(self.network).__name__} of {count} parameters, {_named(self.likelihood)}, "
+            f"{_named(self.regulariser)} times {self.regulariser_weight:g}, parameters={taken!r})"
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters that influence is taken in."""
-        return select_names(self.network, self.selection)
+        return select_names(self.network, self.parameters)
 
     @property
     def layout(self) -> Flattening:
         """How those parameters are laid out as a vector of length P."""
         return Flattening.of(self.params, self.names)
 
-    def at(self, params: Params) -> Objective:
-        """The same objective, standing at other parameters."""
-        return replace(self, params={name: params[name].detach() for name in self.params})
+    @property
+    def flat(self) -> FlatObjective:
+        """J, its losses and outputs as functions of that vector, where the objective stands."""
+        return FlatObjective(self, self.params, self.layout)
 
-    def double(self) -> Objective:
-        """The same objective with its parameters, and the network's buffers, in float64."""
-        params = {name: value.double() for name, value in self.params.items()}
-        buffers = list(self.network.buffers())
-        if all(not buffer.is_floating_point() or buffer.dtype == torch.float64 for buffer in buffers):
-            return replace(self, params=params)
-        return replace(self, params=params, network=copy.deepcopy(self.network).double())
+    @property
+    def is_bayesian(self) -> bool:
+        """Whether the network propagates means and variances."""
+        return any(isinstance(module, BayesianLayer) for module in self.network.modules())
 
-    def outputs(self, params: Params, inputs: Any) -> Any:
-        """What the network returns at `params`: a tensor, or `Moments` for a Bayesian network."""
-        return functional_call(self.network, params, (inputs,))
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return next(iter(self.params.values())).dtype
 
-    def losses(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
-        """Per-example losses l_i, without the regulariser.
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters."""
+        return next(iter(self.params.values())).device
+
+    def at(self, params: Params, buffers: Params | None = None) -> Objective:
+        """The same objective, standing at other parameters (and buffers)."""
+        held = self.buffers if buffers is None else {**self.buffers, **buffers}
+        return replace(self, params={name: params[name].detach() for name in self.params}, buffers=held)
+
+    def taking(self, parameters: str | Sequence[str] | None) -> Objective:
+        """The same objective with influence taken in other parameters; itself where none are named."""
+        return self if parameters is None else replace(self, parameters=parameters)
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Objective:
+        """The same objective in another floating-point dtype or on another device."""
+
+        def moved(tensors: Params) -> Params:
+            return {
+                name: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+                for name, value in tensors.items()
+            }
+
+        return replace(self, params=moved(self.params), buffers=moved(self.buffers))
+
+    def resolved(self, inputs: Any) -> Objective:
+        """The same objective with "last-layer" made the layer that is *called* last on these inputs.
+
+        Without inputs only the order of registration is known, which need not be that of the calls.
+        """
+        if not (isinstance(self.parameters, str) and self.parameters.startswith("last-layer")):
+            return self
+        with self.exclusive() as network, torch.no_grad():
+            path = called_last(network, inputs)
+        return replace(self, parameters=select_names(self.network, self.parameters, last_layer=path))
+
+    @contextmanager
+    def exclusive(self) -> Iterator[nn.Module]:
+        """The network, no other thread calling it meanwhile: for hooks, which the caller takes away again."""
+        with self._lock:  # type: ignore[attr-defined]
+            yield self.network
+
+    def outputs(self, state: Params, inputs: Any) -> Any:
+        """What the network returns at `state`: a tensor, `Moments` for a Bayesian network, or a nesting of them.
+
+        Args:
+            state: Parameters, and buffers where they are others than the objective's; further names are passed over.
+            inputs: A batch of inputs, as the network takes them.
+        """
+        known = {name: value for name, value in state.items() if name in self.params or name in self.buffers}
+        with self.exclusive() as network:
+            return functional_call(network, known, (inputs,))
+
+    def losses(self, state: Params, batch: Batch) -> Float[Tensor, " B"]:
+        """Per-example losses l_i, times their sample weights where the batch has some, without the regulariser.
 
         Raises:
             ValueError: If the likelihood reduces over the batch.
         """
-        losses = self.likelihood(self.outputs(params, batch.inputs), batch.targets)
+        return self.losses_of(self.outputs(state, batch.inputs), batch)
+
+    def losses_of(self, outputs: Any, batch: Batch) -> Float[Tensor, " B"]:
+        """The same from outputs that are there already.
+
+        Raises:
+            ValueError: If the likelihood reduces over the batch.
+        """
+        losses = self.likelihood(outputs, batch.targets)
         if losses.shape != (len(batch.targets),):
             raise ValueError(
                 f"the likelihood must return one loss per example, shape ({len(batch.targets)},), got "
                 f"{tuple(losses.shape)}; use reduction='none'"
             )
-        return losses
+        return losses if batch.weights is None else batch.weights * losses
 
     def value(
         self,
-        params: Params,
+        state: Params,
         batch: Batch,
         data_weights: Float[Tensor, " B"] | None = None,
         regulariser_weight: float | Tensor | None = None,
@@ -116,15 +213,15 @@ class Objective:
         """J over one batch: the (weighted) mean loss plus the regulariser.
 
         Args:
-            params: Where to evaluate.
+            state: Where to evaluate: parameters, and buffers where they are others than the objective's.
             batch: The examples; their number is the n of the formula.
             data_weights: w; all one when not given. A zero removes an example without changing n.
             regulariser_weight: Overrides s, so that members of an ensemble can differ in it.
         """
-        losses = self.losses(params, batch)
+        losses = self.losses(state, batch)
         weighted = losses if data_weights is None else data_weights * losses
         weight = self.regulariser_weight if regulariser_weight is None else regulariser_weight
-        return weighted.mean() + weight * self.regulariser(params)
+        return weighted.mean() + weight * self.regulariser({name: state[name] for name in self.params})
 
     def check(self, batch: Batch) -> None:
         """Evaluates the losses once and refuses what no later step could work with.
@@ -136,3 +233,77 @@ class Objective:
             losses = self.losses(self.params, batch)
         if not torch.isfinite(losses).all():
             raise ValueError(f"{int((~torch.isfinite(losses)).sum())} of {len(losses)} losses are not finite")
+
+
+@dataclass(frozen=True, eq=False)
+class FlatObjective:
+    """An objective as a function of the flat vector theta of its selected parameters, every other one held.
+
+    Attributes:
+        objective: What is evaluated.
+        fixed: Parameters (and buffers) where theta does not say otherwise.
+        layout: Order of theta.
+    """
+
+    objective: Objective
+    fixed: Params
+    layout: Flattening
+
+    @property
+    def theta(self) -> Float[Tensor, " P"]:
+        """The vector at `fixed`."""
+        return self.layout.flatten(self.fixed)
+
+    def state(self, theta: Float[Tensor, " P"]) -> Params:
+        """All parameters at theta."""
+        return {**self.fixed, **self.layout.unflatten(theta)}
+
+    def outputs(self, theta: Float[Tensor, " P"], inputs: Any) -> Any:
+        """What the network returns, see `Objective.outputs`."""
+        return self.objective.outputs(self.state(theta), inputs)
+
+    def losses(self, theta: Float[Tensor, " P"], batch: Batch) -> Float[Tensor, " B"]:
+        """Per-example losses, see `Objective.losses`."""
+        return self.objective.losses(self.state(theta), batch)
+
+    def regulariser(self, theta: Float[Tensor, " P"]) -> Float[Tensor, ""]:
+        """R, without its weight."""
+        state = self.state(theta)
+        return self.objective.regulariser({name: state[name] for name in self.objective.params})
+
+    def value(
+        self,
+        theta: Float[Tensor, " P"],
+        batch: Batch,
+        data_weights: Float[Tensor, " B"] | None = None,
+        regulariser_weight: float | Tensor | None = None,
+    ) -> Float[Tensor, ""]:
+        """J over one batch, see `Objective.value`."""
+        return self.objective.value(self.state(theta), batch, data_weights, regulariser_weight)
+
+
+def _check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    wrong = [name for name, value in given.items() if value.shape != own[name].shape]
+    if wrong:
+        raise ValueError(
+            f"{what} {wrong[0]!r} must have shape {tuple(own[wrong[0]].shape)}, got {tuple(given[wrong[0]].shape)}; "
+            "take one member out of a stack with `Members.at`"
+        )
+
+
+def _standing_at(network: nn.Module, params: Params, buffers: Params) -> nn.Module:
+    """A copy of the network in evaluation mode that holds these very tensors."""
+    memo: dict[int, Any] = {}
+    for name, parameter in network.named_parameters():
+        memo[id(parameter)] = nn.Parameter(params[name], requires_grad=parameter.requires_grad)
+    for name, buffer in network.named_buffers():
+        memo[id(buffer)] = buffers[name]
+    for module in network.modules():
+        # Tensors that are computed from parameters (weight norm's) are made anew in every call, but cannot be copied.
+        derived = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
+        memo.update({id(value): value.detach().clone() for value in derived})
+    return copy.deepcopy(network, memo).eval()
+
+
+def _named(value: object) -> str:
+    return getattr(value, "__name__", None) or type(value).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
@@ -15,7 +16,8 @@ from bayes_influence.moments.layers import RHO
 Params = dict[str, Tensor]
 """Detached parameters by name, as `torch.func.functional_call` takes them."""
 
-SELECTIONS = ("all", "last-layer", "means", "last-layer-means")
+GROUPS = ("all", "last-layer", "means", "last-layer-means")
+"""The words that stand for several parameters."""
 
 
 def detached_params(network: nn.Module) -> Params:
@@ -23,45 +25,86 @@ def detached_params(network: nn.Module) -> Params:
     return {name: value.detach().clone() for name, value in network.named_parameters()}
 
 
-def last_layer_name(network: nn.Module) -> str:
-    """Path of the last module, in registration order, that holds parameters itself.
+def detached_buffers(network: nn.Module) -> Params:
+    """The network's own buffers, sharing no storage with the module."""
+    return {name: value.detach().clone() for name, value in network.named_buffers()}
+
+
+def owners_of_parameters(network: nn.Module) -> dict[str, nn.Module]:
+    """The modules that hold parameters themselves, by path, in the order of their registration.
 
     Raises:
         ValueError: If the network has no parameters.
     """
-    owners = [path for path, module in network.named_modules() if list(module.parameters(recurse=False))]
+    owners = {path: module for path, module in network.named_modules() if list(module.parameters(recurse=False))}
     if not owners:
         raise ValueError(f"{type(network).__name__} has no parameters, so it has no last layer")
-    return owners[-1]
+    return owners
 
 
-def select_names(network: nn.Module, selection: str | Sequence[str]) -> tuple[str, ...]:
-    """Names of the parameters that a selection stands for, in the network's order.
+def last_layer_name(network: nn.Module) -> str:
+    """Path of the last module, in registration order, that holds parameters itself."""
+    return list(owners_of_parameters(network))[-1]
+
+
+def called_last(network: nn.Module, inputs: Any) -> str:
+    """Path of the module with parameters of its own whose call begins last, in one forward pass.
+
+    Raises:
+        ValueError: If the network has no parameters, or calls none of the modules that hold them.
+    """
+    calls: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_, path=path: calls.append(path))
+        for path, module in owners_of_parameters(network).items()
+    ]
+    try:
+        network(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not calls:
+        raise ValueError(
+            f"{type(network).__name__} calls none of its layers as a module, so it has no last layer; name parameters"
+        )
+    return calls[-1]
+
+
+def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer: str | None = None) -> tuple[str, ...]:
+    """Names of the parameters that are meant, in the network's order.
+
+    The words leave out parameters that are frozen (`requires_grad=False`); naming one takes it.
 
     Args:
         network: The network whose parameters are meant.
-        selection: `"all"`; `"last-layer"` (mean and variance parameters alike); `"means"` (everything but the
+        parameters: `"all"`; `"last-layer"` (mean and variance parameters alike); `"means"` (everything but the
             variational `_rho`); `"last-layer-means"`; or the names themselves.
+        last_layer: Path of the last layer; the last that is registered when not given, see `Objective.resolved`.
 
     Raises:
-        ValueError: If the selection is unknown, a name does not exist, or nothing is selected.
+        ValueError: If the word is unknown, a name does not exist, or nothing is left.
     """
     names = [name for name, _ in network.named_parameters()]
-    if not isinstance(selection, str):
-        unknown = sorted(set(selection) - set(names))
-        if unknown or not selection:
+    if not isinstance(parameters, str):
+        unknown = sorted(set(parameters) - set(names))
+        if unknown:
             raise ValueError(f"unknown parameters {unknown}; the network has {names}")
-        return tuple(name for name in names if name in set(selection))
-    if selection not in SELECTIONS:
-        raise ValueError(
-            f"unknown parameter selection {selection!r}; known: {', '.join(SELECTIONS)}, or a list of names"
-        )
-    if selection.startswith("last-layer"):
-        path = last_layer_name(network)
-        names = [name for name in names if name.rpartition(".")[0] == path]
-    if selection.endswith("means"):
+        if not parameters:
+            raise ValueError(f"parameters names no parameter; choose from {names}, or one of {', '.join(GROUPS)}")
+        return tuple(name for name in names if name in set(parameters))
+    if parameters not in GROUPS:
+        raise ValueError(f"unknown parameters {parameters!r}; known: {', '.join(GROUPS)}, or a list of names")
+    if parameters.startswith("last-layer"):
+        path = last_layer_name(network) if last_layer is None else last_layer
+        # By identity: a weight that is shared with an earlier layer has that layer's name.
+        own = {id(value) for value in network.get_submodule(path).parameters(recurse=False)}
+        names = [name for name, value in network.named_parameters() if id(value) in own]
+    if parameters.endswith("means"):
         names = [name for name in names if not name.endswith(RHO)]
-    return tuple(names)
+    free = [name for name, value in network.named_parameters() if value.requires_grad]
+    if not (taken := tuple(name for name in names if name in set(free))):
+        raise ValueError(f"parameters={parameters!r} leaves nothing: {names} are frozen (requires_grad=False)")
+    return taken
 
 
 @dataclass(frozen=True)
@@ -99,13 +142,3 @@ class Flattening:
             name: piece.view((*flat.shape[:-1], *shape))
             for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)
         }
-
-
-def stack_members(members: Sequence[Params]) -> Params:
-    """Parameters of several networks of one architecture on a leading member axis E."""
-    return {name: torch.stack([member[name] for member in members]) for name in members[0]}
-
-
-def member(stacked: Params, index: int) -> Params:
-    """One network's parameters out of a stack."""
-    return {name: value[index] for name, value in stacked.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,8 @@ from bayes_influence.objectives.parameters import RHO, Params
 @dataclass(frozen=True)
 class NoRegulariser:
     """R = 0."""
+
+    separable: ClassVar[bool] = True
 
     def __call__(self, params: Params) -> Float[Tensor, ""]:
         """Zero, in the parameters' dtype and on their device."""
@@ -32,6 +35,7 @@ class WeightDecay:
         ValueError: If lambda is negative.
     """
 
+    separable: ClassVar[bool] = True
     decay: float
 
     def __post_init__(self) -> None:
@@ -58,6 +62,7 @@ class GaussianKL:
         ValueError: If n or a scale is not positive, or no parameter has a `_rho`.
     """
 
+    separable: ClassVar[bool] = True
     n_train: int
     prior_scale: float | dict[str, float] = 1.0
 

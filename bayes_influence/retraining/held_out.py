@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import vmap
 
 from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.identities import example_ids
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.tables import leave_out
 from bayes_influence.models.initialisation import initial_params
-from bayes_influence.retraining.removals import largest_losses
+from bayes_influence.objectives.reweighting import largest_losses
+from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
@@ -22,7 +24,7 @@ from bayes_influence.training.schemes import Scheme
 
 def held_out_losses(
     dataset: Dataset,
-    ids: Int[Tensor, " k"],
+    ids: int | Iterable[int] | Tensor,
     make_network: Callable[[], nn.Module],
     scheme: Scheme,
     schedule: Schedule,
@@ -43,26 +45,32 @@ def held_out_losses(
         seed: Of the initialisation.
         progress: Whether to show a progress bar.
     """
-    splits = [leave_out(dataset, int(index)) for index in ids]
+    held_out = example_ids(ids).tolist()
+    splits = [leave_out(dataset, index) for index in held_out]
     network = scheme.prepare(make_network()).to(dtype=dataset.inputs.dtype, device=dataset.inputs.device)
     objective = scheme.objective(network, len(dataset) - 1)
     start = initial_params(
-        lambda: scheme.prepare(make_network()), [seed] * len(ids), dataset.inputs.dtype, dataset.inputs.device
+        lambda: scheme.prepare(make_network()), [seed] * len(held_out), dataset.inputs.dtype, dataset.inputs.device
     )
     trained = train_ensemble(
         objective,
         start,
-        Batch(*(torch.stack(parts) for parts in zip(*(split.train.batch() for split in splits), strict=True))),
+        _stacked([split.train for split in splits]),
         schedule,
-        averaged=torch.full((len(ids),), scheme.averaging is not None, device=dataset.inputs.device),
+        averaged=torch.full((len(held_out),), scheme.averaging is not None, device=dataset.inputs.device),
         averaging=scheme.averaging,
         own_data=True,
-        labels=[f"{scheme.name}, seed {seed}, without example {int(index)}" for index in ids],
+        labels=[f"{scheme.name}, seed {seed}, without example {index}" for index in held_out],
         progress=progress,
     )
-    tests = Batch(*(torch.stack(parts) for parts in zip(*(split.test.batch() for split in splits), strict=True)))
+    tests = _stacked([split.test for split in splits])
     with torch.no_grad():
         return vmap(objective.losses)(trained.params, tests)[:, 0]
+
+
+def _stacked(parts: list[Dataset]) -> Batch:
+    """Data sets of one size as one batch with a leading member axis."""
+    return tree_map(lambda *leaves: torch.stack(leaves), *(part.batch() for part in parts))
 
 
 def hardest_example(

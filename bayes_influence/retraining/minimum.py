@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.reweighting import Removals, as_removals
 from bayes_influence.retraining.problem import ENTRIES, RefitProblem, numbers_per_example, refit_problem
 from bayes_influence.retraining.refits import Refits, per_seed, repeated
-from bayes_influence.retraining.removals import Removals, as_removals
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.newton import NewtonResult, minimise_newton
@@ -115,7 +115,7 @@ def removal_problem(
     params = {name: value[rows] for name, value in whole.params.items()}
     batch = whole.batch
     if whole.own_data:
-        batch = Batch(*repeated(tree_map(lambda leaf: leaf[rows], whole.batch), times))
+        batch = repeated(tree_map(lambda leaf: leaf[rows], whole.batch), times)
     return RefitProblem(objective, repeated(params, times), batch, weights.flatten(0, 1), own_data=whole.own_data)
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.reweighting import Removals, as_removals
 from bayes_influence.retraining.minimum import check_seeds
 from bayes_influence.retraining.problem import refit_problem
 from bayes_influence.retraining.refits import Refits
-from bayes_influence.retraining.removals import Removals, as_removals
 from bayes_influence.training.fits import Fits
 
 

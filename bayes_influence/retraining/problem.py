@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from bayes_influence.curvature.operators.last_layer import LastLayerOperator
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.head import Head, has_head, head_objective, head_params, member_batch
 from bayes_influence.objectives.head import stacked_features as features_at_once
+from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Params, member
+from bayes_influence.objectives.parameters import Params
 from bayes_influence.torch_internals import tree_leaves, tree_map
 from bayes_influence.training.newton import StackedProblem
 
@@ -115,8 +117,9 @@ class RefitProblem(StackedProblem):
 
     def _linear_hessian(self, theta: Float[Tensor, " P"], index: int) -> Float[Tensor, "P P"]:
         assert self.linear is not None
-        inputs, targets = tree_map(lambda leaf: leaf[index], self.batch) if self.own_data else self.batch
-        data = Dataset(inputs, targets, torch.arange(self.examples, device=theta.device))
+        own = tree_map(lambda leaf: leaf[index], self.batch) if self.own_data else self.batch
+        ids = torch.arange(self.examples, device=theta.device)
+        data = Dataset(own.inputs, own.targets, ids, weights=own.weights)
         there = self.linear.at(self.linear.layout.unflatten(theta))
         hessian = LastLayerOperator(there, data, self.weights[index]).dense()
         return hessian + torch.diag(self.metric[index])
@@ -139,8 +142,8 @@ def refit_problem(objective: Objective, params: Params, train: Dataset) -> tuple
     inputs = stacked_features(objective, params, train.inputs)
     head, own = head_objective(objective), head_params(objective, params)
     if members == 1:
-        return head, RefitProblem(head, own, Batch(tree_map(lambda leaf: leaf[0], inputs), train.targets))
-    return head, RefitProblem(head, own, member_batch(inputs, train.targets, members), own_data=True)
+        return head, RefitProblem(head, own, replace(train.batch(), inputs=tree_map(lambda leaf: leaf[0], inputs)))
+    return head, RefitProblem(head, own, member_batch(inputs, train.batch(), members), own_data=True)
 
 
 def stacked_features(objective: Objective, stacked: Params, inputs: Any) -> Any:

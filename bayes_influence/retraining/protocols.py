@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from bayes_influence.curvature.damping import Damping
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.models.initialisation import initial_params
+from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.minimum import newton_refits
 from bayes_influence.retraining.proximal import linear_response, proximal_refits
 from bayes_influence.retraining.refits import Refits
-from bayes_influence.retraining.removals import Removals
 from bayes_influence.retraining.sampled import sampled_refits
 from bayes_influence.retraining.trained import trained_refits
 from bayes_influence.training.fits import Fits

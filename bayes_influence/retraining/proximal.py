@@ -14,21 +14,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
+from bayes_influence.curvature.cost import DENSE_SIZE
 from bayes_influence.curvature.damping import Damping, IdentityDamping
 from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Params, member
+from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.reweighting import Removals, as_removals
 from bayes_influence.retraining.lbfgs import minimise_lbfgs
 from bayes_influence.retraining.minimum import from_controls, refits_in_turns, removal_problem
 from bayes_influence.retraining.problem import RefitProblem, refit_problem
 from bayes_influence.retraining.refits import Refits
-from bayes_influence.retraining.removals import Removals, as_removals
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.newton import NewtonResult, minimise_newton
-
-LARGEST_DENSE = 2000
-"""Parameters up to which a proximal problem is minimised with dense Hessians; L-BFGS takes over above."""
 
 OWN, ANCHOR, METRIC = "network.", "anchor.", "metric."
 """Where theta, theta_hat and the metric stand among the parameters of an `Anchored` network."""
@@ -123,7 +122,7 @@ def proximal_problem(
         objective.likelihood,
         objective.regulariser,
         objective.regulariser_weight,
-        selection=[OWN + name for name in objective.names],
+        parameters=[OWN + name for name in objective.names],
         params=member(params, 0),
         bregman=bregman,
     )
@@ -151,7 +150,7 @@ def proximal_refits(
 ) -> Refits:
     """Minimises the proximal objective, or the PBRF, without each group, from where the fit stands.
 
-    Levenberg-Marquardt with dense Hessians up to `LARGEST_DENSE` parameters, L-BFGS refit by refit above.
+    Levenberg-Marquardt with dense Hessians up to `DENSE_SIZE` parameters, L-BFGS refit by refit above.
 
     Args:
         fits: Trained networks, S of them; they need not have converged.
@@ -171,7 +170,7 @@ def proximal_refits(
     removals = as_removals(removed)
     objective, whole = refit_problem(fits.objective, fits.params, train)
     metric = damping_metric(objective, whole, damping)
-    minimise = minimise_newton if whole.layout.total <= LARGEST_DENSE else minimise_lbfgs
+    minimise = minimise_newton if whole.layout.total <= DENSE_SIZE else minimise_lbfgs
 
     def turn(rows: Tensor, weights: Tensor) -> NewtonResult:
         times = weights.shape[1]

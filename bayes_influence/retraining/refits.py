@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.head import Head, head_params
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.problem import ENTRIES, numbers_per_example, stacked_features
-from bayes_influence.retraining.removals import Removals
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.fits import Fits
 
@@ -67,16 +67,16 @@ def _under_every_refit(fits: Fits, refits: Refits, data: Dataset, function: Call
     params = head_params(fits.objective, refits.params) if is_head else refits.params
     members = next(iter(params.values())).shape[:2].numel()
 
-    def of_inputs(one: Params, inputs: Any, targets: Tensor) -> Any:
-        return function(one, Batch(inputs, targets))
+    def of_inputs(one: Params, inputs: Any, batch: Batch) -> Any:
+        return function(one, replace(batch, inputs=inputs))
 
     of_seed = vmap(of_inputs, in_dims=(0, None, None))
     everywhere = vmap(of_seed, in_dims=(0, 0 if is_head else None, None))
     parts = []
     with torch.no_grad():
-        for inputs, targets in data.batches(max(1, ENTRIES // (members * numbers_per_example(data.inputs)))):
-            seen = stacked_features(fits.objective, fits.params, inputs) if is_head else inputs
-            parts.append(everywhere(params, seen, targets))
+        for batch in data.batches(max(1, ENTRIES // (members * numbers_per_example(data.inputs)))):
+            seen = stacked_features(fits.objective, fits.params, batch.inputs) if is_head else batch.inputs
+            parts.append(everywhere(params, seen, batch))
     return tree_map(lambda *leaves: torch.cat(leaves, dim=2), *parts)
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.head import Head
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.reweighting import Removals, as_removals
 from bayes_influence.retraining.minimum import check_seeds
 from bayes_influence.retraining.problem import RefitProblem, refit_problem
 from bayes_influence.retraining.refits import Refits, per_seed, repeated
-from bayes_influence.retraining.removals import Removals, as_removals
 from bayes_influence.training.fits import Fits
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import full_batches

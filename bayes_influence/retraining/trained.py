@@ -18,10 +18,10 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.head import Head, member_batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.reweighting import Removals, as_removals
 from bayes_influence.retraining.minimum import check_seeds
 from bayes_influence.retraining.problem import RefitProblem, refit_problem, stacked_features
 from bayes_influence.retraining.refits import Refits, per_seed
-from bayes_influence.retraining.removals import Removals, as_removals
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.ensemble import TrainedEnsemble, train_ensemble
 from bayes_influence.training.fits import Fits
@@ -144,7 +144,7 @@ class _Training:
         if isinstance(self.objective.network, Head):
             params = {name: value[rows] for name, value in self.fits.params.items()}
             features = stacked_features(self.fits.objective, params, batch.inputs)
-            batch = member_batch(features, batch.targets, len(rows))
+            batch = member_batch(features, batch, len(rows))
             losses = vmap(self.objective.losses)
         return lambda params: losses(params, batch)
 

@@ -10,8 +10,9 @@ from torch.func import functional_call
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Params, member
+from bayes_influence.objectives.parameters import Params
 from bayes_influence.torch_internals import AnyBatchNorm, tree_map
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.training.minibatch import TrainingState
 
 
-class CheckpointError(ValueError):
+class CheckpointError(BayesInfluenceError, ValueError):
     """A checkpoint that is damaged, or of another training."""
 
 

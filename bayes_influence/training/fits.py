@@ -20,8 +20,9 @@ from bayes_influence.objectives.head import (
     member_batch,
     stacked_features,
 )
+from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Params, member
+from bayes_influence.objectives.parameters import Params
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import full_batches
@@ -65,7 +66,7 @@ def stacked_problem(objective: Objective, params: Params, train: Dataset) -> tup
         return objective, StackedProblem(objective, params, train.batch())
     head, weights = head_objective(objective), head_params(objective, params)
     members = len(next(iter(weights.values())))
-    batch = member_batch(stacked_features(objective, params, train.inputs), train.targets, members)
+    batch = member_batch(stacked_features(objective, params, train.inputs), train.batch(), members)
     return head, StackedProblem(head, weights, batch, own_data=True)
 
 
@@ -91,7 +92,7 @@ def fit_schemes(
     seeds: Sequence[int],
     schedule: Schedule,
     *,
-    selection: str | Sequence[str] = "last-layer",
+    parameters: str | Sequence[str] = "last-layer",
     tolerance: float | None = 1e-10,
     progress: bool = False,
 ) -> list[Fits]:
@@ -107,7 +108,7 @@ def fit_schemes(
         train: Training examples; their dtype and device are the network's.
         seeds: One per repeat; a member depends on its own seed only.
         schedule: Steps and learning rates.
-        selection: The parameters that are polished, and that influence will be taken in.
+        parameters: The parameters that are polished, and that influence will be taken in.
         tolerance: Gradient norm of the polish; None leaves the networks as the schedule left them.
         progress: Whether to show progress bars.
 
@@ -123,7 +124,7 @@ def fit_schemes(
     fits: dict[str, Fits] = {}
     for family in dict.fromkeys(scheme.family for scheme in schemes):
         members = [scheme for scheme in schemes if scheme.family == family]
-        for fit in _fit_family(members, make_network, train, seeds, schedule, selection, tolerance, progress):
+        for fit in _fit_family(members, make_network, train, seeds, schedule, parameters, tolerance, progress):
             fits[fit.scheme.name] = fit
     return [fits[scheme.name] for scheme in schemes]
 
@@ -144,7 +145,7 @@ def _fit_family(
     train: Dataset,
     seeds: Sequence[int],
     schedule: Schedule,
-    selection: str | Sequence[str],
+    parameters: str | Sequence[str],
     tolerance: float | None,
     progress: bool,
 ) -> list[Fits]:
@@ -156,7 +157,7 @@ def _fit_family(
     start = initial_params(lambda: schemes[0].prepare(make_network()), seeds, dtype=dtype, device=device)
     count = len(seeds)
     prepared = schemes[0].prepare(make_network()).to(dtype=dtype, device=device)
-    objective = schemes[0].objective(prepared, len(train), selection)
+    objective = schemes[0].objective(prepared, len(train), parameters)
     labels = [f"{scheme.name}, seed {seed}" for scheme in schemes for seed in seeds]
     stacked = {name: value.repeat(len(schemes), *[1] * (value.ndim - 1)) for name, value in start.items()}
     if schemes[0].sampled:

@@ -50,7 +50,7 @@ class Scheme(ABC):
         """The network that is trained; the deterministic one is not changed."""
 
     @abstractmethod
-    def objective(self, network: nn.Module, n_train: int, selection: str | Sequence[str] = "all") -> Objective:
+    def objective(self, network: nn.Module, n_train: int, parameters: str | Sequence[str] = "all") -> Objective:
         """What is trained, linearised and retrained, for a prepared network and n training examples."""
 
     @property
@@ -92,9 +92,9 @@ class Deterministic(Scheme):
         """The network itself."""
         return network
 
-    def objective(self, network: nn.Module, n_train: int, selection: str | Sequence[str] = "all") -> Objective:
+    def objective(self, network: nn.Module, n_train: int, parameters: str | Sequence[str] = "all") -> Objective:
         """Cross-entropy plus weight decay."""
-        return Objective(network, CrossEntropy(), WeightDecay(self.decay), self.regulariser_weight, selection)
+        return Objective(network, CrossEntropy(), WeightDecay(self.decay), self.regulariser_weight, parameters)
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,10 @@ class Variational(Scheme):
         sigma = self.initial_sigma if self.relative_sigma is None else relative_sigma(self.relative_sigma)
         return to_bayesian(network, method=self.method, initial_sigma=sigma)
 
-    def objective(self, network: nn.Module, n_train: int, selection: str | Sequence[str] = "all") -> Objective:
+    def objective(self, network: nn.Module, n_train: int, parameters: str | Sequence[str] = "all") -> Objective:
         """The negative ELBO divided by n."""
         regulariser = GaussianKL(n_train, prior_scales(network, self.prior_scale, self.prior))
-        return Objective(network, self.likelihood, regulariser, self.regulariser_weight, selection)
+        return Objective(network, self.likelihood, regulariser, self.regulariser_weight, parameters)
 
 
 @dataclass(frozen=True)

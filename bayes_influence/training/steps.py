@@ -104,7 +104,7 @@ def member_gradients(
         return _together(objective, layout, flat, buffers, batch, weights, strength)
     results = []
     for index in range(members):
-        own = Batch(*tree_map(lambda leaf, index=index: leaf[index], tuple(batch)))
+        own = tree_map(lambda leaf, index=index: leaf[index], batch)
         leaves = {name: view.detach().requires_grad_() for name, view in layout.unflatten(flat[index]).items()}
         mine = {name: buffer[index] for name, buffer in buffers.items()}
         with seeded_noise(seeds[index], flat.device) if objective.alone else torch.enable_grad():
@@ -143,4 +143,4 @@ def seeded_noise(seed: int, device: torch.device) -> Iterator[None]:
 
 def derived_seed(*parts: int) -> int:
     """One seed out of several numbers, such as a member's seed and a step: equal parts, equal seed."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import typer
@@ -20,7 +21,7 @@ from torch.func import functional_call, grad, hessian, vmap
 from torch.nn.functional import cross_entropy
 
 from bayes_influence.models.mlp import MLP
-from benchmarks.peers import ours, with_captum, with_dattri, with_kronfluence, with_pydvl, with_torch_influence
+from benchmarks.peers.installed import adapter, present
 from benchmarks.peers.problem import Problem
 
 EXAMPLES, TESTS, FEATURES, CLASSES = 60, 5, 4, 3
@@ -130,69 +131,104 @@ def _weight_and_bias(rows: Float[Tensor, "B p"], outputs: int) -> Float[Tensor, 
     return torch.cat([weight.reshape(len(rows), outputs, -1), bias.unsqueeze(2)], dim=2)
 
 
-def claims() -> Iterator[Claim]:
-    """Every line of the table of conventions."""
+def claims_about_ours() -> Iterator[Claim]:
+    """This library's lines of the table of conventions."""
     problem = tiny_problem()
-    parts, n, both = dense(problem), EXAMPLES, DAMPING + DECAY
-    positive = parts.scores(parts.hessian, both)
-    yield _claim("bayes-influence .values", "-g_t'(H+(l+d)I)^-1 g_i, (t, n)", ours.automatic(problem).raw, -positive)
-    yield _claim("bayes-influence .removal", "+1/n of that", ours.automatic(problem).removal, positive / n)
-    for adapter in (with_pydvl.direct, with_pydvl.block_conjugate_gradients):
-        yield _claim(f"pyDVL {adapter.__name__}", "+g_t'(H+rI)^-1 g_i, (t, n), r = l+d", adapter(problem).raw, positive)
-    yield from _claims_about_pydvl()
-    yield _claim(
-        "captum naive", "g_t'(nH+rI)^-1 g_i, (t, n), r = n(l+d)", with_captum.full_rank(problem).raw, positive / n
-    )
-    yield from _claims_about_torch_influence(parts)
-    yield _claim(
-        "dattri explicit", "+g_t'(H+rI)^-1 g_i, (n, t), r = l+d", with_dattri.explicit(problem).raw, positive.T
-    )
-    halves = [dense(problem, rows) for rows in (slice(0, 30), slice(30, 60))]
-    summed = sum((part.scores(part.hessian, both) for part in halves), torch.zeros_like(positive))
-    two = with_dattri.explicit(problem, cached_batch=30)
-    yield _claim("dattri, two cached batches", "sum over batches of (H_batch+rI)^-1", two.raw, summed.T)
-    for depth in (0, 1):
-        small = tiny_problem(depth, decay=0.0, batch_size=25)
-        expected = dense_ekfac_scores(small)
-        name = f"EK-FAC, {depth + 1} layer{'s' * depth}, batches of 25"
+    positive = _positive(problem)
+    raw, removal = _raw("ours:automatic", problem), adapter("ours:automatic")(problem).removal
+    yield _claim("bayes-influence .values", "-g_t'(H+(l+d)I)^-1 g_i, (t, n)", raw, -positive)
+    yield _claim("bayes-influence .removal", "+1/n of that", removal, positive / EXAMPLES)
+    for name, small in _ekfac_problems():
+        formula = "-g_t'(E+dI)^-1 g_i, (t, n)"
         yield _claim(
-            f"kronfluence {name}", "+g_t'(E+dI)^-1 g_i, (t, n)", with_kronfluence.empirical(small).raw, expected
-        )
-        yield _claim(
-            f"bayes-influence {name}", "-g_t'(E+dI)^-1 g_i, (t, n)", ours.ekfac_empirical(small).raw, -expected
+            f"bayes-influence {name}", formula, _raw("ours:ekfac_empirical", small), -dense_ekfac_scores(small)
         )
 
 
-def _claims_about_pydvl() -> Iterator[Claim]:
+def claims_about_pydvl() -> Iterator[Claim]:
+    """PyDVL's: damped Hessian, its "Gauss-Newton" matrix, batches of unequal size."""
     problem = tiny_problem()
     parts, both = dense(problem), DAMPING + DECAY
+    for name in ("direct", "block_conjugate_gradients"):
+        formula = "+g_t'(H+rI)^-1 g_i, (t, n), r = l+d"
+        yield _claim(f"pyDVL {name}", formula, _raw(f"with_pydvl:{name}", problem), _positive(problem))
     fisher = parts.examples.T @ parts.examples / EXAMPLES
-    got = with_pydvl.block_conjugate_gradients(replace(problem, curvature="empirical-fisher"))
+    got = _raw("with_pydvl:block_conjugate_gradients", replace(problem, curvature="empirical-fisher"))
     formula = "the empirical Fisher divided by t in H's place"
-    yield _claim("pyDVL 'Gauss-Newton'", formula, got.raw, parts.scores(fisher / TESTS, both))
+    yield _claim("pyDVL 'Gauss-Newton'", formula, got, parts.scores(fisher / TESTS, both))
     uneven = tiny_problem(batch_size=50)
     batches = [dense(uneven, rows).hessian for rows in (slice(0, 50), slice(50, 60))]
     mean = (batches[0] + batches[1]) / 2
-    raw = with_pydvl.direct(uneven).raw
+    raw = _raw("with_pydvl:direct", uneven)
     yield _claim(
         "pyDVL direct, batches of 50 and 10", "exact H: examples count alike", raw, parts.scores(parts.hessian, both)
     )
-    raw = with_pydvl.block_conjugate_gradients(uneven).raw
+    raw = _raw("with_pydvl:block_conjugate_gradients", uneven)
     yield _claim("pyDVL CG, batches of 50 and 10", "H a mean of batch means", raw, parts.scores(mean, both))
 
 
-def _claims_about_torch_influence(parts: Dense) -> Iterator[Claim]:
+def claims_about_captum() -> Iterator[Claim]:
+    """Captum's naive influence function."""
+    problem = tiny_problem()
+    formula = "g_t'(nH+rI)^-1 g_i, (t, n), r = n(l+d)"
+    yield _claim("captum naive", formula, _raw("with_captum:full_rank", problem), _positive(problem) / EXAMPLES)
+
+
+def claims_about_torch_influence() -> Iterator[Claim]:
+    """torch-influence's, with the regulariser's gradient in every example's."""
     problem, both = tiny_problem(), DAMPING + DECAY
+    parts = dense(problem)
     shifted = parts.scores(parts.hessian, both, parts.examples + DECAY * parts.theta)
-    got = with_torch_influence.conjugate_gradients(problem)
+    got = adapter("with_torch_influence:conjugate_gradients")(problem)
     formula = "+1/n g_t'(H+(l+d)I)^-1 (g_i + l theta), (t, n)"
     yield _claim("torch-influence CG", formula, got.raw, shifted / EXAMPLES)
-    yield _claim(
-        "torch-influence CG",
-        "minus the l theta term: removal",
-        got.removal,
-        parts.scores(parts.hessian, both) / EXAMPLES,
-    )
+    yield _claim("torch-influence CG", "minus the l theta term: removal", got.removal, _positive(problem) / EXAMPLES)
+
+
+def claims_about_dattri() -> Iterator[Claim]:
+    """Dattri's explicit inverse, over one cached batch and over two."""
+    problem = tiny_problem()
+    formula = "+g_t'(H+rI)^-1 g_i, (n, t), r = l+d"
+    explicit = adapter("with_dattri:explicit")
+    yield _claim("dattri explicit", formula, explicit(problem).raw, _positive(problem).T)
+    halves = [dense(problem, rows) for rows in (slice(0, 30), slice(30, 60))]
+    summed = sum(part.scores(part.hessian, DAMPING + DECAY) for part in halves)
+    two = partial(explicit, cached_batch=30)(problem)
+    yield _claim("dattri, two cached batches", "sum over batches of (H_batch+rI)^-1", two.raw, summed.T)
+
+
+def claims_about_kronfluence() -> Iterator[Claim]:
+    """Kronfluence's EK-FAC, of one layer and of two."""
+    for name, small in _ekfac_problems():
+        formula = "+g_t'(E+dI)^-1 g_i, (t, n)"
+        got = _raw("with_kronfluence:empirical", small)
+        yield _claim(f"kronfluence {name}", formula, got, dense_ekfac_scores(small))
+
+
+CLAIMS = {
+    "ours": claims_about_ours,
+    "with_pydvl": claims_about_pydvl,
+    "with_captum": claims_about_captum,
+    "with_torch_influence": claims_about_torch_influence,
+    "with_dattri": claims_about_dattri,
+    "with_kronfluence": claims_about_kronfluence,
+}
+"""The lines of the table by the module of benchmarks/peers that they are about."""
+
+
+def _raw(entry: str, problem: Problem) -> Tensor:
+    return adapter(entry)(problem).raw
+
+
+def _positive(problem: Problem) -> Float[Tensor, "t n"]:
+    """g_t' (H + (lambda + delta) I)^-1 g_i."""
+    parts = dense(problem)
+    return parts.scores(parts.hessian, DAMPING + DECAY)
+
+
+def _ekfac_problems() -> Iterator[tuple[str, Problem]]:
+    for depth in (0, 1):
+        yield f"EK-FAC, {depth + 1} layer{'s' * depth}, batches of 25", tiny_problem(depth, decay=0.0, batch_size=25)
 
 
 def _claim(library: str, formula: str, got: Tensor, expected: Tensor) -> Claim:
@@ -204,9 +240,11 @@ def _claim(library: str, formula: str, got: Tensor, expected: Tensor) -> Claim:
 def main() -> None:
     """Prints the table."""
     warnings.simplefilter("ignore")
+    modules = present({name: name for name in CLAIMS})
     print("| library | returns | relative distance |\n|---|---|---|")
-    for claim in claims():
-        print(f"| {claim.library} | `{claim.formula}` | {claim.distance:.1e} |", flush=True)
+    for module in modules:
+        for claim in CLAIMS[module]():
+            print(f"| {claim.library} | `{claim.formula}` | {claim.distance:.1e} |", flush=True)
 
 
 if __name__ == "__main__":

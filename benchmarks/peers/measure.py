@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import gc
+import math
 import multiprocessing
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.peers.installed import Adapter, adapter
 from benchmarks.peers.outcome import Outcome
 from benchmarks.peers.problem import Problem
 
@@ -30,6 +32,7 @@ class Run:
         peak_bytes: Memory beyond what the process held before the run.
         outcome: What it came to, None if it failed.
         error: Why it failed.
+        ended: Whether its process is gone.
     """
 
     seconds: float
@@ -37,6 +40,7 @@ class Run:
     peak_bytes: int
     outcome: Outcome | None
     error: str = ""
+    ended: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +88,8 @@ def side_by_side(
 ) -> list[Measurement]:
     """Runs every library `repeats` times, taking turns, each in a process of its own.
 
+    A process that ends without an answer is a failed run, and has no further ones.
+
     Args:
         entries: Adapters as "module:function", by the name to report.
         problems: The problem of each.
@@ -97,31 +103,43 @@ def side_by_side(
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(there, entry, problems[name], threads), daemon=True)
         process.start()
-        here.recv()
+        there.close()  # else the end of the process would not be noticed here
         workers[name] = here
         processes.append(process)
     runs: dict[str, list[Run]] = {name: [] for name in entries}
+    started = {name: _answer(connection) for name, connection in workers.items()}
+    runs |= {name: [answer] for name, answer in started.items() if isinstance(answer, Run)}
     for _ in range(repeats):
         for name, connection in workers.items():
+            if runs[name] and runs[name][-1].ended:
+                continue
             connection.send("run")
-            runs[name].append(connection.recv())
+            runs[name].append(_answer(connection))
     for process in processes:
         process.terminate()
         process.join()
     return [Measurement(name, runs[name]) for name in entries]
 
 
+def _answer(connection: Connection) -> Any:
+    """What a process sends: "ready" or a run; a failed run if it ended."""
+    try:
+        return connection.recv()
+    except EOFError:
+        error = "its process ended without an answer; what it printed stands above"
+        return Run(math.nan, math.nan, 0, None, error, ended=True)
+
+
 def _serve(connection: Connection, entry: str, problem: Problem, threads: int) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
-    module, _, function = entry.partition(":")
-    adapter = getattr(import_module(f"benchmarks.peers.{module}"), function)
+    library = adapter(entry)
     connection.send("ready")
     while connection.recv() == "run":
-        connection.send(_timed(adapter, problem))
+        connection.send(_timed(library, problem))
 
 
-def _timed(adapter: Callable[[Problem], Outcome], problem: Problem) -> Run:
+def _timed(library: Adapter, problem: Problem) -> Run:
     gc.collect()
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
@@ -129,7 +147,7 @@ def _timed(adapter: Callable[[Problem], Outcome], problem: Problem) -> Run:
     outcome: Outcome | None = None
     error = ""
     try:
-        outcome = adapter(problem)
+        outcome = library(problem)
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}"
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu

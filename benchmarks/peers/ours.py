@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from bayes_influence.curvature.operators.base import LinearOperator
-from bayes_influence.curvature.operators.ekfac import EKFACOperator
-from bayes_influence.curvature.solvers.automatic import solve
+from bayes_influence.curvature.operators.ekfac import EKFAC
+from bayes_influence.curvature.operators.outer_products import Fisher
+from bayes_influence.curvature.solvers.conjugate_gradients import ConjugateGradients
+from bayes_influence.curvature.solvers.registry import solve
 from bayes_influence.curvature.solvers.solution import Solution
 from bayes_influence.influence.influence import Influence
 from benchmarks.peers.outcome import Outcome
@@ -27,7 +29,7 @@ def conjugate_gradients(problem: Problem) -> Outcome:
     solutions: list[Solution] = []
 
     def recorded(operator: LinearOperator, rhs: Tensor) -> Solution:
-        solutions.append(solve(operator, rhs, "conjugate-gradients", tolerance=problem.residual))
+        solutions.append(solve(operator, rhs, ConjugateGradients(tolerance=problem.residual)))
         return solutions[-1]
 
     settings = {**_settings(problem), "solver": recorded}
@@ -39,9 +41,9 @@ def conjugate_gradients(problem: Problem) -> Outcome:
     return Outcome(scores.values, scores.removal, solution.value.T, notes)
 
 
-def ekfac(problem: Problem, fisher: str) -> Outcome:
+def ekfac(problem: Problem, fisher: Fisher) -> Outcome:
     """EK-FAC and its inverse."""
-    settings = {**_settings(problem), "curvature": partial(EKFACOperator, fisher=fisher), "solver": solve}
+    settings = {**_settings(problem), "curvature": EKFAC(fisher=fisher)}
     scores = Influence(problem.objective(), problem.train(), **settings).on_loss(problem.test())
     return Outcome(scores.values, scores.removal)
 

@@ -29,7 +29,7 @@ class Problem:
         test_targets: (t,).
         damping: delta in (C + delta I).
         curvature: What C is, by this library's name of it.
-        selection: "all" or "last-layer".
+        parameters: "all" or "last-layer".
         decay: lambda of R = (lambda/2) ||theta||^2; 0 for no regulariser.
         batch_size: Examples that a library is told to take at a time.
         residual: Relative residual that iterative solvers are asked for.
@@ -42,7 +42,7 @@ class Problem:
     test_targets: Int[Tensor, " t"]
     damping: float
     curvature: str = "hessian"
-    selection: str = "all"
+    parameters: str = "all"
     decay: float = 0.0
     batch_size: int = 1000
     residual: float = 1e-4
@@ -60,7 +60,7 @@ class Problem:
     def objective(self) -> Objective:
         """J as this library takes it."""
         regulariser = WeightDecay(self.decay) if self.decay else NoRegulariser()
-        return Objective(self.network, CrossEntropy(), regulariser, selection=self.names)
+        return Objective(self.network, CrossEntropy(), regulariser, parameters=self.names)
 
     def train(self) -> Dataset:
         """The training examples as this library takes them."""
@@ -78,7 +78,7 @@ def mnist_problem(
     damping: float,
     *,
     curvature: str = "hessian",
-    selection: str = "all",
+    parameters: str = "all",
     dtype: torch.dtype = torch.float32,
     residual: float = 1e-4,
     epochs: int = 30,
@@ -91,7 +91,7 @@ def mnist_problem(
     split = load_images("mnist", folder)
     inputs, targets = split.train.inputs[:examples].flatten(1).clone(), split.train.targets[:examples].clone()
     network = trained(MLP(784, 10, width=64, activation="relu", seed=0), inputs, targets, epochs)
-    chosen = list(network.parameters())[-2:] if selection == "last-layer" else list(network.parameters())
+    chosen = list(network.parameters())[-2:] if parameters == "last-layer" else list(network.parameters())
     for parameter in network.parameters():
         parameter.requires_grad_(any(parameter is own for own in chosen))
     return Problem(
@@ -102,7 +102,7 @@ def mnist_problem(
         split.test.targets[:tests].clone(),
         damping,
         curvature,
-        selection,
+        parameters,
         residual=residual,
     )
 

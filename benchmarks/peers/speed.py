@@ -11,6 +11,7 @@ alike; compare ratios and processor time rather than seconds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated
@@ -19,6 +20,7 @@ import torch
 import typer
 from torch import Tensor
 
+from benchmarks.peers.installed import present
 from benchmarks.peers.measure import Measurement, side_by_side
 from benchmarks.peers.problem import Problem, mnist_problem
 from benchmarks.peers.reference import last_layer_removal, relative_residuals
@@ -42,11 +44,17 @@ LAST_LAYER = {
     "torch-influence CG": "with_torch_influence:conjugate_gradients",
 }
 
-ALL_PARAMETERS = {OURS: "ours:conjugate_gradients", "pyDVL block CG": "with_pydvl:block_conjugate_gradients"}
+WITH_GAUSS_NEWTON = {
+    OURS: "ours:conjugate_gradients",
+    "pyDVL block CG": "with_pydvl:block_conjugate_gradients",
+    f"{OURS}, GGN": "ours:conjugate_gradients",
+}
+
+REFERENCE = "kronfluence, empirical"
 
 EKFAC = {
     f"{OURS}, empirical": "ours:ekfac_empirical",
-    "kronfluence, empirical": "with_kronfluence:empirical",
+    REFERENCE: "with_kronfluence:empirical",
     f"{OURS}, exact": "ours:ekfac_exact",
     f"{OURS}, sampled": "ours:ekfac_sampled",
     "kronfluence, sampled": "with_kronfluence:sampled",
@@ -58,9 +66,9 @@ def last_layer(
     examples: Examples = 5000, tests: int = 20, repeats: Repeats = 3, threads: Threads = 1, only: Only = None
 ) -> None:
     """Influence in the last layer at damping .01, in float64, against the closed form."""
-    problem = mnist_problem(examples, tests, 0.01, selection="last-layer", dtype=torch.float64, residual=1e-8)
-    reference = last_layer_removal(problem)
     chosen = _chosen(LAST_LAYER, only)
+    problem = mnist_problem(examples, tests, 0.01, parameters="last-layer", dtype=torch.float64, residual=1e-8)
+    reference = last_layer_removal(problem)
     measurements = side_by_side(chosen, dict.fromkeys(chosen, problem), repeats, threads)
     _report(measurements, "relative error", lambda measurement: _distance(measurement, reference))
 
@@ -81,11 +89,9 @@ def all_parameters(
     pyDVL has no Gauss-Newton matrix; its time with the Hessian stands beside ours with either. Residuals are those of
     the float64 system: the median, as float32 cannot hold the gradient of a loss of 1e-5 to better than a few 1e-3.
     """
+    chosen = _chosen(WITH_GAUSS_NEWTON, only)
     problem = mnist_problem(examples, tests, damping, residual=residual, epochs=epochs)
-    gauss_newton = replace(problem, curvature="ggn")
-    entries = {**ALL_PARAMETERS, f"{OURS}, GGN": ALL_PARAMETERS[OURS]}
-    problems = {name: gauss_newton if name.endswith("GGN") else problem for name in entries}
-    chosen = _chosen(entries, only)
+    problems = _with_gauss_newton(problem, chosen)
     measurements = side_by_side(chosen, problems, repeats, threads)
     _report(measurements, "median relative residual", lambda found: _residual(found, problems[found.name]))
 
@@ -93,31 +99,44 @@ def all_parameters(
 @app.command()
 def indefinite(examples: Examples = 2000, tests: int = 5, epochs: Epochs = 30, threads: Threads = 1) -> None:
     """The same at damping .01, where the damped Hessian is indefinite: who notices, and what comes out."""
+    chosen = _chosen(WITH_GAUSS_NEWTON, None)
     problem = mnist_problem(examples, tests, 0.01, epochs=epochs)
-    entries = {**ALL_PARAMETERS, f"{OURS}, GGN": ALL_PARAMETERS[OURS]}
-    problems = {name: replace(problem, curvature="ggn") if name.endswith("GGN") else problem for name in entries}
-    measurements = side_by_side(entries, problems, 1, threads)
+    problems = _with_gauss_newton(problem, chosen)
+    measurements = side_by_side(chosen, problems, 1, threads)
     _report(measurements, "median relative residual", lambda found: _residual(found, problems[found.name]))
     told = measurements[-1]
     for found in measurements:
-        likeness = "" if found.error else f", correlation with {told.name}: {_correlation(found, told):.2f}"
+        likeness = (
+            "" if found.error or told.error else f", correlation with {told.name}: {_correlation(found, told):.2f}"
+        )
         print(f"{found.name}: {found.error or 'no error'}{likeness}")
 
 
 @app.command()
 def ekfac(examples: Examples = 6000, tests: int = 20, repeats: Repeats = 3, threads: Threads = 1) -> None:
     """EK-FAC of all parameters at damping .01: distance to kronfluence where it is deterministic, and time."""
+    chosen = _chosen(EKFAC, None)
     problem = mnist_problem(examples, tests, 0.01)
-    measurements = side_by_side(EKFAC, dict.fromkeys(EKFAC, problem), repeats, threads)
-    theirs = next(found for found in measurements if found.name == "kronfluence, empirical")
-    _report(measurements, "distance to kronfluence, empirical", lambda found: _distance(found, theirs.outcome.removal))
+    measurements = side_by_side(chosen, dict.fromkeys(chosen, problem), repeats, threads)
+    theirs = next((found for found in measurements if found.name == REFERENCE and not found.error), None)
+
+    def distance(found: Measurement) -> float:
+        return math.nan if theirs is None else _distance(found, theirs.outcome.removal)
+
+    _report(measurements, f"distance to {REFERENCE}", distance)
 
 
 def _chosen(entries: dict[str, str], only: Sequence[str] | None) -> dict[str, str]:
     unknown = sorted(set(only or ()) - set(entries))
     if unknown:
         raise typer.BadParameter(f"unknown {unknown}; known: {', '.join(entries)}")
-    return {name: entry for name, entry in entries.items() if not only or name in only}
+    return present({name: entry for name, entry in entries.items() if not only or name in only})
+
+
+def _with_gauss_newton(problem: Problem, entries: dict[str, str]) -> dict[str, Problem]:
+    """The problem of each, with the Gauss-Newton matrix for those that are named after it."""
+    gauss_newton = replace(problem, curvature="ggn")
+    return {name: gauss_newton if name.endswith("GGN") else problem for name in entries}
 
 
 def _report(measurements: Sequence[Measurement], quality: str, judge: Callable[[Measurement], float]) -> None:
@@ -134,7 +153,7 @@ def _report(measurements: Sequence[Measurement], quality: str, judge: Callable[[
             "failed" if found.error else f"{judge(found):.2e}",
             f"{found.seconds / ours.seconds:.1f}",
             f"{found.cpu_seconds / ours.cpu_seconds:.1f}",
-            ", ".join(f"{name} {value:.3g}" for name, value in notes.items()),
+            found.error or ", ".join(f"{name} {value:.3g}" for name, value in notes.items()),
         )
         print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -146,7 +165,7 @@ def _distance(measurement: Measurement, reference: Tensor) -> float:
 
 def _residual(measurement: Measurement, problem: Problem) -> float:
     solved = measurement.outcome.solved
-    return float("nan") if solved is None else float(relative_residuals(problem, solved).median())
+    return math.nan if solved is None else float(relative_residuals(problem, solved).median())
 
 
 def _correlation(measurement: Measurement, other: Measurement) -> float:

@@ -319,7 +319,7 @@ def posterior_mean() -> Figure:
     """Variances frozen, against refits of the means alone and of everything."""
     split, objective = bayesian_iris()
     train, test = split.train, split.test.select(range(5))
-    means = replace(objective, selection="means")
+    means = replace(objective, parameters="means")
     estimate = bi.Influence(means, train, damping=0.0).on_loss(test).removal
     figure, axes = panels(2)
     for each, (name, problem) in zip(axes, {"means refitted": means, "all refitted": objective}.items(), strict=True):

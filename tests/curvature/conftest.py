@@ -53,7 +53,7 @@ def make_objective() -> Callable[..., Objective]:
     def make(selection: str = "all", decay: float = 0.05, dtype: torch.dtype = torch.float64) -> Objective:
         torch.manual_seed(2)
         network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(dtype)
-        return Objective(network, cross_entropy, WeightDecay(decay), selection=selection)
+        return Objective(network, cross_entropy, WeightDecay(decay), parameters=selection)
 
     return make
 
@@ -137,17 +137,6 @@ def empirical_fisher_of() -> Callable[[Objective, Batch], Tensor]:
     def matrix(objective: Objective, batch: Batch) -> Tensor:
         gradients = per_example_gradients(objective, batch)
         return gradients.T @ gradients / len(gradients) + regulariser_hessian(objective)
-
-    return matrix
-
-
-@pytest.fixture(scope="session")
-def block_diagonal_hessian_of() -> Callable[[Objective, Batch], Tensor]:
-    def matrix(objective: Objective, batch: Batch) -> Tensor:
-        modules = [name.rpartition(".")[0] for name in objective.names]
-        owner = torch.tensor([modules.index(module) for module in modules])
-        owner = owner.repeat_interleave(torch.tensor(objective.layout.sizes))
-        return dense_hessian(objective, batch) * (owner.unsqueeze(0) == owner.unsqueeze(1))
 
     return matrix
 

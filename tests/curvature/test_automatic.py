@@ -5,14 +5,16 @@ import torch
 from torch import nn
 
 from bayes_influence.curvature.errors import IndefiniteCurvatureError, NotConvergedError, NotConvergedWarning
-from bayes_influence.curvature.operators.base import LinearOperator
+from bayes_influence.curvature.operators.base import DenseOperator, LinearOperator
 from bayes_influence.curvature.operators.ekfac import EKFACOperator
 from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.solvers import automatic
-from bayes_influence.curvature.solvers.automatic import prepare, solve
-from bayes_influence.curvature.solvers.kronecker_inverse import ekfac_inverse
+from bayes_influence.curvature.solvers.automatic import Auto
+from bayes_influence.curvature.solvers.conjugate_gradients import ConjugateGradients
+from bayes_influence.curvature.solvers.kronecker_inverse import KroneckerInverse
 from bayes_influence.curvature.solvers.preconditioners import nystrom_preconditioner
+from bayes_influence.curvature.solvers.registry import solve
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
@@ -39,7 +41,7 @@ def test_small_and_definite_is_factored(random_matrix) -> None:
 def test_large_is_solved_by_products() -> None:
     operator = Diagonal(torch.linspace(1, 2, 3000, dtype=torch.float64))
     rhs = torch.randn(3000, 2, dtype=torch.float64)
-    solution = solve(operator, rhs, tolerance=1e-9)
+    solution = solve(operator, rhs, Auto(tolerance=1e-9))
     assert solution.note == "auto chose conjugate gradients: P = 3000 > 2000"
     torch.testing.assert_close(solution.value, rhs / operator.entries.unsqueeze(1), rtol=1e-7, atol=1e-7)
 
@@ -59,9 +61,9 @@ def large_system() -> tuple[Objective, Dataset]:
 def test_a_system_that_needs_many_steps_is_preconditioned_by_a_part_of_the_data(large_system) -> None:
     objective, data = large_system
     operator = GaussNewtonOperator(objective, data) + 0.001
-    prepared = prepare(operator, tolerance=1e-6)
+    prepared = Auto(tolerance=1e-6).prepare(operator)
     rhs = torch.randn(operator.size, dtype=torch.float64)
-    plain = solve(operator, rhs, "conjugate-gradients", tolerance=1e-6)
+    plain = solve(operator, rhs, ConjugateGradients(tolerance=1e-6))
     first, second = prepared(rhs), prepared(rhs)
     assert "after 25 plain steps preconditioned by a Nystrom approximation of rank 100" in first.note
     assert "plain steps" not in second.note
@@ -84,8 +86,8 @@ def test_the_callers_preconditioner_is_taken(large_system) -> None:
     curvature = GaussNewtonOperator(objective, data)
     preconditioner = nystrom_preconditioner(curvature, 0.1, rank=30)
     rhs = torch.randn(curvature.size, dtype=torch.float64)
-    solution = solve(curvature + 0.1, rhs, preconditioner=preconditioner)
-    assert solution.note.endswith("preconditioned by a Nystrom approximation of rank 30")
+    solution = solve(curvature + 0.1, rhs, ConjugateGradients(preconditioner=preconditioner))
+    assert solution.note == "preconditioned by a Nystrom approximation of rank 30"
 
 
 def test_stopping_early_is_said(large_system) -> None:
@@ -93,9 +95,9 @@ def test_stopping_early_is_said(large_system) -> None:
     operator = GaussNewtonOperator(objective, data) + 0.001
     rhs = torch.randn(operator.size, dtype=torch.float64)
     with pytest.warns(NotConvergedWarning, match="above the tolerance 1e-06, after 5 iterations"):
-        solve(operator, rhs, tolerance=1e-6, max_iterations=5)
+        solve(operator, rhs, Auto(tolerance=1e-6, max_iterations=5))
     with pytest.raises(NotConvergedError, match="above the tolerance 1e-12, after 30 iterations"):
-        solve(operator, rhs, tolerance=1e-12, max_iterations=30, on_failure="raise")
+        solve(operator, rhs, Auto(tolerance=1e-12, max_iterations=30, on_failure="raise"))
 
 
 def test_no_preconditioner_where_the_likelihood_is_not_convex(large_system, monkeypatch) -> None:
@@ -106,7 +108,7 @@ def test_no_preconditioner_where_the_likelihood_is_not_convex(large_system, monk
         return torch.tanh(CrossEntropy()(outputs, targets))
 
     operator = HessianOperator(replace(objective, likelihood=saturating), data) + 1.5
-    solution = solve(operator, torch.randn(operator.size, dtype=torch.float64), tolerance=1e-10)
+    solution = solve(operator, torch.randn(operator.size, dtype=torch.float64), Auto(tolerance=1e-10))
     assert solution.converged
     assert solution.iterations > 5
     assert "preconditioned" not in solution.note
@@ -125,7 +127,7 @@ def test_ekfac_is_inverted_in_its_basis(make_objective, classification) -> None:
 def test_indefinite_curvature_is_handled_in_the_chosen_way(size, way) -> None:
     entries = torch.cat([torch.linspace(-2, -1, size // 4), torch.linspace(1, 2, size - size // 4)]).double()
     rhs = torch.randn(size, dtype=torch.float64)
-    solution = solve(Diagonal(entries), rhs, on_indefinite=way, tolerance=1e-6)
+    solution = solve(Diagonal(entries), rhs, Auto(on_indefinite=way, tolerance=1e-6))
     expected = rhs / (entries if way == "minres" else entries.abs())
     torch.testing.assert_close(solution.value, expected, rtol=1e-4, atol=1e-4)
     assert ("lambda_min = -2" if size == 20 else "met the curvature -") in solution.note
@@ -140,25 +142,26 @@ def test_indefinite_curvature_is_an_error_by_default(size) -> None:
 
 def test_one_preparation_serves_many_right_hand_sides(random_matrix) -> None:
     matrix = random_matrix(torch.linspace(1, 2, 5))
-    prepared = prepare(matrix)
+    prepared = Auto().prepare(DenseOperator(matrix))
     for _ in range(2):
         rhs = torch.randn(5, dtype=torch.float64)
         torch.testing.assert_close(matrix @ prepared(rhs).value, rhs)
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_unknown_names() -> None:
     with pytest.raises(ValueError, match="unknown solver 'cg'; known: auto, cholesky"):
         solve(torch.eye(2), torch.ones(2), "cg")
     with pytest.raises(ValueError, match="on_indefinite must be one of raise, minres, absolute, got 'ignore'"):
-        solve(torch.eye(2), torch.ones(2), on_indefinite="ignore")
+        solve(torch.eye(2), torch.ones(2), Auto(on_indefinite="ignore"))
 
 
 def test_ekfac_inverse_says_what_an_uneven_damping_leaves(make_objective, classification) -> None:
     operator = EKFACOperator(make_objective(), classification) + torch.linspace(0.1, 0.3, 43, dtype=torch.float64)
-    solution = ekfac_inverse(operator, torch.ones(43, dtype=torch.float64), tolerance=0.5)
+    solution = solve(operator, torch.ones(43, dtype=torch.float64), KroneckerInverse(tolerance=0.5))
     assert 1e-6 < solution.residual < 0.5
 
 
 def test_ekfac_inverse_refuses_other_operators() -> None:
-    with pytest.raises(TypeError, match="needs an EKFACOperator, with or without damping, got DenseOperator"):
+    with pytest.raises(TypeError, match="the solver 'ekfac' needs the curvature 'ekfac', got a DenseOperator"):
         solve(torch.eye(2), torch.ones(2), "ekfac")

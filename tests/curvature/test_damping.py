@@ -47,7 +47,7 @@ def test_fisher_damping_is_the_identity_where_nothing_is_variational(make_object
 def test_fisher_metric_follows_the_selection(variational_objective) -> None:
     from dataclasses import replace
 
-    means = replace(variational_objective, selection="means")
+    means = replace(variational_objective, parameters="means")
     torch.testing.assert_close(fisher_metric(means), fisher_metric(variational_objective)[:12])
 
 

@@ -108,7 +108,7 @@ class SharedLayer(nn.Module):
 def test_calls_of_a_shared_layer_are_positions_of_one(classification) -> None:
     """The gradient of a layer that is called twice is the sum over both calls, so the trace is still exact."""
     torch.manual_seed(6)
-    objective = Objective(SharedLayer().double(), CrossEntropy(), selection=["inner.weight", "inner.bias"])
+    objective = Objective(SharedLayer().double(), CrossEntropy(), parameters=["inner.weight", "inner.bias"])
     expected = GaussNewtonOperator(objective, classification).trace()
     torch.testing.assert_close(EKFACOperator(objective, classification).trace(), expected)
 
@@ -200,6 +200,7 @@ def test_a_regulariser_that_is_not_diagonal_is_refused(classification) -> None:
         EKFACOperator(objective, classification)
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_unknown_fisher(make_objective, classification) -> None:
     with pytest.raises(ValueError, match="unknown fisher 'true'; known: exact, sampled, empirical"):
         EKFACOperator(make_objective(), classification, fisher="true")

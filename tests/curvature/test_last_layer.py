@@ -29,7 +29,7 @@ def test_softmax_closed_form(make_objective, classification) -> None:
 def test_any_likelihood(classification) -> None:
     network = nn.Sequential(nn.Linear(4, 5), nn.SELU(), nn.Linear(5, 2)).double()
     data = Dataset(classification.inputs, torch.randn(24, 2, dtype=torch.float64), classification.ids)
-    objective = Objective(network, GaussianNoise(0.3), WeightDecay(0.1), selection="last-layer")
+    objective = Objective(network, GaussianNoise(0.3), WeightDecay(0.1), parameters="last-layer")
     torch.testing.assert_close(LastLayerOperator(objective, data).dense(), dense_hessian(objective, data.batch()))
 
 

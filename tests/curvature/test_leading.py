@@ -14,7 +14,8 @@ from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.operators.leading import LeadingExamples
 from bayes_influence.curvature.operators.whitened import WhitenedOperator
 from bayes_influence.curvature.solvers import conjugate_gradients as module
-from bayes_influence.curvature.solvers.conjugate_gradients import conjugate_gradients
+from bayes_influence.curvature.solvers.conjugate_gradients import ConjugateGradients
+from bayes_influence.curvature.solvers.registry import solve
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.likelihoods import CrossEntropy, GaussianNoise
 from bayes_influence.objectives.objective import Objective
@@ -204,7 +205,7 @@ class TestConjugateGradients:
         damping = 0.5
         operator = make(objective, data, batch_size=10) + damping
         rhs = torch.randn(operator.size, 3, dtype=torch.float64)
-        solution = conjugate_gradients(operator, rhs, tolerance=tolerance)
+        solution = solve(operator, rhs, ConjugateGradients(tolerance=tolerance))
         residual = (rhs - operator.dense() @ solution.value).norm(dim=0) / rhs.norm(dim=0)
         torch.testing.assert_close(solution.residual, residual, rtol=1e-3, atol=1e-12)
         assert residual.max() <= tolerance
@@ -215,14 +216,14 @@ class TestConjugateGradients:
         """Also at a small damping, where examples left out matter more and a restart finds that out."""
         objective, data = confident
 
-        def solve():
+        def solved():
             operator = GaussNewtonOperator(objective, data, batch_size=10) + damping
             rhs = torch.randn(operator.size, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-            return conjugate_gradients(operator, rhs, tolerance=1e-3)
+            return solve(operator, rhs, ConjugateGradients(tolerance=1e-3))
 
-        relaxed = solve()
+        relaxed = solved()
         monkeypatch.setattr(module, "RELAXATION", 0.0)
-        whole = solve()
+        whole = solved()
         assert whole.products == 2 * (whole.iterations + 1)
         assert relaxed.products < at_most * whole.products
         assert relaxed.residual.max() <= 1e-3
@@ -241,7 +242,7 @@ class TestConjugateGradients:
         matrix = random_matrix(torch.linspace(1, 10, 40))
         operator = StandsIn(matrix, instead(matrix))
         rhs = torch.randn(40, 2, dtype=torch.float64)
-        solution = conjugate_gradients(operator, rhs, tolerance=1e-8)
+        solution = solve(operator, rhs, ConjugateGradients(tolerance=1e-8))
         assert solution.converged
         torch.testing.assert_close(solution.value, torch.linalg.solve(matrix, rhs), rtol=1e-6, atol=1e-8)
 
@@ -251,7 +252,7 @@ class TestConjugateGradients:
         with pytest.raises(
             IndefiniteCurvatureError, match="conjugate gradients: the curvature is indefinite"
         ) as caught:
-            conjugate_gradients(operator, torch.randn(40, dtype=torch.float64), tolerance=1e-8)
+            solve(operator, torch.randn(40, dtype=torch.float64), ConjugateGradients(tolerance=1e-8))
         assert caught.value.smallest_eigenvalue == pytest.approx(-2, rel=1e-2)
 
     def test_nothing_is_gained_by_restarting_for_ever(self, random_matrix: Callable[..., Tensor]) -> None:
@@ -259,6 +260,6 @@ class TestConjugateGradients:
         matrix = random_matrix(torch.linspace(1, 10, 40)).float()
         operator = StandsIn(matrix, matrix)
         with pytest.warns(match="stopped at relative residual"):
-            solution = conjugate_gradients(operator, torch.randn(40, 2), tolerance=1e-12)
+            solution = solve(operator, torch.randn(40, 2), ConjugateGradients(tolerance=1e-12))
         assert float(solution.residual.max()) < 1e-6
         assert operator.products < 20

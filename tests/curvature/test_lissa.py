@@ -5,7 +5,8 @@ import torch
 
 from bayes_influence.curvature.operators.base import DenseOperator
 from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
-from bayes_influence.curvature.solvers.lissa import lissa
+from bayes_influence.curvature.solvers.lissa import LiSSA
+from bayes_influence.curvature.solvers.registry import solve
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.likelihoods import GaussianNoise
 from bayes_influence.objectives.objective import Objective
@@ -15,7 +16,7 @@ def test_scale_and_shrinkage_are_a_damping(random_matrix) -> None:
     """Scale 10 and shrinkage .01 solve with a damping of 0.1."""
     matrix = random_matrix(torch.linspace(0.01, 3, 20))
     rhs = torch.randn(20, 2, dtype=torch.float64)
-    solution = lissa(matrix, rhs, scale=10.0, shrinkage=0.01, tolerance=1e-10)
+    solution = solve(matrix, rhs, LiSSA(scale=10.0, shrinkage=0.01, tolerance=1e-10))
     identity = torch.eye(20, dtype=torch.float64)
     torch.testing.assert_close(solution.value, torch.linalg.solve(matrix + 0.1 * identity, rhs))
     assert "damping 0.1" in solution.note
@@ -28,12 +29,12 @@ def test_the_recursion_step_by_step(random_matrix) -> None:
     h = v
     for _ in range(3):
         h = v + (1 - 0.2) * h - matrix @ h / 5.0
-    solution = lissa(matrix, v, scale=5.0, shrinkage=0.2, steps=3, tolerance=10.0)
+    solution = solve(matrix, v, LiSSA(scale=5.0, shrinkage=0.2, steps=3, tolerance=10.0))
     torch.testing.assert_close(solution.value, h / 5.0)
 
 
 def test_scale_and_length_are_chosen_from_the_spectrum(random_matrix) -> None:
-    solution = lissa(random_matrix(torch.linspace(0.5, 3, 20)), torch.ones(20).double(), tolerance=1e-4)
+    solution = solve(random_matrix(torch.linspace(0.5, 3, 20)), torch.ones(20).double(), LiSSA(tolerance=1e-4))
     assert solution.scale == pytest.approx(3.3)
     assert solution.iterations == math.ceil(3.3 / 0.5 * math.log(1e4))
     assert solution.converged
@@ -43,41 +44,41 @@ def test_a_negative_eigenvalue_inside_the_range_converges(random_matrix) -> None
     """-s d < lambda_min: s d = 0.4 is above 0.3."""
     matrix = random_matrix(torch.linspace(-0.3, 3, 12))
     rhs = torch.randn(12, dtype=torch.float64)
-    solution = lissa(matrix, rhs, scale=4.0, shrinkage=0.1, tolerance=1e-9)
+    solution = solve(matrix, rhs, LiSSA(scale=4.0, shrinkage=0.1, tolerance=1e-9))
     torch.testing.assert_close(solution.value, torch.linalg.solve(matrix + 0.4 * torch.eye(12).double(), rhs))
 
 
 def test_eigenvalues_up_to_twice_the_scale_converge(random_matrix) -> None:
     matrix = random_matrix(torch.linspace(0.5, 3, 12))
     rhs = torch.randn(12, dtype=torch.float64)
-    solution = lissa(matrix, rhs, scale=1.6, steps=400, tolerance=1e-8)
+    solution = solve(matrix, rhs, LiSSA(scale=1.6, steps=400, tolerance=1e-8))
     torch.testing.assert_close(solution.value, torch.linalg.solve(matrix, rhs))
 
 
 def test_too_small_a_scale_is_refused_before_the_run(random_matrix) -> None:
     with pytest.raises(ValueError, match=r"lambda_max = 3 is not below s \(2 - d\) = 2.*take a scale of 3.3"):
-        lissa(random_matrix(torch.linspace(0.5, 3, 12)), torch.ones(12).double(), scale=1.0)
+        solve(random_matrix(torch.linspace(0.5, 3, 12)), torch.ones(12).double(), LiSSA(scale=1.0))
 
 
 def test_negative_curvature_is_refused_before_the_run(random_matrix) -> None:
     matrix, v = random_matrix(torch.linspace(-0.3, 3, 12)), torch.ones(12).double()
     with pytest.raises(ValueError, match=r"lambda_min = -0.3 is not above.*add damping of 0.33 \(with shrinkage 0 no"):
-        lissa(matrix, v)
+        solve(matrix, v, LiSSA())
     with pytest.raises(ValueError, match=r"is not above -s d = -0.1; .*\(take a scale of 33\)"):
-        lissa(matrix, v, scale=10.0, shrinkage=0.01)
+        solve(matrix, v, LiSSA(scale=10.0, shrinkage=0.01))
 
 
 @pytest.mark.parametrize(("scale", "shrinkage"), [(-1.0, 0.1), (1.0, 1.0), (1.0, -0.1)])
 def test_impossible_scale_or_shrinkage(random_matrix, scale, shrinkage) -> None:
     with pytest.raises(ValueError, match="needs a scale > 0 and a shrinkage in"):
-        lissa(random_matrix(torch.linspace(1, 2, 4)), torch.ones(4).double(), scale=scale, shrinkage=shrinkage)
+        solve(random_matrix(torch.linspace(1, 2, 4)), torch.ones(4).double(), LiSSA(scale=scale, shrinkage=shrinkage))
 
 
 def test_minibatches_agree_with_all_data_within_their_standard_error(make_objective, classification) -> None:
     operator = GaussNewtonOperator(make_objective("last-layer"), classification) + 0.2
     rhs = torch.randn(18, dtype=torch.float64)
     exact = torch.linalg.solve(operator.dense(), rhs)
-    solution = lissa(operator, rhs, minibatch=12, scale=4.0, steps=80, repeats=8, tolerance=0.5, seed=3)
+    solution = solve(operator, rhs, LiSSA(minibatch=12, scale=4.0, steps=80, repeats=8, tolerance=0.5, seed=3))
     score, probe = solution.repeats @ rhs, rhs
     deviation = abs(float(probe @ (solution.value - exact)))
     assert deviation < 4 * float(score.std()) / 8**0.5
@@ -91,7 +92,7 @@ def test_the_seed_decides_the_minibatches(make_objective, classification) -> Non
     rhs = torch.randn(18, dtype=torch.float64)
 
     def run(seed: int) -> torch.Tensor:
-        return lissa(operator, rhs, minibatch=5, scale=8.0, steps=20, tolerance=10.0, seed=seed).value
+        return solve(operator, rhs, LiSSA(minibatch=5, scale=8.0, steps=20, tolerance=10.0, seed=seed)).value
 
     assert torch.equal(run(0), run(0))
     assert not torch.equal(run(0), run(1))
@@ -104,20 +105,20 @@ def test_a_minibatch_beyond_the_scale_is_said(classification) -> None:
     data = Dataset(inputs, torch.randn(24, 1, dtype=torch.float64), classification.ids)
     operator = GaussNewtonOperator(Objective(torch.nn.Linear(4, 1).double(), GaussianNoise()), data) + 1.0
     with pytest.raises(ValueError, match="eigenvalues of a minibatch exceed the scale"):
-        lissa(operator, torch.ones(5).double(), minibatch=1, steps=2000)
+        solve(operator, torch.ones(5).double(), LiSSA(minibatch=1, steps=2000))
 
 
 def test_minibatches_need_data() -> None:
     with pytest.raises(ValueError, match="need the operator of an objective on a dataset, got DenseOperator"):
-        lissa(DenseOperator(torch.eye(3)), torch.ones(3), minibatch=2)
+        solve(DenseOperator(torch.eye(3)), torch.ones(3), LiSSA(minibatch=2))
 
 
 def test_minibatches_larger_than_the_data_are_refused(make_objective, classification) -> None:
     operator = GaussNewtonOperator(make_objective("last-layer"), classification)
     with pytest.raises(ValueError, match="between 1 and n = 24 examples, got 25"):
-        lissa(operator, torch.ones(18).double(), minibatch=25)
+        solve(operator, torch.ones(18).double(), LiSSA(minibatch=25))
 
 
 def test_a_standard_error_needs_repeats() -> None:
     with pytest.raises(ValueError, match="at least 2 repeats"):
-        lissa(DenseOperator(torch.eye(3)), torch.ones(3)).standard_error()
+        solve(DenseOperator(torch.eye(3)), torch.ones(3), LiSSA()).standard_error()

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from bayes_influence.curvature.operators.base import DampedOperator, DenseOperator, LinearOperator
-from bayes_influence.curvature.operators.block_diagonal import BlockDiagonalOperator
 from bayes_influence.curvature.operators.ekfac import EKFACOperator
 from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
@@ -72,7 +71,6 @@ OPERATORS: dict[str, Factory] = {
     "empirical Fisher": of_network(partial(EmpiricalFisherOperator, batch_size=8), "empirical_fisher_of"),
     "last layer": of_network(LastLayerOperator, "hessian_of", "last-layer"),
     "last layer without bias": of_network(LastLayerOperator, "hessian_of", ["2.weight"]),
-    "block-diagonal": of_network(partial(BlockDiagonalOperator, HessianOperator), "block_diagonal_hessian_of"),
     "EK-FAC": of_network(partial(EKFACOperator, batch_size=7), "ekfac_of"),
 }
 

@@ -1,6 +1,6 @@
 import pytest
 
-from bayes_influence.experiments.comparison.compare import compare_regularisers
+from bayes_influence.experiments.comparison.regularisers import compare_regularisers
 from bayes_influence.experiments.comparison.study import Study
 
 SMALL = Study(repeats=2, removals=8, epochs=600, refit_epochs=100, test_example=83)

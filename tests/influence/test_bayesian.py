@@ -155,7 +155,7 @@ def test_memory_perturbation_of_a_mean_field_posterior(elbo, split, refits):
     """E grad l_i / (1/sigma^2 - E grad^2 l_i): the closed form, and in the direction of the refit of the means."""
     train, _ = split
     moved = memory_perturbation(mean_field_posterior(elbo, train), train.ids[:25])
-    data_only = replace(elbo, regulariser_weight=0.0, selection="means")
+    data_only = replace(elbo, regulariser_weight=0.0, parameters="means")
     one = train.select([3])
     from bayes_influence.objectives.derivatives import gradient
 

@@ -8,7 +8,9 @@ import textwrap
 import pytest
 import torch
 
-from bayes_influence.influence.distributed import ShardedOperator
+from bayes_influence.curvature.operators.ekfac import EKFAC
+from bayes_influence.curvature.operators.hessian import Hessian
+from bayes_influence.curvature.operators.sharded import Sharded, ShardedOperator
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.scores import InfluenceScores
 
@@ -17,11 +19,11 @@ PROCESS = textwrap.dedent(
     import sys
     import torch
     import torch.distributed as dist
-    from functools import partial
-    from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
-    from bayes_influence.curvature.operators.hessian import HessianOperator
-    from bayes_influence.curvature.solvers.automatic import solve
-    from bayes_influence.influence.distributed import Sharded, gather_scores
+    from bayes_influence.curvature.operators.gauss_newton import GaussNewton
+    from bayes_influence.curvature.operators.hessian import Hessian
+    from bayes_influence.curvature.operators.sharded import Sharded
+    from bayes_influence.curvature.solvers.conjugate_gradients import ConjugateGradients
+    from bayes_influence.influence.distributed import gather_scores
     from bayes_influence.influence.influence import Influence
 
     rank, folder = int(sys.argv[1]), sys.argv[2]
@@ -29,11 +31,11 @@ PROCESS = textwrap.dedent(
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     objective, train, test = torch.load(f"{folder}/problem.pt", weights_only=False)
     shard = train.select(range(0, 25) if rank == 0 else range(25, 40))
-    solver = partial(solve, method="conjugate-gradients", tolerance=1e-12)
-    for name, make in (("hessian", HessianOperator), ("ggn", GaussNewtonOperator)):
-        influence = Influence(objective, shard, curvature=Sharded(make), solver=solver, damping=0.1)
+    solver = ConjugateGradients(tolerance=1e-12)
+    for name, kind in (("hessian", Hessian()), ("ggn", GaussNewton())):
+        influence = Influence(objective, shard, curvature=Sharded(kind), solver=solver, damping=0.1)
         gather_scores(influence.on_loss(test)).save(f"{folder}/{name}-{rank}.safetensors")
-        automatic = Influence(objective, shard, curvature=Sharded(make))
+        automatic = Influence(objective, shard, curvature=Sharded(kind))
         gather_scores(automatic.on_loss(test)).save(f"{folder}/automatic-{name}-{rank}.safetensors")
     try:
         automatic.of_group(shard.ids[:2], order=1)
@@ -97,4 +99,9 @@ def test_groups_want_the_whole_training_set(two_processes):
 
 def test_one_process_without_a_group_is_told_so(deep, train):
     with pytest.raises(RuntimeError, match=r"call torch\.distributed\.init_process_group in every process"):
-        ShardedOperator(deep, train)
+        ShardedOperator(deep, train, Hessian())
+
+
+def test_a_kind_that_is_no_mean_over_the_examples_is_refused():
+    with pytest.raises(ValueError, match="the mean of the shards' curvatures, which 'ekfac' is not"):
+        Sharded(EKFAC())

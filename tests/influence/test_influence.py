@@ -77,7 +77,7 @@ def test_leaving_out_in_least_squares_is_exact_once_leverage_is_counted(reweight
 @pytest.mark.parametrize("selection", ["all", "last-layer", ["0.weight", "2.bias"]])
 @pytest.mark.parametrize("damping", [0.0, 0.3])
 def test_scores_equal_dense_algebra(deep, train, test, selection, damping):
-    objective = replace(deep, selection=selection)
+    objective = replace(deep, parameters=selection)
     hessian = dense_hessian(objective, train.batch())
     inverse = torch.linalg.inv(hessian + damping * torch.eye(len(hessian), dtype=torch.float64))
     left, right = (per_example_gradients(objective, part.batch()) for part in (test, train))
@@ -120,7 +120,7 @@ def test_self_influence_finds_flipped_labels():
 
 
 def test_float32_objectives_are_handled_in_float64(linear, train, test):
-    single = Objective(nn.Sequential(nn.Linear(3, 3)), CrossEntropy(), WeightDecay(0.02), selection="last-layer").at(
+    single = Objective(nn.Sequential(nn.Linear(3, 3)), CrossEntropy(), WeightDecay(0.02), parameters="last-layer").at(
         {name: value.float() for name, value in linear.params.items()}
     )
     scores = Influence(single, train.to(dtype=torch.float32), damping=0.0).on_loss(test.to(dtype=torch.float32))
@@ -201,8 +201,8 @@ def test_inputs_and_losses_of_any_structure():
 def test_a_network_that_goes_on_after_its_last_layer_is_taken_whole(train, test):
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3), nn.LogSoftmax(dim=-1)).double()
     nll = nn.NLLLoss(reduction="none")
-    objective = Objective(network, nll, WeightDecay(0.1), selection="last-layer")
-    plain = Objective(network[:3], CrossEntropy(), WeightDecay(0.1), selection="last-layer")
+    objective = Objective(network, nll, WeightDecay(0.1), parameters="last-layer")
+    plain = Objective(network[:3], CrossEntropy(), WeightDecay(0.1), parameters="last-layer")
     expected = Influence(plain, train, damping=0.1).on_loss(test).values
     torch.testing.assert_close(Influence(objective, train, damping=0.1).on_loss(test).values, expected)
 
@@ -271,7 +271,7 @@ def test_a_loss_cut_off_from_the_parameters_is_refused(train):
         ({"solver": "magic"}, "unknown solver 'magic'"),
         ({"damping": "some"}, "damping must be 'auto', a number or a Damping, got 'some'"),
         ({"damping": -1.0}, "delta must be finite and at least 0"),
-        ({"parameters": "middle"}, "unknown parameter selection 'middle'"),
+        ({"parameters": "middle"}, "unknown parameters 'middle'"),
         ({"scoring": "guess"}, "unknown scoring 'guess'"),
         ({"batch_size": 0}, "batch size must be at least 1"),
     ],

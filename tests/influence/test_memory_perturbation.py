@@ -8,7 +8,7 @@ from torch import nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
-from bayes_influence.influence.memory_perturbation import laplace_posterior, memory_perturbation
+from bayes_influence.influence.memory_perturbation import GaussianPosterior, laplace_posterior, memory_perturbation
 from bayes_influence.influence.refits import newton_refit
 from bayes_influence.objectives.likelihoods import GaussianNoise
 from bayes_influence.objectives.objective import Objective
@@ -83,3 +83,12 @@ def test_an_example_that_carries_the_posterior_alone_is_named():
 def test_an_unknown_structure_is_refused(deep, train):
     with pytest.raises(ValueError, match="structure must be one of full, diagonal, got 'kron'"):
         laplace_posterior(deep, train, "kron")
+
+
+def test_masks_and_repeated_ids_name_no_examples(as_installed):
+    data = Dataset(torch.eye(2, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64), torch.tensor([5, 6]))
+    posterior = GaussianPosterior(None, data, torch.eye(2, dtype=torch.float64), variational=False)
+    with pytest.raises(TypeError, match=r"ids must be whole numbers, got booleans; choose ids with a mask"):
+        memory_perturbation(posterior, torch.tensor([False, True]))
+    with pytest.raises(ValueError, match="ids must be unique"):
+        memory_perturbation(posterior, [5, 5])

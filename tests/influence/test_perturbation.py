@@ -36,7 +36,7 @@ def test_influence_of_a_perturbation_is_the_derivative_of_the_refit(request, tra
 
 def test_a_last_layer_is_perturbed_through_its_features(deep, train, test):
     """With features a(x) and a last layer W, the influence is a'(x) times that of moving the features."""
-    objective = replace(deep, selection="last-layer")
+    objective = replace(deep, parameters="last-layer")
     influence = Influence(objective, train, damping=0.1)
     got = influence.of_perturbation(int(train.ids[2]), test)
     problem = influence.problem

@@ -170,3 +170,13 @@ def test_bad_samples_are_refused():
         _samples(good).tail_shape()
     with pytest.raises(ValueError, match=r"the group \[9\] must name training examples"):
         _samples(good).group_removal(torch.tensor([9]))
+
+
+def test_groups_are_named_by_whole_numbers_each_once(as_installed):
+    samples = _samples(torch.zeros(6, 2, dtype=torch.float64))
+    with pytest.raises(TypeError, match="ids must be whole numbers, got booleans"):
+        samples.group_removal(torch.tensor([True, False]))
+    with pytest.raises(ValueError, match="a group names each example once, but an id occurs twice"):
+        samples.group_removal([1, 1])
+    with pytest.raises(ValueError, match=r"the group \[\] must name training examples"):
+        samples.group_removal([])

@@ -1,17 +1,17 @@
 """Kinds of curvature, dampings and solvers: every pair that promises exactness against the dense inverse."""
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 
 from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping
-from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewtonOperator
+from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewton, GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.operators.last_layer import LastLayerOperator
 from bayes_influence.curvature.operators.whitened import WhitenedOperator
-from bayes_influence.curvature.solvers.automatic import solve
+from bayes_influence.curvature.solvers.conjugate_gradients import ConjugateGradients
+from bayes_influence.curvature.solvers.registry import SOLVERS
 from bayes_influence.curvature.solvers.solution import NotConvergedWarning
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.problem import FittedProblem
@@ -34,9 +34,7 @@ def test_scores_of_every_exact_solver(request, train, test, curvature, solver, n
     damped = matrix + 0.1 * torch.eye(len(matrix), dtype=torch.float64)
     left, right = (per_example_gradients(objective, part.batch()) for part in (test, train))
     expected = -left @ torch.linalg.solve(damped, right.T)
-    exact = (
-        solver if solver not in ("conjugate-gradients", "minres") else partial(solve, method=solver, tolerance=1e-11)
-    )
+    exact = SOLVERS[solver](tolerance=1e-11) if solver in ("conjugate-gradients", "minres") else solver
     scores = Influence(objective, train, curvature=curvature, solver=exact, damping=0.1).on_loss(test)
     torch.testing.assert_close(scores.values, expected, rtol=1e-8, atol=1e-9)
     assert scores.converged
@@ -47,8 +45,8 @@ def test_gauss_newton_and_hessian_differ_in_a_whole_network_and_agree_in_a_last_
     problem = FittedProblem(deep, train)
     pair = [make_response(problem, kind, 0.1).operator.dense() for kind in ("hessian", "ggn")]
     assert (pair[0] - pair[1]).abs().max() > 1e-3
-    head = FittedProblem(replace(deep, selection="last-layer"), train)
-    assert make_response(head, "ggn", 0.1).make is LastLayerOperator
+    head = FittedProblem(replace(deep, parameters="last-layer"), train)
+    assert type(GaussNewton().operator(head.reduced, head.data)) is LastLayerOperator
     torch.testing.assert_close(
         make_response(head, "ggn", 0.1).operator.dense(), make_response(head, "hessian", 0.1).operator.dense()
     )
@@ -63,7 +61,7 @@ def test_ekfac_is_inverted_in_its_own_basis(deep, train, test):
 
 
 def test_a_solver_that_stops_early_says_so_in_the_scores(deep, train, test):
-    hasty = partial(solve, method="conjugate-gradients", max_iterations=2)
+    hasty = ConjugateGradients(max_iterations=2)
     influence = Influence(deep, train, damping=0.01, solver=hasty)
     with pytest.warns(NotConvergedWarning, match="stopped at relative residual"):
         scores = influence.on_loss(test)
@@ -86,7 +84,7 @@ def test_curvature_of_ones_own(deep, train, test):
 @pytest.mark.parametrize("curvature", ["ggn", "empirical-fisher", "ekfac"])
 def test_automatic_damping_is_a_tenth_of_the_mean_curvature(deep, train, curvature):
     influence = Influence(deep, train, curvature=curvature)
-    matrix = influence.response.make(influence.problem.reduced, influence.problem.data)
+    matrix = influence.response.curvature.operator(influence.problem.reduced, influence.problem.data)
     assert influence.damping.delta == pytest.approx(0.1 * float(matrix.trace()) / 31, rel=1e-6)
 
 

@@ -119,3 +119,17 @@ def test_a_file_with_wrong_notes_is_refused(tmp_path, metadata):
     save_file({"values": torch.zeros(1, 1)}, path, {"format": FORMAT, **metadata})
     with pytest.raises(ValueError, match="is damaged"):
         InfluenceScores.load(path)
+
+
+@pytest.mark.parametrize("test_id", [True, 7.5, torch.tensor([True, False])])
+def test_a_test_id_is_a_whole_number(scores, test_id, as_installed):
+    with pytest.raises(TypeError, match=r"ids must be whole numbers, got (booleans|float)"):
+        scores.top(1, test_id)
+
+
+def test_a_test_id_names_one_row(scores, as_installed):
+    with pytest.raises(ValueError, match="test_id must be one id, got 2"):
+        scores.top(1, scores.test_ids)
+    repeated = InfluenceScores(scores.values, scores.train_ids, torch.tensor([7, 7]))
+    with pytest.raises(ValueError, match="2 test examples have id 7; give each an id of its own"):
+        repeated.top(1, 7)

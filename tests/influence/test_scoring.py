@@ -27,7 +27,7 @@ def solved():
 @pytest.mark.parametrize("tests", [1, 2, 9])
 def test_every_way_gives_all_products(train, solved, way, bias, tests):
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3, bias=bias)).double()
-    objective = Objective(network, CrossEntropy(), WeightDecay(0.1), selection="last-layer")
+    objective = Objective(network, CrossEntropy(), WeightDecay(0.1), parameters="last-layer")
     problem = FittedProblem(objective, train, batch_size=16)
     vectors = solved(problem, tests)
     gradients = per_example_gradients(objective, train.batch())
@@ -99,7 +99,7 @@ def test_outer_products_of_whole_networks(train, solved, network, tests):
 
 def test_part_of_a_layer_has_outer_products_too(deep, train, solved):
     names = [name for name in deep.params if name.endswith("bias")]
-    problem = FittedProblem(replace(deep, selection=names), train)
+    problem = FittedProblem(replace(deep, parameters=names), train)
     vectors, gradients = solved(problem, 2), per_example_gradients(problem.reduced, train.batch())
     (block,) = ScoreBlocks(problem, "outer-products")(vectors)
     torch.testing.assert_close(block.products, vectors.T @ gradients.T)

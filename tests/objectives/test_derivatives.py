@@ -5,7 +5,6 @@ from bayes_influence.data.dataset import Batch
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.derivatives import (
     dense_hessian,
-    flat_value,
     gradient,
     per_example_gradients,
     per_example_hessians,
@@ -28,7 +27,10 @@ def _central_differences(function, theta, step=1e-5):
 def test_gradient_and_hessian_equal_finite_differences(network, data):
     objective = Objective(network, CrossEntropy(), WeightDecay(0.05))
     theta = objective.layout.flatten(objective.params)
-    value = flat_value(objective, data.batch())
+
+    def value(theta):
+        return objective.flat.value(theta, data.batch())
+
     assert torch.allclose(gradient(objective, data.batch()), _central_differences(value, theta), atol=1e-9)
 
     def gradient_at(point):
@@ -40,7 +42,7 @@ def test_gradient_and_hessian_equal_finite_differences(network, data):
 def test_the_elbo_hessian_is_the_derivative_of_its_gradient(network, data):
     """The tilt responds to the parameters: a Hessian that held it fixed would be wrong."""
     bayesian = to_bayesian(network, initial_sigma=0.5).double()
-    objective = Objective(bayesian, TiltedCategorical(), GaussianKL(len(data)), selection="last-layer")
+    objective = Objective(bayesian, TiltedCategorical(), GaussianKL(len(data)), parameters="last-layer")
     theta = objective.layout.flatten(objective.params)
 
     def gradient_at(point):
@@ -51,7 +53,7 @@ def test_the_elbo_hessian_is_the_derivative_of_its_gradient(network, data):
 
 
 def test_softmax_last_layer_has_its_closed_form(network, data):
-    objective = Objective(network, CrossEntropy(), WeightDecay(0.05), selection="last-layer")
+    objective = Objective(network, CrossEntropy(), WeightDecay(0.05), parameters="last-layer")
     with torch.no_grad():
         features = network[:2](data.inputs)
         probabilities = torch.softmax(network(data.inputs), -1)
@@ -65,7 +67,7 @@ def test_softmax_last_layer_has_its_closed_form(network, data):
 
 
 def test_examples_add_up_to_the_whole(network, data):
-    objective = Objective(network, CrossEntropy(), WeightDecay(0.05), selection=["0.bias", "2.weight"])
+    objective = Objective(network, CrossEntropy(), WeightDecay(0.05), parameters=["0.bias", "2.weight"])
     weights = torch.rand(len(data)).double()
     theta = objective.layout.flatten(objective.params)
     # Weight decay on the selected parameters only: the others are held fixed.

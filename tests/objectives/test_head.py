@@ -8,8 +8,8 @@ from bayes_influence.objectives.derivatives import dense_hessian, gradient
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.head import features, head_params, head_problem, reduced_problem, stacked_features
 from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.members import stack_members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import stack_members
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
 
 
@@ -17,9 +17,9 @@ from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
 @pytest.mark.parametrize("selection", ["last-layer", "last-layer-means", ["2.bias"]])
 def test_the_head_has_the_derivatives_of_the_whole_network(network, data, bayesian, selection):
     if bayesian:
-        objective = Objective(to_bayesian(network).double(), TiltedCategorical(), GaussianKL(30), selection=selection)
+        objective = Objective(to_bayesian(network).double(), TiltedCategorical(), GaussianKL(30), parameters=selection)
     else:
-        objective = Objective(network, CrossEntropy(), WeightDecay(0.1), selection=selection)
+        objective = Objective(network, CrossEntropy(), WeightDecay(0.1), parameters=selection)
     head, batch = head_problem(objective, data.batch())
     assert head.names == objective.names
     assert torch.allclose(gradient(head, batch), gradient(objective, data.batch()), atol=1e-14)
@@ -27,7 +27,7 @@ def test_the_head_has_the_derivatives_of_the_whole_network(network, data, bayesi
 
 
 def test_stacked_features_are_each_member_s_own(network, data):
-    objective = Objective(network, CrossEntropy(), selection="last-layer")
+    objective = Objective(network, CrossEntropy(), parameters="last-layer")
     stacked = stack_members([objective.params, {name: -value for name, value in objective.params.items()}])
     both = stacked_features(objective, stacked, data.inputs)
     assert torch.allclose(both[0], features(objective, objective.params, data.inputs))
@@ -47,7 +47,7 @@ def test_a_selection_beyond_the_last_layer_is_refused(network, data):
 
 def test_an_output_that_is_not_the_last_layer_s_is_refused(data):
     network = nn.Sequential(nn.Linear(4, 3), nn.Tanh()).double()
-    objective = Objective(network, CrossEntropy(), selection="last-layer")
+    objective = Objective(network, CrossEntropy(), parameters="last-layer")
     with pytest.raises(ValueError, match="not its last layer's output"):
         head_problem(objective, data.batch())
 
@@ -56,9 +56,9 @@ def test_an_output_that_is_not_the_last_layer_s_is_refused(data):
 def test_a_network_that_is_one_layer_is_its_own_head(data, bayesian):
     layer = nn.Linear(4, 3).double()
     if bayesian:
-        whole = Objective(to_bayesian(layer).double(), TiltedCategorical(), GaussianKL(30), selection="last-layer")
+        whole = Objective(to_bayesian(layer).double(), TiltedCategorical(), GaussianKL(30), parameters="last-layer")
     else:
-        whole = Objective(layer, CrossEntropy(), WeightDecay(0.1), selection="last-layer")
+        whole = Objective(layer, CrossEntropy(), WeightDecay(0.1), parameters="last-layer")
     head, batch = head_problem(whole, data.batch())
     assert head.names == whole.names
     assert torch.equal(gradient(head, batch), gradient(whole, data.batch()))
@@ -74,6 +74,6 @@ def test_a_layer_that_is_called_twice_is_refused(data):
         def forward(self, inputs):
             return self.layer(self.layer(inputs))
 
-    objective = Objective(Twice(), CrossEntropy(), selection="last-layer")
+    objective = Objective(Twice(), CrossEntropy(), parameters="last-layer")
     with pytest.raises(ValueError, match="called 2 times"):
         head_problem(objective, Batch(data.inputs, data.targets))

@@ -1,3 +1,7 @@
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -43,9 +47,9 @@ def test_at_moves_the_parameters_and_leaves_the_network(network, data):
     )
 
 
-def test_double_casts_parameters_and_buffers(data):
+def test_to_casts_parameters_and_buffers(data):
     network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
-    objective = Objective(network, CrossEntropy()).double()
+    objective = Objective(network, CrossEntropy()).to(dtype=torch.float64)
     assert objective.losses(objective.params, data.batch()).dtype == torch.float64
     assert network[1].running_mean.dtype == torch.float32
 
@@ -74,3 +78,74 @@ def test_losses_that_are_not_finite_are_refused(network, data):
     broken = objective.at({name: value * torch.nan for name, value in objective.params.items()})
     with pytest.raises(ValueError, match="30 of 30 losses are not finite"):
         broken.check(data.batch())
+
+
+def test_the_users_network_stays_as_it_was(data):
+    network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)).double().train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    objective = Objective(network, CrossEntropy())
+    objective.losses({name: value + 1 for name, value in objective.params.items()}, data.batch())
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    network[1].running_mean += 3
+    assert torch.equal(objective.buffers["1.running_mean"], torch.zeros(3).double())
+
+
+def test_the_network_of_an_objective_is_the_trained_one(network, data):
+    objective = Objective(network, CrossEntropy())
+    moved = objective.at({name: value + 1 for name, value in objective.params.items()})
+    torch.testing.assert_close(moved.network(data.inputs), moved.outputs(moved.params, data.inputs))
+    assert torch.equal(moved.network.state_dict()["0.bias"], network[0].bias + 1)
+
+
+def test_threads_do_not_see_each_others_parameters(network, data):
+    objective = Objective(network, CrossEntropy())
+    stands = [{name: value + shift for name, value in objective.params.items()} for shift in range(8)]
+    expected = [objective.losses(params, data.batch()) for params in stands]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda params: objective.losses(params, data.batch()), stands * 50))
+    assert all(torch.equal(losses, expected[index % 8]) for index, losses in enumerate(found))
+
+
+def test_frozen_parameters_are_not_among_all(network):
+    network[0].requires_grad_(False)
+    assert Objective(network, CrossEntropy()).names == ("2.weight", "2.bias")
+    assert Objective(network, CrossEntropy(), parameters=["0.bias"]).names == ("0.bias",)
+    network[2].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"parameters='last-layer' leaves nothing: .* are frozen"):
+        Objective(network, CrossEntropy(), parameters="last-layer")
+
+
+def test_the_last_layer_is_the_one_called_last(data):
+    class HeadFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.body = nn.Linear(5, 3), nn.Linear(4, 5)
+
+        def forward(self, x):
+            return self.head(torch.tanh(self.body(x)))
+
+    objective = Objective(HeadFirst().double(), CrossEntropy(), parameters="last-layer")
+    assert objective.resolved(data.inputs).names == ("head.weight", "head.bias")
+
+
+def test_an_objective_survives_pickling_and_prints_in_a_line(network, data):
+    objective = Objective(network, CrossEntropy())
+    again = pickle.loads(pickle.dumps(objective))
+    assert torch.equal(again.losses(again.params, data.batch()), objective.losses(objective.params, data.batch()))
+    assert (
+        repr(objective)
+        == "Objective(Sequential of 43 parameters, CrossEntropy, NoRegulariser times 1, parameters='all')"
+    )
+
+
+def test_buffers_of_another_network_are_refused(network):
+    with pytest.raises(ValueError, match=r"buffers must name the network's buffers \[\], got \['mean'\]"):
+        Objective(network, CrossEntropy(), buffers={"mean": torch.ones(1)})
+
+
+def test_sample_weights_are_inside_the_losses(network, data):
+    objective = Objective(network, CrossEntropy())
+    weights = torch.linspace(0, 2, 30).double()
+    weighted = objective.losses(objective.params, replace(data, weights=weights).batch())
+    torch.testing.assert_close(weighted, weights * objective.losses(objective.params, data.batch()))

@@ -3,13 +3,12 @@ import torch
 from torch import nn
 
 from bayes_influence.moments.convert import to_bayesian
+from bayes_influence.objectives.members import member, stack_members
 from bayes_influence.objectives.parameters import (
     Flattening,
     detached_params,
     last_layer_name,
-    member,
     select_names,
-    stack_members,
 )
 
 
@@ -25,7 +24,7 @@ def test_selections_name_what_they_say(network):
 
 @pytest.mark.parametrize(
     ("selection", "message"),
-    [("head", "unknown parameter selection 'head'; known: all"), (["3.weight"], r"unknown parameters \['3.weight'\]")],
+    [("head", "unknown parameters 'head'; known: all"), (["3.weight"], r"unknown parameters \['3.weight'\]")],
 )
 def test_unknown_selections_are_refused(network, selection, message):
     with pytest.raises(ValueError, match=message):

@@ -44,7 +44,7 @@ def regression(train):
 def network(train):
     """Two seeds of a tanh network, all of its parameters at a minimum."""
     scheme = Deterministic("l2", decay=DECAY)
-    (fits,) = fit_schemes([scheme], tanh_network, train, [0, 1], Schedule(500, 0.02), selection="all", tolerance=1e-11)
+    (fits,) = fit_schemes([scheme], tanh_network, train, [0, 1], Schedule(500, 0.02), parameters="all", tolerance=1e-11)
     assert fits.polished.all()
     return fits
 
@@ -53,7 +53,7 @@ def network(train):
 def unfinished(train):
     """A tanh network without weight decay, far from converged, in all parameters."""
     (fits,) = fit_schemes(
-        [SCHEMES["none"]], tanh_network, train, [0, 1], Schedule(200, 0.02), selection="all", tolerance=None
+        [SCHEMES["none"]], tanh_network, train, [0, 1], Schedule(200, 0.02), parameters="all", tolerance=None
     )
     return fits
 

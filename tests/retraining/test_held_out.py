@@ -41,3 +41,8 @@ def test_the_hardest_example_has_the_largest_held_out_loss(data):
 def test_an_unknown_example_is_refused(data):
     with pytest.raises(ValueError, match=r"no example has id \[30\]"):
         held_out_losses(data, torch.tensor([30]), make_network, SCHEMES["none"], SHORT)
+
+
+def test_a_mask_names_no_examples(data, as_installed):
+    with pytest.raises(TypeError, match="ids must be whole numbers, got booleans"):
+        held_out_losses(data, data.ids < 3, make_network, SCHEMES["none"], SHORT)

@@ -4,12 +4,12 @@ import scipy.optimize
 import torch
 
 from bayes_influence.influence.influence import Influence
-from bayes_influence.objectives.derivatives import flat_value, gradient
-from bayes_influence.objectives.parameters import member
+from bayes_influence.objectives.derivatives import gradient
+from bayes_influence.objectives.members import member
+from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining import minimum
 from bayes_influence.retraining.minimum import newton_refits
 from bayes_influence.retraining.refits import loss_changes, losses_after
-from bayes_influence.retraining.removals import Removals
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Deterministic
@@ -100,9 +100,10 @@ def test_refits_of_a_smooth_network_in_all_parameters_are_minima(network, train,
         there = network.objective.at({name: value[0, index] for name, value in refits.params.items()})
         assert float(gradient(there, train.batch(), weights).norm()) <= 1e-10
         start = network.objective.layout.flatten(member(network.params, 0))
-        value = flat_value(there, train.batch())
         found = scipy.optimize.minimize(
-            lambda theta, value=value, weights=weights: float(value(torch.from_numpy(theta), weights)),
+            lambda theta, there=there, weights=weights: float(
+                there.flat.value(torch.from_numpy(theta), train.batch(), weights)
+            ),
             start.numpy(),
             jac=lambda theta, there=there, weights=weights: gradient(
                 there.at(there.layout.unflatten(torch.from_numpy(theta))), train.batch(), weights

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from bayes_influence.influence.influence import Influence
+from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.minimum import newton_refits
 from bayes_influence.retraining.predicted import predicted_refits
 from bayes_influence.retraining.proximal import linear_response
 from bayes_influence.retraining.refits import loss_changes
-from bayes_influence.retraining.removals import Removals
 
 
 def _estimate(train, **options):

@@ -7,14 +7,14 @@ from torch.func import functional_call, jacrev
 
 from bayes_influence.curvature.damping import FisherDamping
 from bayes_influence.influence.influence import Influence
-from bayes_influence.objectives.parameters import member
+from bayes_influence.objectives.members import member
+from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining import proximal
 from bayes_influence.retraining.minimum import newton_refits
 from bayes_influence.retraining.problem import refit_problem
 from bayes_influence.retraining.protocols import LinearResponse, Proximal, ProximalBregman
 from bayes_influence.retraining.proximal import linear_response, proximal_problem, proximal_refits
 from bayes_influence.retraining.refits import control_drift
-from bayes_influence.retraining.removals import Removals
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import SCHEMES
@@ -149,7 +149,7 @@ def test_groups_under_both_conventions_are_exact_where_nothing_is_linearised(reg
 def test_variational_networks_are_held_in_the_fisher_metric(train, removed, selection):
     scheme = SCHEMES["bnn"]
     (fits,) = fit_schemes(
-        [scheme], tanh_network, train, [0, 1], Schedule(60, 0.02), selection=selection, tolerance=None
+        [scheme], tanh_network, train, [0, 1], Schedule(60, 0.02), parameters=selection, tolerance=None
     )
     pbrf = ProximalBregman(FisherDamping(0.01), tolerance=1e-7).refit(fits, train, removed)
     assert pbrf.converged.all()
@@ -161,7 +161,7 @@ def test_variational_networks_are_held_in_the_fisher_metric(train, removed, sele
 
 def test_large_problems_are_minimised_without_hessians(network, train, removed, monkeypatch):
     dense = ProximalBregman(0.05).refit(network, train, removed)
-    monkeypatch.setattr(proximal, "LARGEST_DENSE", 0)
+    monkeypatch.setattr(proximal, "DENSE_SIZE", 0)
     sparse = ProximalBregman(0.05, tolerance=1e-7).refit(network, train, removed)
     assert sparse.converged.all()
     assert float(sparse.gradient_norms.max()) <= 1e-7

@@ -13,7 +13,7 @@ SCHEME = Dropout("dropout", decay=DECAY, probability=0.3)
 
 
 def _fits(train, selection):
-    (fits,) = fit_schemes([SCHEME], tanh_network, train, [0, 1], SCHEDULE, selection=selection, tolerance=None)
+    (fits,) = fit_schemes([SCHEME], tanh_network, train, [0, 1], SCHEDULE, parameters=selection, tolerance=None)
     return fits
 
 
@@ -27,7 +27,7 @@ def test_the_control_repeats_the_training_with_its_masks(train, removed):
 def test_a_removal_differs_by_the_removal_and_not_by_the_masks(train, removed):
     fits = _fits(train, "all")
     refits = FromScratch(tanh_network, SCHEDULE).refit(fits, train, removed)
-    (other,) = fit_schemes([SCHEME], tanh_network, train, [7], SCHEDULE, selection="all", tolerance=None)
+    (other,) = fit_schemes([SCHEME], tanh_network, train, [7], SCHEDULE, parameters="all", tolerance=None)
     of_removal = torch.stack([(value[0, 1] - value[0, 0]).norm() for value in refits.params.values()]).norm()
     of_seed = torch.stack([(other.params[name][0] - value[0]).norm() for name, value in fits.params.items()]).norm()
     assert 0 < of_removal < 0.2 * of_seed

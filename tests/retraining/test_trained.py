@@ -1,13 +1,13 @@
 import pytest
 import torch
 
+from bayes_influence.objectives.reweighting import as_removals
 from bayes_influence.retraining.minimum import newton_refits, removal_problem
 from bayes_influence.retraining.problem import refit_problem
 from bayes_influence.retraining.protocols import FromScratch, Warm
 from bayes_influence.retraining.refits import losses_after
-from bayes_influence.retraining.removals import as_removals
 from bayes_influence.retraining.trained import trained_refits
-from bayes_influence.training.ensemble import NonFiniteTrainingError
+from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.newton import minimise_newton
 from bayes_influence.training.schedules import SWA, Schedule
@@ -44,7 +44,7 @@ def test_cold_warm_and_newton_are_one_minimum_of_a_convex_problem(regression, tr
 
 @pytest.mark.parametrize("name", ["none", "weight-decay", "swa", "weight-decay+swa", "bnn"])
 def test_the_control_from_scratch_repeats_the_training(train, removed, name):
-    (fits,) = fit_schemes([SCHEMES[name]], tanh_network, train, [4, 7], SHORT, selection="all", tolerance=None)
+    (fits,) = fit_schemes([SCHEMES[name]], tanh_network, train, [4, 7], SHORT, parameters="all", tolerance=None)
     refits = FromScratch(tanh_network, SHORT).refit(fits, train, removed)
     for parameter, value in fits.params.items():
         torch.testing.assert_close(refits.params[parameter][:, 0], value, rtol=0, atol=1e-12)
@@ -52,10 +52,10 @@ def test_the_control_from_scratch_repeats_the_training(train, removed, name):
 
 
 def test_a_refit_from_scratch_is_training_that_one_network_without_the_example(train, removed):
-    (fits,) = fit_schemes([SCHEMES["none"]], tanh_network, train, [4, 7], SHORT, selection="all", tolerance=None)
+    (fits,) = fit_schemes([SCHEMES["none"]], tanh_network, train, [4, 7], SHORT, parameters="all", tolerance=None)
     refits = FromScratch(tanh_network, SHORT).refit(fits, train, removed)
     rest = train.without(int(removed[1, 2]))
-    (alone,) = fit_schemes([SCHEMES["none"]], tanh_network, rest, [7], SHORT, selection="all", tolerance=None)
+    (alone,) = fit_schemes([SCHEMES["none"]], tanh_network, rest, [7], SHORT, parameters="all", tolerance=None)
     # Adam divides the gradient's scale n / (n - 1) out, up to its epsilon.
     for name, value in alone.params.items():
         torch.testing.assert_close(refits.params[name][1, 3], value[0], rtol=0, atol=1e-3)
@@ -63,7 +63,7 @@ def test_a_refit_from_scratch_is_training_that_one_network_without_the_example(t
 
 def test_averaging_is_repeated_only_where_it_is_asked_for(train, removed):
     scheme = Deterministic("swa", averaging=SWA(start=0.0, learning_rate=0.02, anneal=0.0), regulariser_weight=0.0)
-    (fits,) = fit_schemes([scheme], tanh_network, train, [0, 1], SHORT, selection="all", tolerance=None)
+    (fits,) = fit_schemes([scheme], tanh_network, train, [0, 1], SHORT, parameters="all", tolerance=None)
     averaged = Warm(SHORT, averaging=True).refit(fits, train, removed)
     last = Warm(SHORT).refit(fits, train, removed)
     moved = [(one.params["0.weight"][:, 0] - fits.params["0.weight"]).norm() for one in (averaged, last)]
@@ -72,7 +72,7 @@ def test_averaging_is_repeated_only_where_it_is_asked_for(train, removed):
 
 @pytest.mark.parametrize("selection", ["last-layer", "all"])
 def test_refits_do_not_depend_on_how_many_train_together(train, test, removed, selection):
-    (fits,) = fit_schemes([SCHEMES["none"]], tanh_network, train, [0, 1], SHORT, selection=selection, tolerance=None)
+    (fits,) = fit_schemes([SCHEMES["none"]], tanh_network, train, [0, 1], SHORT, parameters=selection, tolerance=None)
     together = trained_refits(fits, train, removed, SHORT, watch=test)
     apart = trained_refits(fits, train, removed, SHORT, watch=test, at_once=3)
     for name, value in together.params.items():
@@ -83,7 +83,7 @@ def test_refits_do_not_depend_on_how_many_train_together(train, test, removed, s
 
 @pytest.mark.parametrize("selection", ["last-layer", "all"])
 def test_test_losses_are_recorded_before_every_step(train, test, removed, selection):
-    (fits,) = fit_schemes([SCHEMES["none"]], tanh_network, train, [0, 1], SHORT, selection=selection, tolerance=None)
+    (fits,) = fit_schemes([SCHEMES["none"]], tanh_network, train, [0, 1], SHORT, parameters=selection, tolerance=None)
     watched = Warm(Schedule(8), watch=test).refit(fits, train, removed).watched
     assert watched.shape == (2, 4, 8, 6)
     for steps in (0, 5):

@@ -6,8 +6,9 @@ from torch import nn
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.members import stack_members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import detached_params, stack_members
+from bayes_influence.objectives.parameters import detached_params
 from bayes_influence.training.batch_norm import refreshed_buffers
 
 DATA = Dataset(torch.randn(30, 3, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 2, torch.arange(30))

@@ -6,7 +6,7 @@ from torch import nn
 
 from bayes_influence.objectives.derivatives import gradient
 from bayes_influence.training import fits as fits_module
-from bayes_influence.training.ensemble import NonFiniteTrainingError
+from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import SWA, Schedule
 from bayes_influence.training.schemes import SCHEMES, Deterministic, find_schemes
@@ -54,7 +54,7 @@ def test_a_polish_that_falls_short_is_logged_with_the_norm(iris, caplog):
     """Minima of a SELU network lie at kinks, where the gradient of all layers does not vanish."""
     with caplog.at_level(logging.WARNING, logger=fits_module.__name__):
         (fit,) = fit_schemes(
-            find_schemes(["weight-decay"]), make_network, iris.train, [0], Schedule(50), selection="all"
+            find_schemes(["weight-decay"]), make_network, iris.train, [0], Schedule(50), parameters="all"
         )
     assert not fit.polished.any()
     assert "weight-decay: 1 of 1 members did not reach a gradient norm of 1.0e-10" in caplog.text

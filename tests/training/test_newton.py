@@ -4,10 +4,10 @@ import torch
 from torch import nn
 
 from bayes_influence.data.synthetic import gaussian_classes
-from bayes_influence.objectives.derivatives import dense_hessian, flat_value, gradient
+from bayes_influence.objectives.derivatives import dense_hessian, gradient
 from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import member
 from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.training import newton
 from bayes_influence.training.newton import StackedProblem, minimise_newton
@@ -35,7 +35,7 @@ def _minimum(objective, data, weights):
         return objective.at(layout.unflatten(torch.as_tensor(theta)))
 
     return scipy.optimize.minimize(
-        lambda theta: float(flat_value(at(theta), data.batch())(torch.as_tensor(theta), weights)),
+        lambda theta: float(at(theta).flat.value(torch.as_tensor(theta), data.batch(), weights)),
         layout.flatten(objective.params).numpy(),
         jac=lambda theta: gradient(at(theta), data.batch(), weights).numpy(),
         hess=lambda theta: dense_hessian(at(theta), data.batch(), weights).numpy(),
@@ -69,7 +69,7 @@ def test_a_network_with_smooth_activations_is_polished_in_all_parameters(data):
 
 def test_only_the_selected_parameters_move(data):
     network = nn.Sequential(nn.Linear(4, 5), nn.SELU(), nn.Linear(5, 3)).double()
-    objective = Objective(network, CrossEntropy(), WeightDecay(0.01), selection="last-layer")
+    objective = Objective(network, CrossEntropy(), WeightDecay(0.01), parameters="last-layer")
     result = minimise_newton(StackedProblem(objective, _stack(objective, 2), data.batch()))
     assert result.converged.all()
     assert torch.equal(result.params["0.weight"][0], network[0].weight)

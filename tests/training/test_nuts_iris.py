@@ -29,7 +29,7 @@ def test_the_tilted_network_predicts_as_the_posterior_does():
         split.train,
         [0],
         Schedule(1500, 0.02),
-        selection="all",
+        parameters="all",
         tolerance=None,
     )
     objective = fit.at(0)

@@ -9,8 +9,9 @@ from bayes_influence.models.mlp import MLP
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.expected_likelihoods import ExpectedGaussian, TiltedCategorical
 from bayes_influence.objectives.likelihoods import CrossEntropy, GaussianNoise
+from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import RHO, member
+from bayes_influence.objectives.parameters import RHO
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
 
 pyro = pytest.importorskip("pyro")

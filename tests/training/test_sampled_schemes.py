@@ -3,7 +3,8 @@ import torch
 
 from bayes_influence.data.tables import leave_out, load_table
 from bayes_influence.models.mlp import MLP
-from bayes_influence.objectives.parameters import RHO, member
+from bayes_influence.objectives.members import member
+from bayes_influence.objectives.parameters import RHO
 from bayes_influence.training.averaging import SWAG
 from bayes_influence.training.dropout import DroppedLinear
 from bayes_influence.training.fits import fit_schemes

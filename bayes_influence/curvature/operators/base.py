@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 DENSE_COLUMNS = 256
@@ -24,13 +24,26 @@ class LinearOperator(ABC):
         dtype: Of the vectors that it takes and returns.
         device: Where they live.
         share: What a product costs, relative to one with the operator that this one stands in for, see `within`.
+        damping: The diagonal that was added to a curvature, of shape (P,); None where there is none.
+        undamped: That curvature; the operator itself where there is no damping.
+        examples: Over how many examples it is a mean; None where it is not one.
+        has_inverse: Whether `inverse_product` is known in closed form.
     """
+
+    damping: Tensor | None = None
+    examples: int | None = None
+    has_inverse = False
 
     def __init__(self, size: int, dtype: torch.dtype, device: torch.device, share: float = 1.0) -> None:
         self.size = size
         self.dtype = dtype
         self.device = device
         self.share = share
+
+    @property
+    def undamped(self) -> LinearOperator:
+        """The curvature before damping was added."""
+        return self
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -72,6 +85,28 @@ class LinearOperator(ABC):
         far off it is was estimated, not bounded: whoever uses it checks the result with A.
         """
         return self
+
+    def inverse_product(
+        self, vectors: Float[Tensor, " P *K"], damping: float | Float[Tensor, " P"] = 0.0
+    ) -> Float[Tensor, " P *K"]:
+        """(A + diag(damping))^{-1} V, from a subclass that knows it in closed form.
+
+        Raises:
+            TypeError: If this one does not.
+        """
+        raise TypeError(f"{type(self).__name__} has no inverse in closed form, as EK-FAC has; take another solver")
+
+    def product_of(self, positions: Int[Tensor, " m"], vectors: Float[Tensor, "P K"]) -> Float[Tensor, "P K"]:
+        """The product with the same operator of some of its examples, from a subclass that is a mean over examples.
+
+        Raises:
+            ValueError: If this one is not.
+        """
+        raise ValueError(f"minibatches need the operator of an objective on a dataset, got {type(self).__name__}")
+
+    def semidefinite_part(self, count: int) -> LinearOperator | None:
+        """A semidefinite matrix like A of `count` random examples, to precondition with; None where none is known."""
+        return None
 
     def dense(self) -> Float[Tensor, "P P"]:
         """A as a matrix, from products with unit vectors. Memory P^2; P products."""
@@ -142,7 +177,17 @@ class DampedOperator(LinearOperator):
         if not (torch.isfinite(values) & (values >= 0)).all():
             raise ValueError(f"damping must be finite and at least 0, got {float(values.min()):.3g} as its smallest")
         self.base = base
-        self.damping = values.expand(base.size)
+        self.damping: Tensor = values.expand(base.size)
+        self.examples = base.examples
+
+    @property
+    def undamped(self) -> LinearOperator:
+        """The base."""
+        return self.base
+
+    def __add__(self, damping: float | Float[Tensor, " P"]) -> LinearOperator:
+        """The base with both dampings."""
+        return DampedOperator(self.base, self.damping + DampedOperator(self.base, damping).damping)
 
     def _product(self, vectors: Tensor) -> Tensor:
         return self.base @ vectors + self.damping.unsqueeze(1) * vectors

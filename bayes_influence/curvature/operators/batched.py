@@ -72,6 +72,7 @@ class DataOperator(LinearOperator):
         self.objective = objective
         self.data = data
         self.batch_size = min(batch_size or BATCH_SIZE, len(data))
+        self.examples = len(data)
         self.cache_bytes = cache_bytes
         self.kept_bytes = 0
         self.regulariser = RegulariserOperator(objective)
@@ -98,6 +99,11 @@ class DataOperator(LinearOperator):
             prepared = traced.prepare(self._theta, vectors)
             product = traced(traced.linearise(self._theta, batch), self._theta, batch, prepared)
         return product + self.regulariser @ vectors
+
+    def _random_examples(self, count: int) -> Dataset:
+        """At most so many, always the same."""
+        drawn = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(0))
+        return self.data.select(drawn[:count])
 
     def within(self, error: float) -> LinearOperator:
         """The part of the examples that carry all but a fraction `error` of the curvature; see `LeadingExamples`.

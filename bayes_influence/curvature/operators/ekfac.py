@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from bayes_influence.curvature.operators.base import LinearOperator
+from bayes_influence.curvature.operators.kind import Curvature
 from bayes_influence.curvature.operators.layer_records import KroneckerLayer, kronecker_layers
-from bayes_influence.curvature.operators.outer_products import FISHERS, Backpropagation, OuterProducts
+from bayes_influence.curvature.operators.outer_products import FISHERS, Backpropagation, Fisher, OuterProducts
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
@@ -84,13 +85,15 @@ class EKFACOperator(LinearOperator):
             is not diagonal; if `fisher` is unknown.
     """
 
+    has_inverse = True
+
     def __init__(
         self,
         objective: Objective,
         data: Dataset,
         batch_size: int = BATCH_SIZE,
         *,
-        fisher: str = "exact",
+        fisher: Fisher = "exact",
         allow_fallback: bool = False,
         seed: int = 0,
     ) -> None:
@@ -173,16 +176,6 @@ class EKFACOperator(LinearOperator):
         Raises:
             ValueError: If an eigenvalue plus its damping is not positive beyond rounding.
         """
-        return self.power_product(vectors, -1.0, damping)
-
-    def power_product(
-        self, vectors: Float[Tensor, " P *K"], power: float, damping: float | Float[Tensor, " P"] = 0.0
-    ) -> Float[Tensor, " P *K"]:
-        """(A + diag(damping))^power V, with the damping as in `inverse_product`.
-
-        Raises:
-            ValueError: If an eigenvalue plus its damping is not positive beyond rounding.
-        """
         diagonal = torch.as_tensor(damping, dtype=self.dtype, device=self.device).expand(self.size)
         factors = [block.eigenvalues + block.in_basis(diagonal[block.positions]) for block in self.blocks]
         # Positions within the blocks are overwritten by theirs.
@@ -194,7 +187,7 @@ class EKFACOperator(LinearOperator):
                 f"EK-FAC's damped eigenvalues run from {smallest:.3g} to {largest:.3g}; its inverse needs more damping"
             )
         columns = vectors.reshape(self.size, -1)
-        return self._scaled(columns, [values**power for values in factors], loose**power).reshape(vectors.shape)
+        return self._scaled(columns, [1 / values for values in factors], 1 / loose).reshape(vectors.shape)
 
     def diagonal(self) -> Float[Tensor, " P"]:
         """The diagonal, no products."""
@@ -206,8 +199,7 @@ class EKFACOperator(LinearOperator):
 
 def _checked_regulariser(objective: Objective, fisher: str, unsupported: tuple[str, ...]) -> Float[Tensor, " P"]:
     """The diagonal of s grad^2 R, after everything that could be wrong with the arguments."""
-    if fisher not in FISHERS:
-        raise ValueError(f"unknown fisher {fisher!r}; known: {', '.join(FISHERS)}")
+    _check_fisher(fisher)
     if unsupported:
         name = unsupported[0]
         module = objective.network.get_submodule(name.rpartition(".")[0])
@@ -221,6 +213,11 @@ def _checked_regulariser(objective: Objective, fisher: str, unsupported: tuple[s
     return entries
 
 
+def _check_fisher(fisher: str) -> None:
+    if fisher not in FISHERS:
+        raise ValueError(f"unknown fisher {fisher!r}; known: {', '.join(FISHERS)}")
+
+
 def _squares(part: OuterProducts, input_basis: Tensor, output_basis: Tensor) -> Float[Tensor, "O D"]:
     """The sum over a batch of (Q_B' G_i Q_A)^2."""
     received, sent = part.received @ input_basis, part.backpropagated @ output_basis
@@ -231,3 +228,37 @@ def _squares(part: OuterProducts, input_basis: Tensor, output_basis: Tensor) -> 
     for left, right in zip(sent.split(at_a_time), received.split(at_a_time), strict=True):
         total = total + torch.einsum("blo,bld->bod", left, right).square().sum(dim=0)
     return total
+
+
+@dataclass(frozen=True)
+class EKFAC(Curvature):
+    """The Gauss-Newton matrix layer by layer, diagonal in a Kronecker-factored basis, see `EKFACOperator`.
+
+    Attributes:
+        fisher: What is sent back from the outputs: `"exact"`, `"sampled"` or `"empirical"`.
+        batch_size: Most examples that are backpropagated at a time.
+        allow_fallback: Whether modules that cannot be taken apart get a diagonal block.
+        seed: Of the random signs of `"sampled"`.
+
+    Raises:
+        ValueError: If `fisher` is unknown.
+    """
+
+    fisher: Fisher = "exact"
+    batch_size: int = BATCH_SIZE
+    allow_fallback: bool = False
+    seed: int = 0
+
+    name = "ekfac"
+    is_semidefinite = True
+    is_mean_over_examples = False
+
+    def __post_init__(self) -> None:
+        _check_fisher(self.fisher)
+
+    def operator(self, objective: Objective, data: Dataset, batch_size: int | None = None) -> EKFACOperator:
+        """An `EKFACOperator`."""
+        at_a_time = min(self.batch_size, batch_size or self.batch_size)
+        return EKFACOperator(
+            objective, data, at_a_time, fisher=self.fisher, allow_fallback=self.allow_fallback, seed=self.seed
+        )

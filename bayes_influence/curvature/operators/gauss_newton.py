@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
 
+from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.batched import DataOperator, example_losses, network_outputs
-from bayes_influence.data.dataset import Batch
+from bayes_influence.curvature.operators.kind import Curvature
+from bayes_influence.curvature.operators.last_layer import last_layer_or_none
+from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.objectives.objective import Objective
 
 
 class GaussNewtonOperator(DataOperator):
@@ -33,6 +39,10 @@ class GaussNewtonOperator(DataOperator):
 
         return vmap(product, in_dims=1)(vectors).T
 
+    def semidefinite_part(self, count: int) -> LinearOperator:
+        """The Gauss-Newton matrix of some examples."""
+        return GaussNewtonOperator(self.objective, self._random_examples(count), self.batch_size)
+
 
 class EmpiricalFisherOperator(DataOperator):
     """(1/n) sum_i g_i g_i' + s grad^2 R, with the gradients g_i of the losses at the observed targets.
@@ -49,3 +59,31 @@ class EmpiricalFisherOperator(DataOperator):
             return vjp(losses_at, theta)[1](slopes / torch.numel(slopes))[0]
 
         return vmap(product, in_dims=1)(vectors).T
+
+    def semidefinite_part(self, count: int) -> LinearOperator:
+        """The Gauss-Newton matrix of some examples."""
+        return GaussNewtonOperator(self.objective, self._random_examples(count), self.batch_size)
+
+
+@dataclass(frozen=True)
+class GaussNewton(Curvature):
+    """The generalised Gauss-Newton matrix; in closed form for a linear last layer, where it is the Hessian."""
+
+    name = "ggn"
+    is_semidefinite = True
+
+    def operator(self, objective: Objective, data: Dataset, batch_size: int | None = None) -> LinearOperator:
+        """A `LastLayerOperator` where there is nothing but a linear layer, else a `GaussNewtonOperator`."""
+        return last_layer_or_none(objective, data) or GaussNewtonOperator(objective, data, batch_size)
+
+
+@dataclass(frozen=True)
+class EmpiricalFisher(Curvature):
+    """The empirical Fisher, from gradients at the observed targets."""
+
+    name = "empirical-fisher"
+    is_semidefinite = True
+
+    def operator(self, objective: Objective, data: Dataset, batch_size: int | None = None) -> EmpiricalFisherOperator:
+        """An `EmpiricalFisherOperator`."""
+        return EmpiricalFisherOperator(objective, data, batch_size)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.batched import DataOperator, example_losses
-from bayes_influence.data.dataset import Batch
+from bayes_influence.curvature.operators.gauss_newton import GaussNewton, GaussNewtonOperator
+from bayes_influence.curvature.operators.kind import Curvature
+from bayes_influence.curvature.operators.last_layer import last_layer_or_none
+from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.objectives.head import is_linear_layer
+from bayes_influence.objectives.objective import Objective
 
 
 class HessianOperator(DataOperator):
@@ -21,3 +29,27 @@ class HessianOperator(DataOperator):
         losses = example_losses(self.objective, batch)
         gradient = grad(lambda parameters: losses(parameters).mean())
         return vmap(lambda vector: jvp(gradient, (theta,), (vector,))[1], in_dims=1)(vectors).T
+
+    def semidefinite_part(self, count: int) -> LinearOperator:
+        """The Gauss-Newton matrix of some examples."""
+        return GaussNewtonOperator(self.objective, self._random_examples(count), self.batch_size)
+
+
+@dataclass(frozen=True)
+class Hessian(Curvature):
+    """The Hessian of the training objective; in closed form for a linear last layer."""
+
+    name = "hessian"
+    is_exact_hessian = True
+
+    def operator(self, objective: Objective, data: Dataset, batch_size: int | None = None) -> LinearOperator:
+        """A `LastLayerOperator` where there is nothing but a linear layer, else a `HessianOperator`."""
+        return last_layer_or_none(objective, data) or HessianOperator(objective, data, batch_size)
+
+    def gauss_newton(
+        self, objective: Objective, data: Dataset, operator: LinearOperator, batch_size: int | None = None
+    ) -> LinearOperator:
+        """The Gauss-Newton matrix; in a linear layer that is the Hessian itself."""
+        if is_linear_layer(objective, data.inputs):
+            return operator
+        return GaussNewton().operator(objective, data, batch_size)

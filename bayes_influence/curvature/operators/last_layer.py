@@ -13,7 +13,7 @@ from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.output_curvature import output_hessians
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.objectives.head import features
+from bayes_influence.objectives.head import features, is_linear_layer
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import last_layer_name
 
@@ -100,6 +100,11 @@ class LastLayerOperator(LinearOperator):
         if not self._has_bias:
             return joined.reshape(-1, columns)
         return torch.cat([joined[:, :-1].reshape(-1, columns), joined[:, -1]])
+
+
+def last_layer_or_none(objective: Objective, data: Dataset) -> LastLayerOperator | None:
+    """The closed form where the objective's network is one linear layer on vectors; None elsewhere."""
+    return LastLayerOperator(objective, data) if is_linear_layer(objective, data.inputs) else None
 
 
 def _has_bias(objective: Objective) -> bool:

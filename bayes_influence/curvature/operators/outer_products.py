@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,9 @@ from bayes_influence.curvature.operators.output_curvature import output_hessian_
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.objective import Objective
 
-FISHERS = ("exact", "sampled", "empirical")
+Fisher = Literal["exact", "sampled", "empirical"]
+
+FISHERS: tuple[Fisher, ...] = get_args(Fisher)
 """What is sent back from the outputs, see `Backpropagation`."""
 
 
@@ -48,7 +51,7 @@ class Backpropagation:
     """
 
     objective: Objective
-    fisher: str
+    fisher: Fisher
     generator: torch.Generator
 
     def sent_back(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, "R B C"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
@@ -9,13 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.curvature.errors import IndefiniteCurvatureError
-from bayes_influence.curvature.operators.base import LinearOperator, as_operator
+from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.solvers.preconditioners import IdentityPreconditioner, Preconditioner
 from bayes_influence.curvature.solvers.solution import Solution, checked, relative_norm
+from bayes_influence.curvature.solvers.solver import Solve, Solver
 from bayes_influence.curvature.spectrum.extremes import extreme_eigenvalues
-
-CG_TOLERANCE, CG_ITERATIONS = 1e-5, 500
-"""Default bounds on the relative residual and on the steps of a block."""
 
 ADVICE = "raise the damping, precondition, allow more iterations, or use float64"
 """What helps conjugate gradients that have not converged."""
@@ -30,16 +29,8 @@ RELAXATION = 0.1
 """At first products may be off by this times the tolerance over the relative residual."""
 
 
-def conjugate_gradients(
-    operator: LinearOperator | Float[Tensor, "P P"],
-    rhs: Float[Tensor, " P *K"],
-    *,
-    tolerance: float = CG_TOLERANCE,
-    max_iterations: int = CG_ITERATIONS,
-    preconditioner: Preconditioner | None = None,
-    start: Float[Tensor, " P *K"] | None = None,
-    on_failure: str = "warn",
-) -> Solution:
+@dataclass(frozen=True, kw_only=True)
+class ConjugateGradients(Solver):
     """A^{-1} V by block conjugate gradients (O'Leary 1980, in the form with QR factorisations of Dubrulle 2001).
 
     K right-hand sides share one Krylov space: a step costs one product with K vectors and about 10 P K^2
@@ -53,22 +44,29 @@ def conjugate_gradients(
     drove the recursion away from it, it starts anew from the true residual, and with whole products where that does
     not help.
 
-    Args:
-        operator: A, positive definite.
-        rhs: V.
+    Attributes:
         tolerance: Bound on the relative residual.
         max_iterations: Of each block of 64 right-hand sides.
         preconditioner: M ~ A; fewer steps where its spectrum follows A's.
-        start: First guess of X; 0 when not given.
-        on_failure: What to do above the tolerance, `"warn"` or `"raise"`.
 
     Raises:
         IndefiniteCurvatureError: At the first search direction with p'Ap <= 0; the message has lambda_min, estimated by
             Lanczos with at most 40 products more.
         NotConvergedError: If a residual stays above the tolerance and `on_failure` is `"raise"`.
     """
-    solution = run_conjugate_gradients(as_operator(operator), rhs, tolerance, max_iterations, preconditioner, start)
-    return checked(solution, on_failure, ADVICE)
+
+    tolerance: float = 1e-5
+    max_iterations: int = 500
+    preconditioner: Preconditioner | None = None
+
+    def prepare(self, operator: LinearOperator) -> Solve:
+        """The descent; nothing is done before a right-hand side comes."""
+
+        def descend(rhs: Tensor) -> Solution:
+            solution = run_conjugate_gradients(operator, rhs, self.tolerance, self.max_iterations, self.preconditioner)
+            return checked(solution, self.on_failure, ADVICE)
+
+        return descend
 
 
 def run_conjugate_gradients(
@@ -79,7 +77,7 @@ def run_conjugate_gradients(
     preconditioner: Preconditioner | None = None,
     start: Float[Tensor, " P *K"] | None = None,
 ) -> Solution:
-    """What `conjugate_gradients` finds, without a word where that has not converged: for whoever goes on from it.
+    """What `ConjugateGradients` find, without a word where that has not converged: for whoever goes on from it.
 
     Raises:
         IndefiniteCurvatureError: At the first search direction with p'Ap <= 0.

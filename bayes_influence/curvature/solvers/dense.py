@@ -2,127 +2,118 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.curvature.errors import IndefiniteCurvatureError
-from bayes_influence.curvature.operators.base import LinearOperator, as_operator
+from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.solvers.solution import Solution, checked, relative_norm
+from bayes_influence.curvature.solvers.solver import Solve, Solver
 
 DIRECT_TOLERANCE = 1e-8
 """Default bound on a direct solver's relative residual."""
 
 
-class CholeskyFactor:
+@dataclass(frozen=True, kw_only=True)
+class Cholesky(Solver):
     """A = L L' in float64, factored once for any number of right-hand sides.
 
     P^3 / 3 operations for the factor, 4 P^3 / 3 for its eigenvalues, and 2 P^2 for each right-hand side.
 
     Attributes:
-        matrix: A in float64.
-        smallest_eigenvalue: lambda_min(A).
-        largest_eigenvalue: lambda_max(A).
+        tolerance: Bound on the relative residual.
 
     Raises:
         IndefiniteCurvatureError: If A is not positive definite, or is so only within rounding
             (lambda_min <= 10 eps ||A||_F, eps that of A's dtype); the message names lambda_min and what to do.
         ValueError: If A holds NaN or infinity.
+        NotConvergedError: If rounding leaves a residual above the tolerance and `on_failure` is `"raise"`.
     """
 
-    def __init__(self, operator: LinearOperator | Float[Tensor, "P P"]) -> None:
-        self.matrix, eps = _float64_matrix(operator)
-        eigenvalues = torch.linalg.eigvalsh(self.matrix)
-        self.smallest_eigenvalue, self.largest_eigenvalue = float(eigenvalues[0]), float(eigenvalues[-1])
+    tolerance: float = DIRECT_TOLERANCE
+
+    def factors(self, operator: LinearOperator) -> bool:
+        """Always."""
+        return True
+
+    def prepare(self, operator: LinearOperator) -> Solve:
+        """The factor."""
+        matrix, eps = _float64_matrix(operator)
+        eigenvalues = torch.linalg.eigvalsh(matrix)
         rounding = _rounding(eigenvalues, eps)
-        if self.smallest_eigenvalue <= rounding:
-            raise IndefiniteCurvatureError(self.smallest_eigenvalue, "cholesky", rounding)
-        self._factor = torch.linalg.cholesky(self.matrix)
+        if float(eigenvalues[0]) <= rounding:
+            raise IndefiniteCurvatureError(float(eigenvalues[0]), "cholesky", rounding)
+        factor = torch.linalg.cholesky(matrix)
 
-    def solve(
-        self, rhs: Float[Tensor, " P *K"], *, tolerance: float = DIRECT_TOLERANCE, on_failure: str = "warn"
-    ) -> Solution:
-        """A^{-1} V, in the dtype of V.
+        def solve(rhs: Tensor) -> Solution:
+            columns = rhs.to(torch.float64).reshape(len(rhs), -1)
+            value = torch.cholesky_solve(columns, factor)
+            return _solution("cholesky", value, columns - matrix @ value, rhs, eigenvalues, self)
 
-        Raises:
-            NotConvergedError: If rounding leaves a residual above the tolerance and `on_failure` is `"raise"`.
-        """
-        columns = rhs.to(torch.float64).reshape(len(rhs), -1)
-        value = torch.cholesky_solve(columns, self._factor)
-        extremes = (self.smallest_eigenvalue, self.largest_eigenvalue)
-        return _solution("cholesky", value, columns - self.matrix @ value, rhs, extremes, tolerance, on_failure)
+        return solve
 
 
-class Eigendecomposition:
-    """A = Q diag(lambda) Q' in float64, for any number of right-hand sides and any damping.
+@dataclass(frozen=True, kw_only=True)
+class Eigendecomposition(Solver):
+    """A = Q diag(lambda) Q' in float64, once for any number of right-hand sides.
 
     About 9 P^3 operations once, and 4 P^2 for each right-hand side.
 
     Attributes:
-        matrix: A in float64.
-        eigenvalues: lambda of shape (P,), ascending.
-        eigenvectors: Q of shape (P, P), one per column.
+        on_indefinite: `"raise"`; `"solve"` inverts an indefinite A as it stands (at a saddle there is no retraining
+            response); `"absolute"` gives |A|^{-1} V, a heuristic, with residuals of |A|.
+        tolerance: Bound on the relative residual.
+
+    Raises:
+        IndefiniteCurvatureError: If A is indefinite and `on_indefinite` is `"raise"`, or A is singular.
+        ValueError: If `on_indefinite` is unknown, or A holds NaN or infinity.
+        NotConvergedError: If rounding leaves a residual above the tolerance and `on_failure` is `"raise"`.
     """
 
-    def __init__(self, operator: LinearOperator | Float[Tensor, "P P"]) -> None:
-        self.matrix, eps = _float64_matrix(operator)
-        self.eigenvalues, self.eigenvectors = torch.linalg.eigh(self.matrix)
-        self._rounding = _rounding(self.eigenvalues, eps)
+    on_indefinite: Literal["raise", "solve", "absolute"] = "raise"
+    tolerance: float = DIRECT_TOLERANCE
 
-    @property
-    def smallest_eigenvalue(self) -> float:
-        """lambda_min(A), algebraically."""
-        return float(self.eigenvalues[0])
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.on_indefinite not in ("raise", "solve", "absolute"):
+            raise ValueError(f"on_indefinite must be 'raise', 'solve' or 'absolute', got {self.on_indefinite!r}")
 
-    @property
-    def largest_eigenvalue(self) -> float:
-        """lambda_max(A)."""
-        return float(self.eigenvalues[-1])
+    def factors(self, operator: LinearOperator) -> bool:
+        """Always."""
+        return True
 
-    def solve(
-        self,
-        rhs: Float[Tensor, " P *K"],
-        *,
-        on_indefinite: str = "raise",
-        tolerance: float = DIRECT_TOLERANCE,
-        on_failure: str = "warn",
-    ) -> Solution:
-        """A^{-1} V, in the dtype of V.
+    def prepare(self, operator: LinearOperator) -> Solve:
+        """The decomposition."""
+        matrix, eps = _float64_matrix(operator)
+        eigenvalues, eigenvectors = torch.linalg.eigh(matrix)
+        rounding = _rounding(eigenvalues, eps)
+        if self.on_indefinite == "raise" and float(eigenvalues[0]) <= rounding:
+            raise IndefiniteCurvatureError(float(eigenvalues[0]), "eigendecomposition", rounding)
+        closest = eigenvalues[eigenvalues.abs().argmin()]
+        if closest.abs() <= rounding:
+            raise IndefiniteCurvatureError(float(closest), "eigendecomposition", rounding)
+        if self.on_indefinite == "absolute":
+            method, eigenvalues = "eigendecomposition of |A|, a heuristic", eigenvalues.abs()
+        else:
+            method = "eigendecomposition"
 
-        Args:
-            rhs: V.
-            on_indefinite: `"raise"`; `"solve"` inverts an indefinite A as it stands (at a saddle there is no
-                retraining response); `"absolute"` gives |A|^{-1} V, a heuristic, with residuals of |A|.
-            tolerance: Bound on the relative residual.
-            on_failure: What to do above it.
+        def rotated(columns: Tensor, factors: Tensor) -> Tensor:
+            return eigenvectors @ (factors.unsqueeze(1) * (eigenvectors.T @ columns))
 
-        Raises:
-            IndefiniteCurvatureError: If A is indefinite and `on_indefinite` is `"raise"`, or A is singular.
-            ValueError: If `on_indefinite` is unknown.
-        """
-        if on_indefinite not in ("raise", "solve", "absolute"):
-            raise ValueError(f"on_indefinite must be 'raise', 'solve' or 'absolute', got {on_indefinite!r}")
-        if on_indefinite == "raise" and self.smallest_eigenvalue <= self._rounding:
-            raise IndefiniteCurvatureError(self.smallest_eigenvalue, "eigendecomposition", self._rounding)
-        closest = self.eigenvalues[self.eigenvalues.abs().argmin()]
-        if closest.abs() <= self._rounding:
-            raise IndefiniteCurvatureError(float(closest), "eigendecomposition", self._rounding)
-        eigenvalues = self.eigenvalues.abs() if on_indefinite == "absolute" else self.eigenvalues
-        columns = rhs.to(torch.float64).reshape(len(rhs), -1)
-        value = self._rotated(columns, 1 / eigenvalues)
-        extremes = (float(eigenvalues.min()), float(eigenvalues.max()))
-        method = "eigendecomposition" if on_indefinite != "absolute" else "eigendecomposition of |A|, a heuristic"
-        return _solution(
-            method, value, columns - self._rotated(value, eigenvalues), rhs, extremes, tolerance, on_failure
-        )
+        def solve(rhs: Tensor) -> Solution:
+            columns = rhs.to(torch.float64).reshape(len(rhs), -1)
+            value = rotated(columns, 1 / eigenvalues)
+            return _solution(method, value, columns - rotated(value, eigenvalues), rhs, eigenvalues, self)
 
-    def _rotated(self, columns: Tensor, factors: Tensor) -> Tensor:
-        return self.eigenvectors @ (factors.unsqueeze(1) * (self.eigenvectors.T @ columns))
+        return solve
 
 
-def _float64_matrix(operator: LinearOperator | Tensor) -> tuple[Tensor, float]:
+def _float64_matrix(operator: LinearOperator) -> tuple[Tensor, float]:
     """A as a symmetric float64 matrix, and the eps of the arithmetic that made it."""
-    matrix = as_operator(operator).dense()
+    matrix = operator.dense()
     if not torch.isfinite(matrix).all():
         raise ValueError("the curvature matrix holds NaN or infinity; check the losses at the objective's parameters")
     eps = torch.finfo(matrix.dtype).eps
@@ -140,53 +131,19 @@ def _solution(
     value: Tensor,
     residual: Tensor,
     rhs: Tensor,
-    extremes: tuple[float, float],
-    tolerance: float,
-    on_failure: str,
+    eigenvalues: Tensor,
+    solver: Cholesky | Eigendecomposition,
 ) -> Solution:
     """The residual is measured in float64, before the value is rounded to the dtype of V."""
     relative = relative_norm(residual, rhs.to(torch.float64).reshape(len(rhs), -1)).reshape(rhs.shape[1:])
     solution = Solution(
         value=value.to(rhs.dtype).reshape(rhs.shape),
         residual=relative,
-        converged=bool((relative <= tolerance).all()),
+        converged=bool((relative <= solver.tolerance).all()),
         iterations=0,
         method=method,
-        tolerance=tolerance,
-        smallest_eigenvalue=extremes[0],
-        largest_eigenvalue=extremes[1],
+        tolerance=solver.tolerance,
+        smallest_eigenvalue=float(eigenvalues.min()),
+        largest_eigenvalue=float(eigenvalues.max()),
     )
-    return checked(solution, on_failure, "the matrix is too ill-conditioned for float64: raise the damping")
-
-
-def cholesky(
-    operator: LinearOperator | Float[Tensor, "P P"],
-    rhs: Float[Tensor, " P *K"],
-    *,
-    tolerance: float = DIRECT_TOLERANCE,
-    on_failure: str = "warn",
-) -> Solution:
-    """A^{-1} V by a float64 Cholesky factor; `CholeskyFactor` keeps the factor for further right-hand sides.
-
-    Raises:
-        IndefiniteCurvatureError: If A is not positive definite.
-    """
-    return CholeskyFactor(operator).solve(rhs, tolerance=tolerance, on_failure=on_failure)
-
-
-def eigendecomposition(
-    operator: LinearOperator | Float[Tensor, "P P"],
-    rhs: Float[Tensor, " P *K"],
-    *,
-    on_indefinite: str = "raise",
-    tolerance: float = DIRECT_TOLERANCE,
-    on_failure: str = "warn",
-) -> Solution:
-    """A^{-1} V by a float64 eigendecomposition; `Eigendecomposition` keeps it for further right-hand sides.
-
-    Raises:
-        IndefiniteCurvatureError: If A is indefinite and `on_indefinite` is `"raise"`, or A is singular.
-    """
-    return Eigendecomposition(operator).solve(
-        rhs, on_indefinite=on_indefinite, tolerance=tolerance, on_failure=on_failure
-    )
+    return checked(solution, solver.on_failure, "the matrix is too ill-conditioned for float64: raise the damping")

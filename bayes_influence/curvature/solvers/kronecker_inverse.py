@@ -2,48 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from jaxtyping import Float
 from torch import Tensor
 
-from bayes_influence.curvature.operators.base import DampedOperator, LinearOperator
-from bayes_influence.curvature.operators.ekfac import EKFACOperator
+from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.solvers.solution import Solution, checked, relative_residual
+from bayes_influence.curvature.solvers.solver import Solve, Solver
 
 
-def ekfac_inverse(
-    operator: LinearOperator,
-    rhs: Float[Tensor, " P *K"],
-    *,
-    tolerance: float = 1e-3,
-    on_failure: str = "warn",
-) -> Solution:
+@dataclass(frozen=True, kw_only=True)
+class KroneckerInverse(Solver):
     """(E + D)^{-1} V for an EK-FAC matrix E, in its own basis.
 
     Exact where the damping D is constant within each layer; elsewhere D is taken as its diagonal in the layer's basis,
     and the residual says what that leaves. The residual is that of E + D, not of the curvature that E stands for.
 
-    Args:
-        operator: An `EKFACOperator`, with or without damping.
-        rhs: V.
+    Attributes:
         tolerance: Bound on the relative residual.
-        on_failure: What to do above the tolerance, `"warn"` or `"raise"`.
 
     Raises:
-        TypeError: If the operator is of another kind.
+        TypeError: If an operator has no inverse in closed form.
         ValueError: If a damped eigenvalue is not positive.
         NotConvergedError: If the residual is above the tolerance and `on_failure` is `"raise"`.
     """
-    base = operator.base if isinstance(operator, DampedOperator) else operator
-    if not isinstance(base, EKFACOperator):
-        raise TypeError(f"ekfac_inverse needs an EKFACOperator, with or without damping, got {type(base).__name__}")
-    value = base.inverse_product(rhs, operator.damping if isinstance(operator, DampedOperator) else 0.0)
-    residual = relative_residual(operator, value, rhs)
-    solution = Solution(
-        value=value,
-        residual=residual,
-        converged=bool((residual <= tolerance).all()),
-        iterations=0,
-        method="EK-FAC inverse",
-        tolerance=tolerance,
-    )
-    return checked(solution, on_failure, "the damping varies within a layer: precondition conjugate gradients with it")
+
+    tolerance: float = 1e-3
+
+    def prepare(self, operator: LinearOperator) -> Solve:
+        """The inverse, the residual with it."""
+        if not operator.undamped.has_inverse:
+            raise TypeError(
+                f"the solver 'ekfac' needs the curvature 'ekfac', got a {type(operator.undamped).__name__}; take "
+                f"curvature='ekfac', or another solver"
+            )
+        return lambda rhs: self._solve(operator, rhs)
+
+    def _solve(self, operator: LinearOperator, rhs: Float[Tensor, " P *K"]) -> Solution:
+        damping = 0.0 if operator.damping is None else operator.damping
+        value = operator.undamped.inverse_product(rhs, damping)
+        residual = relative_residual(operator, value, rhs)
+        solution = Solution(
+            value=value,
+            residual=residual,
+            converged=bool((residual <= self.tolerance).all()),
+            iterations=0,
+            method="EK-FAC inverse",
+            tolerance=self.tolerance,
+        )
+        return checked(solution, self.on_failure, "the damping varies within a layer: use conjugate gradients")

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayes_influence.curvature.operators.base import DampedOperator, LinearOperator, as_operator
-from bayes_influence.curvature.operators.batched import DataOperator
+from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.solvers.solution import Solution, checked, relative_residual
+from bayes_influence.curvature.solvers.solver import Solve, Solver
 from bayes_influence.curvature.spectrum.extremes import ExtremeEigenvalues, extreme_eigenvalues
 
 SAFETY = 1.1
@@ -48,30 +48,16 @@ class LissaSolution(Solution):
         return self.repeats.std(dim=0) / len(self.repeats) ** 0.5
 
 
-def lissa(
-    operator: LinearOperator | Float[Tensor, "P P"],
-    rhs: Float[Tensor, " P *K"],
-    *,
-    shrinkage: float = 0.0,
-    scale: float | None = None,
-    steps: int | None = None,
-    minibatch: int | None = None,
-    repeats: int = 1,
-    tolerance: float = 1e-3,
-    max_steps: int = 10_000,
-    seed: int = 0,
-    on_failure: str = "warn",
-) -> LissaSolution:
+@dataclass(frozen=True, kw_only=True)
+class LiSSA(Solver):
     """(A + s d I)^{-1} V by LiSSA (Agarwal, Bullins, Hazan 2017; Koh & Liang 2017).
 
     The recursion h <- v + (1 - d) h - A h / s has the fixed point s (A + s d I)^{-1} v, so h / s solves a system with
     the *damping s d*: scale 10 and shrinkage .01, as often published, are a damping of 0.1, in addition to any that A
     has. It converges if and only if -s d < lambda < s (2 - d) for every eigenvalue lambda of A, which is found out with
-    Lanczos before the run.
+    Lanczos once for all right-hand sides.
 
-    Args:
-        operator: A, with the damping inside where it is not left to s d.
-        rhs: V.
+    Attributes:
         shrinkage: d.
         scale: s; 1.1 lambda_max where not given.
         steps: Length of the recursion; s / (lambda_min + s d) log(1 / tolerance) where not given.
@@ -81,44 +67,83 @@ def lissa(
         tolerance: Bound on the relative residual of the mean over the repeats.
         max_steps: Bound on the automatic length.
         seed: Of the minibatches.
-        on_failure: What to do above the tolerance, `"warn"` or `"raise"`.
 
     Raises:
         ValueError: If s and d are outside the range of convergence (before the run; says which scale is inside); if a
             run of minibatches diverges; if minibatches are asked for where there are no data.
         NotConvergedError: If the residual is above the tolerance and `on_failure` is `"raise"`.
     """
-    operator = as_operator(operator)
-    extremes = extreme_eigenvalues(operator)
-    scale = SAFETY * extremes.largest if scale is None else scale
-    check_convergence(extremes, scale, shrinkage)
-    slowest = extremes.smallest + scale * shrinkage
-    if steps is None:
-        steps = min(max_steps, ceil(scale / slowest * log(1 / tolerance)))
-    columns = rhs.reshape(len(rhs), -1)
-    generator = torch.Generator().manual_seed(seed)
-    product = _full_product(operator) if minibatch is None else _minibatch_product(operator, minibatch, generator)
-    recursion = _Recursion(product, columns, shrinkage, scale, bound=DIVERGED * scale / slowest)
-    runs = [recursion.run(steps) for _ in range(repeats)]
-    results = torch.stack(runs)
-    value = results.mean(dim=0)
-    residual = relative_residual(operator + scale * shrinkage, value, columns).reshape(rhs.shape[1:])
-    solution = LissaSolution(
-        value=value.reshape(rhs.shape),
-        residual=residual,
-        converged=bool((residual <= tolerance).all()),
-        iterations=steps * repeats,
-        method="LiSSA",
-        tolerance=tolerance,
-        smallest_eigenvalue=slowest,
-        largest_eigenvalue=extremes.largest + scale * shrinkage,
-        note=f"scale {scale:.6g}, shrinkage {shrinkage:.6g}: damping {scale * shrinkage:.6g} beside the operator's",
-        repeats=results.reshape(repeats, *rhs.shape),
-        scale=scale,
-        shrinkage=shrinkage,
-    )
-    checked(solution, on_failure, "take more steps, larger minibatches or more repeats")
-    return solution
+
+    shrinkage: float = 0.0
+    scale: float | None = None
+    steps: int | None = None
+    minibatch: int | None = None
+    repeats: int = 1
+    tolerance: float = 1e-3
+    max_steps: int = 10_000
+    seed: int = 0
+
+    def prepare(self, operator: LinearOperator) -> Solve:
+        """The range of the spectrum, and with it scale and length."""
+        self._check_minibatch(operator)
+        extremes = extreme_eigenvalues(operator)
+        scale = SAFETY * extremes.largest if self.scale is None else self.scale
+        check_convergence(extremes, scale, self.shrinkage)
+        return lambda rhs: self._solve(operator, rhs, scale, extremes)
+
+    def _solve(
+        self, operator: LinearOperator, rhs: Float[Tensor, " P *K"], scale: float, extremes: ExtremeEigenvalues
+    ) -> LissaSolution:
+        added = scale * self.shrinkage
+        slowest = extremes.smallest + added
+        automatic = min(self.max_steps, ceil(scale / slowest * log(1 / self.tolerance)))
+        steps = automatic if self.steps is None else self.steps
+        columns = rhs.reshape(len(rhs), -1)
+        recursion = _Recursion(self._product(operator), columns, self.shrinkage, scale, DIVERGED * scale / slowest)
+        results = torch.stack([recursion.run(steps) for _ in range(self.repeats)])
+        value = results.mean(dim=0)
+        residual = relative_residual(operator + added, value, columns).reshape(rhs.shape[1:])
+        solution = LissaSolution(
+            value=value.reshape(rhs.shape),
+            residual=residual,
+            converged=bool((residual <= self.tolerance).all()),
+            iterations=steps * self.repeats,
+            method="LiSSA",
+            tolerance=self.tolerance,
+            smallest_eigenvalue=slowest,
+            largest_eigenvalue=extremes.largest + added,
+            note=f"scale {scale:.6g}, shrinkage {self.shrinkage:.6g}: damping {added:.6g} beside the operator's",
+            repeats=results.reshape(self.repeats, *rhs.shape),
+            scale=scale,
+            shrinkage=self.shrinkage,
+        )
+        checked(solution, self.on_failure, "take more steps, larger minibatches or more repeats")
+        return solution
+
+    def _check_minibatch(self, operator: LinearOperator) -> None:
+        if self.minibatch is None:
+            return
+        if operator.examples is None:
+            name = type(operator.undamped).__name__
+            raise ValueError(f"minibatches need the operator of an objective on a dataset, got {name}")
+        if not 1 <= self.minibatch <= operator.examples:
+            raise ValueError(
+                f"the minibatch must hold between 1 and n = {operator.examples} examples, got {self.minibatch}"
+            )
+
+    def _product(self, operator: LinearOperator) -> Callable[[Tensor], Tensor]:
+        """Products with A, or with (A of a random minibatch), damping and regulariser in full."""
+        if self.minibatch is None:
+            return lambda vectors: operator @ vectors
+        size, examples = self.minibatch, operator.examples or 0
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def product(vectors: Tensor) -> Tensor:
+            drawn = torch.randperm(examples, generator=generator)[:size]
+            result = operator.undamped.product_of(drawn, vectors)
+            return result if operator.damping is None else result + operator.damping.unsqueeze(1) * vectors
+
+        return product
 
 
 def check_convergence(extremes: ExtremeEigenvalues, scale: float, shrinkage: float) -> None:
@@ -165,25 +190,3 @@ class _Recursion:
                     f"{self.scale:.6g}; take a larger one, or larger minibatches"
                 )
         return state / self.scale
-
-
-def _full_product(operator: LinearOperator) -> Callable[[Tensor], Tensor]:
-    return lambda vectors: operator @ vectors
-
-
-def _minibatch_product(operator: LinearOperator, size: int, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """Products with (A of a random minibatch), damping and regulariser in full."""
-    damping = operator.damping if isinstance(operator, DampedOperator) else None
-    base = operator.base if isinstance(operator, DampedOperator) else operator
-    if not isinstance(base, DataOperator):
-        raise ValueError(f"minibatches need the operator of an objective on a dataset, got {type(base).__name__}")
-    examples = len(base.data)
-    if not 1 <= size <= examples:
-        raise ValueError(f"the minibatch must hold between 1 and n = {examples} examples, got {size}")
-
-    def product(vectors: Tensor) -> Tensor:
-        drawn = torch.randperm(examples, generator=generator)[:size]
-        result = base.product_of(drawn, vectors)
-        return result if damping is None else result + damping.unsqueeze(1) * vectors
-
-    return product

@@ -2,55 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayes_influence.curvature.operators.base import LinearOperator, as_operator
+from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.solvers.solution import Solution, checked, relative_residual
+from bayes_influence.curvature.solvers.solver import Solve, Solver
 
 
-def minres(
-    operator: LinearOperator | Float[Tensor, "P P"],
-    rhs: Float[Tensor, " P *K"],
-    *,
-    tolerance: float = 1e-5,
-    max_iterations: int = 500,
-    on_failure: str = "warn",
-) -> Solution:
-    """A^{-1} V by MINRES (Paige & Saunders 1975), for any symmetric A.
+@dataclass(frozen=True, kw_only=True)
+class MINRES(Solver):
+    """A^{-1} V by MINRES (Paige & Saunders 1975), for any symmetric A that is not singular.
 
     Every step minimises ||v - A x|| over the Krylov space, by Lanczos vectors and Givens rotations; K right-hand sides
     run side by side and share the products. Memory about 7 P K. At a saddle A^{-1} v exists but is no retraining
     response: there is no minimum that retraining would return to.
 
-    Args:
-        operator: A, symmetric and not singular.
-        rhs: V.
+    Attributes:
         tolerance: Bound on the relative residual ||v - A x|| / ||v||.
         max_iterations: Of all right-hand sides together.
-        on_failure: What to do above the tolerance, `"warn"` or `"raise"`.
 
     Raises:
         NotConvergedError: If a residual stays above the tolerance and `on_failure` is `"raise"`.
     """
-    operator = as_operator(operator)
-    columns = rhs.reshape(len(rhs), -1)
-    process = _Minres(operator, columns)
-    iterations = 0
-    while iterations < max_iterations and process.relative_residuals.max() > 0.9 * tolerance:
-        process.step()
-        iterations += 1
-    residual = relative_residual(operator, process.value, columns).reshape(rhs.shape[1:])
-    solution = Solution(
-        value=process.value.reshape(rhs.shape),
-        residual=residual,
-        converged=bool((residual <= tolerance).all()),
-        iterations=iterations,
-        method="MINRES",
-        tolerance=tolerance,
-    )
-    return checked(solution, on_failure, "raise the damping, allow more iterations, or use float64")
+
+    tolerance: float = 1e-5
+    max_iterations: int = 500
+
+    def prepare(self, operator: LinearOperator) -> Solve:
+        """The recursion; nothing is done before a right-hand side comes."""
+        return lambda rhs: self._solve(operator, rhs)
+
+    def _solve(self, operator: LinearOperator, rhs: Float[Tensor, " P *K"]) -> Solution:
+        columns = rhs.reshape(len(rhs), -1)
+        process = _Minres(operator, columns)
+        iterations = 0
+        while iterations < self.max_iterations and process.relative_residuals.max() > 0.9 * self.tolerance:
+            process.step()
+            iterations += 1
+        residual = relative_residual(operator, process.value, columns).reshape(rhs.shape[1:])
+        solution = Solution(
+            value=process.value.reshape(rhs.shape),
+            residual=residual,
+            converged=bool((residual <= self.tolerance).all()),
+            iterations=iterations,
+            method="MINRES",
+            tolerance=self.tolerance,
+        )
+        return checked(solution, self.on_failure, "raise the damping, allow more iterations, or use float64")
 
 
 class _Minres:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from bayes_influence.curvature.errors import IndefiniteCurvatureError
 from bayes_influence.curvature.operators.base import LinearOperator
-from bayes_influence.curvature.operators.ekfac import EKFACOperator
 from bayes_influence.curvature.spectrum.lanczos import gaussian_vectors
 
 
@@ -120,29 +119,3 @@ def nystrom_preconditioner(
     eigenvectors, roots, _ = torch.linalg.svd(basis, full_matrices=False)
     eigenvalues = (roots.square() - shift).clamp(min=0)
     return NystromPreconditioner(diagonal, eigenvalues.to(curvature.dtype), eigenvectors.to(curvature.dtype))
-
-
-@dataclass(frozen=True, eq=False)
-class EKFACPreconditioner:
-    """M = EK-FAC plus damping, which is diagonal in its own basis.
-
-    Attributes:
-        curvature: The EK-FAC matrix; of the same data as the system or of fewer.
-        damping: What the system adds to its curvature: a number, or a diagonal of shape (P,).
-    """
-
-    curvature: EKFACOperator
-    damping: float | Float[Tensor, " P"]
-
-    def __str__(self) -> str:
-        return "EK-FAC"
-
-    def whiten(self, vectors: Float[Tensor, "P K"]) -> Float[Tensor, "P K"]:
-        """M^{-1/2} V."""
-        return self.curvature.power_product(vectors, -0.5, self.damping)
-
-    def unwhiten(self, vectors: Float[Tensor, "P K"]) -> Float[Tensor, "P K"]:
-        """M^{1/2} V."""
-        return self.curvature.power_product(vectors, 0.5, self.damping)
-
-    whiten_transposed = whiten

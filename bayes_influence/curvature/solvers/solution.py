@@ -72,10 +72,7 @@ def checked(solution: Solution, on_failure: str, advice: str = "") -> Solution:
 
     Raises:
         NotConvergedError: If it did not converge and `on_failure` is `"raise"`.
-        ValueError: If `on_failure` is neither.
     """
-    if on_failure not in ("warn", "raise"):
-        raise ValueError(f"on_failure must be 'warn' or 'raise', got {on_failure!r}")
     if not solution.converged:
         message = (
             f"{solution.method} stopped at relative residual {float(solution.residual.max()):.3g}, above the tolerance "

@@ -8,12 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.curvature.cost import DENSE_SIZE
 from bayes_influence.curvature.operators.base import LinearOperator, as_operator
 from bayes_influence.curvature.spectrum.lanczos import LanczosProcess, Tridiagonal, gaussian_vectors
-
-DENSE_SIZE = 2000
-"""Up to this P the dense matrix is decomposed: about a second, and exact."""
-
 
 LEAST_STEPS = 20
 """Lanczos steps before convergence is believed. The first Ritz values of a network's Hessian settle within its bulk,

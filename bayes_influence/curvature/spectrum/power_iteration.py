@@ -100,7 +100,7 @@ def _pyhessian(
 
     with _quiet_generator(dtype, seed), torch.enable_grad():
         twin.zero_grad(set_to_none=True)
-        yield hessian(twin, criterion, data=tuple(batch), cuda=False)
+        yield hessian(twin, criterion, data=(batch.inputs, batch.targets), cuda=False)
         twin.zero_grad(set_to_none=True)
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from bayes_influence.experiments.audit.audit import Audit
+from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.comparison.figures import signed_log_axis
 
 GAP_COLOURS = ("tab:blue", "tab:cyan", "tab:orange", "tab:red", "tab:gray")

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bayes_influence.curvature.cost import DENSE_SIZE
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.operators.whitened import WhitenedOperator
@@ -16,9 +17,6 @@ from bayes_influence.curvature.spectrum.lanczos import lanczos
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.spectral_attribution import ROUNDING, score_shares, spectral_attribution, trace_shares
 from bayes_influence.influence.influence import Influence
-
-DENSE_PARAMETERS = 2000
-"""Up to this P all eigenvalues are computed; above, their density."""
 
 PROBES, STEPS = 4, 40
 """Of stochastic Lanczos quadrature, and Lanczos steps from every test gradient: 160 + 40 t products. Of a density's two
@@ -48,11 +46,11 @@ def audit_spectrum(
     name = "hessian = ggn" if problem.is_linear_head else curvature
     if name == "ggn":
         operators["hessian"] = WhitenedOperator(HessianOperator(problem.reduced, problem.data), metric)
-    operators[name] = WhitenedOperator(influence.response.make(problem.reduced, problem.data), metric)
+    operators[name] = WhitenedOperator(influence.response.curvature.operator(problem.reduced, problem.data), metric)
     scale = metric.rsqrt()
     examples = problem.gradients(problem.reduce(removed)) * scale
     tests = problem.gradients(problem.reduce(test)) * scale
-    measure = _all_eigenvalues if problem.size <= DENSE_PARAMETERS else _densities
+    measure = _all_eigenvalues if problem.size <= DENSE_SIZE else _densities
     spectra, attribution = measure(operators, examples, tests, delta, len(problem.data))
     lists = [
         pd.DataFrame({"matrix": name, "eigenvalue": values, "count": counts})

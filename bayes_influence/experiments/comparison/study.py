@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bayes_influence.data.dataset import Dataset, Split
-from bayes_influence.data.tables import TABLES, leave_out, load_table
+from bayes_influence.data.tables import find_table, leave_out, load_table
 from bayes_influence.evaluation.agreement import MIN_POINTS
 from bayes_influence.experiments.store.cells import cell_key
 from bayes_influence.models.activations import activation_module
@@ -61,8 +61,7 @@ class Study:
     test_example: int | None = None
 
     def __post_init__(self) -> None:
-        if self.dataset not in TABLES:
-            raise ValueError(f"unknown dataset {self.dataset!r}; known: {', '.join(sorted(TABLES))}")
+        find_table(self.dataset)
         find_schemes(self.schemes)
         activation_module(self.activation)
         if self.parameters not in ("last-layer", "all"):

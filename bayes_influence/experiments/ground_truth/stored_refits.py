@@ -18,9 +18,9 @@ from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.objectives.head import head_objective
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.reweighting import Removals, as_removals
 from bayes_influence.retraining.protocols import RetrainingProtocol
 from bayes_influence.retraining.refits import Refits
-from bayes_influence.retraining.removals import Removals, as_removals
 from bayes_influence.training.fits import Fits
 
 PARAMS = "params/"

@@ -16,9 +16,9 @@ from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.experiments.store.fingerprint import fingerprint
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
+from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.protocols import RetrainingProtocol
 from bayes_influence.retraining.refits import losses_after
-from bayes_influence.retraining.removals import Removals
 from bayes_influence.training.fits import Fits
 
 SUBSETS_PER_CELL = 10

@@ -15,11 +15,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor
 
+from bayes_influence.errors import BayesInfluenceError
+
 MAX_KEY_LENGTH = 200
 """Longest cell key: with its endings it must fit into the 255 bytes that file systems allow a name."""
 
 
-class CorruptCellError(ValueError):
+class CorruptCellError(BayesInfluenceError, ValueError):
     """A stored cell that is truncated, or whose content is not what was written."""
 
 

@@ -14,6 +14,7 @@ import torch
 from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 from tqdm.auto import tqdm
 
+from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.experiments.store.cells import CellResult, checked_key
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.training.threads import torch_threads
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 Cell = TypeVar("Cell")
 
 
-class FailedCellsError(RuntimeError):
+class FailedCellsError(BayesInfluenceError, RuntimeError):
     """Some cells raised; all others are stored.
 
     Attributes:

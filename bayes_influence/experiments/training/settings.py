@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from bayes_influence.data.catalogue import CATALOGUE, find_known
 from bayes_influence.data.dataset import Split
-from bayes_influence.data.images import IMAGE_SETS, load_images
-from bayes_influence.data.standardisation import standardise
-from bayes_influence.data.tables import TABLES, hold_out, load_table
 from bayes_influence.models.activations import activation_module
 from bayes_influence.models.lenet import LeNet
 from bayes_influence.models.mlp import MLP
@@ -31,9 +29,6 @@ from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.optimisers import OPTIMISERS
 from bayes_influence.training.priors import PRIORS, RELATIVE_SIGMA
 from bayes_influence.training.schemes import Deterministic, Scheme, Variational, find_schemes
-
-SPLIT_SEED = 0
-"""Of the test part of tables: the same for every run, so that runs can be compared."""
 
 LIKELIHOODS: dict[str, Likelihood] = {
     "tilted": TiltedCategorical(),
@@ -54,10 +49,6 @@ INITIAL_SIGMA = 0.2
 """sigma sqrt(fan-in) at the start of a Bayesian network: from a smaller one the KL, which only log sigma's slow way to
 the prior's scale takes down, dominates a training of a few epochs."""
 
-EPOCHS = {"tables": 300, "images": 10}
-BATCH_SIZE = {"tables": 32, "images": 128}
-"""What a run takes when nothing is said: tables are small, and a thousand steps are few."""
-
 NETWORKS = ("mlp", "lenet", "resnet", *(f"vgg{depth}" for depth in CONVOLUTIONS))
 
 
@@ -66,12 +57,12 @@ class TrainRun:
     """Everything that a training run depends on.
 
     Attributes:
-        dataset: A key of `TABLES` or `IMAGE_SETS`.
+        dataset: A key of `CATALOGUE`.
         network: One of `NETWORKS`.
         scheme: A key of `SCHEMES`.
         seeds: One network each: of its initial parameters, its order of examples, its dropout masks.
-        epochs: Passes over the training examples; 300 for tables and 10 for images when not given.
-        batch_size: Examples in a batch, at most; 32 for tables and 128 for images when not given.
+        epochs: Passes over the training examples; the data set's own when not given.
+        batch_size: Examples in a batch, at most; the data set's own when not given.
         learning_rate: At its highest; 0.002, and 0.005 for Bayesian networks, when not given.
         optimiser: A key of `OPTIMISERS`.
         decay: Of the learning rate, see `MinibatchSchedule`.
@@ -126,7 +117,7 @@ class TrainRun:
 
     def __post_init__(self) -> None:
         choices: dict[str, Sequence[str]] = {
-            "dataset": (*TABLES, *IMAGE_SETS),
+            "dataset": tuple(CATALOGUE),
             "network": NETWORKS,
             "optimiser": tuple(OPTIMISERS),
             "prior": PRIORS,
@@ -154,10 +145,10 @@ class TrainRun:
     def _said(self) -> dict[str, Any]:
         """Schedule and KL as they were said or, left unsaid, as data and scheme have them."""
         (scheme,) = find_schemes([self.scheme])
-        bayesian, kind = isinstance(scheme, Variational), "tables" if self.dataset in TABLES else "images"
+        bayesian, known = isinstance(scheme, Variational), find_known(self.dataset)
         defaults = {
-            "epochs": EPOCHS[kind],
-            "batch_size": BATCH_SIZE[kind],
+            "epochs": known.epochs,
+            "batch_size": known.batch_size,
             "learning_rate": BAYESIAN_LEARNING_RATE if bayesian else LEARNING_RATE,
             "kl_weight": scheme.regulariser_weight if bayesian else None,
         }
@@ -214,14 +205,9 @@ class TrainRun:
         """Training and test examples, standardised on the former: tables by feature, images by channel.
 
         Args:
-            data_folder: Where image sets are kept, see `load_images`.
+            data_folder: Where data sets are kept, see `Source.contents`.
         """
-        dtype = getattr(torch, self.dtype)
-        if self.dataset in TABLES:
-            split = hold_out(load_table(self.dataset, dtype), seed=SPLIT_SEED)
-        else:
-            split = load_images(self.dataset, data_folder, standardised=False, dtype=dtype)
-            split = Split(*standardise(split.train, split.test, by="channel"))
+        split = find_known(self.dataset).split(getattr(torch, self.dtype), data_folder)
         train = split.train
         if self.train_examples is not None:
             train = train.select(range(min(self.train_examples, len(train))))

@@ -31,7 +31,7 @@ def test_the_split_leaves_the_test_example_out_and_standardises_on_the_rest():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset": "irsi"}, "unknown dataset 'irsi'; known: breast-cancer, digits, iris, wine"),
+        ({"dataset": "irsi"}, "unknown table 'irsi'; known: breast-cancer, digits, iris, wine"),
         ({"schemes": ("bn",)}, "unknown scheme bn; known: none, weight-decay"),
         ({"activation": "sellu"}, "unknown activation 'sellu'; known: .*selu"),
         ({"parameters": "first-layer"}, "parameters must be 'last-layer' or 'all', got 'first-layer'"),

@@ -1,0 +1,65 @@
+"""What an audit does to a trained network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bayes_influence.curvature.damping import Damping
+from bayes_influence.curvature.solvers.registry import as_solver
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.evaluation.agreement import MIN_POINTS
+from bayes_influence.influence.influence import Influence
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.training.schedules import Schedule
+
+REFITS = ("auto", "newton", "trained")
+"""How networks are retrained from the fit."""
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What an audit does to a trained network.
+
+    Attributes:
+        removals: Training examples of largest loss (mean over seeds), removed one at a time.
+        damping: The delta of estimate, proximal objective and PBRF; None for the automatic one of the first seed. In
+            the identity's metric, for variational parameters in that of the Fisher information of q.
+        curvature: Of the estimate, "ggn" or "hessian"; the waterfall's linear response is always Gauss-Newton.
+        solver: Of the estimate: a key of `curvature.solvers.registry.SOLVERS`.
+        refit_schedule: Of the retrainings from the fit, where they are trained.
+        refits: How networks are retrained from the fit: "newton", to the minimum that Newton's method finds; "trained",
+            on the schedule; "auto", the first for a regularised last layer, which is convex, and else the second. A
+            last layer without regulariser has a minimum too, if no weights separate the classes.
+        tolerance: Gradient norm to which proximal objective and PBRF are minimised.
+        polish: Whether the selected parameters are brought to their minimum before anything else: then the audit is of
+            the estimate, not of how far the training went.
+
+    Raises:
+        ValueError: If a setting is unknown or out of range.
+    """
+
+    removals: int = 20
+    damping: float | None = None
+    curvature: str = "ggn"
+    solver: str = "auto"
+    refit_schedule: Schedule = field(default_factory=Schedule)
+    refits: str = "auto"
+    tolerance: float = 1e-8
+    polish: bool = False
+
+    def __post_init__(self) -> None:
+        if self.removals < MIN_POINTS:
+            raise ValueError(
+                f"an audit needs at least {MIN_POINTS} removed examples for its correlations, got {self.removals}"
+            )
+        if self.damping is not None and not self.damping > 0:
+            raise ValueError(f"the damping must be positive, got {self.damping}; leave it out for the automatic one")
+        if self.curvature not in ("ggn", "hessian"):
+            raise ValueError(f"curvature must be 'ggn' or 'hessian', got {self.curvature!r}")
+        if self.refits not in REFITS:
+            raise ValueError(f"refits must be one of {', '.join(REFITS)}, got {self.refits!r}")
+        as_solver(self.solver)
+
+    def influence(self, objective: Objective, train: Dataset, damping: str | Damping) -> Influence:
+        """The estimate that is audited."""
+        return Influence(objective, train, curvature=self.curvature, solver=self.solver, damping=damping)

@@ -1,1 +1,0 @@
-"""The studies of Epifano et al. on the fragility of influence functions."""

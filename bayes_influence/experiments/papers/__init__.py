@@ -1,0 +1,1 @@
+"""Studies of papers, each in a file of its own."""

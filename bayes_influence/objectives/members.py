@@ -1,0 +1,120 @@
+"""`Members`: networks of one architecture and objective on a leading axis, with a label each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import Params
+from bayes_influence.torch_internals import tree_map
+
+Stack = TypeVar("Stack", bound="Members")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Members:
+    """What training returns, and what influence and retraining take: E trained networks, stacked.
+
+    A bare `Objective` is a stack of one, see `Members.of`.
+
+    Attributes:
+        objective: What all of them minimise, standing at the first one's parameters.
+        params: Stacked parameters, (E, ...) each.
+        buffers: Stacked buffers where members differ in them; others are the objective's.
+        labels: What the members are called in tables and messages, e.g. "weight-decay, seed 3".
+
+    Raises:
+        ValueError: If there is no member, or labels, parameters and buffers are not of one length.
+    """
+
+    objective: Objective
+    params: Params
+    labels: tuple[str, ...]
+    buffers: Params = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        lengths = {len(value) for value in [*self.params.values(), *self.buffers.values()]} | {len(self.labels)}
+        if len(lengths) != 1 or not self.labels:
+            raise ValueError(f"members need as many labels as parameters and buffers, got lengths {sorted(lengths)}")
+
+    @classmethod
+    def of(cls, trained: Members | Objective | Sequence[Objective], labels: Sequence[str] | None = None) -> Members:
+        """A stack as it is, or objectives as one.
+
+        Args:
+            trained: Networks of one architecture and objective, each where it was fitted.
+            labels: What they are called; "network 0", ... when not given.
+
+        Raises:
+            ValueError: If the objectives differ in the names of their parameters.
+        """
+        if isinstance(trained, Members):
+            return trained
+        each = [trained] if isinstance(trained, Objective) else list(trained)
+        if not each:
+            raise ValueError("members need at least one objective, got none")
+        if any(set(one.params) != set(each[0].params) or one.names != each[0].names for one in each):
+            raise ValueError("members must share one architecture and take influence in the same parameters")
+        return Members(
+            objective=each[0],
+            params=stack_members([one.params for one in each]),
+            buffers={} if len(each) == 1 else _differing([one.buffers for one in each]),
+            labels=tuple(labels or (f"network {index}" for index in range(len(each)))),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[Objective]:
+        return (self.at(index) for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.labels[:3]) + (", ..." if len(self) > 3 else "")
+        return f"{type(self).__name__}({len(self)} of {self.objective!r}: {shown})"
+
+    @property
+    def state(self) -> Params:
+        """Stacked parameters and buffers, as functions of single members are mapped over."""
+        return {**self.params, **self.buffers}
+
+    def at(self, index: int) -> Objective:
+        """The objective where one member stands."""
+        return self.objective.at(member(self.params, index), member(self.buffers, index))
+
+    def select(self: Stack, rows: Sequence[int] | Tensor) -> Stack:
+        """Some of the members, in the given order."""
+        rows = torch.as_tensor(rows, dtype=torch.int64).tolist()
+        return self._replaced(rows)
+
+    def _replaced(self: Stack, rows: list[int], **changes: Any) -> Stack:
+        """The members in the given rows: everything that has a member axis is taken from."""
+        parts = {
+            "objective": self.at(rows[0]),
+            "params": tree_map(lambda leaf: leaf[rows], self.params),
+            "buffers": tree_map(lambda leaf: leaf[rows], self.buffers),
+            "labels": tuple(self.labels[row] for row in rows),
+        }
+        return type(self)(**{**vars(self), **parts, **changes})
+
+
+def stack_members(each: Sequence[Params]) -> Params:
+    """Tensors of several networks of one architecture on a leading member axis E; of a single one without a copy."""
+    if len(each) == 1:
+        return {name: value.unsqueeze(0) for name, value in each[0].items()}
+    return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+
+def member(stacked: Params, index: int) -> Params:
+    """One network's tensors out of a stack."""
+    return {name: value[index] for name, value in stacked.items()}
+
+
+def _differing(buffers: Sequence[Params]) -> Params:
+    """The buffers in which members differ, stacked."""
+    names = [name for name in buffers[0] if any(not torch.equal(one[name], buffers[0][name]) for one in buffers)]
+    return stack_members([{name: one[name] for name in names} for one in buffers])

@@ -1,0 +1,340 @@
+"""The one reduction: the last layer on its inputs stands for the whole network wherever that is the same problem.
+
+Where the selected parameters lie in the layer that is called last, where the layer's output is the network's, and where
+what the layer receives does not depend on them, all derivatives in them are those of a much smaller problem: the layer
+alone, with what it receives as data. Whether that is so is seen in the network's structure and in every batch that
+passes through to become features, for every member; it is never concluded from some of the examples. Where it is not
+so, the network stays whole, and the reduction says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.objectives.members import Members
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import Params, owners_of_parameters
+from bayes_influence.torch_internals import tree_leaves, tree_map
+
+ENTRIES = 2_000_000
+"""Numbers of inputs, times the members that share a pass, that go through the network at a time. The intermediate
+values are then some 20 MB for a last layer of ten outputs and some hundred for a small convolutional network; larger
+parts cost time, too: fresh memory has to be mapped for each."""
+
+COMPANY = 32
+"""One of so many examples of a batch is evaluated in other company, too, to see that the examples do not mix."""
+
+
+class Head(nn.Module):
+    """A layer under the path that it has in its network, so that its parameters keep their names.
+
+    Args:
+        path: The path.
+        layer: The layer.
+        rest: Further parameters of the network, held for a regulariser that needs them all.
+    """
+
+    def __init__(self, path: str, layer: nn.Module, rest: Params) -> None:
+        super().__init__()
+        *parents, name = path.split(".")
+        _holder(self, parents).add_module(name, layer)
+        for full, value in rest.items():
+            *parents, name = full.split(".")
+            _holder(self, parents).register_parameter(name, nn.Parameter(value))
+        self.path = path
+
+    def forward(self, features: Any) -> Any:
+        """Applies the layer."""
+        return self.get_submodule(self.path)(features)
+
+
+def _holder(root: nn.Module, parents: list[str]) -> nn.Module:
+    for parent in parents:
+        if parent not in root._modules:
+            root.add_module(parent, nn.Module())
+        root = root.get_submodule(parent)
+    return root
+
+
+class _StaysWholeError(Exception):
+    """The network cannot be reduced; the message is the reason."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """Where derivatives in the selected parameters are taken, for every member of a stack.
+
+    Attributes:
+        members: The whole networks, "last-layer" resolved to the layer that is called last.
+        train: The training examples as they came.
+        problem: What is differentiated: the last layers, or the whole networks again.
+        features: What the last layers receive of the training examples, leading axes (E, n); None for whole networks.
+        reason: Why the last layer stands for the network, or why not.
+    """
+
+    members: Members
+    train: Dataset
+    problem: Members
+    features: Any | None
+    reason: str
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the last layer stands for the network."""
+        return self.features is not None
+
+    def examples(self, index: int = 0) -> Dataset:
+        """The training examples as one member's problem takes them."""
+        if self.features is None:
+            return self.train
+        return replace(self.train, inputs=tree_map(lambda leaf: leaf[index], self.features))
+
+    def batch(self) -> tuple[Batch, bool]:
+        """All training examples as the stacked problem takes them, and whether members have examples of their own.
+
+        A single member shares, so that its features are not copied per refit.
+        """
+        whole = self.train.batch()
+        if self.features is None:
+            return tree_map(lambda leaf: _like(self.members.objective, leaf), whole), False
+        if len(self.members) == 1:
+            return replace(whole, inputs=tree_map(lambda leaf: leaf[0], self.features)), False
+        shared = tree_map(lambda leaf: leaf.expand(len(self.members), *leaf.shape), replace(whole, inputs=()))
+        return replace(shared, inputs=self.features), True
+
+    def features_of(self, data: Dataset) -> Any | None:
+        """What the last layers receive of other examples, leading axes (E, n).
+
+        None where these examples do not pass as the training examples did: the whole network then has to be asked.
+
+        Raises:
+            ValueError: If a loss of theirs is not finite, or depends on the other examples.
+        """
+        if self.features is None:
+            return None
+        path = self.problem.objective.network.path if isinstance(self.problem.objective.network, Head) else ""
+        try:
+            return _features(self.members, path, data)
+        except _StaysWholeError:
+            return None
+
+
+def reduce(trained: Members | Objective, train: Dataset) -> Reduction:
+    """Passes all training examples through every member, and reduces to the last layer where that is right.
+
+    Checked on the way: that losses are finite, one per example, and the same whatever the other examples of a batch
+    are.
+
+    Args:
+        trained: Networks at their fitted parameters.
+        train: The n training examples of their mean.
+
+    Raises:
+        ValueError: If a loss is not finite, or depends on other examples of its batch.
+    """
+    members = Members.of(trained)
+    first = next(_parts(members.objective, train, len(members)))
+    objective = members.objective.resolved(first.inputs)
+    members = replace(members, objective=objective)
+    try:
+        path = _candidate(objective)
+        features = _features(members, path, train)
+    except _StaysWholeError as error:
+        for one in members:
+            for part in _parts(one, train, 1):
+                _checked_losses(one, part, train, one.outputs(one.params, part.inputs))
+        return Reduction(members, train, members, None, str(error))
+    reason = f"the selected parameters are those of {path or 'the network'!r}, whose output is the network's"
+    return Reduction(members, train, _heads(members, path), features, reason)
+
+
+def is_linear_layer(objective: Objective, inputs: Any, leading: int = 1) -> bool:
+    """Whether the network is one plain `nn.Linear` on vectors, influence taken in its weight, with or without its bias.
+
+    A layer with hooks, a parametrisation or a `forward` of its own is not plain.
+
+    Args:
+        objective: A reduced one, or any other.
+        inputs: What its network takes.
+        leading: Axes before that of the features.
+    """
+    network = objective.network
+    path = network.path if isinstance(network, Head) else ""
+    layer = network.get_submodule(path)
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    weight, bias = f"{path}.weight".lstrip("."), f"{path}.bias".lstrip(".")
+    return (
+        type(layer) is nn.Linear
+        and not any(hooks)
+        and "forward" not in vars(layer)
+        and isinstance(inputs, Tensor)
+        and inputs.ndim == leading + 1
+        and objective.names in ((weight,), (weight, bias))
+    )
+
+
+def numbers_per_example(inputs: Any, leading: int = 1) -> int:
+    """How many numbers one example's inputs are.
+
+    Args:
+        inputs: Any nesting of tensors.
+        leading: Axes before those of one example.
+    """
+    return max(1, sum(leaf.shape[leading:].numel() for leaf in tree_leaves(inputs)))
+
+
+def _candidate(objective: Objective) -> str:
+    """Path of the one layer that holds all selected parameters."""
+    paths = {name.rpartition(".")[0] for name in objective.names}
+    if len(paths) > 1:
+        raise _StaysWholeError(f"the selected parameters are of several layers: {', '.join(sorted(paths))}")
+    return paths.pop()
+
+
+def _heads(members: Members, path: str) -> Members:
+    """Every member's last layer, with the parameters that the regulariser needs beside it."""
+    objective = members.objective
+    own = [name for name in objective.params if name.rpartition(".")[0] == path]
+    separable = getattr(objective.regulariser, "separable", False)
+    kept = own if separable else list(objective.params)
+    params = {name: members.params[name] for name in kept}
+    buffers = {name: value for name, value in members.buffers.items() if name.rpartition(".")[0] == path}
+    rest = {name: value[0] for name, value in params.items() if name not in own}
+    network = Head(path, objective.network.get_submodule(path), rest) if path else objective.network
+    head = replace(
+        objective,
+        network=network,
+        params={name: value[0] for name, value in params.items()},
+        buffers={name: value[0] for name, value in buffers.items()},
+        parameters=objective.names,
+    )
+    return Members(objective=head, params=params, buffers=buffers, labels=members.labels)
+
+
+def _features(members: Members, path: str, data: Dataset) -> Any:
+    """What every member's last layer receives, leading axes (E, n), everything checked that passes."""
+    each = []
+    for one in members:
+        received = []
+        for part in _parts(one, data, 1):
+            features, outputs = _watched(one, path, part.inputs)
+            losses, rows = _checked_losses(one, part, data, outputs)
+            if len(rows) < len(losses):
+                _check_rows(one, path, part, features, rows)
+            received.append(tree_map(Tensor.detach, features))
+        each.append(tree_map(lambda *leaves: torch.cat(leaves), *received))
+    return tree_map(lambda *leaves: torch.stack(leaves), *each) if len(each) > 1 else tree_map(_first_axis, each[0])
+
+
+def _first_axis(leaf: Tensor) -> Tensor:
+    return leaf.unsqueeze(0)
+
+
+def _parts(objective: Objective, data: Dataset, members: int) -> Iterator[Batch]:
+    """The examples in the dtype of the parameters, as many at a time as `ENTRIES` says."""
+    size = max(1, ENTRIES // (members * numbers_per_example(data.inputs)))
+    for batch in data.batches(size):
+        yield tree_map(lambda leaf: _like(objective, leaf), batch)
+
+
+def _like(objective: Objective, leaf: Tensor) -> Tensor:
+    return leaf.to(device=objective.device, dtype=objective.dtype if leaf.is_floating_point() else None)
+
+
+def _watched(objective: Objective, path: str, inputs: Any) -> tuple[Any, Any]:
+    """What the layer receives, and what the network returns, in one forward pass that has to end with that layer.
+
+    Raises:
+        _StaysWholeError: If the layer alone is another problem than the network.
+    """
+    calls: list[str] = []
+    received: list[tuple[Any, Any]] = []
+    returned: list[Any] = []
+    named = path or "the network"
+    with objective.exclusive() as network:
+        handles = [
+            owner.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+            for name, owner in owners_of_parameters(network).items()
+        ]
+        layer = network.get_submodule(path)
+        handles.append(
+            # First of all hooks, since the layer on its own calls the others itself.
+            layer.register_forward_pre_hook(
+                lambda _, args, kwargs: received.append((args, kwargs)), prepend=True, with_kwargs=True
+            )
+        )
+        handles.append(layer.register_forward_hook(lambda _, args, output: returned.append(output)))
+        try:
+            state = {
+                name: value.detach().requires_grad_(name in objective.names and value.is_floating_point())
+                for name, value in objective.params.items()
+            }
+            with torch.enable_grad():
+                outputs = objective.outputs(state, inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+    if len(received) != 1:
+        raise _StaysWholeError(f"{named!r} is called {len(received)} times in one forward pass")
+    (args, kwargs) = received[0]
+    if calls[-1] != path:
+        raise _StaysWholeError(f"{named!r} is not the layer that is called last: that is {calls[-1]!r}")
+    if outputs is not returned[0]:
+        raise _StaysWholeError(f"the network does something to the output of {named!r}")
+    if len(args) != 1 or kwargs:
+        raise _StaysWholeError(f"{named!r} takes {len(args)} arguments and the keywords {sorted(kwargs)}")
+    leaves, examples = tree_leaves(args[0]), len(tree_leaves(inputs)[0])
+    if not all(isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == examples for leaf in leaves):
+        raise _StaysWholeError(f"what {named!r} receives does not have the examples on its first axis")
+    if any(leaf.requires_grad for leaf in leaves):
+        raise _StaysWholeError(f"what {named!r} receives depends on its own parameters, which are used before it, too")
+    return args[0], outputs
+
+
+def _check_rows(objective: Objective, path: str, part: Batch, features: Any, rows: Tensor) -> None:
+    """Some examples' features have to be the same in other company."""
+    again, _ = _watched(objective, path, tree_map(lambda leaf: leaf[rows], part.inputs))
+    for whole, few in zip(tree_leaves(features), tree_leaves(again), strict=True):
+        if whole.is_floating_point() and not _close(whole[rows], few):
+            raise _StaysWholeError(f"what {path or 'the network'!r} receives of an example depends on the others")
+
+
+def _checked_losses(objective: Objective, part: Batch, data: Dataset, outputs: Any) -> tuple[Tensor, Tensor]:
+    """The losses of a batch, and the positions in it of those that were evaluated in other company, too."""
+    with torch.no_grad():
+        losses = objective.losses_of(outputs, part)
+        bad = ~torch.isfinite(losses)
+        if bad.any():
+            raise ValueError(
+                f"{data.name}: {int(bad.sum())} of {len(losses)} losses are not finite; check the inputs' scale, the "
+                f"targets, and that the network was trained to its end"
+            )
+        rows = torch.arange(len(losses) // 2 % COMPANY, len(losses), COMPANY, device=losses.device)
+        if len(rows) == len(losses):
+            return losses, rows
+        few = tree_map(lambda leaf: leaf[rows], part)
+        again = objective.losses(objective.params, few)
+    if not _close(losses[rows], again):
+        worst = int((losses[rows] - again).abs().argmax())
+        raise ValueError(
+            f"{data.name}: the loss of an example depends on the other examples of its batch: "
+            f"{float(losses[rows][worst]):.6g} among {len(losses)}, {float(again[worst]):.6g} among {len(rows)}. "
+            f"Nothing can be said of single examples then. Look for losses over pairs, batch norm without running "
+            f"statistics, means over the batch, outputs of shape (n, 1) against targets of shape (n,), or a network "
+            f"that draws random numbers in evaluation mode"
+        )
+    return losses, rows
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Equal but for the rounding of another order of sums."""
+    tolerance = torch.finfo(one.dtype).eps ** 0.5
+    return one.shape == other.shape and bool(
+        ((one - other).abs() <= tolerance * (one.abs() + one.abs().amax().clamp(min=1e-3))).all()
+    )

@@ -1,0 +1,105 @@
+import pandas as pd
+import pytest
+import torch
+
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.tables import hold_out, load_table
+from bayes_influence.experiments.attribution.of_run import influence_figure, influence_of_run, printed_rankings
+from bayes_influence.experiments.training.report import train_and_report
+from bayes_influence.experiments.training.run import load_run
+from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.influence.scores import InfluenceScores
+
+
+@pytest.fixture(scope="session")
+def iris_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "iris"
+    run = TrainRun(dataset="iris", network="mlp", scheme="weight-decay", epochs=3, width=5)
+    train_and_report(run, folder)
+    return folder
+
+
+def test_the_ranking_is_that_of_the_stored_scores(iris_run, tmp_path):
+    _, split, _ = load_run(iris_run)
+    found = influence_of_run(iris_run, tmp_path / "out", [12], top=4, progress=False, parameters="last-layer")
+    scores = InfluenceScores.load(found.folder / "scores.safetensors")
+    removal = scores.removal[0]
+    assert scores.test_ids.tolist() == [int(split.test.ids[12])]
+    helpful = found.ranking.query("kind == 'helpful'")
+    assert helpful["removal"].tolist() == pytest.approx(removal.topk(4)[0].tolist())
+    harmful = found.ranking.query("kind == 'harmful'")
+    assert harmful["train_id"].tolist() == scores.train_ids[removal.argsort()[:4]].tolist()
+    written = pd.read_csv(found.folder / "influence.csv")
+    pd.testing.assert_frame_equal(written, found.ranking, check_dtype=False)
+    (table,) = printed_rankings(found.ranking)
+    assert len(table.rows) == 4
+    assert table.title.startswith(f"test 12 (id {int(split.test.ids[12])}): ")
+
+
+def test_test_examples_are_described(iris_run, tmp_path):
+    objective, split, _ = load_run(iris_run)
+    ids = split.test.ids[[5, 2]].tolist()
+    found = influence_of_run(iris_run, tmp_path / "out", [5], test_ids=ids, top=1, progress=False)
+    rows = found.ranking.drop_duplicates("test")
+    assert rows["test"].tolist() == [5, 2]
+    assert rows["test_id"].tolist() == ids
+    chosen = split.test.select([5, 2])
+    losses, outputs = (
+        objective.losses(objective.params, chosen.batch()),
+        objective.outputs(objective.params, chosen.inputs),
+    )
+    assert rows["test_loss"].tolist() == pytest.approx(losses.tolist())
+    names = [split.test.class_names[target] for target in outputs.argmax(dim=1).tolist()]
+    assert rows["predicted_class"].tolist() == names
+    assert not list(found.folder.glob("*.png"))
+
+
+def test_unknown_test_examples_are_named_with_those_there_are(iris_run, tmp_path):
+    _, split, _ = load_run(iris_run)
+    with pytest.raises(ValueError, match="iris: no test example 30; the 30 test examples are numbered from 0 to 29"):
+        influence_of_run(iris_run, tmp_path / "out", [30], progress=False)
+    with pytest.raises(ValueError, match=rf"iris: no example has id \[{int(split.train.ids[0])}\]"):
+        influence_of_run(iris_run, tmp_path / "out", test_ids=[int(split.train.ids[0])], progress=False)
+    with pytest.raises(ValueError, match="needs at least one test example"):
+        influence_of_run(iris_run, tmp_path / "out", progress=False)
+
+
+def test_more_than_there_are_cannot_be_ranked(iris_run, tmp_path):
+    with pytest.raises(ValueError, match=r"top must lie in 1\.\.120, got 121"):
+        influence_of_run(iris_run, tmp_path / "out", [0], top=121, progress=False)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no study"):
+        influence_of_run(tmp_path, tmp_path / "out", [0], progress=False)
+
+
+def ranking(test_id):
+    test = {"test": 0, "test_id": test_id, "test_class": "1", "predicted_class": "0", "test_loss": 0.7}
+    rows = [
+        {**test, "kind": kind, "rank": rank, "train_id": rank, "train_class": str(rank % 2), "removal": sign * 2e-4}
+        for kind, sign in (("helpful", 1), ("harmful", -1))
+        for rank in (1, 2, 3)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_images_are_shown_with_their_most_helpful_and_harmful_ones():
+    generator = torch.Generator().manual_seed(0)
+    train = Dataset(torch.rand(6, 3, 4, 4, generator=generator), torch.arange(6) % 2, torch.arange(6))
+    test = Dataset(torch.rand(1, 3, 4, 4, generator=generator), torch.tensor([1]), torch.tensor([6]))
+    figure = influence_figure(ranking(6), train, test)
+    assert len(figure.axes) == 1 + 2 * 3
+    assert figure.axes[0].get_title() == "test 0: 1"
+    assert figure.axes[0].get_xlabel() == "predicted 0\nloss 0.7"
+    assert [axes.get_title() for axes in figure.axes[1:4]] == ["1", "0", "1"]
+    assert [axes.get_xlabel() for axes in figure.axes[1:]] == ["+2.0"] * 3 + ["-2.0"] * 3
+
+
+def test_digits_are_shown_as_the_images_that_they_are():
+    split = hold_out(load_table("digits"), seed=0)
+    rows = ranking(int(split.test.ids[0])).assign(train_id=int(split.train.ids[0]))
+    figure = influence_figure(rows, split.train, split.test)
+    (shown,) = figure.axes[0].get_images()
+    raw = load_table("digits").at(split.test.ids[0]).inputs.reshape(8, 8)
+    assert torch.allclose(torch.as_tensor(shown.get_array().data), raw / raw.max())

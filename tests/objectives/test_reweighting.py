@@ -1,0 +1,114 @@
+import pytest
+import torch
+from torch import nn
+
+from bayes_influence.data.synthetic import logistic_classes
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.reweighting import Removals, as_removals, largest_losses
+
+
+@pytest.fixture
+def train():
+    return logistic_classes(40, n_features=3, n_classes=3, seed=1).dataset
+
+
+@pytest.fixture
+def removed():
+    return torch.tensor([[3, 8, 21], [8, 21, 30]])
+
+
+@pytest.fixture
+def objective():
+    torch.manual_seed(0)
+    return Objective(nn.Linear(3, 3).double(), CrossEntropy())
+
+
+def test_the_largest_losses_come_first(objective, train):
+    ids = largest_losses(objective, train, 5)
+    losses = objective.losses(objective.params, train.batch())
+    assert losses[train.positions(ids)].tolist() == sorted(losses.tolist(), reverse=True)[:5]
+
+
+@pytest.mark.parametrize("count", [0, 41])
+def test_more_examples_than_there_are_are_refused(objective, train, count):
+    with pytest.raises(ValueError, match=f"between 1 and 40 examples can be removed one at a time, got {count}"):
+        largest_losses(objective, train, count)
+
+
+def test_the_control_is_untouched_and_a_removed_example_weighs_nothing(train):
+    weights = Removals.one_at_a_time(torch.tensor([[3, 17]])).data_weights(train)
+    expected = torch.ones(1, 3, 40, dtype=torch.float64)
+    expected[0, 1, 3] = expected[0, 2, 17] = 0
+    assert torch.equal(weights, expected)
+
+
+def test_positions_are_found_by_id(train):
+    shuffled = train.select(list(reversed(range(40))))
+    weights = Removals.one_at_a_time(torch.tensor([[3]])).data_weights(shuffled)
+    assert weights[0, 1].argmin() == 36
+
+
+def test_renormalised_weights_are_a_mean_over_the_rest(train):
+    group = torch.tensor([0, 1, 2, 3])
+    fixed = Removals.of_groups([group], seeds=2).data_weights(train)
+    renormalised = Removals.of_groups([group], seeds=2, convention="renormalised").data_weights(train)
+    assert fixed[:, 1].sum(-1).tolist() == [36, 36]
+    torch.testing.assert_close(renormalised[:, 1].sum(-1), torch.full((2,), 40.0, dtype=torch.float64))
+    torch.testing.assert_close(renormalised[:, 1], fixed[:, 1] * 40 / 36)
+    assert torch.equal(renormalised[:, 0], torch.ones(2, 40, dtype=torch.float64))
+
+
+def test_ids_stand_for_leave_one_out(train, removed):
+    removals = as_removals(removed)
+    assert removals.single
+    assert removals.convention == "fixed"
+    assert torch.equal(removals.positions(train), removed)
+    assert as_removals(removals) is removals
+
+
+def test_seeds_can_be_picked(removed):
+    assert [int(group) for group in as_removals(removed).of_seeds([1]).groups[0]] == removed[1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((),), "same number of removals, at least one"),
+        (((torch.tensor([1]),), ()), "same number of removals"),
+        (((torch.tensor([1, 1]),),), r"each removed example once, and at least one, got \[1, 1\]"),
+        (((torch.tensor([], dtype=torch.int64),),), "at least one, got"),
+    ],
+)
+def test_removals_that_mean_nothing_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Removals(arguments)
+
+
+def test_an_unknown_convention_is_refused():
+    with pytest.raises(Exception, match="convention"):
+        Removals(((torch.tensor([1]),),), "sum")
+
+
+def test_an_unknown_id_is_refused(train):
+    with pytest.raises(ValueError, match=r"no example has id \[99\]; ids run from 0 to 39"):
+        Removals.one_at_a_time(torch.tensor([[99]])).data_weights(train)
+
+
+def test_removing_everything_is_refused(train):
+    with pytest.raises(ValueError, match="a removal of 40 of 40 examples leaves none to train on"):
+        Removals.of_groups([torch.arange(40)], seeds=1).data_weights(train)
+
+
+@pytest.mark.parametrize("ids", [torch.tensor([[True, False]]), torch.tensor([[1.0, 2.0]])])
+def test_masks_and_real_numbers_are_no_removals(ids, as_installed):
+    with pytest.raises(TypeError, match=r"ids must be whole numbers, got (booleans|float32)"):
+        as_removals(ids)
+    with pytest.raises(TypeError, match=r"ids must be whole numbers, got (booleans|float32)"):
+        Removals.of_groups([ids[0]], seeds=1)
+
+
+def test_groups_may_be_lists_of_ids(train, as_installed):
+    weights = Removals.of_groups([[3, 5], range(2)], seeds=1).data_weights(train)
+    assert weights[0, 1].argwhere().numel() == weights[0, 2].argwhere().numel() == 38
+    assert weights[0, 1, [3, 5]].tolist() == weights[0, 2, [0, 1]].tolist() == [0, 0]
