@@ -37,7 +37,7 @@ from bayes_influence.retraining.protocols import FromScratch, LinearResponse, Mi
 from bayes_influence.retraining.refits import Refits, loss_changes
 from bayes_influence.retraining.trained import trained_refits
 from bayes_influence.training.checkpoints import CheckpointError
-from bayes_influence.training.ensemble import NonFiniteTrainingError
+from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import SWA, Plateau, Schedule
 from bayes_influence.training.schemes import SCHEMES, Scheme, find_schemes

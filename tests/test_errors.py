@@ -1,4 +1,4 @@
-"""The library's own errors share a base class, keep a built-in one, and are offered by the package, as is its version."""
+"""The errors share a base class, keep a built-in one and are offered by the package, as is its version."""
 
 import importlib.metadata
 import inspect

@@ -1,5 +1,5 @@
-"""The command `bayes-influence`: `app` holds all its commands."""
+"""The command `bayes-influence`: `app` holds all its commands, `run_program` is the program."""
 
-from bayes_influence.cli.commands import app
+from bayes_influence.cli.commands import app, run_program
 
-__all__ = ["app"]
+__all__ = ["app", "run_program"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,6 +45,21 @@ class Parameters(StrEnum):
 
     LAST_LAYER = "last-layer"
     ALL = "all"
+
+
+def run_program() -> None:
+    """The command line as a program: where its output cannot be written, it says so in a sentence."""
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        # Nothing more may be written there, not even when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        message = f"error: cannot print ({error.strerror}); what was computed is in its folder"
+        errors.print(message, style="red", highlight=False, soft_wrap=True)
+        raise SystemExit(1) from None
 
 
 @app.callback()
