@@ -21,7 +21,7 @@ from bayes_influence.evaluation.calibration import (
     out_of_distribution_auroc,
     reliability,
 )
-from bayes_influence.experiments.comparison.figures import save_figure
+from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.run import epoch_seconds, load_trained, run_training
 from bayes_influence.experiments.training.settings import TrainRun
@@ -30,7 +30,7 @@ from bayes_influence.moments.prediction import entropy, predict
 from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.training.minibatch import Trained, placed
+from bayes_influence.training.minibatch import Trained
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +72,7 @@ def predict_all(trained: Trained, index: int, data: Dataset, mode: str = "diagon
     objective = trained.at(index)
     if trained.posteriors:
         draws = trained.posteriors[index].sample(SWAG_SAMPLES, torch.Generator().manual_seed(0))
-        buffers = member(trained.buffers, index)
-        objectives = [placed(objective, member(draws, draw), buffers) for draw in range(SWAG_SAMPLES)]
+        objectives = [objective.at(member(draws, draw)) for draw in range(SWAG_SAMPLES)]
         outputs = torch.stack([torch.softmax(_outputs(own, data), dim=-1) for own in objectives])
         return Predicted(outputs.mean(0), outputs.var(0).sum(-1))
     with torch.no_grad():
