@@ -21,7 +21,7 @@ from bayes_influence.evaluation.calibration import (
     out_of_distribution_auroc,
     reliability,
 )
-from bayes_influence.experiments.comparison.figures import save_figure
+from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.run import epoch_seconds, load_trained, run_training
 from bayes_influence.experiments.training.settings import TrainRun

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bayes_influence.experiments.comparison.figures import save_figure
+from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.report import train_and_report
 from bayes_influence.experiments.training.settings import TrainRun

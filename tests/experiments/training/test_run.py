@@ -129,7 +129,8 @@ def test_what_is_not_said_depends_on_data_and_scheme(dataset, scheme, epochs, ba
 
 @pytest.mark.parametrize("network", ["lenet", "vgg11", "resnet"])
 def test_convolutional_networks_are_built_for_images_and_refuse_tables(network):
-    run = replace(RUN, dataset="mnist", network=network, width=4, activation="relu")
+    width = 4 if network == "resnet" else None
+    run = replace(RUN, dataset="mnist", network=network, width=width, activation="relu")
     if network != "vgg11":
         assert run.make_network((1, 28, 28), 10).input_shape == (1, 28, 28)
     with pytest.raises(ValueError, match=f"{network} takes images"):
@@ -151,6 +152,9 @@ def test_convolutional_networks_are_built_for_images_and_refuse_tables(network):
         ({"train_examples": 0}, "train_examples must be at least 1, got 0"),
         ({"epochs": 0}, "epochs and batch_size must be at least 1"),
         ({"activation": "step"}, "unknown activation 'step'"),
+        ({"network": "lenet"}, "lenet has no width to choose; leave width out, or choose one of mlp, resnet"),
+        ({"network": "resnet", "depth": 3}, "resnet has no depth to choose; leave depth out, or choose one of mlp"),
+        ({"width": 0}, "width must be at least 1, got 0"),
     ],
 )
 def test_unknown_settings_are_refused(settings, message):
@@ -171,7 +175,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path):
     with pytest.raises(ValueError, match="a study of another kind"):
         load_trained(tmp_path / "study")
     (tmp_path / "run" / CHECKPOINT).write_bytes(b"partial")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: the checkpoint is truncated"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: the checkpoint cannot be used"):
         load_run(tmp_path / "run")
     (tmp_path / "run" / CHECKPOINT).unlink()
     with pytest.raises(ValueError, match="has finished 0 of 1 epochs"):
