@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.experiments.audit.cell import measure_network
 from bayes_influence.experiments.audit.jobs import audit_jobs, each_network, given_fits
@@ -56,6 +56,8 @@ def audit(
             else.
         FailedCellsError: If an audit of a network failed, after all others were stored.
     """
+    check_dataset(train, "the training examples")
+    check_dataset(test, "the test examples")
     networks = each_network(given_fits(trained, train) if isinstance(trained, Objective) else trained)
     settings = settings or AuditSettings()
     jobs = audit_jobs(networks, train, test, settings, make_network, schedule)
