@@ -59,8 +59,7 @@ def check_twin(network: nn.Module, twin: nn.Module, inputs: Tensor | Moments) ->
         if not all(map(_equal, expected, repeated)):
             raise TwinMismatchError(
                 f"{type(network).__name__} gives other outputs when it is called again on the same inputs, in "
-                "evaluation mode: it draws random numbers or keeps a state, and moments need a function of weights and "
-                "inputs"
+                "evaluation mode: it draws random numbers or keeps a state, which moments cannot follow"
             )
         twins_calls = _count_calls(twin, layers)
         with torch.no_grad():
