@@ -147,7 +147,7 @@ def svi_step(objective: Objective, n_train: int) -> StepObjective:
         rhos = {f"guide.scales.{name}_unconstrained": params[name + RHO] for name in sites}
         fixed = {name: value for name, value in params.items() if name.removesuffix(RHO) not in sites}
         share = n_train / len(batch.targets)
-        scale = torch.as_tensor(share) if weights is None else weights * share
+        scale = batch.weighted(torch.as_tensor(share) if weights is None else weights * share)
         with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False):
             if guide.prototype_trace is None:
                 with torch.random.fork_rng():
