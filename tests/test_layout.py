@@ -1,6 +1,7 @@
 """The architecture: which room may import which, what is packaged, and that everything public is documented."""
 
 import ast
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (
+    "errors",
     "torch_internals",
     "models",
     "data",
@@ -142,6 +144,15 @@ def test_a_private_name_of_torch_is_found(source):
 
 def test_public_names_of_torch_and_private_ones_of_ours_are_allowed():
     assert private_names("import torch\nx = torch.Tensor.__base__\ny = ours._flatten") == []
+
+
+def test_the_picture_of_the_architecture_shows_the_rooms_and_what_they_define():
+    drawn = runpy.run_path(str(ROOT / "docs" / "architecture_figure.py"))["ROOMS"]
+    assert tuple(room.name for room in drawn) == ROOMS[2:]  # without the two files that stand above all rooms
+    for room in drawn:
+        trees = [ast.parse(path.read_text()) for path in SOURCES if room_of(path) == room.name]
+        defined = {node.name for tree in trees for node in tree.body if hasattr(node, "name")}
+        assert not set(room.offers) - defined, f"{room.name} does not define them"
 
 
 def test_missing_documentation_is_found():

@@ -74,7 +74,7 @@ def leaky_relu_curvature(mean: Tensor, value: Tensor, derivative: Tensor) -> Non
     """Zero, on both sides of the kink."""
 
 
-@rule(F.rrelu)
+@rule(F.rrelu, entrywise=True)
 def rrelu(
     input: Moments, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
 ) -> Moments:
@@ -85,7 +85,7 @@ def rrelu(
     """
     if training:
         raise UnsupportedOperationError("RReLU of Moments has no rule in training mode; call .eval() on the network")
-    return propagate(F.leaky_relu, input, (lower + upper) / 2)
+    return propagate(F.leaky_relu, input, (lower + upper) / 2, inplace=inplace)
 
 
 @derivative_of("tanh")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.moments.gaussian import gauss_hermite
-from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.moments import Moments, assign
 from bayes_influence.moments.recomputed import ElementwiseMap, MomentJacobian, recomputed
 from bayes_influence.moments.registry import UnsupportedOperationError, functions_named, rule
 
@@ -30,7 +30,7 @@ def register_elementwise(*names: str) -> None:
     """Lets moments through the torch functions of these names; their derivatives come from forward mode."""
     for name in names:
         for function in functions_named(name):
-            rule(function)(partial(propagate, function))
+            rule(function, entrywise=True)(partial(propagate, function))
 
 
 def derivative_of(*names: str) -> Callable[[ValueAndDerivative], ValueAndDerivative]:
@@ -81,13 +81,13 @@ def propagate(function: Callable[..., Tensor], x: Any, *args: Any, inplace: bool
     """Moments of an elementwise function of x ~ N(m, v), by the method that x carries.
 
     First order: f(m) and f'(m)^2 v, the function linearised at the mean. Exact: the closed form if one is registered,
-    else Gauss-Hermite. The result is always new, also where torch would work in place.
+    else Gauss-Hermite.
 
     Args:
         function: f.
         x: Its argument, `Moments`.
         args: Further arguments of f.
-        inplace: Ignored.
+        inplace: Whether x itself takes the result.
         kwargs: Further keyword arguments of f.
 
     Raises:
@@ -97,11 +97,13 @@ def propagate(function: Callable[..., Tensor], x: Any, *args: Any, inplace: bool
         raise UnsupportedOperationError(
             f"{function.__name__} takes Moments as its first argument only; its other arguments must be fixed"
         )
-    # torch.compile hands `inplace` over by position, and no elementwise function has another boolean.
+    # `inplace` may come by position, and no elementwise function has another boolean.
+    inplace = inplace or any(value is True for value in args)
     args = tuple(value for value in args if not isinstance(value, bool))
     moments = _elementwise_map(function, x.approximation.method, args, kwargs)
     mean, variance = recomputed(moments, x.expectation, x.variance)
-    return Moments(mean, variance, x.approximation)
+    result = Moments(mean, variance, x.approximation)
+    return assign(x, result) if inplace else result
 
 
 def _elementwise_map(

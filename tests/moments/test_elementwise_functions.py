@@ -72,10 +72,26 @@ def test_rules_are_safe_under_transforms(method, function):
     assert torch.allclose(traced(members)[1], grad(total)(1.3 * parts))
 
 
-def test_results_are_new_also_for_functions_asked_to_work_in_place():
-    x = Moments(torch.tensor([-1.0]), torch.ones(1))
-    assert torch.nn.ReLU(inplace=True)(x).expectation.item() == 0
-    assert x.expectation.item() == -1
+@pytest.mark.parametrize(
+    "work",
+    [
+        torch.nn.ReLU(inplace=True),
+        torch.nn.RReLU(inplace=True).eval(),
+        torch.nn.Dropout(inplace=True),
+        torch.nn.Dropout2d(inplace=True),
+        lambda x: functional.alpha_dropout(x, 0.5, True, True),
+        lambda x: functional.elu(x, 1.0, True),
+        functional.relu_,
+        lambda x: x.tanh_(),
+        lambda x: x.sigmoid_(),
+    ],
+)
+def test_functions_asked_to_work_in_place_change_the_moments_that_they_get(work):
+    x = Moments(torch.tensor([[-1.0, 2.0]]), torch.ones(1, 2))
+    alias, before = x, x.expectation.clone()
+    result = work(x)
+    assert result is alias
+    assert not torch.equal(torch.stack([x.expectation, x.variance]), torch.stack([before, torch.ones(1, 2)]))
 
 
 def test_random_exponents_are_refused():
