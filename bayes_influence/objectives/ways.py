@@ -49,6 +49,7 @@ def first_way(network: nn.Module, what: Derivative, quick: Callable[[], T], pati
         patient: The same by `torch.autograd` alone, without batching.
 
     Raises:
+        OutOfMemoryError: As it came; a slower way is tried for what is missing, not for what does not fit.
         NoDerivativeError: If torch has none of them; says what it lacks and what can be done.
         RuntimeError: The network's own, where every way ends in the same one.
     """
