@@ -5,6 +5,9 @@ from importlib.metadata import version
 from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping, IdentityDamping
 from bayes_influence.curvature.errors import IndefiniteCurvatureError, NotConvergedError
 from bayes_influence.data.dataset import Batch, Dataset, Split
+from bayes_influence.data.fingerprint import UnidentifiableError
+from bayes_influence.data.locks import BusyError
+from bayes_influence.data.sealed import DamagedFileError
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.tables import hold_out, leave_out, load_table
 from bayes_influence.errors import BayesInfluenceError
@@ -12,7 +15,6 @@ from bayes_influence.evaluation.agreement import Agreement, agreement
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.audit.settings import AuditSettings
-from bayes_influence.experiments.store.cells import CorruptCellError
 from bayes_influence.experiments.store.runner import FailedCellsError
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import (
@@ -52,9 +54,10 @@ __all__ = [
     "AuditSettings",
     "Batch",
     "BayesInfluenceError",
+    "BusyError",
     "CheckpointError",
-    "CorruptCellError",
     "CrossEntropy",
+    "DamagedFileError",
     "Dataset",
     "DiagonalDamping",
     "FailedCellsError",
@@ -86,6 +89,7 @@ __all__ = [
     "Scheme",
     "Split",
     "TiltedCategorical",
+    "UnidentifiableError",
     "UnsupportedModuleError",
     "UnsupportedOperationError",
     "Warm",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bayes_influence.data.checks import checked_seed
-from bayes_influence.data.dataset import Dataset, Split
+from bayes_influence.data.dataset import Dataset, Split, check_dataset
 from bayes_influence.data.known_set import KnownSet
 from bayes_influence.data.standardisation import standardise
 
@@ -100,6 +100,7 @@ def leave_out(dataset: Dataset, ids: int | Iterable[int] | Tensor) -> Split:
     Raises:
         ValueError: If an id is unknown, a class has a single member, or nothing is left to train on.
     """
+    check_dataset(dataset, "what is split")
     if dataset.class_names:
         dataset.check_classes()
     train, test = standardise(dataset.without(ids), dataset.at(ids))
@@ -125,6 +126,7 @@ def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0) -> Spl
 
 def random_split(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0) -> Split:
     """`hold_out` without the standardisation."""
+    check_dataset(dataset, "what is split")
     if isinstance(test_fraction, bool) or not isinstance(test_fraction, float) or not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must lie strictly between 0 and 1, got {test_fraction!r}")
     checked_seed(seed)

@@ -10,13 +10,15 @@ from typing import Literal
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bayes_influence.data.files import replacing
 from bayes_influence.data.identities import example_ids
+from bayes_influence.data.sealed import UNSEALED, DamagedFileError, seal_file, sealed_file_header
 
-FORMAT = "bayes_influence.InfluenceScores.1"
+FORMAT = "bayes_influence.InfluenceScores.2"
 """Marks a score file, and the version of its layout."""
 
 TENSORS = ("values", "train_ids", "test_ids", "residual_norms", "gradient_norms")
@@ -135,13 +137,16 @@ class InfluenceScores:
         return pd.DataFrame(columns)
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file, whole: to a temporary file first, then renamed."""
-        target = Path(path)
+        """Writes a safetensors file with a checksum, whole: to a temporary file first, then renamed.
+
+        Raises:
+            OSError: If it cannot be written; what was there before is then as it was.
+        """
         tensors = {name: getattr(self, name) for name in TENSORS}
         contents = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
-        partial = target.with_name(target.name + ".partial")
-        save_file(contents, partial, metadata={"format": FORMAT, "notes": self.notes()})
-        partial.replace(target)
+        with replacing(Path(path)) as partial:
+            save_file(contents, partial, metadata={"format": FORMAT, "sha256": UNSEALED, "notes": self.notes()})
+            seal_file(partial)
 
     def notes(self) -> str:
         """Everything but the tensors, as JSON."""
@@ -151,7 +156,7 @@ class InfluenceScores:
 
     @classmethod
     def load(cls, path: str | Path) -> InfluenceScores:
-        """Reads what `save` wrote.
+        """Reads what `save` wrote. The file is read once to check it, then memory-mapped.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -160,11 +165,11 @@ class InfluenceScores:
         if not Path(path).exists():
             raise FileNotFoundError(f"no score file at {path}")
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            if metadata.get("format") != FORMAT:
-                raise ValueError(f"{path} is no score file of this version, its format is {metadata.get('format')!r}")
-            return cls(**tensors, **json.loads(metadata["notes"]))
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); compute the scores again") from error
+            metadata = sealed_file_header(Path(path))
+        except DamagedFileError as error:
+            raise ValueError(f"{path} cannot be used: {error}; compute the scores again") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} is no score file of this version, its format is {metadata.get('format')!r}")
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return cls(**tensors, **json.loads(metadata["notes"]))

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.dataset import Batch, Dataset, check_dataset
 from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
@@ -94,6 +94,7 @@ def train_minibatches(
         NonFiniteTrainingError: If an objective becomes NaN or infinite, naming member and step.
         ValueError: If seeds, labels or weights do not fit the members, or the state is another training's.
     """
+    check_dataset(train, "the training examples")
     training = _Training(objective, params, train, schedule, seeds, averaging, data_weights, step, labels)
     if state is not None:
         training.restore(state)

@@ -62,7 +62,7 @@ def audit_run(
     hardest = split.test.at(largest_losses(first, split.test, tests)).to(dtype=torch.float64)
     # A last layer's examples are its features, which become float64 when they have been computed.
     train = split.train if is_last_layer(first) else split.train.to(dtype=torch.float64)
-    identity = {**audit_config(networks, train, hardest, settings, None), "run": config}
+    identity = {**audit_config(networks, train, hardest, settings), "run": config}
     folder = StudyFolder(out, identity)
     jobs = n_jobs or min(cpu_count() or 1, len(networks))
     found = audit(networks, train, hardest, settings, folder=folder, n_jobs=jobs, progress=progress)

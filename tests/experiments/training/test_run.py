@@ -175,7 +175,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path):
     with pytest.raises(ValueError, match="a study of another kind"):
         load_trained(tmp_path / "study")
     (tmp_path / "run" / CHECKPOINT).write_bytes(b"partial")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: the checkpoint is truncated"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: the checkpoint cannot be used"):
         load_run(tmp_path / "run")
     (tmp_path / "run" / CHECKPOINT).unlink()
     with pytest.raises(ValueError, match="has finished 0 of 1 epochs"):
