@@ -78,7 +78,7 @@ def called_twice(path: str) -> UnsupportedOperationError:
 def module_in_call(frame: FrameType | None) -> nn.Module | None:
     """The innermost module whose call the frame is part of, None outside of a forward pass."""
     while frame is not None:
-        if frame.f_code is nn.Module._call_impl.__code__:
+        if frame.f_code is nn.Module.__call__.__code__:
             module: nn.Module = frame.f_locals["self"]
             return module
         frame = frame.f_back

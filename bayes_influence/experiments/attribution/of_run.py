@@ -132,7 +132,7 @@ def influence_of_run(
     ranking = pd.concat([ranked(scores, split.train, test, request.top) for test in tests], ignore_index=True)
     folder.write_table("influence", ranking)
     if find_spec("pyarrow"):
-        ranking.to_parquet(folder.path / "influence.parquet", index=False)
+        folder.write_file("influence.parquet", ranking.to_parquet(index=False))
     if is_pictured(split.train):
         for test, rows in ranking.groupby("test", sort=False):
             save_figure(influence_figure(rows, split.train, chosen), folder, f"test-{test}")

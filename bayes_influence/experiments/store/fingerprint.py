@@ -22,7 +22,7 @@ def identity_of_fits(fits: Fits) -> dict[str, Any]:
     """
     return {
         "scheme": fits.scheme,
-        "seeds": tuple(fits.seeds),
+        "seeds": fits.seeds,
         "objective": identity(fits.objective),
         "params": fits.params,
     }

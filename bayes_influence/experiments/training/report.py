@@ -23,7 +23,7 @@ from bayes_influence.evaluation.calibration import (
 )
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
-from bayes_influence.experiments.training.run import epoch_seconds, load_trained, run_training
+from bayes_influence.experiments.training.run import SECONDS, epoch_seconds, load_trained, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.prediction import entropy, predict
@@ -33,6 +33,9 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.training.minibatch import Trained
 
 logger = logging.getLogger(__name__)
+
+REPORT = "report"
+"""Cell of a run's folder with the tables of its report."""
 
 BATCH = 500
 """Examples predicted at once."""
@@ -179,9 +182,10 @@ def write_report(
         curve.insert(0, "seed", seed)
         curves.append(curve)
     report, curves_frame = pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
-    folder.write_table("report", report)
-    folder.write_table("history", history(run, trained))
-    folder.write_table("reliability", curves_frame)
+    tables = {"report": report, "history": history(run, trained), "reliability": curves_frame}
+    folder.save_cell(REPORT, tables)
+    for name, frame in {**tables, SECONDS: epoch_seconds(folder).reset_index()}.items():
+        folder.write_table(name, frame)
     title = f"{run.dataset}, {run.network}, {run.scheme}"
     save_figure(reliability_figure(curves_frame, title), folder, "reliability")
     return report

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bayes_influence.data.locks import BusyError
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.run import CHECKPOINT, epoch_seconds, load_run, load_trained, run_training
 from bayes_influence.experiments.training.settings import TrainRun
@@ -180,3 +182,31 @@ def test_folders_that_hold_something_else_are_refused(tmp_path):
     (tmp_path / "run" / CHECKPOINT).unlink()
     with pytest.raises(ValueError, match="has finished 0 of 1 epochs"):
         load_run(tmp_path / "run")
+
+
+def test_a_run_warmed_up_by_another_one_than_before_is_not_continued(tmp_path):
+    cold, warm = replace(RUN, seeds=(0,)), replace(RUN, scheme="bnn", seeds=(5,), warm_start=str(tmp_path / "cold"))
+    run_training(cold, tmp_path / "cold", progress=False)
+    run_training(warm, tmp_path / "warm", progress=False)
+    load_run(tmp_path / "warm")
+    shutil.rmtree(tmp_path / "cold")
+    run_training(replace(cold, epochs=5), tmp_path / "cold", progress=False)
+    for again in (lambda: run_training(warm, tmp_path / "warm", progress=False), lambda: load_run(tmp_path / "warm")):
+        with pytest.raises(CheckpointError, match=r"of another training: warm_start_params is '\w+' there and '\w+'"):
+            again()
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(tmp_path):
+    folder = StudyFolder(tmp_path, {"study": "train", **RUN.to_config()})
+    with folder.writing(), pytest.raises(BusyError, match="another process is writing the study folder"):
+        run_training(RUN, tmp_path, progress=False)
+    run_training(RUN, tmp_path, progress=False)
+
+
+def test_damaged_times_are_left_out_and_nothing_else(tmp_path):
+    trained, _ = run_training(RUN, tmp_path, progress=False)
+    path = tmp_path / "cells" / "seconds.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert epoch_seconds(StudyFolder.open(tmp_path)).empty
+    again, _ = run_training(RUN, tmp_path, progress=False)
+    assert_same(again, trained)
