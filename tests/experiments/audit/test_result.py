@@ -1,5 +1,7 @@
 import html
 
+import pytest
+
 from bayes_influence.evaluation.verdict import Grade
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.result import _kinks, summarise_audit

@@ -21,13 +21,11 @@ def test_settings_that_cannot_work_are_refused(arguments, message):
 
 
 def test_settings_come_back_from_their_configuration():
-    settings = AuditSettings(
-        removals=7, damping=0.1, refit_schedule=Schedule(30, 0.01, Plateau(patience=3)), polish=True
-    )
+    schedule = Schedule(30, 0.01, Plateau(patience=3))
+    settings = AuditSettings(removals=7, damping=0.1, refit_schedule=schedule, polish=True)
     assert AuditSettings.from_config(json.loads(json.dumps(settings.to_config()))) == settings
-    assert AuditSettings.from_config(
-        AuditSettings(refit_schedule=Schedule(plateau=None)).to_config()
-    ).refit_schedule == (Schedule(plateau=None))
+    steady = AuditSettings(refit_schedule=Schedule(plateau=None))
+    assert AuditSettings.from_config(steady.to_config()) == steady
 
 
 def test_an_audited_table_has_one_scheme():

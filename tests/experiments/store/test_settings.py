@@ -49,7 +49,7 @@ def test_settings_come_back_from_json():
 
 
 def test_a_configuration_of_something_else_is_refused():
-    with pytest.raises(ValueError, match="Part has no setting 'colour'; it has sizes. The configuration was written"):
+    with pytest.raises(ValueError, match=r"Part has no setting 'colour'; it has sizes\. The configuration was written"):
         Part.from_config({"colour": "red"})
     with pytest.raises(ValueError, match="unknown name 'third'; known: first, second"):
         Whole.from_config({"name": "third"})
