@@ -37,8 +37,9 @@ def test_links_lead_somewhere(page):
 
 @pytest.fixture(scope="module")
 def known():
-    """Every name of the sources: modules, definitions, arguments, attributes, short strings; of Python; of torch."""
+    """Every name of the sources: modules, definitions, arguments, attributes, short strings; of other packages."""
     names = {*dir(builtins), *dir(torch), *dir(torch.nn), *dir(torch.nn.functional)}
+    names.update(re.findall(r'"([a-z-]+)>=', (ROOT / "pyproject.toml").read_text()))
     folders = ("bayes_influence", "models", "tests", "benchmarks", "scripts", "docs")
     for path in (path for folder in folders for path in ROOT.glob(f"{folder}/**/*.py")):
         names.update(path.relative_to(ROOT).with_suffix("").parts)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -195,6 +196,15 @@ def test_a_room_of_experiments_says_what_it_offers():
         assert len(named & {path.stem for path in folder.glob("*.py")}) >= 2, (
             f"{room} says too little of what it offers"
         )
+
+
+def test_the_picture_of_the_architecture_shows_the_rooms_and_what_they_define():
+    drawn = runpy.run_path(str(ROOT / "docs" / "architecture_figure.py"))["ROOMS"]
+    assert tuple(room.name for room in drawn) == ROOMS[2:]  # without the two files that stand above all rooms
+    for room in drawn:
+        trees = [ast.parse(path.read_text()) for path in SOURCES if room_of(path) == room.name]
+        defined = {node.name for tree in trees for node in tree.body if hasattr(node, "name")}
+        assert not set(room.offers) - defined, f"{room.name} does not define them"
 
 
 def test_missing_documentation_is_found():

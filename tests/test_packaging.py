@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 FOLDERS = ("bayes_influence", "models", "tests", "docs", "scripts", "benchmarks")
-FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "constraints.txt")
+FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", "constraints.txt")
 
 
 @pytest.fixture(scope="module")

@@ -186,7 +186,11 @@ class Dataset:
         return Batch(self.inputs, self.targets, self.weights)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """The examples in order, `size` at a time (the last batch may be smaller)."""
+        """The examples in order, `size` at a time (the last batch may be smaller).
+
+        Raises:
+            ValueError: If the size is not positive.
+        """
         if size < 1:
             raise ValueError(f"the batch size must be at least 1, got {size}")
         for start in range(0, len(self), size):

@@ -301,4 +301,10 @@ def _installed(module: str) -> str | None:
     origin = getattr(sys.modules.get(top), "__file__", None)
     if origin is None or not {"site-packages", "dist-packages"} & set(Path(origin).parts):
         return None
-    return ", ".join(f"{name} {version(name)}" for name in sorted(set(packages_distributions().get(top, [top]))))
+    return _distribution(top)
+
+
+@cache
+def _distribution(top: str) -> str | None:
+    """The distribution that a top-level module comes from, with its version; None where none says that it does."""
+    return ", ".join(f"{name} {version(name)}" for name in sorted(set(packages_distributions().get(top, [])))) or None

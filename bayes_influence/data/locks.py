@@ -34,12 +34,10 @@ def only_writer(target: Path, what: str, waiting: float = 0.0) -> Iterator[None]
     """
     lock = FileLock(target.with_name(f".{target.name}{LOCK}"), timeout=waiting)
     try:
-        lock.acquire()
+        held = lock.acquire()
     except Timeout:
         raise BusyError(
             f"another process is writing {what}; wait until it has finished, or choose another place"
         ) from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()

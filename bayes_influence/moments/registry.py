@@ -100,6 +100,7 @@ def apply_rule(function: Callable[..., Any], args: Sequence[Any] = (), kwargs: M
 
     Raises:
         UnsupportedOperationError: If it has none, or none for these arguments; a variance is never dropped.
+        TypeError: If a rule fails with one on arguments that it does take.
     """
     propagate = _RULES.get(function)
     if propagate is None:

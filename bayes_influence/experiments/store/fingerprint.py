@@ -14,18 +14,14 @@ from bayes_influence.models.initialisation import seeded
 from bayes_influence.objectives.identity import identity
 from bayes_influence.training.fits import Fits
 
+MEASURED = ("gradient_norms", "polished", "seconds")
+"""What fits say about their training, on which nothing depends that comes after it."""
+
 
 def identity_of_fits(fits: Fits) -> dict[str, Any]:
-    """Everything about trained networks that what is retrained or estimated from them depends on.
-
-    Scheme, seeds, objective and all parameters; not how long the training took, nor how it was measured.
-    """
-    return {
-        "scheme": fits.scheme,
-        "seeds": fits.seeds,
-        "objective": identity(fits.objective),
-        "params": fits.params,
-    }
+    """Everything about trained networks that what comes after their training depends on: all but `MEASURED`."""
+    held = {field.name: getattr(fits, field.name) for field in fields(fits) if field.name not in MEASURED}
+    return {**held, "objective": identity(fits.objective)}
 
 
 def described(value: Any) -> Any:
