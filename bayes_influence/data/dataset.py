@@ -43,6 +43,10 @@ class Batch:
     targets: Tensor
     weights: Tensor | None = None
 
+    def weighted(self, losses: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """w_i l_i of the examples' losses l_i."""
+        return losses if self.weights is None else self.weights * losses
+
 
 def _flatten(batch: Batch) -> tuple[list[Any], None]:
     parts = [batch.inputs, batch.targets]
