@@ -29,6 +29,7 @@ from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian, to_deterministic
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import UnsupportedOperationError
+from bayes_influence.moments.twins import TwinMismatchError
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
@@ -89,6 +90,7 @@ __all__ = [
     "Scheme",
     "Split",
     "TiltedCategorical",
+    "TwinMismatchError",
     "UnidentifiableError",
     "UnsupportedModuleError",
     "UnsupportedOperationError",

@@ -43,6 +43,10 @@ class Batch:
     targets: Tensor
     weights: Tensor | None = None
 
+    def weighted(self, losses: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """w_i l_i of the examples' losses l_i."""
+        return losses if self.weights is None else self.weights * losses
+
 
 def _flatten(batch: Batch) -> tuple[list[Any], None]:
     parts = [batch.inputs, batch.targets]
@@ -186,7 +190,11 @@ class Dataset:
         return Batch(self.inputs, self.targets, self.weights)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """The examples in order, `size` at a time (the last batch may be smaller)."""
+        """The examples in order, `size` at a time (the last batch may be smaller).
+
+        Raises:
+            ValueError: If the size is not positive.
+        """
         if size < 1:
             raise ValueError(f"the batch size must be at least 1, got {size}")
         for start in range(0, len(self), size):

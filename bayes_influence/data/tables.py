@@ -125,7 +125,11 @@ def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0) -> Spl
 
 
 def random_split(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0) -> Split:
-    """`hold_out` without the standardisation."""
+    """`hold_out` without the standardisation.
+
+    Raises:
+        ValueError: As `hold_out`.
+    """
     check_dataset(dataset, "what is split")
     if isinstance(test_fraction, bool) or not isinstance(test_fraction, float) or not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must lie strictly between 0 and 1, got {test_fraction!r}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.moments.layers import RHO, BayesianLayer, is_bayesian
 from bayes_influence.moments.moments import Moments
 from bayes_influence.torch_internals import tree_flatten
@@ -23,7 +24,7 @@ _CERTAIN = -1e4
 """A log sigma whose sigma is zero in every floating-point type."""
 
 
-class TwinMismatchError(ValueError):
+class TwinMismatchError(BayesInfluenceError, ValueError):
     """A Bayesian network does not compute what the network that it was made of computes."""
 
 

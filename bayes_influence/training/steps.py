@@ -59,7 +59,7 @@ def step_objective(objective: Objective) -> StepObjective:
         params: Params, buffers: Params, batch: Batch, weights: Tensor | None, strength: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         outputs = functional_call(network, {**params, **buffers}, (batch.inputs,))
-        losses = objective.likelihood(outputs, batch.targets)
+        losses = objective.losses_of(outputs, batch)
         weighted = losses if weights is None else weights * losses
         return weighted.mean() + strength * objective.regulariser(params), right_predictions(outputs, batch.targets)
 

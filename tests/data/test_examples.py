@@ -32,6 +32,7 @@ class Unnamed:
         TensorDataset(INPUTS, CLASSES),
         list(zip(INPUTS, CLASSES.tolist(), strict=True)),
         zip(INPUTS.numpy(), CLASSES.tolist(), strict=True),
+        dict(enumerate(zip(INPUTS, CLASSES, strict=True))).values(),
         [[row, label] for row, label in zip(INPUTS, CLASSES, strict=True)],
     ],
 )
