@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from bayes_influence.errors import BayesInfluenceError
+
 
 class NotConvergedWarning(UserWarning):
     """A solver stopped above its tolerance; the message holds the relative residual that it reached."""
 
 
-class NotConvergedError(RuntimeError):
+class NotConvergedError(BayesInfluenceError, RuntimeError):
     """The same, where the caller asked for an error (`on_failure="raise"`)."""
 
 
-class IndefiniteCurvatureError(ValueError):
+class IndefiniteCurvatureWarning(UserWarning):
+    """A matrix that should be positive definite is not, and something else was done; the message says what."""
+
+
+class IndefiniteCurvatureError(BayesInfluenceError, ValueError):
     """A matrix that must be positive definite is not.
 
     Attributes:

@@ -8,6 +8,7 @@ keeps its weight in both. The two have different retrainings as their truth.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bayes_influence.curvature.errors import IndefiniteCurvatureError, IndefiniteCurvatureWarning
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.directional import (
     loss_curvatures,
@@ -28,7 +30,7 @@ from bayes_influence.influence.response import Response
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.reweighting import Convention, removal_weights
 
-ORDERS = (1, 2, "newton", "newton-chebyshev")
+ORDERS = ("auto", 1, 2, "newton", "newton-chebyshev")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,8 @@ class GroupInfluence:
         problem: Whose parameters change.
         bend: Of a Newton-Chebyshev prediction: length of Chebyshev's correction over that of the Newton step, both in
             the norm of A_w. The relative error that is left is of the order of its square; above about 0.3 the group
-            is too much for an expansion at the fit, and a refit is the answer.
+            is too much for an expansion at the fit, and a refit is the answer. Infinite where the remaining data's
+            curvature is indefinite, so that there is no Newton step.
     """
 
     change: Float[Tensor, " P"]
@@ -88,11 +91,7 @@ class GroupInfluence:
 
 
 def group_influence(
-    response: Response,
-    ids: Iterable[int] | Tensor,
-    *,
-    order: int | str = "newton-chebyshev",
-    convention: Convention = "fixed",
+    response: Response, ids: Iterable[int] | Tensor, *, order: int | str = "auto", convention: Convention = "fixed"
 ) -> GroupInfluence:
     """Predicted change of the parameters when a group is removed together.
 
@@ -102,6 +101,12 @@ def group_influence(
         2                   d1 + d2, d2 = -A^-1 (dH d1 + 1/2 T[d1, d1])
         "newton"            dN = -A_w^-1 dg
         "newton-chebyshev"  dN - 1/2 A_w^-1 T_w[dN, dN]
+        "auto"              the last where C is the Hessian, else a Newton step
+
+    At a minimum A is positive definite, but A_w need not be, even for a single example: one that alone holds up the
+    curvature of a direction, as those of a rare class and those with smoothed labels do. Then the fit is near no
+    minimum of the remaining data, there is no Newton step, and no expansion at the fit is near the refit. `"auto"` then
+    warns and expands in the data weights, to second order where C is the Hessian, else to first; the others refuse.
 
     Removal is epsilon = -1 in Basu, You & Feizi (2020): their eq. 17 with its sign, and with the third derivative T
     that their eq. 15 leaves out. The fit's own gradient, 0 at a minimum, is not part of dg: the prediction is the
@@ -110,14 +115,15 @@ def group_influence(
     Args:
         response: The damped curvature at the fit.
         ids: Of the group.
-        order: As above. The last is best on convex problems at every group size.
+        order: As above. `"newton-chebyshev"` is best on convex problems at every group size.
         convention: `"fixed"` or `"renormalised"`.
 
     Raises:
         TypeError: If the ids are not whole numbers.
         ValueError: If the group is empty or everything, an id is unknown or named twice, order or convention is
             unknown, or second derivatives of J are asked for where the curvature is not its Hessian.
-        IndefiniteCurvatureError: If the remaining data's curvature is not positive definite.
+        IndefiniteCurvatureError: If a Newton step is asked for and the remaining data's curvature is not positive
+            definite.
     """
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(map(str, ORDERS))}, got {order!r}")
@@ -134,18 +140,46 @@ def group_influence(
         )
     positions = problem.data.positions(ids)
     change = removal_weights(positions, convention, problem.theta.new_ones(len(problem.data)))
-    bend = None
-    if order in (1, 2):
-        step = reweighting_response(response, change, order)
-    else:
-        rest, slope = remaining(response, positions, convention), weighted_gradient(problem, change)
-        step = -rest.solve(slope)
-        if order == "newton-chebyshev":
-            moment = 0.5 * third_derivative(problem, 1 + change, step, step)
-            correction = -rest.solve(moment)
-            bend = float(((correction @ moment) / (step @ slope)).abs().sqrt())
-            step = step + correction
-    return GroupInfluence(step, problem.data.ids[positions], order, convention, problem, bend)
+    taken, bend = order, None
+    if order == "auto":
+        taken = "newton-chebyshev" if response.curvature.is_exact_hessian else "newton"
+    try:
+        if taken not in (1, 2):
+            step, bend = _newton_step(response, positions, change, convention, taken)
+    except IndefiniteCurvatureError as error:
+        if order != "auto":
+            raise
+        taken, bend = (2 if response.curvature.is_exact_hessian else 1), float("inf")
+        warnings.warn(_no_newton_step(len(positions), taken, error), IndefiniteCurvatureWarning, stacklevel=3)
+    if taken in (1, 2):
+        step = reweighting_response(response, change, taken)
+    return GroupInfluence(step, problem.data.ids[positions], taken, convention, problem, bend)
+
+
+def _newton_step(
+    response: Response,
+    positions: Int[Tensor, " m"],
+    change: Float[Tensor, " n"],
+    convention: Convention,
+    order: int | str,
+) -> tuple[Float[Tensor, " P"], float | None]:
+    """The step to the remaining data's minimum, with Chebyshev's correction and its bend where that is asked for."""
+    problem = response.problem
+    rest, slope = remaining(response, positions, convention), weighted_gradient(problem, change)
+    step = -rest.solve(slope)
+    if order == "newton":
+        return step, None
+    moment = 0.5 * third_derivative(problem, 1 + change, step, step)
+    correction = -rest.solve(moment)
+    return step + correction, float(((correction @ moment) / (step @ slope)).abs().sqrt())
+
+
+def _no_newton_step(size: int, order: int | str, error: IndefiniteCurvatureError) -> str:
+    return (
+        f"without the {size} removed examples the curvature at the fit is indefinite, its smallest eigenvalue is "
+        f"{error.smallest_eigenvalue:.3g}: the fit is near no minimum of the remaining data. The change is an "
+        f"expansion of order {order} in the data weights and may be far off; a refit, or more damping, is the answer"
+    )
 
 
 def reweighting_response(response: Response, change: Float[Tensor, " n"], order: int | str = 2) -> Float[Tensor, " P"]:

@@ -190,7 +190,7 @@ class Influence:
         return perturbation_influence(self.problem, solved, ids)
 
     def of_group(
-        self, ids: Iterable[int] | Tensor, *, order: int | str = "newton-chebyshev", convention: Convention = "fixed"
+        self, ids: Iterable[int] | Tensor, *, order: int | str = "auto", convention: Convention = "fixed"
     ) -> GroupInfluence:
         """What removing a group together does to the parameters, and to any loss; see `group_influence`."""
         return group_influence(self.response, ids, order=order, convention=convention)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.objectives.derivatives import per_example_gradients
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reduction import is_linear_layer, reduce
@@ -55,6 +55,7 @@ class FittedProblem:
         dtype: torch.dtype = torch.float64,
         batch_size: int = BATCH_SIZE,
     ) -> None:
+        check_dataset(train, "the training examples")
         if not dtype.is_floating_point:
             raise TypeError(f"influence needs a real floating-point dtype, got {dtype}")
         if batch_size < 1:
@@ -89,6 +90,7 @@ class FittedProblem:
         That is the last layer's where these examples pass through it as the training examples do, and the whole
         network's otherwise: its derivatives in the selected parameters are right in any case.
         """
+        check_dataset(data, "examples")
         features = self.reduction.features_of(data)
         if features is None:
             return data.to(dtype=self.dtype), self.objective

@@ -212,11 +212,8 @@ def select_group(
         names = CHEAP_METHODS if method == "best" else [method]
         bar = tqdm(names, desc="selecting a group", unit="method", disable=None if progress else True)
         found = {name: problem.data.ids[CHEAP_METHODS[name](effect, size)] for name in bar}
-    order = "newton-chebyshev" if response.curvature.is_exact_hessian else "newton"
     changes = {
-        name: float(
-            group_influence(response, ids, order=order, convention=convention).on_loss(test, order="exact").mean()
-        )
+        name: float(group_influence(response, ids, convention=convention).on_loss(test, order="exact").mean())
         for name, ids in found.items()
     }
     best = max(changes, key=lambda name: sign * changes[name])

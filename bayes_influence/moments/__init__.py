@@ -26,6 +26,7 @@ from bayes_influence.moments.prediction import (
     sampled_moments,
 )
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
+from bayes_influence.moments.twins import TwinMismatchError, check_twin
 
 __all__ = [
     "VARIANCE_FLOOR",
@@ -33,8 +34,10 @@ __all__ = [
     "MomentCheck",
     "Moments",
     "Prediction",
+    "TwinMismatchError",
     "UnsupportedModuleError",
     "UnsupportedOperationError",
+    "check_twin",
     "diagonal_moments",
     "elementwise",
     "fan_in_sigma",

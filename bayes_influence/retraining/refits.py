@@ -48,13 +48,6 @@ class Refits:
     converged: Bool[Tensor, "E k_plus_1"]
     watched: Float[Tensor, "E k_plus_1 epochs t"] | None = None
 
-    def __repr__(self) -> str:
-        worst = float(self.gradient_norms.max())
-        return (
-            f"Refits({len(self.members)} networks, {self.removals.count} removals each, "
-            f"{int(self.converged.sum())} of {self.converged.numel()} converged, largest gradient norm {worst:.1e})"
-        )
-
     @property
     def members(self) -> Members:
         """The networks that were refitted."""
@@ -64,6 +57,13 @@ class Refits:
         """The whole network `index` after a refit: 0 is the control, k the k-th removal."""
         one = self.members.at(index)
         return one.at({**one.params, **member(member(self.params, index), refit)})
+
+    def __repr__(self) -> str:
+        members, refits = self.gradient_norms.shape
+        return (
+            f"Refits({members} x {refits - 1} removals and a control each, {int(self.converged.sum())} of "
+            f"{self.converged.numel()} converged, worst gradient norm {float(self.gradient_norms.max()):.1e})"
+        )
 
 
 def losses_after(refits: Refits, test: Dataset) -> Float[Tensor, "E k_plus_1 t"]:

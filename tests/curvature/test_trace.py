@@ -39,6 +39,12 @@ def test_a_matrix_of_low_rank_is_exact(random_matrix, estimator) -> None:
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_matrix_of_zeros(estimator) -> None:
+    estimate = estimator(torch.zeros(60, 60, dtype=torch.float64), products=30)
+    assert (estimate.value, estimate.standard_error) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_diagonal_matrix(estimator) -> None:
     """Random signs give a diagonal's trace exactly; the others at least within their error."""
     diagonal = torch.diag(torch.linspace(-1, 4, 60, dtype=torch.float64))

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from bayes_influence.curvature.errors import IndefiniteCurvatureError, IndefiniteCurvatureWarning
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.tables import hold_out, load_table
 from bayes_influence.influence.directional import third_derivative
 from bayes_influence.influence.groups import reweighting_response
@@ -158,7 +160,31 @@ def test_gauss_newton_groups_take_a_newton_step(deep, train):
     influence = Influence(deep, train, damping=0.1, curvature="ggn")
     assert influence.of_group(train.ids[:3], order="newton").change.norm() > 0
     with pytest.raises(ValueError, match=r"order='newton-chebyshev' .* needs curvature='hessian', got 'ggn'"):
-        influence.of_group(train.ids[:3])
+        influence.of_group(train.ids[:3], order="newton-chebyshev")
+    automatic = influence.of_group(train.ids[:3])
+    assert automatic.order == "newton"
+    assert torch.equal(automatic.change, influence.of_group(train.ids[:3], order="newton").change)
+
+
+def test_an_example_that_alone_holds_up_the_curvature():
+    """A direction that only the removed example's loss curves upwards: the rest's is 3 w^2 - 1, negative at w = 0."""
+    data = Dataset(torch.ones(2, 1).double(), torch.tensor([0, 1]), torch.arange(2))
+    network = nn.Linear(1, 1, bias=False).double()
+
+    def loss(outputs, targets):
+        w = outputs[:, 0]
+        return torch.where(targets == 0, 2 * (w - 0.1).square(), w**4 / 4 - w.square() / 2 + 0.1 * w)
+
+    with torch.no_grad():
+        network.weight.zero_()
+    influence = Influence(Objective(network, loss, WeightDecay(0.1)), data, damping=0.1)
+    assert influence.on_parameters([0]).isfinite().all()
+    with pytest.raises(IndefiniteCurvatureError, match="is indefinite"):
+        influence.of_group([0], order="newton-chebyshev")
+    with pytest.warns(IndefiniteCurvatureWarning, match=r"without the 1 removed examples .* expansion of order 2"):
+        group = influence.of_group([0])
+    assert (group.order, group.bend) == (2, float("inf"))
+    torch.testing.assert_close(group.change, influence.of_group([0], order=2).change)
 
 
 @pytest.mark.usefixtures("as_installed")
@@ -168,7 +194,7 @@ def test_gauss_newton_groups_take_a_newton_step(deep, train):
         ([], {}, "a group needs at least one example, got none"),
         (list(range(40)), {}, "a removal of 40 of 40 training examples leaves none"),
         ([0, 0], {}, "an id occurs twice"),
-        ([0], {"order": 3}, "order must be one of 1, 2, newton, newton-chebyshev, got 3"),
+        ([0], {"order": 3}, "order must be one of auto, 1, 2, newton, newton-chebyshev, got 3"),
         ([0], {"convention": "free"}, "convention must be one of fixed, renormalised, got 'free'"),
     ],
 )

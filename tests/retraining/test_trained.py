@@ -8,7 +8,7 @@ from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import losses_after
 from bayes_influence.retraining.turns import repeated_problem
 from bayes_influence.retraining.warm import Warm
-from bayes_influence.training.ensemble import NonFiniteTrainingError
+from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.newton import minimise_newton
 from bayes_influence.training.schedules import SWA, Schedule

@@ -9,10 +9,9 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad
 
 from bayes_influence.curvature.operators.layer_records import KroneckerLayer, LayerRecord, RecordLayers
-from bayes_influence.curvature.operators.output_curvature import output_hessian_roots
+from bayes_influence.curvature.operators.output_curvature import OutputLosses, output_hessian_roots
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.objective import Objective
 
@@ -57,8 +56,7 @@ class Backpropagation:
     def sent_back(self, outputs: Tensor, batch: Batch) -> Float[Tensor, "R B C"]:
         """The vectors s_i, R of them for each example."""
         if self.fisher == "empirical":
-            slopes = grad(lambda values: self.objective.losses_of(values, batch).sum())(outputs)
-            return slopes.reshape(1, len(outputs), -1)
+            return OutputLosses(self.objective, batch, outputs).slopes().reshape(1, len(outputs), -1)
         roots = output_hessian_roots(self.objective, outputs, batch)
         if self.fisher == "exact":
             return roots

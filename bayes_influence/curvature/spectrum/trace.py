@@ -84,10 +84,12 @@ def xtrace(operator: LinearOperator | Float[Tensor, "P P"], products: int = 100,
 def _left_out_directions(triangle: Tensor) -> Float[Tensor, "k k"]:
     """The s_i: within the range of Q, what is orthogonal to every A w_j but the i-th.
 
-    A rank-deficient sketch has a triangle that is singular up to rounding; its diagonal is kept off 0.
+    A rank-deficient sketch has a triangle that is singular up to rounding; its diagonal is kept off 0, also where all
+    of it is 0.
     """
     diagonal = triangle.diagonal()
-    floor = torch.finfo(triangle.dtype).eps * diagonal.abs().max()
+    largest = diagonal.abs().max()
+    floor = torch.finfo(triangle.dtype).eps * torch.where(largest > 0, largest, 1.0)
     safe = torch.where(diagonal.abs() < floor, floor, diagonal)
     triangle = triangle + torch.diag(safe - diagonal)
     identity = torch.eye(len(triangle), dtype=triangle.dtype, device=triangle.device)

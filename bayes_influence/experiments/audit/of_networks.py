@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.dataset import Dataset, check_dataset
+from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.experiments.audit.cell import measure_network
 from bayes_influence.experiments.audit.jobs import audit_jobs
 from bayes_influence.experiments.audit.result import Audit, summarise_audit
 from bayes_influence.experiments.audit.settings import AuditSettings
-from bayes_influence.experiments.store.fingerprint import fingerprint
+from bayes_influence.experiments.store.fingerprint import described, fingerprint_of_builder, identity_of_members
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.objectives.members import Members
@@ -49,6 +50,8 @@ def audit(
             else.
         FailedCellsError: If an audit of a network failed, after all others were stored.
     """
+    check_dataset(train, "the training examples")
+    check_dataset(test, "the test examples")
     members = Members.of(trained)
     settings = settings or AuditSettings()
     jobs = audit_jobs(members, train, test, settings, cold)
@@ -69,14 +72,16 @@ def audit_config(
     members: Members, train: Dataset, test: Dataset, settings: AuditSettings, cold: FromScratch | None
 ) -> dict[str, Any]:
     """What identifies an audit: its settings, and a fingerprint of networks and data."""
-    objective = members.objective
+    objective, again = members.objective, None
+    if cold is not None:
+        again = {"network": fingerprint_of_builder(cold.make_network), "schedule": described(cold.schedule)}
     return {
         "study": "audit",
         "labels": list(members.labels),
         "seeds": list(members.seeds),
         "parameters": list(objective.names),
         "test": test.ids.tolist(),
-        "settings": asdict(settings),
-        "schedule": None if cold is None else asdict(cold.schedule),
-        "fingerprint": fingerprint((members.state, objective.buffers), train, test),
+        "settings": described(settings),
+        "retraining": again,
+        "fingerprint": fingerprint(networks=identity_of_members(members), train=train, test=test),
     }

@@ -9,7 +9,7 @@ from bayes_influence.experiments.audit.of_networks import audit, audit_config
 from bayes_influence.experiments.audit.report import audit_figure
 from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.audit.settings import AuditSettings
-from bayes_influence.experiments.comparison.figures import save_figure
+from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.run import load_trained
 from bayes_influence.objectives.members import Members
@@ -47,10 +47,12 @@ def audit_run(
         ValueError: If the run is not finished, or a setting is out of range.
     """
     trained, split, config = load_trained(run, data_folder=data_folder)
+    if not 1 <= tests <= len(split.test):
+        raise ValueError(f"tests must lie in 1..{len(split.test)}, the number of the run's test examples, got {tests}")
     seeds = config["seeds"]
     labels = [f"{config['scheme']}, seed {seed}" for seed in seeds]
     networks = Members.of([trained.at(index).taking(parameters) for index in range(len(seeds))], labels, seeds)
-    hardest = split.test.at(largest_losses(networks.at(0), split.test, min(tests, len(split.test))))
+    hardest = split.test.at(largest_losses(networks.at(0), split.test, tests))
     identity = {**audit_config(networks, split.train, hardest, settings, None), "run": config}
     folder = StudyFolder(out, identity)
     jobs = n_jobs or min(cpu_count() or 1, len(networks))

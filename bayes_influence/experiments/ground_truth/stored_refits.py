@@ -11,9 +11,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.experiments.ground_truth.subsets import protocol_config
 from bayes_influence.experiments.store.cells import CellResult, cell_key
-from bayes_influence.experiments.store.fingerprint import fingerprint
+from bayes_influence.experiments.store.fingerprint import identity_of_members
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.objectives.members import Members
@@ -76,7 +77,7 @@ def stored_refits(
         "per_cell": per_cell,
         "labels": list(members.labels),
         "seeds": list(members.seeds),
-        "fingerprint": fingerprint(members.state, train),
+        "fingerprint": fingerprint(networks=identity_of_members(members), train=train),
     }
     store = StudyFolder(folder, config)
     cells = {}

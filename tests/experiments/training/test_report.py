@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.images import ImageSet
 from bayes_influence.experiments.training.report import (
     SWAG_SAMPLES,
     Predicted,
@@ -99,9 +100,9 @@ def test_uncertainty_is_held_against_errors_and_against_examples_from_elsewhere(
 def test_tables_have_nothing_outside_and_absent_images_are_a_warning(tmp_path, caplog, monkeypatch):
     assert outside_examples(RUN, tmp_path) is None
 
-    def absent(*arguments, **options):
-        raise FileNotFoundError("fashion-mnist: no such file")
+    def absent(self, *arguments):
+        raise FileNotFoundError(f"{self.source.name}: no such file")
 
-    monkeypatch.setattr("bayes_influence.experiments.training.report.load_images", absent)
+    monkeypatch.setattr(ImageSet, "raw_split", absent)
     assert outside_examples(replace(RUN, dataset="mnist"), tmp_path) is None
     assert "no out-of-distribution examples: fashion-mnist: no such file" in caplog.text
