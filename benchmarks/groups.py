@@ -25,11 +25,11 @@ from bayes_influence.data.tables import hold_out, load_table
 from bayes_influence.evaluation.agreement import agreement
 from bayes_influence.influence.groups import ORDERS
 from bayes_influence.influence.influence import Influence
-from bayes_influence.influence.refits import newton_refit
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.objectives.reweighting import Convention
+from bayes_influence.training.minimum import minimum_of
 
 FRACTIONS = (0.05, 0.2, 0.4, 0.6)
 KINDS = ("random", "same-class")
@@ -48,7 +48,7 @@ def refit_without(objective: Objective, train: Dataset, ids: Tensor, convention:
     """The truth of a convention: in "fixed" the regulariser weighs more against the mean of fewer examples."""
     rest = train.without(ids)
     share = len(rest) / len(train) if convention == "fixed" else 1.0
-    return newton_refit(replace(objective, regulariser_weight=1 / share), rest)
+    return minimum_of(replace(objective, regulariser_weight=1 / share), rest)
 
 
 def measure(
@@ -89,7 +89,7 @@ def main(
         split = hold_out(load_table(table), seed=0)
         train = split.train.select(range(min(examples, len(split.train))))
         network = nn.Linear(train.inputs.shape[1], train.n_classes)
-        objective = newton_refit(Objective(network, CrossEntropy(), WeightDecay(decay)), train)
+        objective = minimum_of(Objective(network, CrossEntropy(), WeightDecay(decay)), train)
         influence = Influence(objective, train, damping=0.0)
         for convention, kind in product(get_args(Convention), KINDS):
             generator = torch.Generator().manual_seed(0)

@@ -29,7 +29,9 @@ from bayes_influence.data.images import load_images
 from bayes_influence.evaluation.lds import lds
 from bayes_influence.experiments.ground_truth.subsets import SubsetLosses, retrain_on_subsets
 from bayes_influence.models.mlp import MLP
-from bayes_influence.retraining.protocols import FromScratch, Minimum, RetrainingProtocol
+from bayes_influence.retraining.from_scratch import FromScratch
+from bayes_influence.retraining.minimum import Minimum
+from bayes_influence.retraining.protocol import RetrainingProtocol
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Deterministic
@@ -69,7 +71,7 @@ def main(
     found = {"last layer": _retrained(fits, train, test, Minimum(), folder / "last-layer", subsets)}
     if network_subsets:
         whole = _fits(train, "all")
-        protocol = FromScratch(_network, SCHEDULE, at_once=10)
+        protocol = FromScratch(whole.scheme, _network, SCHEDULE, at_once=10)
         found["network"] = _retrained(whole, train, test, protocol, folder / "network", network_subsets)
     problem = _problem(fits, train, test)
     rows = [f"| method | {' | '.join(f'LDS, {name} retrained' for name in found)} | seconds |"]
@@ -129,8 +131,7 @@ def _retrained(
 
 def _problem(fits: Fits, train: Dataset, test: Dataset) -> Problem:
     """The network at its fit, influence in the last layer, the regulariser in the Hessian and no damping."""
-    network = copy.deepcopy(fits.objective.network)
-    network.load_state_dict(fits.at(0).params)
+    network = copy.deepcopy(fits.at(0).network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in fits.objective.names)
     assert isinstance(network, nn.Sequential)

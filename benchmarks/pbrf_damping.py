@@ -17,7 +17,8 @@ from bayes_influence.data.tables import load_table
 from bayes_influence.models.mlp import MLP
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.reweighting import largest_losses
-from bayes_influence.retraining.protocols import LinearResponse, ProximalBregman
+from bayes_influence.retraining.linear_response import LinearResponse
+from bayes_influence.retraining.proximal import ProximalBregman
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import SCHEMES

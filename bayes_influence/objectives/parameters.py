@@ -42,11 +42,6 @@ def owners_of_parameters(network: nn.Module) -> dict[str, nn.Module]:
     return owners
 
 
-def last_layer_name(network: nn.Module) -> str:
-    """Path of the last module, in registration order, that holds parameters itself."""
-    return list(owners_of_parameters(network))[-1]
-
-
 def called_last(network: nn.Module, inputs: Any) -> str:
     """Path of the module with parameters of its own whose call begins last, in one forward pass.
 
@@ -95,7 +90,7 @@ def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer
     if parameters not in GROUPS:
         raise ValueError(f"unknown parameters {parameters!r}; known: {', '.join(GROUPS)}, or a list of names")
     if parameters.startswith("last-layer"):
-        path = last_layer_name(network) if last_layer is None else last_layer
+        path = list(owners_of_parameters(network))[-1] if last_layer is None else last_layer
         # By identity: a weight that is shared with an earlier layer has that layer's name.
         own = {id(value) for value in network.get_submodule(path).parameters(recurse=False)}
         names = [name for name, value in network.named_parameters() if id(value) in own]

@@ -68,28 +68,38 @@ class Refits:
 
 def losses_after(refits: Refits, test: Dataset) -> Float[Tensor, "E k_plus_1 t"]:
     """Loss of every test example under every refit (index 0 of the second axis is the control)."""
-    return _under_every_refit(refits, test, lambda objective, state, batch: objective.losses(state, batch))
+    return _under_each(refits.reduction, refits.params, test, _losses)
 
 
 def outputs_after(refits: Refits, data: Dataset) -> Any:
     """Outputs of every refit on every example: leading axes (E, k+1, n); a tensor of logits, or `Moments`."""
-    return _under_every_refit(refits, data, lambda objective, state, batch: objective.outputs(state, batch.inputs))
+    return _under_each(refits.reduction, refits.params, data, _outputs)
 
 
-def _under_every_refit(refits: Refits, data: Dataset, function: Callable[[Objective, Params, Batch], Any]) -> Any:
-    """A function of every refit and all examples, in turns over these: of last layers where they pass as such."""
-    features = refits.reduction.features_of(data)
-    problem = refits.members if features is None else refits.reduction.problem
+def _losses(objective: Objective, state: Params, batch: Batch) -> Tensor:
+    return objective.losses(state, batch)
+
+
+def _outputs(objective: Objective, state: Params, batch: Batch) -> Any:
+    return objective.outputs(state, batch.inputs)
+
+
+def _under_each(
+    reduction: Reduction, params: Params, data: Dataset, function: Callable[[Objective, Params, Batch], Any]
+) -> Any:
+    """A function of all parameters (E, r, ...) and examples, in turns over these: of last layers where they pass so."""
+    features = reduction.features_of(data)
+    problem = reduction.members if features is None else reduction.problem
     objective = problem.objective
-    held = {name: value for name, value in problem.state.items() if name not in refits.params}
+    held = {name: value for name, value in problem.state.items() if name not in params}
 
     def of_one(own: Params, fixed: Params, inputs: Any, rest: Batch) -> Any:
         return function(objective, {**fixed, **own}, replace(rest, inputs=inputs))
 
     of_network = vmap(of_one, in_dims=(0, None, None, None))
     everywhere = vmap(of_network, in_dims=(0, 0, None if features is None else 0, None))
-    refitted = refits.gradient_norms.numel()
-    size = max(1, ENTRIES // (refitted * numbers_per_example(data.inputs)))
+    networks = next(iter(params.values())).shape[:2].numel()
+    size = max(1, ENTRIES // (networks * numbers_per_example(data.inputs)))
     whole = tree_map(lambda leaf: _like(objective, leaf), data.batch())
     parts = []
     with torch.no_grad():
@@ -99,7 +109,7 @@ def _under_every_refit(refits: Refits, data: Dataset, function: Callable[[Object
             inputs = part.inputs
             if features is not None:
                 inputs = tree_map(lambda leaf, rows=rows: leaf[:, rows], features)
-            parts.append(everywhere(refits.params, held, inputs, replace(part, inputs=())))
+            parts.append(everywhere(params, held, inputs, replace(part, inputs=())))
     return tree_map(lambda *leaves: torch.cat(leaves, dim=2), *parts)
 
 
@@ -144,7 +154,7 @@ def control_drift(refits: Refits, test: Dataset, *, warn: bool = True) -> Contro
     """
     after = losses_after(refits, test)
     start = {name: refits.members.params[name].unsqueeze(1) for name in refits.params}
-    before = losses_after(replace(refits, params=start, gradient_norms=refits.gradient_norms[:, :1]), test)
+    before = _under_each(refits.reduction, start, test, _losses)
     drift = after[:, 0] - before[:, 0]
     typical = (after[:, 1:] - after[:, :1]).abs().median(dim=1).values
     relative = torch.where(drift == 0, 0.0, drift.abs() / typical)

@@ -27,9 +27,9 @@ from bayes_influence.influence.measurements import Margin, OutputVariance, Predi
 from bayes_influence.influence.memory_perturbation import laplace_posterior, memory_perturbation
 from bayes_influence.influence.perturbation import training_set_attack
 from bayes_influence.influence.posterior_samples import PosteriorSamples
-from bayes_influence.influence.refits import newton_refit
 from bayes_influence.models import MLP
 from bayes_influence.objectives.objective import Likelihood
+from bayes_influence.training.minimum import minimum_of
 from bayes_influence.training.newton import minimise_newton
 from bayes_influence.training.nuts import nuts_reference
 from bayes_influence.training.stacked import StackedProblem
@@ -50,14 +50,14 @@ def cancer() -> bi.Split:
 @cache
 def logistic(decay: float = 0.01) -> bi.Objective:
     """L2 logistic regression on it."""
-    return newton_refit(bi.Objective(nn.Linear(30, 2), bi.CrossEntropy(), bi.WeightDecay(decay)), cancer().train)
+    return minimum_of(bi.Objective(nn.Linear(30, 2), bi.CrossEntropy(), bi.WeightDecay(decay)), cancer().train)
 
 
 @cache
 def network() -> bi.Objective:
     """A 30-4-2 tanh network on it, at a minimum in all its parameters."""
     objective = bi.Objective(MLP(30, 2, width=4, activation="tanh", seed=0), bi.CrossEntropy(), bi.WeightDecay(0.01))
-    return newton_refit(objective, cancer().train)
+    return minimum_of(objective, cancer().train)
 
 
 def fitted() -> dict[str, bi.Objective]:
@@ -71,7 +71,7 @@ def bayesian_iris() -> tuple[bi.Split, bi.Objective]:
     split = hold_out(load_table("iris"), seed=0)
     twin = bi.to_bayesian(nn.Linear(4, 3).double())
     objective = bi.Objective(twin, bi.TiltedCategorical(), bi.GaussianKL(len(split.train)))
-    return split, newton_refit(objective, split.train)
+    return split, minimum_of(objective, split.train)
 
 
 def refits(objective: bi.Objective, train: bi.Dataset, groups: list[Tensor]) -> list[bi.Objective]:
@@ -181,7 +181,7 @@ def self_influence() -> Figure:
     targets = split.train.targets.clone()
     targets[flipped] = (targets[flipped] + torch.randint(1, 10, (len(flipped),), generator=generator)) % 10
     train = replace(split.train, targets=targets)
-    objective = newton_refit(bi.Objective(nn.Linear(64, 10), bi.CrossEntropy(), bi.WeightDecay(0.01)), train)
+    objective = minimum_of(bi.Objective(nn.Linear(64, 10), bi.CrossEntropy(), bi.WeightDecay(0.01)), train)
     scores = bi.Influence(objective, train, damping=0.0).self_influence()
     orders = {
         "self-influence": scores.argsort(descending=True),
@@ -214,7 +214,7 @@ def perturbation() -> Figure:
     split = hold_out(load_table("digits"), seed=0)
     raw = load_table("digits")
     train, test = (replace(raw.at(part.ids), inputs=raw.at(part.ids).inputs / 16) for part in (split.train, split.test))
-    objective = newton_refit(bi.Objective(nn.Linear(64, 10), bi.CrossEntropy(), bi.WeightDecay(0.001)), train)
+    objective = minimum_of(bi.Objective(nn.Linear(64, 10), bi.CrossEntropy(), bi.WeightDecay(0.001)), train)
     margins = Margin()(objective.outputs(objective.params, test.inputs), test.targets)
     victim = test.select([int(torch.where(margins > 0, margins, torch.inf).argmin())])
     influence = bi.Influence(objective, train, damping=0.0)

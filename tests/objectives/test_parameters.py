@@ -7,7 +7,7 @@ from bayes_influence.objectives.members import member, stack_members
 from bayes_influence.objectives.parameters import (
     Flattening,
     detached_params,
-    last_layer_name,
+    owners_of_parameters,
     select_names,
 )
 
@@ -33,7 +33,7 @@ def test_unknown_selections_are_refused(network, selection, message):
 
 def test_a_network_without_parameters_has_no_last_layer():
     with pytest.raises(ValueError, match="Tanh has no parameters"):
-        last_layer_name(nn.Tanh())
+        owners_of_parameters(nn.Tanh())
 
 
 def test_flattening_is_inverted_for_one_network_and_for_a_stack(network):

@@ -6,6 +6,7 @@ from bayes_influence.experiments.audit.jobs import audit_jobs
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.models.mlp import MLP
+from bayes_influence.retraining.from_scratch import FromScratch
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Deterministic
@@ -59,7 +60,8 @@ def unfinished(fitted):
 
 @pytest.fixture(scope="session")
 def found(unfinished, data, tanh_network):
-    return audit(unfinished, *data, SETTINGS, make_network=tanh_network, schedule=SCHEDULE, progress=False)
+    cold = FromScratch(unfinished.scheme, tanh_network, SCHEDULE)
+    return audit(unfinished, *data, SETTINGS, cold=cold, progress=False)
 
 
 @pytest.fixture(scope="session")

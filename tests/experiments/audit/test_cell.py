@@ -2,7 +2,8 @@ import pytest
 
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.settings import AuditSettings
-from bayes_influence.retraining.protocols import Minimum, ProximalBregman
+from bayes_influence.retraining.minimum import Minimum
+from bayes_influence.retraining.proximal import ProximalBregman
 
 
 def test_a_killed_audit_resumes_at_the_next_stage(last_layer, data, tmp_path, monkeypatch):

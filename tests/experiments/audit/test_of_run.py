@@ -4,9 +4,9 @@ from torch import nn
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.experiments.audit.jobs import on_features
 from bayes_influence.experiments.audit.of_networks import audit
-from bayes_influence.experiments.audit.of_run import _networks_of_run
 from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.training.minibatch import Trained
@@ -24,10 +24,9 @@ def test_every_network_of_a_run_keeps_its_own_running_statistics():
     trained = Trained(
         objective=objective, params=params, buffers=means, labels=("3", "5"), values=nothing, accuracies=nothing
     )
-    networks = _networks_of_run(trained, train, {"seeds": [3, 5], "scheme": "weight-decay"}, "last-layer")
-    assert [fits.seeds for fits in networks] == [(3,), (5,)]
-    for index, fits in enumerate(networks):
-        _, features, _ = on_features(fits, train, test)
+    networks = Members.of([trained.at(row).taking("last-layer") for row in range(2)], ["3", "5"], [3, 5])
+    for index, (network, features, _) in enumerate(on_features(networks, train, test)):
+        assert network.seeds == ((3,), (5,))[index]
         own = trained.at(index)
         normalised = own.network[1].eval()(
             nn.functional.linear(train.inputs, own.params["0.weight"], own.params["0.bias"])

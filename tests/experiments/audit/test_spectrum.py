@@ -18,7 +18,7 @@ def test_the_spectrum_is_that_of_hessian_and_gauss_newton_matrix(found):
 
 def test_large_spectra_come_from_lanczos(unfinished, data, monkeypatch, audit_settings):
     job = audit_jobs(unfinished, *data, audit_settings)["seed=0"]
-    influence = audit_settings.influence(job.fits.at(0), job.train, job.damping)
+    influence = audit_settings.influence(job.members.at(0), job.train, job.delta)
     arguments = influence, "ggn", job.delta, job.train.at(job.removed), job.test
     dense = audit_spectrum.audit_spectrum(*arguments)
     monkeypatch.setattr(audit_spectrum, "DENSE_SIZE", 10)

@@ -8,8 +8,9 @@ from bayes_influence.experiments.ground_truth.stored_refits import stored_refits
 from bayes_influence.models.mlp import MLP
 from bayes_influence.objectives.likelihoods import GaussianNoise
 from bayes_influence.objectives.regularisers import WeightDecay
-from bayes_influence.retraining.protocols import Minimum, Warm
+from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import losses_after
+from bayes_influence.retraining.warm import Warm
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Deterministic
@@ -77,7 +78,6 @@ def test_what_does_not_fit_is_refused(fits, train, removed, tmp_path):
     [
         lambda fits, train: (fits, replace(train, targets=train.targets.roll(1))),
         lambda fits, train: (fits, replace(train, weights=torch.full((30,), 2.0, dtype=torch.float64))),
-        lambda fits, train: (replace(fits, scheme=replace(fits.scheme, decay=0.06)), train),
         lambda fits, train: (replace(fits, objective=replace(fits.objective, regulariser=WeightDecay(0.06))), train),
         lambda fits, train: (replace(fits, objective=replace(fits.objective, regulariser_weight=2.0)), train),
         lambda fits, train: (replace(fits, objective=replace(fits.objective, likelihood=GaussianNoise())), train),

@@ -11,10 +11,13 @@ from bayes_influence.experiments.ground_truth import subsets
 from bayes_influence.experiments.ground_truth.subsets import protocol_config, random_subsets, retrain_on_subsets
 from bayes_influence.influence.influence import Influence
 from bayes_influence.models.mlp import MLP
-from bayes_influence.retraining.protocols import FromScratch, Minimum, Proximal, ProximalBregman, Warm
+from bayes_influence.retraining.from_scratch import FromScratch
+from bayes_influence.retraining.minimum import Minimum
+from bayes_influence.retraining.proximal import Proximal, ProximalBregman
+from bayes_influence.retraining.warm import Warm
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import Deterministic
+from bayes_influence.training.schemes import SCHEMES, Deterministic
 from tests.references import softmax_regression_minimum
 
 DECAY = 0.05
@@ -104,16 +107,16 @@ def test_retrainings_that_do_not_converge_are_counted(problem, tmp_path):
 
 
 def test_protocols_are_described_by_name_and_settings():
-    described = protocol_config(FromScratch(softmax_regression, Schedule(7)))
+    described = protocol_config(FromScratch(SCHEMES["none"], softmax_regression, Schedule(7)))
     assert described["name"] == "cold"
     assert described["schedule"]["epochs"] == 7
     assert (
         described["make_network"]
-        == protocol_config(FromScratch(lambda: MLP(3, 3, depth=0), Schedule(7)))["make_network"]
+        == protocol_config(FromScratch(SCHEMES["none"], lambda: MLP(3, 3, depth=0), Schedule(7)))["make_network"]
     )
     assert (
         described["make_network"]
-        != protocol_config(FromScratch(lambda: MLP(3, 3, width=2), Schedule(7)))["make_network"]
+        != protocol_config(FromScratch(SCHEMES["none"], lambda: MLP(3, 3, width=2), Schedule(7)))["make_network"]
     )
     assert protocol_config(ProximalBregman(0.1)) == {"name": "pbrf", "damping": 0.1, "tolerance": 1e-8}
     fisher, identity = (protocol_config(Proximal(kind(0.1)))["damping"] for kind in (FisherDamping, IdentityDamping))
