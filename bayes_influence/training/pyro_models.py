@@ -15,7 +15,6 @@ import torch
 from pyro import poutine
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
-from pyro.infer.autoguide.utils import deep_setattr
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
@@ -113,20 +112,6 @@ def guide_params(guide: AutoNormal) -> Params:
     means = {name: attrgetter(name)(guide.locs).detach().clone() for name in _sites(guide)}
     rhos = {name + RHO: attrgetter(name)(guide.scales).detach().log() for name in _sites(guide)}
     return means | rhos
-
-
-def load_guide(guide: AutoNormal, params: Params) -> None:
-    """Sets a guide's means and standard deviations to those of a Bayesian twin: the inverse of `guide_params`.
-
-    Raises:
-        ValueError: If the guide has not been called yet, or a parameter is missing.
-    """
-    missing = [name for site in _sites(guide) for name in (site, site + RHO) if name not in params]
-    if missing:
-        raise ValueError(f"the guide needs the parameters {missing}, which are not among {sorted(params)}")
-    for name in _sites(guide):
-        deep_setattr(guide.locs, name, params[name].detach().clone())
-        deep_setattr(guide.scales, name, params[name + RHO].detach().exp())
 
 
 def svi_step(objective: Objective, n_train: int) -> StepObjective:
