@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
+from html import escape
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,9 @@ from bayes_influence.data.files import replacing
 from bayes_influence.data.identities import example_ids
 from bayes_influence.data.sealed import UNSEALED, DamagedFileError, seal_file, sealed_file_header
 
+SHOWN_TESTS, SHOWN_EXAMPLES = 10, 3
+"""Test examples that a notebook shows, and training examples at both ends of each."""
+
 FORMAT = "bayes_influence.InfluenceScores.2"
 """Marks a score file, and the version of its layout."""
 
@@ -25,7 +29,7 @@ TENSORS = ("values", "train_ids", "test_ids", "residual_norms", "gradient_norms"
 """The tensors of a score file."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InfluenceScores:
     """Influence of every training example on every test measurement.
 
@@ -57,6 +61,31 @@ class InfluenceScores:
     largest_eigenvalue: float | None = None
     residual_norms: Float[Tensor, " t"] | None = None
     gradient_norms: Float[Tensor, " n"] | None = None
+
+    def __repr__(self) -> str:
+        tests, examples = self.values.shape
+        return (
+            f"InfluenceScores({examples} training on {tests} test examples, measured by {self.measurement}; "
+            f"{self.curvature}, damping {self.damping}, {self.solver}, {'' if self.converged else 'not '}converged)"
+        )
+
+    def _repr_html_(self) -> str:
+        """The most helpful and most harmful training examples of the first test examples, as a notebook shows it."""
+        shown = min(SHOWN_EXAMPLES, len(self.train_ids))
+        rows = []
+        for test_id, removal in list(zip(self.test_ids.tolist(), self.removal, strict=True))[:SHOWN_TESTS]:
+            order = torch.argsort(removal, descending=True, stable=True)
+            ends = (order[:shown], order.flip(0)[:shown])
+            cells = [
+                ", ".join(f"{int(self.train_ids[row])} ({float(removal[row]):+.2e})" for row in end) for end in ends
+            ]
+            rows.append(f"<tr><td>{test_id}</td><td>{cells[0]}</td><td>{cells[1]}</td></tr>")
+        more = len(self.test_ids) - len(rows)
+        rest = f"<p>and {more} test examples more</p>" if more else ""
+        return (
+            f"<p>{escape(repr(self))}</p><table><tr><th>test id</th><th>most helpful: id (change of the "
+            f"{escape(self.measurement)} without it)</th><th>most harmful</th></tr>{''.join(rows)}</table>{rest}"
+        )
 
     @property
     def error(self) -> Float[Tensor, "t n"] | None:

@@ -99,8 +99,8 @@ def divide(left: Any, right: Any) -> Moments:
     """
     if isinstance(right, Moments):
         raise UnsupportedOperationError(
-            "a quotient with Moments as divisor has no moments; divide by a tensor, or use torch.reciprocal, whose "
-            "rule is first order, and multiply"
+            "a quotient with Moments as divisor has no moments; divide by a tensor, or, under "
+            "method='first-order', multiply by torch.reciprocal"
         )
     mean = left.expectation / right
     return Moments(mean, _expanded(left.variance / right**2, mean), left.approximation)

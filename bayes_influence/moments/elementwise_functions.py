@@ -24,6 +24,7 @@ _DERIVATIVES: dict[Callable[..., Any], ValueAndDerivative] = {}
 _SECOND_DERIVATIVES: dict[ValueAndDerivative, SecondDerivative] = {}
 _EXACT: dict[Callable[..., Any], ExactMoments] = {}
 _EXACT_DERIVATIVES: dict[ExactMoments, ExactDerivatives] = {}
+_WITHOUT_MOMENTS: dict[Callable[..., Any], Callable[..., bool]] = {}
 
 
 def register_elementwise(*names: str) -> None:
@@ -67,6 +68,18 @@ def exact_moments_of(*names: str) -> Callable[[ExactMoments], ExactMoments]:
     return register
 
 
+def without_moments(*names: str, unless: Callable[..., bool] = lambda *args, **kwargs: False) -> None:
+    """Declares that these functions of a Gaussian have no moments: they are undefined, or unbounded, on a part of it.
+
+    Args:
+        names: Of the torch functions.
+        unless: Whether the function's further arguments make an exception.
+    """
+    register_elementwise(*names)
+    for name in names:
+        _WITHOUT_MOMENTS.update(dict.fromkeys(functions_named(name), unless))
+
+
 def moment_derivatives_of(moments: ExactMoments) -> Callable[[ExactDerivatives], ExactDerivatives]:
     """Registers `(m, v, *args) -> MomentJacobian` for a registered closed form: faster than differentiating it."""
 
@@ -91,7 +104,7 @@ def propagate(function: Callable[..., Tensor], x: Any, *args: Any, inplace: bool
         kwargs: Further keyword arguments of f.
 
     Raises:
-        UnsupportedOperationError: If another argument than the first is random.
+        UnsupportedOperationError: If another argument than the first is random, or the function has no moments.
     """
     if not isinstance(x, Moments) or any(isinstance(value, Moments) for value in (*args, *kwargs.values())):
         raise UnsupportedOperationError(
@@ -109,6 +122,13 @@ def propagate(function: Callable[..., Tensor], x: Any, *args: Any, inplace: bool
 def _elementwise_map(
     function: Callable[..., Tensor], method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> ElementwiseMap:
+    unless = _WITHOUT_MOMENTS.get(function)
+    if method != "first-order" and unless is not None and not unless(*args, **kwargs):
+        raise UnsupportedOperationError(
+            f"{function.__name__} of a Gaussian has no moments, as it is undefined or unbounded somewhere, so "
+            f"method {method!r} cannot give them; use method='first-order', or make one function that is defined "
+            "everywhere of it and what comes before, with bayes_influence.moments.elementwise"
+        )
     in_blocks = not any(isinstance(option, Tensor) for option in (*args, *kwargs.values()))
     exact = _EXACT.get(function)
     if method == "exact" and exact is not None:

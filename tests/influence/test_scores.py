@@ -157,3 +157,17 @@ def test_a_test_id_names_one_row(scores, as_installed):
     repeated = InfluenceScores(scores.values, scores.train_ids, torch.tensor([7, 7]))
     with pytest.raises(ValueError, match="2 test examples have id 7; give each an id of its own"):
         repeated.top(1, 7)
+
+
+def test_scores_are_shown_in_a_line_and_in_a_notebook():
+    values = -torch.arange(60.0).reshape(12, 5)
+    scores = InfluenceScores(values, torch.arange(10, 15), torch.arange(100, 112), damping="0.1", converged=False)
+    assert repr(scores) == (
+        "InfluenceScores(5 training on 12 test examples, measured by loss; hessian, damping 0.1, cholesky, "
+        "not converged)"
+    )
+    page = scores._repr_html_()
+    assert page.count("<tr>") == 1 + 10
+    assert "<td>100</td><td>14 (+8.00e-01), 13 (+6.00e-01), 12 (+4.00e-01)</td><td>10 (+0.00e+00), 11" in page
+    assert "and 2 test examples more" in page
+    assert "more" not in InfluenceScores(values[:1], scores.train_ids, scores.test_ids[:1])._repr_html_()
