@@ -87,14 +87,16 @@ def train_ensemble(
     flat = layout.flatten(params).clone()
     members, examples = len(flat), batch.targets.shape[1 if own_data else 0]
     weights = flat.new_ones(members, examples) if data_weights is None else data_weights.to(flat)
-    strengths = flat.new_full((members,), objective.regulariser_weight)
-    strengths = strengths if regulariser_weights is None else regulariser_weights.to(flat)
+    own_weights = flat.new_full((members,), objective.regulariser_weight)
+    regulariser_weights = own_weights if regulariser_weights is None else regulariser_weights.to(flat)
     averaged = torch.zeros(members, dtype=torch.bool, device=flat.device) if averaged is None else averaged
     if averaged.any() and averaging is None:
         raise ValueError(f"{int(averaged.sum())} members are to be averaged, but `averaging` does not say how")
 
     views = layout.unflatten(flat)
-    step = trace_members(objective, views, batch, weights, strengths, own_data=own_data, steps=schedule.epochs)
+    step = trace_members(
+        objective, views, batch, weights, regulariser_weights, own_data=own_data, steps=schedule.epochs
+    )
     adam = Adam(schedule.betas, schedule.epsilon)
     optimiser = adam.start(flat)
     averaging = averaging if averaged.any() else None
@@ -114,7 +116,7 @@ def train_ensemble(
         for epoch in range(schedule.epochs):
             if record is not None:
                 recorded.append(record(views))
-            gradients, trace[epoch] = step(views, batch, weights, strengths)
+            gradients, trace[epoch] = step(views, batch, weights, regulariser_weights)
             adam.step(flat, layout.flatten(gradients), rates.at(epoch), optimiser)
             rates.observe(epoch, trace[epoch])
             if epoch >= rates.first_averaged:

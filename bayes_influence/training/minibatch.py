@@ -164,11 +164,11 @@ class _Training:
         values, right = [], []
         for number, where in enumerate(positions):
             step = first + number
-            strength = self.objective.regulariser_weight * self.schedule.regulariser_factor(step, self.steps)
+            regulariser_weight = self.objective.regulariser_weight * self.schedule.regulariser_factor(step, self.steps)
             noise = [derived_seed(seed, step, 1) for seed in self.seeds]
             weights = None if self.data_weights is None else self.data_weights.gather(1, where.to(self.flat.device))
             gradient, value, hits = member_gradients(
-                self.step, self.layout, self.flat, self.buffers, self._batch(where), weights, strength, noise
+                self.step, self.layout, self.flat, self.buffers, self._batch(where), weights, regulariser_weight, noise
             )
             values.append(value)
             right.append(hits)

@@ -141,7 +141,7 @@ def svi_step(objective: Objective, n_train: int) -> StepObjective:
         elbo = TraceMeanField_ELBO()(recorded, guide)  # type: ignore[arg-type]
 
     def value(
-        params: Params, buffers: Params, batch: Batch, weights: Tensor | None, strength: float | Tensor
+        params: Params, buffers: Params, batch: Batch, weights: Tensor | None, regulariser_weight: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         means = {f"guide.locs.{name}_unconstrained": params[name] for name in sites}
         rhos = {f"guide.scales.{name}_unconstrained": params[name + RHO] for name in sites}
@@ -152,7 +152,11 @@ def svi_step(objective: Objective, n_train: int) -> StepObjective:
             if guide.prototype_trace is None:
                 with torch.random.fork_rng():
                     guide(batch.inputs, batch.targets)
-            arguments = {"scale": scale, "prior_weight": torch.as_tensor(strength), "fixed": {**fixed, **buffers}}
+            arguments = {
+                "scale": scale,
+                "prior_weight": torch.as_tensor(regulariser_weight),
+                "fixed": {**fixed, **buffers},
+            }
             loss = functional_call(elbo, {**means, **rhos}, (batch.inputs, batch.targets), arguments)
         return loss / n_train, right_predictions(drawn[0], batch.targets)
 
