@@ -35,6 +35,7 @@ from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
 from bayes_influence.objectives.reweighting import largest_losses
+from bayes_influence.objectives.ways import NoDerivativeError
 from bayes_influence.retraining.from_scratch import FromScratch
 from bayes_influence.retraining.linear_response import LinearResponse
 from bayes_influence.retraining.minimum import Minimum
@@ -79,6 +80,7 @@ __all__ = [
     "Minimum",
     "Moments",
     "MutualInformation",
+    "NoDerivativeError",
     "NoRegulariser",
     "NonFiniteTrainingError",
     "NotConvergedError",

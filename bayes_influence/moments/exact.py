@@ -10,7 +10,13 @@ from torch import Tensor
 
 from bayes_influence.moments.activations import SELU_ALPHA, SELU_SCALE
 from bayes_influence.moments.elementwise_functions import exact_moments_of, moment_derivatives_of
-from bayes_influence.moments.gaussian import gauss_hermite, normal_density, normal_distribution, rectified_moments
+from bayes_influence.moments.gaussian import (
+    gauss_hermite,
+    gauss_hermite_derivatives,
+    normal_density,
+    normal_distribution,
+    rectified_moments,
+)
 from bayes_influence.moments.moments import VARIANCE_FLOOR
 from bayes_influence.moments.recomputed import MomentJacobian
 
@@ -137,7 +143,9 @@ def tanh_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     T is within 3e-4 of tanh, and T' within 4e-4 of tanh'. With r_i = (1 + 2 c_i^2 v)^(-1/2): E T = sum_i w_i
     erf(c_i r_i m) and E T' = sum_i w_i (2 c_i / sqrt(pi)) r_i exp(-(c_i r_i m)^2); since tanh^2 = 1 - tanh', the
     variance is 1 - E tanh' - (E tanh)^2. Only the changes of E T and E T' from v = 0 are used, so the result is exact
-    there, and errors stay below 4e-4 (mean) and 6e-4 (variance). Below `_NEARLY_CERTAIN` the variance is first order.
+    there, and errors stay below 4e-4 (mean) and 6e-4 (variance). That is many times the variance where tanh saturates,
+    so wherever `_is_narrow` says so mean and variance are those of Gauss-Hermite quadrature, within 1 % each, and below
+    `_NEARLY_CERTAIN` the variance is first order.
     """
     value, squared = torch.tanh(mean), mean.square()
     shift, slope_loss = torch.zeros_like(mean), torch.zeros_like(mean)
@@ -150,8 +158,15 @@ def tanh_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         slope_loss = torch.addcmul(slope_loss, narrowing, torch.exp(-narrowed.square()), value=-factor)
     expectation = value + shift
     spread = torch.addcmul(slope_loss, shift, expectation + value, value=-1).clamp(min=0)
-    first_order = (1 - value.square()).square() * variance
-    return expectation, torch.where(variance < _NEARLY_CERTAIN, first_order, spread)
+    quadrature_mean, quadrature = gauss_hermite(torch.tanh, mean, variance)
+    narrow, first_order = _is_narrow(mean, variance), (1 - value.square()).square() * variance
+    spread = torch.where(variance < _NEARLY_CERTAIN, first_order, torch.where(narrow, quadrature, spread))
+    return torch.where(narrow, quadrature_mean, expectation), spread
+
+
+def _is_narrow(mean: Tensor, variance: Tensor) -> Tensor:
+    """Where 16 nodes resolve tanh: v < 1, or v < m^2 / 12 where it is the tail that counts."""
+    return variance < (mean.square() / 12).clamp(min=1)
 
 
 @moment_derivatives_of(tanh_moments)
@@ -183,12 +198,15 @@ def tanh_derivatives(mean: Tensor, variance: Tensor) -> MomentJacobian:
     by_variance = -0.5 * third - expectation * curvature
     # Where rounding made the variance negative it was set to zero.
     positive = slope_loss > shift * (expectation + value)
-    nearly_certain = variance < _NEARLY_CERTAIN
+    narrow, nearly_certain = _is_narrow(mean, variance), variance < _NEARLY_CERTAIN
+    quadrature = gauss_hermite_derivatives(torch.tanh, lambda value: 1 - value.square(), mean, variance)
+    by_mean = torch.where(narrow, quadrature[2], by_mean * positive)
+    by_variance = torch.where(narrow, quadrature[3], by_variance * positive)
     return MomentJacobian(
-        mean_by_mean,
-        0.5 * curvature,
-        torch.where(nearly_certain, -4 * value * slope.square() * variance, by_mean * positive),
-        torch.where(nearly_certain, slope.square(), by_variance * positive),
+        torch.where(narrow, quadrature[0], mean_by_mean),
+        torch.where(narrow, quadrature[1], 0.5 * curvature),
+        torch.where(nearly_certain, -4 * value * slope.square() * variance, by_mean),
+        torch.where(nearly_certain, slope.square(), by_variance),
     )
 
 

@@ -65,9 +65,39 @@ def gauss_hermite(
         variance: v.
         exact_mean: E f(x) where a closed form is known; deviations are then taken from it.
     """
-    axes = (-1, *[1] * mean.ndim)
-    nodes = mean.new_tensor(_NODES).reshape(axes)
-    weights = mean.new_tensor(_WEIGHTS).reshape(axes)
+    nodes, weights = _quadrature(mean)
     values = function(mean + variance.clamp(min=VARIANCE_FLOOR).sqrt() * nodes)
     centre = (weights * values).sum(0) if exact_mean is None else exact_mean
     return centre, (weights * (values - centre).square()).sum(0)
+
+
+def gauss_hermite_derivatives(
+    function: Callable[[Tensor], Tensor],
+    derivative: Callable[[Tensor], Tensor],
+    mean: Float[Tensor, "*shape"],
+    variance: Float[Tensor, "*shape"],
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"], Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """Derivatives of `gauss_hermite`: dE/dm, dE/dv, dVar/dm and dVar/dv.
+
+    With x_k = m + sqrt(v) z_k: dE/dm = sum_k w_k f'(x_k), dVar/dm = 2 sum_k w_k (f(x_k) - E) f'(x_k), and those in v
+    with f'(x_k) z_k / (2 sqrt(v)) in place of f'(x_k); below `VARIANCE_FLOOR` they are zero.
+
+    Args:
+        function: f, elementwise.
+        derivative: f' as a function of the value f(x).
+        mean: m.
+        variance: v.
+    """
+    nodes, weights = _quadrature(mean)
+    root = variance.clamp(min=VARIANCE_FLOOR).sqrt()
+    values = function(mean + root * nodes)
+    slopes = weights * derivative(values)
+    by_variance = slopes * nodes * torch.where(variance > VARIANCE_FLOOR, 0.5 / root, 0.0)
+    deviations = 2 * (values - (weights * values).sum(0))
+    return slopes.sum(0), by_variance.sum(0), (deviations * slopes).sum(0), (deviations * by_variance).sum(0)
+
+
+def _quadrature(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights on an axis before those of a tensor."""
+    axes = (-1, *[1] * like.ndim)
+    return like.new_tensor(_NODES).reshape(axes), like.new_tensor(_WEIGHTS).reshape(axes)

@@ -3,6 +3,7 @@
 import copy
 import functools
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -274,6 +275,7 @@ def test_networks_of_many_kinds_have_one():
         (closing_over(torch.Generator()), r"part, its value is a torch"),
         (compiled("def f(x): return G", G=torch.Generator()), r"part, its G is a torch"),
         ([{"a": (b for b in ())}], r"part\[0\]\['a'\]\[1\] is a builtins\.generator"),
+        (compiled("class f(B): pass", B=io.BytesIO)(), r"part is a notebook\.f, of which"),
         (np.array([None]), "part is an array of objects; make it one of numbers"),
     ],
 )

@@ -1,11 +1,13 @@
 import pytest
 import torch
 from scipy.special import ndtr
+from torch.func import jacrev, vmap
 
 from bayes_influence.moments import Moments
 from bayes_influence.moments.gaussian import (
     GAUSS_HERMITE_NODES,
     gauss_hermite,
+    gauss_hermite_derivatives,
     normal_density,
     normal_distribution,
     rectified_moments,
@@ -78,3 +80,15 @@ def test_rectified_moments_without_variance_are_the_function_itself():
     assert torch.allclose(expectation, mean.relu(), atol=4e-7, rtol=0)
     assert torch.equal(variance, torch.zeros_like(mean))
     assert torch.equal(covariance, torch.zeros_like(mean))
+
+
+def test_derivatives_of_the_quadrature_are_those_of_its_formula():
+    m = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    v = torch.linspace(0.05, 3, 13, dtype=torch.float64)
+    mine = gauss_hermite_derivatives(torch.tanh, lambda value: 1 - value.square(), m, v)
+    by_mean, by_variance = vmap(jacrev(lambda m, v: torch.stack(gauss_hermite(torch.tanh, m, v)), (0, 1)))(m, v)
+    expected = (by_mean[:, 0], by_variance[:, 0], by_mean[:, 1], by_variance[:, 1])
+    for ours, autograds in zip(mine, expected, strict=True):
+        assert torch.allclose(ours, autograds, rtol=1e-12, atol=1e-14)
+    certain = gauss_hermite_derivatives(torch.tanh, lambda value: 1 - value.square(), m, torch.zeros_like(v))
+    assert torch.equal(certain[1], torch.zeros_like(m))

@@ -8,7 +8,7 @@ from bayes_influence.training.schemes import Dropout
 from tests.fitted import DECAY, tanh_network
 
 SCHEDULE = Schedule(20, 0.02)
-SCHEME = Dropout("dropout", decay=DECAY, probability=0.3)
+SCHEME = Dropout("dropout", weight_decay=DECAY, probability=0.3)
 
 
 def _fits(train, selection):

@@ -18,7 +18,9 @@ from tests.fitted import DECAY, tanh_network
 @pytest.fixture(scope="module")
 def heads(train):
     """Last layers of two tanh networks, some way from their minimum."""
-    (fits,) = fit_schemes([Deterministic("l2", decay=DECAY)], tanh_network, train, [0, 1], Schedule(40), tolerance=None)
+    (fits,) = fit_schemes(
+        [Deterministic("l2", weight_decay=DECAY)], tanh_network, train, [0, 1], Schedule(40), tolerance=None
+    )
     return fits
 
 

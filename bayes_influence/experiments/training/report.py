@@ -23,7 +23,7 @@ from bayes_influence.evaluation.calibration import (
 )
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
-from bayes_influence.experiments.training.run import SECONDS, epoch_seconds, load_trained, run_training
+from bayes_influence.experiments.training.run import SECONDS, epoch_seconds, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.prediction import entropy, predict
@@ -221,10 +221,3 @@ def reliability_figure(curves: pd.DataFrame, title: str) -> Figure:
     upper.legend(frameon=False)
     lower.set(xlabel="confidence", ylabel="share", yscale="log")
     return figure
-
-
-def report_on(folder: str | Path, *, data_folder: str | Path | None = None, mode: str = "diagonal") -> pd.DataFrame:
-    """Writes the report on a finished run anew, for instance in another mode of prediction."""
-    trained, split, config = load_trained(folder, data_folder=data_folder)
-    run = TrainRun.from_config(config)
-    return write_report(run, folder, trained, split, outside_examples(run, data_folder), mode)

@@ -76,6 +76,15 @@ def test_a_key_says_what_distinguishes_the_cell():
     assert cell_key(scheme="weight-decay+swa", depth=1, decay=0.005) == "scheme=weight-decay+swa,depth=1,decay=0.005"
 
 
+def test_the_longest_key_and_the_widest_numbers_that_can_be_stored():
+    assert len(cell_key(key="x" * 196)) == 200
+    with pytest.raises(ValueError, match="1 to 200 letters"):
+        cell_key(key="x" * 197)
+    assert decode_cell(encode_cell(CellResult({}, {"a": np.ones(2, np.uint64)}))).arrays["a"].dtype == np.uint64
+    with pytest.raises(TypeError, match=r"array 'a' must hold .* at most 64 bits"):
+        encode_cell(CellResult({}, {"a": np.ones(2, np.longdouble)}))
+
+
 @pytest.mark.parametrize("value", ["a/b", "..", "x" * 300, "a b"])
 def test_a_key_that_is_no_file_name_is_refused(value):
     with pytest.raises(ValueError, match="becomes a file name"):
