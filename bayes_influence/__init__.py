@@ -35,6 +35,7 @@ from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
 from bayes_influence.objectives.reweighting import largest_losses
+from bayes_influence.objectives.ways import NoDerivativeError
 from bayes_influence.retraining.minimum import newton_refits
 from bayes_influence.retraining.protocols import FromScratch, LinearResponse, Minimum, Proximal, ProximalBregman, Warm
 from bayes_influence.retraining.refits import Refits, loss_changes
@@ -75,6 +76,7 @@ __all__ = [
     "Minimum",
     "Moments",
     "MutualInformation",
+    "NoDerivativeError",
     "NoRegulariser",
     "NonFiniteTrainingError",
     "NotConvergedError",

@@ -112,7 +112,7 @@ def _network() -> nn.Module:
 
 def _fits(train: Dataset, parameters: str) -> Fits:
     tolerance = 1e-10 if parameters == "last-layer" else None
-    scheme = Deterministic("weight-decay", decay=DECAY)
+    scheme = Deterministic("weight-decay", weight_decay=DECAY)
     (fits,) = fit_schemes([scheme], _network, train, [0], SCHEDULE, parameters=parameters, tolerance=tolerance)
     return fits
 

@@ -117,7 +117,7 @@ def compare(
     console.print(f"Test example {result.test_example}. Tables, figure and configuration: {result.folder}")
 
 
-@app.command()
+@app.command(cls=GivenOptions)
 def train(
     dataset: Annotated[str, typer.Argument(help="A data set by name, mnist say; a wrong name lists them.")],
     network: Annotated[str, typer.Option(help="mlp, lenet, resnet, or vgg11, vgg13, vgg16, vgg19.")] = "mlp",
@@ -149,11 +149,17 @@ def train(
 ) -> None:
     """Train networks, deterministic or Bayesian; stopped, the same command continues. Ends with a report."""
     given = dict(locals())
+    from bayes_influence.data.tables import TABLES
     from bayes_influence.experiments.training.report import train_and_report
     from bayes_influence.experiments.training.settings import TrainRun
+    from bayes_influence.training.schemes import Variational
 
     with clear_errors():
         run = settings_of(TrainRun, given, seeds=whole_numbers(seeds, "seeds"))
+        if dataset in TABLES:
+            refuse_given(["data_folder"], f"{dataset} comes with scikit-learn")
+        if not isinstance(run.resolved_scheme(), Variational):
+            refuse_given(["predictions"], f"{scheme} has no Bayesian network, which alone predicts in several ways")
         folder = out or Path("runs") / f"train-{dataset}-{network}-{scheme}"
         report = train_and_report(run, folder, data_folder=data_folder, mode=predictions)
     text = report.dropna(axis="columns", how="all").to_string(index=False, float_format="{:.4f}".format)

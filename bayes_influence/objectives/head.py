@@ -88,10 +88,11 @@ def head_objective(objective: Objective) -> Objective:
     outside = [name for name in objective.names if not name.startswith(last_layer_prefix(objective.network))]
     if outside:
         raise ValueError(f"parameters={objective.parameters!r} reaches beyond the last layer {path!r}: {outside}")
-    network = Head(path, objective.network.get_submodule(path)) if path else objective.network
-    return replace(
-        objective, network=network, params=head_params(objective, objective.params), parameters=objective.names
-    )
+    if not path:
+        return replace(objective, parameters=objective.names)
+    # A layer alone has its own buffers, not the network's.
+    network, params = Head(path, objective.network.get_submodule(path)), head_params(objective, objective.params)
+    return replace(objective, network=network, params=params, buffers={}, parameters=objective.names)
 
 
 def head_problem(objective: Objective, batch: Batch) -> tuple[Objective, Batch]:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.objectives.plain_formulas import plain_formulas
 from bayes_influence.torch_internals import tree_flatten, tree_unflatten
 
@@ -35,7 +36,7 @@ _known: WeakKeyDictionary[nn.Module, dict[Derivative, int]] = WeakKeyDictionary(
 """The first of the ways that a network has been seen to have, for each of these."""
 
 
-class NoDerivativeError(ValueError):
+class NoDerivativeError(BayesInfluenceError, ValueError):
     """Torch has no derivative of a network or likelihood that is needed, in any of the ways."""
 
 

@@ -19,16 +19,17 @@ from bayes_influence.torch_internals import AnyBatchNorm, tree_map
 def refreshed_buffers(objective: Objective, params: Params, buffers: Params, train: Dataset, batch_size: int) -> Params:
     """Every member's buffers after one pass over the training examples at `params`.
 
-    Means and variances are the equal average of the batches' own, as `torch.optim.swa_utils.update_bn` takes them;
-    only batch norms are in training mode. A network without them, or a Bayesian one (whose statistics stay those of
-    the deterministic training), keeps its buffers.
+    The examples come in the equally large batches of a training (up to one example), and means and variances are the
+    average of the batches' own, weighted by their sizes: what `torch.optim.swa_utils.update_bn` takes where all are
+    equal. Only batch norms are in training mode. A network without them, or a Bayesian one (whose statistics stay
+    those of the deterministic training), keeps its buffers.
 
     Args:
         objective: Whose network it is; left as it is.
         params: Stacked parameters.
         buffers: Stacked buffers; left as they are.
         train: The examples.
-        batch_size: How many at a time.
+        batch_size: How many at a time, at most.
     """
     network = copy.deepcopy(objective.network).eval()
     norms = {path: module for path, module in network.named_modules() if isinstance(module, AnyBatchNorm)}
@@ -37,7 +38,6 @@ def refreshed_buffers(objective: Objective, params: Params, buffers: Params, tra
         return buffers
     for norm in norms.values():
         norm.train()
-        norm.momentum = None
     refreshed = {name: value.clone() for name, value in buffers.items()}
     like = next(iter(params.values()))
     for index in range(len(like)):
@@ -45,7 +45,12 @@ def refreshed_buffers(objective: Objective, params: Params, buffers: Params, tra
             refreshed[f"{path}.num_batches_tracked".lstrip(".")][index] = 0
         own = {**member(params, index), **member(refreshed, index)}
         with torch.no_grad():
-            for batch in train.batches(batch_size):
+            seen = 0
+            for part in torch.arange(len(train)).tensor_split(-(-len(train) // batch_size)):
+                seen += len(part)
+                for norm in norms.values():
+                    norm.momentum = len(part) / seen
+                batch = train.select(part).batch()
                 functional_call(network, own, (tree_map(lambda leaf: _moved(leaf, like), batch.inputs),))
     return refreshed
 

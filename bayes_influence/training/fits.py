@@ -1,4 +1,4 @@
-"""Trained networks: several schemes and all their seeds in one ensemble per family, polished to a gradient norm."""
+"""Trained networks: several schemes and all their seeds in one ensemble, polished to a gradient norm."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import full_batches
 from bayes_influence.training.newton import StackedProblem, minimise_newton
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import Scheme
+from bayes_influence.training.schemes import Scheme, ensembles
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def fit_schemes(
     tolerance: float | None = 1e-10,
     progress: bool = False,
 ) -> list[Fits]:
-    """Trains every scheme from every seed; schemes of one family share an ensemble.
+    """Trains every scheme from every seed; schemes that differ in numbers of a member only share an ensemble.
 
     After the schedule, regularised schemes are polished by Newton's method in the selected parameters: the last layer
     is a convex problem there, and an estimate of its response is exact only at its minimum. Unregularised ones are
@@ -117,15 +117,20 @@ def fit_schemes(
 
     Raises:
         NonFiniteTrainingError: Naming scheme, seed and step.
-        ValueError: If a class has a single member, the network has another number of outputs than there are classes,
-            or two members of a family disagree on how to average.
+        ValueError: If a class has a single member, or the network has another number of outputs than there are
+            classes.
+        TypeError: If `make_network` is a network and not what builds one.
     """
     check_dataset(train, "the training examples")
+    if isinstance(make_network, nn.Module):
+        raise TypeError(
+            f"make_network must build a new network at every call, got a {type(make_network).__name__} itself; pass a "
+            "function without arguments, e.g. lambda: MLP(4, 3)"
+        )
     _check_classes(make_network, train)
     fits: dict[str, Fits] = {}
-    for family in dict.fromkeys(scheme.family for scheme in schemes):
-        members = [scheme for scheme in schemes if scheme.family == family]
-        for fit in _fit_family(members, make_network, train, seeds, schedule, parameters, tolerance, progress):
+    for members in ensembles(schemes):
+        for fit in _fit_ensemble(members, make_network, train, seeds, schedule, parameters, tolerance, progress):
             fits[fit.scheme.name] = fit
     return [fits[scheme.name] for scheme in schemes]
 
@@ -140,7 +145,7 @@ def _check_classes(make_network: Callable[[], nn.Module], train: Dataset) -> Non
     train.check_classes(n_outputs=outputs.shape[-1])
 
 
-def _fit_family(
+def _fit_ensemble(
     schemes: Sequence[Scheme],
     make_network: Callable[[], nn.Module],
     train: Dataset,
@@ -151,9 +156,7 @@ def _fit_family(
     progress: bool,
 ) -> list[Fits]:
     started = time.perf_counter()
-    averagings = {scheme.averaging for scheme in schemes if scheme.averaging}
-    if len(averagings) > 1:
-        raise ValueError(f"members of one ensemble must average alike, got {averagings}")
+    averaging = next((scheme.averaging for scheme in schemes if scheme.averaging), None)
     dtype, device = train.inputs.dtype, train.inputs.device
     start = initial_params(lambda: schemes[0].prepare(make_network()), seeds, dtype=dtype, device=device)
     count = len(seeds)
@@ -172,7 +175,7 @@ def _fit_family(
             schedule,
             regulariser_weights=per_member([scheme.regulariser_weight for scheme in schemes for _ in seeds]),
             averaged=torch.tensor([bool(scheme.averaging) for scheme in schemes for _ in seeds], device=device),
-            averaging=next(iter(averagings), None),
+            averaging=averaging,
             labels=labels,
             progress=progress,
         ).params

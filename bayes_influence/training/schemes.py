@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from torch import nn
 
@@ -29,6 +30,10 @@ WEIGHT_DECAY = 0.005
 TEMPERED_KL = 0.1
 """Weight of the KL in `bnn-tempered`: a "cold" posterior (Wenzel et al. 2020), narrower than the Bayesian one. Chosen
 on 5000 training images of MNIST held out for that, see docs/bayesian_training.md."""
+
+
+MEMBERS_DIFFER_IN = ("name", "regulariser_weight", "averaging")
+"""What members of one ensemble may differ in; averages are taken in one way, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,40 @@ class Scheme(ABC):
     def objective(self, network: nn.Module, n_train: int, parameters: str | Sequence[str] = "all") -> Objective:
         """What is trained, linearised and retrained, for a prepared network and n training examples."""
 
+    def shares_ensemble(self, other: Scheme) -> bool:
+        """Whether both train as members of one ensemble: alike in class and in all that is stored in them.
+
+        Members may differ in their name, in the regulariser's weight, and in whether (not in how) they average.
+        """
+        own, others = (
+            {name: value for name, value in vars(scheme).items() if name not in MEMBERS_DIFFER_IN}
+            for scheme in (self, other)
+        )
+        averages_alike = self.averaging is None or other.averaging is None or self.averaging == other.averaging
+        return type(self) is type(other) and own == others and averages_alike
+
     @property
-    @abstractmethod
-    def family(self) -> str:
-        """Schemes of one family differ in numbers only, and train as members of one ensemble."""
+    def options(self) -> dict[str, Any]:
+        """What can be set with `with_options`, and how it stands: every field that changes what is trained."""
+        idle = {"name"}
+        if self.averaging is None:
+            idle.add("averaging")
+        if not self.regularised:
+            idle.add("regulariser_weight")
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in idle}
+
+    def with_options(self, **options: Any) -> Scheme:
+        """The scheme with other numbers.
+
+        Raises:
+            ValueError: If the scheme has no such option; the message lists those that it has.
+        """
+        unknown = sorted(set(options) - set(self.options))
+        if unknown:
+            raise ValueError(
+                f"the scheme {self.name} has no option {', '.join(unknown)}; it has {', '.join(self.options) or 'none'}"
+            )
+        return replace(self, **options)
 
     def step(self, objective: Objective, n_train: int) -> StepObjective:
         """What a training step in minibatches minimises: the objective itself, its network in training mode."""
@@ -78,15 +113,16 @@ class Deterministic(Scheme):
     """Cross-entropy with or without weight decay, with or without SWA.
 
     Attributes:
-        decay: lambda of the weight decay (lambda/2) ||theta||^2; the regulariser's weight says whether it applies.
+        weight_decay: lambda in (lambda/2) ||theta||^2; the regulariser's weight says whether it applies.
     """
 
-    decay: float = WEIGHT_DECAY
+    weight_decay: float = WEIGHT_DECAY
 
     @property
-    def family(self) -> str:
-        """Deterministic networks that share their lambda, and do not average differently."""
-        return f"deterministic-{self.decay:g}" + ("-swag" if isinstance(self.averaging, SWAG) else "")
+    def options(self) -> dict[str, Any]:
+        """As of every scheme; lambda only where it applies."""
+        every = super().options
+        return every if self.regularised else {name: value for name, value in every.items() if name != "weight_decay"}
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """The network itself."""
@@ -94,7 +130,7 @@ class Deterministic(Scheme):
 
     def objective(self, network: nn.Module, n_train: int, parameters: str | Sequence[str] = "all") -> Objective:
         """Cross-entropy plus weight decay."""
-        return Objective(network, CrossEntropy(), WeightDecay(self.decay), self.regulariser_weight, parameters)
+        return Objective(network, CrossEntropy(), WeightDecay(self.weight_decay), self.regulariser_weight, parameters)
 
 
 @dataclass(frozen=True)
@@ -106,11 +142,6 @@ class Dropout(Deterministic):
     """
 
     probability: float = DROPOUT
-
-    @property
-    def family(self) -> str:
-        """Networks of one dropout probability."""
-        return f"dropout-{self.probability:g}-{self.decay:g}"
 
     @property
     def sampled(self) -> bool:
@@ -142,12 +173,6 @@ class Variational(Scheme):
     initial_sigma: float | None = None
     relative_sigma: float | None = None
 
-    @property
-    def family(self) -> str:
-        """Bayesian networks of one likelihood, prior, propagation and start."""
-        start = f"{self.initial_sigma}-{self.relative_sigma}"
-        return f"variational-{self.likelihood}-{self.prior}-{self.prior_scale:g}-{self.method}-{start}"
-
     def prepare(self, network: nn.Module) -> nn.Module:
         """The moment-propagating twin, its means at the network's weights."""
         sigma = self.initial_sigma if self.relative_sigma is None else relative_sigma(self.relative_sigma)
@@ -166,11 +191,6 @@ class MeanFieldVI(Variational):
     Means and log standard deviations are those of the moment-propagating twin, in which they are then linearised,
     refitted and used for predictions.
     """
-
-    @property
-    def family(self) -> str:
-        """As its propagated kin, but trained by sampling."""
-        return f"sampled-{super().family}"
 
     @property
     def sampled(self) -> bool:
@@ -203,6 +223,18 @@ SCHEMES: dict[str, Scheme] = {
 
 DEFAULT_SCHEMES = ("none", "weight-decay", "swa", "weight-decay+swa", "bnn")
 """The five that the papers compare."""
+
+
+def ensembles(schemes: Sequence[Scheme]) -> list[list[Scheme]]:
+    """The schemes, grouped by the ensemble that they train in."""
+    groups: list[list[Scheme]] = []
+    for scheme in schemes:
+        group = next((group for group in groups if all(scheme.shares_ensemble(other) for other in group)), None)
+        if group is None:
+            groups.append([scheme])
+        else:
+            group.append(scheme)
+    return groups
 
 
 def find_schemes(names: Sequence[str]) -> list[Scheme]:

@@ -33,6 +33,9 @@ def test_train_prints_the_report_and_leaves_a_run_that_loads(tmp_path):
         (["train", "irsi"], "unknown dataset 'irsi'; known: iris"),
         (["train", "iris", "--scheme", "bn"], "unknown scheme bn; known: none"),
         (["train", "iris", "--network", "lenet"], "lenet takes images (channels, height, width)"),
+        (["train", "iris", "--data-folder", "."], "--data-folder does not apply here: iris comes with scikit-learn"),
+        (["train", "iris", "--scheme", "none", "--predictions", "sampled"], "--predictions does not apply here: none"),
+        (["train", "mnist", "--network", "lenet", "--depth", "2"], "lenet has no depth to choose; leave depth out"),
         (["train", "iris", "--seeds", "0,x"], "seeds must be whole numbers separated by commas, got '0,x'"),
     ],
 )

@@ -34,7 +34,7 @@ def tanh_network():
 @pytest.fixture(scope="session")
 def regression(train):
     """Two seeds of one convex problem, at its minimum."""
-    scheme = Deterministic("l2", decay=DECAY)
+    scheme = Deterministic("l2", weight_decay=DECAY)
     (fits,) = fit_schemes([scheme], softmax_regression, train, [0, 1], Schedule(300, 0.05), tolerance=1e-12)
     assert fits.polished.all()
     return fits
@@ -43,7 +43,7 @@ def regression(train):
 @pytest.fixture(scope="session")
 def network(train):
     """Two seeds of a tanh network, all of its parameters at a minimum."""
-    scheme = Deterministic("l2", decay=DECAY)
+    scheme = Deterministic("l2", weight_decay=DECAY)
     (fits,) = fit_schemes([scheme], tanh_network, train, [0, 1], Schedule(500, 0.02), parameters="all", tolerance=1e-11)
     assert fits.polished.all()
     return fits

@@ -79,7 +79,7 @@ def test_removing_an_example_raises_its_own_loss(regression, train, removed):
 
 
 def test_last_layer_refits_keep_the_features(train, test, removed):
-    scheme = Deterministic("l2", decay=DECAY)
+    scheme = Deterministic("l2", weight_decay=DECAY)
     (fits,) = fit_schemes([scheme], tanh_network, train, [0, 1], Schedule(200, 0.02))
     refits = newton_refits(fits, train, removed)
     losses = losses_after(fits, refits, test)
@@ -140,9 +140,11 @@ def test_removals_for_another_number_of_seeds_are_refused(regression, train):
 
 def test_warm_and_cold_and_newton_agree(train, removed):
     (cold,) = fit_schemes(
-        [Deterministic("l2", decay=DECAY)], softmax_regression, train.without(3), [5], Schedule(300, 0.05)
+        [Deterministic("l2", weight_decay=DECAY)], softmax_regression, train.without(3), [5], Schedule(300, 0.05)
     )
-    (warm,) = fit_schemes([Deterministic("l2", decay=DECAY)], softmax_regression, train, [0], Schedule(300, 0.05))
+    (warm,) = fit_schemes(
+        [Deterministic("l2", weight_decay=DECAY)], softmax_regression, train, [0], Schedule(300, 0.05)
+    )
     refits = newton_refits(warm, train, Removals.one_at_a_time(torch.tensor([[3]]), "renormalised"))
     for name, value in refits.params.items():
         torch.testing.assert_close(value[0, 1], cold.params[name][0], rtol=0, atol=1e-8)

@@ -17,7 +17,9 @@ from tests.retraining.conftest import DECAY, tanh_network
 @pytest.fixture(scope="module")
 def heads(train):
     """Last layers of two tanh networks, some way from their minimum."""
-    (fits,) = fit_schemes([Deterministic("l2", decay=DECAY)], tanh_network, train, [0, 1], Schedule(40), tolerance=None)
+    (fits,) = fit_schemes(
+        [Deterministic("l2", weight_decay=DECAY)], tanh_network, train, [0, 1], Schedule(40), tolerance=None
+    )
     return fits
 
 
@@ -97,7 +99,7 @@ def test_convex_refits_do_not_depend_on_where_they_start(heads, train, removed):
 
 def test_a_network_that_goes_on_behind_its_last_layer_is_refitted_whole(train):
     network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh()).double()
-    objective = Deterministic("l2", decay=DECAY).objective(network, len(train), "last-layer")
+    objective = Deterministic("l2", weight_decay=DECAY).objective(network, len(train), "last-layer")
     assert not has_head(objective, train.batch())
     params = {name: value.unsqueeze(0) for name, value in objective.params.items()}
     refitted, problem = refit_problem(objective, params, train)

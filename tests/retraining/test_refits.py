@@ -42,6 +42,16 @@ def test_a_polished_fit_does_not_drift(regression, train, test, removed, caplog)
     assert caplog.text == ""
 
 
+def test_refits_are_shown_in_a_line(regression, train, removed):
+    members, count = removed.shape
+    shown = repr(newton_refits(regression, train, removed))
+    total = members * (count + 1)
+    start = (
+        f"Refits({members} x {count} removals and a control each, {total} of {total} converged, worst gradient norm "
+    )
+    assert shown.startswith(start)
+
+
 def test_drift_is_counted_from_the_fit_in_units_of_the_typical_effect(unfinished, train, test, removed, caplog):
     refits = trained_refits(unfinished, train, removed, Schedule(30, 0.01))
     with caplog.at_level(logging.WARNING):

@@ -9,7 +9,7 @@ from bayes_influence.training.schemes import Dropout
 from tests.retraining.conftest import DECAY, tanh_network
 
 SCHEDULE = Schedule(20, 0.02)
-SCHEME = Dropout("dropout", decay=DECAY, probability=0.3)
+SCHEME = Dropout("dropout", weight_decay=DECAY, probability=0.3)
 
 
 def _fits(train, selection):

@@ -43,3 +43,16 @@ def test_networks_without_batch_norm_and_bayesian_ones_keep_their_buffers():
         params = stack_members([detached_params(net)])
         after = refreshed_buffers(Objective(net, CrossEntropy()), params, buffers, DATA, 10)
         assert all(torch.equal(after[name], value) for name, value in buffers.items())
+
+
+def test_every_example_counts_alike_whatever_the_last_batch_is():
+    """31 examples in batches of at most 10 are four batches of 8, 8, 8 and 7: none is a single example."""
+    data = Dataset(torch.randn(31, 3), torch.arange(31) % 2, torch.arange(31))
+    net = network()
+    params = stack_members([detached_params(net)])
+    ours = refreshed_buffers(Objective(net, CrossEntropy()), params, buffers_of(net), data, 10)
+    hidden = net[0](data.inputs).detach()
+    torch.testing.assert_close(ours["1.running_mean"][0], hidden.mean(0))
+    parts = hidden.split([8, 8, 8, 7])
+    within = sum(len(part) * part.var(0) for part in parts) / 31
+    torch.testing.assert_close(ours["1.running_var"][0], within)

@@ -36,7 +36,7 @@ def test_regularised_schemes_are_polished_in_the_last_layer(iris, scheme):
 def test_a_tempered_posterior_is_trained_beside_the_bayesian_one_and_is_narrower(iris):
     schemes = find_schemes(["bnn", "bnn-tempered"])
     bayesian, tempered = fit_schemes(schemes, make_network, iris.train, [0], Schedule(400))
-    assert bayesian.scheme.family == tempered.scheme.family
+    assert bayesian.scheme.shares_ensemble(tempered.scheme)
     assert (bayesian.objective.regulariser_weight, tempered.objective.regulariser_weight) == (1.0, 0.1)
     widths = [fit.params["2.weight_rho"].exp().mean() for fit in (bayesian, tempered)]
     assert widths[1] < 0.8 * widths[0]
@@ -88,10 +88,17 @@ def test_a_class_with_one_member_is_refused_before_training(iris):
         fit_schemes(find_schemes(["none"]), make_network, lonely, [0], Schedule(10**9))
 
 
-def test_one_ensemble_averages_in_one_way(iris):
-    clashing = [SCHEMES["swa"], Deterministic("early-swa", averaging=SWA(start=0.5))]
-    with pytest.raises(ValueError, match="must average alike"):
-        fit_schemes(clashing, make_network, iris.train, [0], Schedule(5))
+def test_two_ways_of_averaging_train_apart(iris):
+    schemes = [SCHEMES["swa"], Deterministic("early-swa", averaging=SWA(start=0.5), regulariser_weight=0.0)]
+    late, early = fit_schemes(schemes, make_network, iris.train, [0], Schedule(20))
+    assert not torch.equal(late.params["0.weight"], early.params["0.weight"])
+    (alone,) = fit_schemes(schemes[1:], make_network, iris.train, [0], Schedule(20))
+    assert torch.equal(alone.params["0.weight"], early.params["0.weight"])
+
+
+def test_a_network_for_a_factory_is_refused(iris):
+    with pytest.raises(TypeError, match="must build a new network at every call, got a Sequential itself; pass a"):
+        fit_schemes(find_schemes(["none"]), make_network(), iris.train, [0], Schedule(5))
 
 
 @pytest.mark.parametrize(

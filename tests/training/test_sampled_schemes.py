@@ -5,11 +5,10 @@ from bayes_influence.data.tables import leave_out, load_table
 from bayes_influence.models.mlp import MLP
 from bayes_influence.objectives.members import member
 from bayes_influence.objectives.parameters import RHO
-from bayes_influence.training.averaging import SWAG
 from bayes_influence.training.dropout import DroppedLinear
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import SCHEMES, Dropout, Variational, find_schemes
+from bayes_influence.training.schemes import find_schemes
 
 SPLIT = leave_out(load_table("iris"), 83)
 
@@ -56,10 +55,3 @@ def test_swag_ends_where_swa_does():
     swag, swa = fit(["swag", "swa"], [0])
     for name, value in swa.params.items():
         torch.testing.assert_close(swag.params[name], value)
-
-
-def test_families_are_kept_apart():
-    assert isinstance(SCHEMES["swag"].averaging, SWAG)
-    assert len({SCHEMES[name].family for name in ("swa", "swag", "dropout", "bnn", "mean-field-vi")}) == 5
-    assert Dropout("a", probability=0.5).family != Dropout("b").family
-    assert Variational("a", prior="fan-in").family != Variational("b").family

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from bayes_influence.evaluation.agreement import MIN_POINTS
 from bayes_influence.experiments.store.cells import cell_key
 from bayes_influence.experiments.training.table_networks import TableNetworks
-from bayes_influence.training.schemes import DEFAULT_SCHEMES, SCHEMES, find_schemes
+from bayes_influence.training.schemes import DEFAULT_SCHEMES, ensembles, find_schemes
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class Study(TableNetworks):
     @property
     def ensembles(self) -> list[tuple[str, ...]]:
         """The schemes, grouped by the ensemble that they train in."""
-        families = dict.fromkeys(SCHEMES[name].family for name in self.schemes)
-        return [tuple(name for name in self.schemes if SCHEMES[name].family == family) for family in families]
+        return [tuple(scheme.name for scheme in group) for group in ensembles(find_schemes(self.schemes))]
 
     def cells(self, sizes: Sequence[tuple[int, int]] | None = None) -> dict[str, Study]:
         """One cell per network and ensemble, each a study of its own, under the key that it is stored by.

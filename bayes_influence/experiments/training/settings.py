@@ -29,7 +29,7 @@ from bayes_influence.objectives.objective import Likelihood
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.optimisers import OPTIMISERS
 from bayes_influence.training.priors import PRIORS, RELATIVE_SIGMA
-from bayes_influence.training.schemes import Deterministic, Scheme, Variational, find_schemes
+from bayes_influence.training.schemes import Scheme, Variational, find_schemes
 
 LIKELIHOODS: dict[str, Likelihood] = {
     "tilted": TiltedCategorical(),
@@ -147,7 +147,7 @@ class TrainRun(Settings):
             raise ValueError(
                 f"kl_weight must be positive, got {self.kl_weight}; without a KL nothing holds the variances up"
             )
-        find_schemes([self.scheme])
+        self.resolved_scheme()
         self.schedule()
         torch.device(self.device)
 
@@ -189,13 +189,12 @@ class TrainRun(Settings):
     def resolved_scheme(self) -> Scheme:
         """The scheme with this run's weight decay, prior and likelihood."""
         (scheme,) = find_schemes([self.scheme])
-        if isinstance(scheme, Deterministic) and self.weight_decay is not None:
-            return replace(scheme, decay=self.weight_decay)
+        if self.weight_decay is not None:
+            scheme = scheme.with_options(weight_decay=self.weight_decay)
         if isinstance(scheme, Variational):
             likelihood = scheme.likelihood if self.likelihood is None else LIKELIHOODS[self.likelihood]
             start = None if self.warm_start is None else RELATIVE_SIGMA
-            return replace(
-                scheme,
+            return scheme.with_options(
                 likelihood=likelihood,
                 prior_scale=self.prior_scale,
                 prior=self.prior,

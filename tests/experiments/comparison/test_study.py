@@ -1,7 +1,6 @@
 import dataclasses
 
 import pytest
-import torch
 
 from bayes_influence.experiments.comparison.study import Study
 
@@ -21,36 +20,18 @@ def test_a_grid_has_the_cells_of_every_size_once():
     assert {(cell.depth, cell.width) for cell in cells.values()} == {(1, 5), (2, 5)}
 
 
-def test_the_split_leaves_the_test_example_out_and_standardises_on_the_rest():
-    split = Study(test_example=83).split()
-    assert split.test.ids.tolist() == [83]
-    assert len(split.train) == 149
-    assert torch.allclose(split.train.inputs.mean(0), torch.zeros(4).double(), atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset": "irsi"}, "unknown table 'irsi'; known: breast-cancer, digits, iris, wine"),
         ({"schemes": ("bn",)}, "unknown scheme bn; known: none, weight-decay"),
-        ({"activation": "sellu"}, "unknown activation 'sellu'; known: .*selu"),
-        ({"parameters": "first-layer"}, "unknown parameters 'first-layer'; known: last-layer, all"),
-        ({"repeats": 0}, "repeats must be at least 1, got 0"),
-        ({"width": 0}, "width must be at least 1, got 0"),
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"removals": 150}, r"removals must lie in 3\.\.149 \(iris has 149 training examples"),
         ({"removals": 2}, r"removals must lie in 3\.\.149"),
-        ({"test_example": 150}, r"no example has id \[150\]; ids run from 0 to 149"),
+        ({"refit_epochs": 0}, "refit_epochs must be at least 1, got 0"),
     ],
 )
 def test_wrong_settings_are_refused_before_any_work(settings, message):
     with pytest.raises(ValueError, match=message):
         Study(**settings)
-
-
-def test_a_study_without_its_test_example_cannot_be_split():
-    with pytest.raises(ValueError, match="test example is not resolved"):
-        Study().split()
 
 
 def test_the_configuration_repeats_the_study():

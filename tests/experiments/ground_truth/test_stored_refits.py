@@ -22,7 +22,7 @@ def train():
 
 @pytest.fixture(scope="module")
 def fits(train):
-    scheme = Deterministic("l2", decay=0.05)
+    scheme = Deterministic("l2", weight_decay=0.05)
     (found,) = fit_schemes([scheme], lambda: MLP(3, 3, width=3, activation="tanh"), train, [0, 1], Schedule(60, 0.05))
     return found
 

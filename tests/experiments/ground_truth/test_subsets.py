@@ -28,7 +28,7 @@ def softmax_regression():
 def problem():
     whole = logistic_classes(46, n_features=3, n_classes=3, seed=1).dataset
     train, test = whole.select(range(40)), whole.select(range(40, 46))
-    scheme = Deterministic("l2", decay=DECAY)
+    scheme = Deterministic("l2", weight_decay=DECAY)
     (fits,) = fit_schemes([scheme], softmax_regression, train, [0, 1], Schedule(50, 0.05))
     return fits, train, test
 

@@ -38,7 +38,7 @@ def test_fits_are_scheme_objective_seeds_and_parameters(fits):
         return fingerprint(fits=identity_of_fits(fits))
 
     others = [
-        replace(fits, scheme=Deterministic("none", decay=0.1)),
+        replace(fits, scheme=Deterministic("none", weight_decay=0.1)),
         replace(fits, objective=replace(fits.objective, regulariser_weight=2.0)),
         replace(fits, seeds=(0, 2)),
         replace(fits, params={name: -value for name, value in fits.params.items()}),

@@ -102,7 +102,7 @@ def test_a_run_uses_the_first_training_examples():
 
 
 def test_settings_reach_the_scheme():
-    assert replace(RUN, weight_decay=0.3).resolved_scheme().decay == 0.3
+    assert replace(RUN, weight_decay=0.3).resolved_scheme().weight_decay == 0.3
     run = replace(
         RUN, scheme="bnn", prior="fan-in", prior_scale=2.0, likelihood="taylor", initial_sigma=0.3, kl_weight=0.5
     )

@@ -1,0 +1,54 @@
+import dataclasses
+
+import pytest
+import torch
+
+from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.training import table_networks
+from bayes_influence.experiments.training.table_networks import TableNetworks
+
+
+def test_the_split_leaves_the_test_example_out_and_standardises_on_the_rest():
+    split = TableNetworks(test_example=83).split()
+    assert split.test.ids.tolist() == [83]
+    assert len(split.train) == 149
+    assert torch.allclose(split.train.inputs.mean(0), torch.zeros(4).double(), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dataset": "irsi"}, "unknown table 'irsi'; known: breast-cancer, digits, iris, wine"),
+        ({"activation": "sellu"}, "unknown activation 'sellu'; known: .*selu"),
+        ({"parameters": "first-layer"}, "unknown parameters 'first-layer'; known: last-layer, all"),
+        ({"repeats": 0}, "repeats must be at least 1, got 0"),
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"test_example": 150}, r"no example has id \[150\]; ids run from 0 to 149"),
+    ],
+)
+def test_wrong_settings_are_refused_before_any_work(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TableNetworks(**settings)
+
+
+def test_a_study_without_its_test_example_cannot_be_split():
+    with pytest.raises(ValueError, match="test example is not resolved"):
+        TableNetworks().split()
+
+
+def test_the_test_example_is_found_once_and_stored(tmp_path, monkeypatch):
+    asked = []
+
+    def hardest(data, make_network, scheme, schedule, progress):
+        asked.append((data.name, sum(value.numel() for value in make_network().parameters()), schedule))
+        return 132
+
+    monkeypatch.setattr(table_networks, "hardest_example", hardest)
+    folder = StudyFolder(tmp_path / "study", {"study": "compare"})
+    networks = TableNetworks(depth=3, width=8)
+    assert networks.resolved(folder, progress=False) == dataclasses.replace(networks, test_example=132)
+    assert networks.resolved(folder, progress=False).test_example == 132
+    assert dataclasses.replace(networks, test_example=83).resolved(folder).test_example == 83
+    # The reference network, whatever the study's own: 4 inputs, 5 units, 3 classes.
+    assert asked == [("iris", 4 * 5 + 5 + 5 * 3 + 3, table_networks.REFERENCE_SCHEDULE)]
