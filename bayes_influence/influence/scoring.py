@@ -129,7 +129,7 @@ class ScoreBlocks:
     def _factors(self, block: Dataset) -> Iterator[OuterProducts]:
         """Every layer's a and e, for all examples of the block at once."""
         losses = Backpropagation(self.problem.reduced, "empirical", torch.Generator())
-        return losses.through(self._layers, block, len(block))
+        return losses.through(self._layers, block, len(block), check=False)
 
     def _is_complete(self) -> bool:
         """Whether the factors of the first examples make up their gradients.

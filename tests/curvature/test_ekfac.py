@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from bayes_influence.curvature.operators.ekfac import EKFACOperator
 from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
@@ -219,3 +220,39 @@ def test_modules_are_left_alone(make_objective, classification) -> None:
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
     assert all(parameter.grad is None for parameter in objective.network.parameters())
+
+
+class Tied(nn.Module):
+    """An autoencoder that uses its encoder's weight a second time, functionally."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(4, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return functional.linear(torch.tanh(self.encoder(inputs)), self.encoder.weight.T)
+
+
+class SequenceFirst(nn.Module):
+    """Takes examples on the first axis, and puts positions there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layer(inputs.transpose(0, 1))).transpose(0, 1).mean(dim=1)
+
+
+@pytest.mark.parametrize(("network", "shape"), [(Tied(), (6, 4)), (SequenceFirst(), (6, 6, 4))])
+@pytest.mark.parametrize("fisher", ["exact", "empirical"])
+def test_layers_that_are_not_what_they_receive_and_return_are_refused(network, shape, fisher) -> None:
+    inputs = torch.randn(*shape, dtype=torch.float64)
+    targets = inputs if len(shape) == 2 else torch.randn(6, 3, dtype=torch.float64)
+
+    def loss(outputs, targets):
+        return (outputs - targets).square().sum(dim=1)
+
+    objective = Objective(network.double(), loss)
+    with pytest.raises(ValueError, match=r"the gradient of layer '\w+' is not made of what the layer receives"):
+        EKFACOperator(objective, Dataset(inputs, targets, torch.arange(6)), fisher=fisher)

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from bayes_influence.curvature.kinds import CURVATURES, as_curvature
+from bayes_influence.curvature.operators import last_layer
 from bayes_influence.curvature.operators.ekfac import EKFAC, EKFACOperator
 from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisher, GaussNewton, GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import Hessian, HessianOperator
 from bayes_influence.curvature.operators.last_layer import LastLayerOperator
 from bayes_influence.curvature.operators.sharded import Sharded
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.head import head_problem
 
 
@@ -81,3 +83,13 @@ def test_what_is_no_curvature_is_refused():
         as_curvature("fisher")
     with pytest.raises(TypeError, match=r"a curvature is a kind such as Hessian\(\), a name .*, got float"):
         as_curvature(0.5)
+
+
+def test_hessians_in_the_outputs_that_do_not_fit_are_not_held(make_objective, classification, monkeypatch, hessian_of):
+    monkeypatch.setattr(last_layer, "HELD_BYTES", 100)
+    head, batch = head_problem(make_objective("last-layer"), classification.batch())
+    data = Dataset(batch.inputs, batch.targets, classification.ids)
+    for kind in (Hessian(), GaussNewton()):
+        operator = kind.operator(head, data)
+        assert type(operator) is not LastLayerOperator
+        torch.testing.assert_close(operator.dense(), hessian_of(head, batch))

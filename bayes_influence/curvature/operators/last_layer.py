@@ -18,6 +18,9 @@ from bayes_influence.objectives.parameters import last_layer_name
 BATCH_SIZE = 4096
 """Examples whose features are computed at a time."""
 
+HELD_BYTES = 1 << 30
+"""Most that the Hessians in the outputs may take: 1 GiB. Above, products are taken without them."""
+
 GRAM_SIZE = 1024
 """Examples per product of the dense form: as many as stay in the processor's cache."""
 
@@ -101,8 +104,16 @@ class LastLayerOperator(LinearOperator):
 
 
 def last_layer_or_none(objective: Objective, data: Dataset) -> LastLayerOperator | None:
-    """The closed form where the objective's network is one linear layer on vectors; None elsewhere."""
-    return LastLayerOperator(objective, data) if is_linear_layer(objective, data.inputs) else None
+    """The closed form where the objective's network is one linear layer on vectors; None elsewhere.
+
+    None as well where its n Hessians of C x C do not fit into `HELD_BYTES`: products need none of them.
+    """
+    if not is_linear_layer(objective, data.inputs):
+        return None
+    classes = len(objective.params[objective.names[0]])
+    if len(data) * classes**2 * objective.dtype.itemsize > HELD_BYTES:
+        return None
+    return LastLayerOperator(objective, data)
 
 
 def _has_bias(objective: Objective) -> bool:

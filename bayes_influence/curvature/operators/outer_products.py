@@ -14,6 +14,7 @@ from bayes_influence.curvature.operators.layer_records import KroneckerLayer, La
 from bayes_influence.curvature.operators.output_curvature import OutputLosses, output_hessian_roots
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import Params
 
 Fisher = Literal["exact", "sampled", "empirical"]
 
@@ -63,12 +64,21 @@ class Backpropagation:
         signs = 2 * torch.randint(2, roots.shape[:2], generator=self.generator).to(roots) - 1
         return (signs.unsqueeze(2) * roots).sum(dim=0, keepdim=True)
 
-    def through(self, layers: tuple[KroneckerLayer, ...], data: Dataset, batch_size: int) -> Iterator[OuterProducts]:
-        """Every layer's outer products, batch by batch and vector by vector."""
-        for batch in data.batches(batch_size):
-            yield from self._through_batch(layers, batch)
+    def through(
+        self, layers: tuple[KroneckerLayer, ...], data: Dataset, batch_size: int, *, check: bool = True
+    ) -> Iterator[OuterProducts]:
+        """Every layer's outer products, batch by batch and vector by vector.
 
-    def _through_batch(self, layers: tuple[KroneckerLayer, ...], batch: Batch) -> Iterator[OuterProducts]:
+        A `check` costs two backward passes of the first batch.
+
+        Raises:
+            ValueError: If the first batch's outer products do not make up its gradients, example by example: a weight
+                is used outside its layer as well, or a layer's first axis is not that of the examples.
+        """
+        for number, batch in enumerate(data.batches(batch_size)):
+            yield from self._through_batch(layers, batch, check=check and number == 0)
+
+    def _through_batch(self, layers: tuple[KroneckerLayer, ...], batch: Batch, check: bool) -> Iterator[OuterProducts]:
         selected = set(self.objective.names)
         params = {
             name: value.detach().clone().requires_grad_(name in selected)
@@ -78,11 +88,43 @@ class Backpropagation:
             outputs = self.objective.outputs(params, batch.inputs)
         received = {path: _joined(path, record, len(batch.targets)) for path, record in recorder.records.items()}
         ends = [end for record in recorder.records.values() for end in record.outputs]
-        for number, vectors in enumerate(self.sent_back(outputs.detach(), batch)):
+        sent = self.sent_back(outputs.detach(), batch)
+        if check:
+            _check_complete(layers, params, outputs, sent.sum(dim=0), recorder, received)
+        for number, vectors in enumerate(sent):
             gradients = iter(torch.autograd.grad(outputs, ends, vectors.reshape(outputs.shape), retain_graph=True))
             for path, record in recorder.records.items():
                 calls = [_positions(next(gradients), record.channels_first) for _ in record.outputs]
                 yield OuterProducts(path, received[path], torch.cat(calls, dim=1), first=number == 0)
+
+
+def _check_complete(
+    layers: tuple[KroneckerLayer, ...],
+    params: Params,
+    outputs: Tensor,
+    sent: Float[Tensor, "B C"],
+    recorder: RecordLayers,
+    received: dict[str, Tensor],
+) -> None:
+    """Whether sum_i c_i G_i of the outer products is the gradient of sum_i c_i s_i'f_i, for random c_i."""
+    shares = torch.rand(len(sent), generator=torch.Generator().manual_seed(0)).to(sent)
+    names = [name for layer in layers for name in layer.names]
+    ends = [end for record in recorder.records.values() for end in record.outputs]
+    weighted = (shares.unsqueeze(1) * sent).reshape(outputs.shape)
+    found = torch.autograd.grad(outputs, [params[name] for name in names], weighted, retain_graph=True)
+    gradients = dict(zip(names, found, strict=True))
+    slopes = iter(torch.autograd.grad(outputs, ends, sent.reshape(outputs.shape), retain_graph=True))
+    paths = {layer.path: layer for layer in layers}
+    for path, record in recorder.records.items():
+        calls = torch.cat([_positions(next(slopes), record.channels_first) for _ in record.outputs], dim=1)
+        products = torch.einsum("b,blo,bld->od", shares, calls, received[path])
+        expected = torch.cat([gradients[name].reshape(len(products), -1) for name in paths[path].names], dim=1)
+        if (products - expected).norm() > torch.finfo(sent.dtype).eps ** 0.5 * expected.norm():
+            raise ValueError(
+                f"the gradient of layer {path!r} is not made of what the layer receives and returns: its weight is "
+                f"used elsewhere as well, or its first axis is not that of the examples; leave it out of the "
+                f"parameters, or take another kind of curvature"
+            )
 
 
 def _joined(path: str, record: LayerRecord, examples: int) -> Float[Tensor, "B L D"]:
