@@ -58,3 +58,17 @@ def test_a_gradient_passes_through():
     variance = torch.rand(2, 3, requires_grad=True)
     Moments(torch.zeros(2, 3), variance).flatten().variance[4].backward()
     assert variance.grad.flatten().tolist() == [0, 0, 0, 0, 1, 0]
+
+
+def test_joining_is_along_the_first_axis_unless_said_otherwise():
+    x = Moments(torch.randn(2, 3), torch.rand(2, 3))
+    assert torch.equal(torch.cat([x, x]).variance, torch.cat([x.variance, x.variance]))
+    assert torch.stack([x, x]).shape == (2, 2, 3)
+
+
+def test_padding_with_copies_copies_variances_and_with_a_constant_has_none():
+    x = Moments(torch.randn(1, 2, 3), 1 + torch.rand(1, 2, 3))
+    assert torch.equal(functional.pad(x, (1, 1), "replicate").variance[..., 0], x.variance[..., 0])
+    padded = functional.pad(x, (1, 1), value=5.0)
+    assert torch.equal(padded.variance[..., 0], torch.zeros(1, 2))
+    assert torch.equal(padded.expectation[..., 0], torch.full((1, 2), 5.0))
