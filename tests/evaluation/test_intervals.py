@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from bayes_influence.evaluation import intervals
-from bayes_influence.evaluation.intervals import Interval, bootstrap_interval, mean_interval, two_level_bootstrap
+from bayes_influence.evaluation.intervals import Interval, mean_interval, two_level_bootstrap
 from bayes_influence.evaluation.statistics import kendall, pearson, spearman, top_k_overlap
 
 VALUES = np.array([0.91, 0.97, 0.88, 0.99, 0.95, 0.93])
@@ -23,31 +23,15 @@ def test_undefined_seeds_are_left_out_and_counted():
     assert found == Interval(**{**vars(mean_interval(VALUES)), "undefined": 2})
 
 
-@pytest.mark.parametrize("interval", [mean_interval, bootstrap_interval])
-def test_too_few_seeds_have_no_interval(interval):
-    one, none = interval([0.5, np.nan]), interval([np.nan])
+def test_too_few_seeds_have_no_interval():
+    one, none = mean_interval([0.5, np.nan]), mean_interval([np.nan])
     assert (one.estimate, one.n, one.undefined) == (0.5, 1, 1)
     assert np.isnan([one.low, one.high, none.estimate, none.low, none.high]).all()
 
 
-@pytest.mark.parametrize("interval", [mean_interval, bootstrap_interval])
-def test_equal_seeds_have_an_interval_of_no_width(interval):
-    found = interval([0.1, 0.1, 0.1])
+def test_equal_seeds_have_an_interval_of_no_width():
+    found = mean_interval([0.1, 0.1, 0.1])
     assert found.low == found.high == found.estimate == pytest.approx(0.1)
-
-
-def test_the_bootstrap_agrees_with_students_interval_on_a_normal_sample():
-    values = np.random.default_rng(0).normal(2.0, 0.5, size=200)
-    student, bootstrap = mean_interval(values), bootstrap_interval(values)
-    assert bootstrap.low == pytest.approx(student.low, abs=0.01)
-    assert bootstrap.high == pytest.approx(student.high, abs=0.01)
-
-
-def test_the_bootstrap_takes_other_statistics_and_repeats_with_its_seed():
-    found = bootstrap_interval(VALUES, np.median, seed=3)
-    assert found == bootstrap_interval(VALUES, np.median, seed=3)
-    assert found.estimate == np.median(VALUES)
-    assert VALUES.min() <= found.low < found.high <= VALUES.max()
 
 
 def correlated(generator, runs, n, correlation):
@@ -70,7 +54,7 @@ def test_two_levels_are_wider_than_seeds_alone():
     generator = np.random.default_rng(2)
     estimated, true = correlated(generator, 8, 20, 0.6)
     both = two_level_bootstrap(estimated, true, spearman)
-    seeds = bootstrap_interval(spearman(estimated, true))
+    seeds = mean_interval(spearman(estimated, true))
     assert both.estimate == pytest.approx(seeds.estimate)
     assert both.high - both.low > seeds.high - seeds.low
 
@@ -129,7 +113,5 @@ def test_shapes_must_match():
 def test_the_level_is_a_probability(level):
     with pytest.raises(ValueError, match=r"between 0 and 1, such as 0\.95, got"):
         mean_interval(VALUES, level)
-    with pytest.raises(ValueError, match=r"between 0 and 1, such as 0\.95, got"):
-        bootstrap_interval(VALUES, level=level)
     with pytest.raises(ValueError, match=r"between 0 and 1, such as 0\.95, got"):
         two_level_bootstrap(VALUES, VALUES, pearson, level)

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 import scipy.stats
-from statsmodels.stats.weightstats import ttost_paired
 
-from bayes_influence.evaluation.paired import equivalence, friedman, paired_comparisons
+from bayes_influence.evaluation.paired import friedman, paired_comparisons
 
 GENERATOR = np.random.default_rng(0)
 SEEDS = GENERATOR.normal(size=12)  # what a seed has in common across schemes
@@ -84,38 +83,3 @@ def test_paired_groups_must_be_equally_long():
         paired_comparisons({"a": [1.0, 2.0], "b": [1.0, 2.0, 3.0]})
     with pytest.raises(ValueError, match="at least two groups"):
         paired_comparisons({"a": [1.0, 2.0]})
-
-
-def test_equivalence_is_two_one_sided_tests():
-    found = equivalence(GROUPS["none"], GROUPS["swa"], margin=0.7)
-    expected = ttost_paired(GROUPS["none"], GROUPS["swa"], -0.7, 0.7)[0]
-    assert found.p_value == pytest.approx(expected)
-    assert found.equivalent
-    assert -0.7 < found.low < found.mean_difference < found.high < 0.7
-
-
-@pytest.mark.parametrize("margin", [0.05, 0.2, 0.3, 0.4, 0.5, 0.7])
-def test_equivalent_means_that_the_interval_lies_within_the_margin(margin):
-    found = equivalence(GROUPS["none"], GROUPS["swa"], margin)
-    assert found.equivalent == (-margin < found.low and found.high < margin)
-
-
-def test_no_significant_difference_is_not_equivalence():
-    noisy = 3 * np.random.default_rng(1).normal(size=(2, 6))
-    assert paired_comparisons({"a": noisy[0], "b": noisy[1]}).loc[0, "p_value"] > 0.05
-    assert not equivalence(*noisy, margin=0.1).equivalent
-
-
-def test_differences_that_do_not_vary_decide_by_themselves():
-    assert equivalence(SEEDS * 0 + 0.05, SEEDS * 0, margin=0.1).equivalent
-    assert not equivalence(SEEDS * 0 + 0.2, SEEDS * 0, margin=0.1).equivalent
-    one = equivalence([1.0], [1.0], margin=0.1)
-    assert np.isnan(one.p_value)
-    assert not one.equivalent
-
-
-def test_the_margin_must_be_stated_and_positive():
-    with pytest.raises(ValueError, match=r"a margin > 0 and 0 < alpha < 0\.5, got 0 and 0\.05"):
-        equivalence(SEEDS, SEEDS, margin=0)
-    with pytest.raises(ValueError, match=r"got 0\.1 and 0\.5"):
-        equivalence(SEEDS, SEEDS, margin=0.1, alpha=0.5)
