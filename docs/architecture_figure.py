@@ -67,7 +67,7 @@ ROOMS = (
     ),
     Room(
         "retraining",
-        ("RetrainingProtocol", "newton_refits", "Refits", "loss_changes"),
+        ("RetrainingProtocol", "Minimum", "Warm", "FromScratch", "Refits"),
         "J is minimised again without it: the true change",
         6,
     ),

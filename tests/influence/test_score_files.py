@@ -131,7 +131,7 @@ def test_an_unfinished_run_of_something_else_is_refused(influence, linear, train
 
 def test_requests_are_told_apart_by_every_part_and_by_nothing_else(influence, linear, train, test, monkeypatch):
     def mark(influence, gradients=test):
-        rows = influence.problem.gradients(influence.problem.reduce(gradients))
+        rows = influence.problem.gradients(*influence.problem.taken(gradients))
         request = ScoreRequest(influence.response, influence._blocks, rows, gradients.ids, "loss")
         return request._identity()[0]
 

@@ -45,7 +45,10 @@ def test_buffers_in_which_members_differ_are_stacked(data):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"labels": ("a",)}, "as many labels and seeds as parameters"), ({"labels": ()}, "as many labels as parameters")],
+    [
+        ({"labels": ("a",)}, "as many labels and seeds as parameters"),
+        ({"labels": ()}, "as many labels and seeds as parameters"),
+    ],
 )
 def test_stacks_that_do_not_fit_are_refused(pair, change, message):
     members = Members.of(pair)

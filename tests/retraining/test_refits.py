@@ -44,7 +44,7 @@ def test_a_polished_fit_does_not_drift(regression, train, test, removed, caplog)
 
 def test_refits_are_shown_in_a_line(regression, train, removed):
     members, count = removed.shape
-    shown = repr(newton_refits(regression, train, removed))
+    shown = repr(Minimum().refit(regression, train, removed))
     total = members * (count + 1)
     start = (
         f"Refits({members} x {count} removals and a control each, {total} of {total} converged, worst gradient norm "

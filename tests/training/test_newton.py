@@ -10,7 +10,7 @@ from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
-from bayes_influence.training import stacked
+from bayes_influence.training import newton, stacked
 from bayes_influence.training.newton import minimise_newton
 from bayes_influence.training.stacked import StackedProblem
 

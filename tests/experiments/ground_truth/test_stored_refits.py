@@ -84,7 +84,7 @@ def test_what_does_not_fit_is_refused(fits, train, removed, tmp_path):
         lambda fits, train: (replace(fits, objective=replace(fits.objective, parameters="all")), train),
         lambda fits, train: (replace(fits, params={name: value + 1 for name, value in fits.params.items()}), train),
     ],
-    ids=["targets", "weights", "scheme", "regulariser", "its weight", "likelihood", "parameters", "params"],
+    ids=["targets", "weights", "regulariser", "its weight", "likelihood", "parameters", "params"],
 )
 def test_refits_of_anything_else_are_not_taken(fits, train, removed, tmp_path, change):
     stored_refits(Minimum(), fits, train, removed, tmp_path / "refits", progress=False)

@@ -30,15 +30,23 @@ def fits():
     objective = Objective(nn.Linear(2, 2), CrossEntropy())
     params = {name: torch.stack([value, 2 * value]) for name, value in objective.params.items()}
     norms = torch.zeros(2)
-    return Fits(Deterministic("none"), objective, (0, 1), params, norms, norms > 0, 1.0)
+    return Fits(
+        objective=objective,
+        params=params,
+        labels=("a", "b"),
+        scheme=Deterministic("none"),
+        gradient_norms=norms,
+        polished=norms > 0,
+        seconds=1.0,
+    )
 
 
-def test_fits_are_scheme_objective_seeds_and_parameters(fits):
+def test_members_are_objective_labels_seeds_and_parameters(fits):
     def mark(fits):
         return fingerprint(fits=identity_of_members(fits))
 
     others = [
-        replace(fits, scheme=Deterministic("none", weight_decay=0.1)),
+        replace(fits, labels=("a", "c")),
         replace(fits, objective=replace(fits.objective, regulariser_weight=2.0)),
         replace(fits, seeds=(0, 2)),
         replace(fits, params={name: -value for name, value in fits.params.items()}),
