@@ -13,8 +13,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from bayes_influence.data.dataset import Dataset, check_dataset
-from bayes_influence.models.initialisation import initial_params, seeded
-from bayes_influence.objectives.members import Members
+from bayes_influence.models.initialisation import initial_state, seeded
+from bayes_influence.moments.layers import is_bayesian
+from bayes_influence.moments.twins import check_twin
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.reduction import reduce
@@ -27,6 +30,9 @@ from bayes_influence.training.schemes import Scheme, ensembles
 from bayes_influence.training.stacked import gradient_norms
 
 logger = logging.getLogger(__name__)
+
+CHECKED = 4
+"""Training examples on which a Bayesian twin is held against its network."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -67,6 +73,9 @@ def fit_schemes(
     is a convex problem there, and an estimate of its response is exact only at its minimum. Unregularised ones are
     not: their minimum may lie at infinity. SWA's feature map stays the averaged one.
 
+    Parameters with `requires_grad=False` stay as they are. A deterministic network whose training draws random numbers
+    or moves its buffers (dropout, batch norm) is trained as `full_batches` says, one member at a time.
+
     Args:
         schemes: What to train.
         make_network: Builds the deterministic network; called once per seed.
@@ -82,6 +91,7 @@ def fit_schemes(
 
     Raises:
         NonFiniteTrainingError: Naming scheme, seed and step.
+        TwinMismatchError: If a Bayesian twin does not compute what its network computes.
         ValueError: If a class has a single member, or the network has another number of outputs than there are
             classes.
         TypeError: If `make_network` is a network and not what builds one.
@@ -105,9 +115,29 @@ def _check_classes(make_network: Callable[[], nn.Module], train: Dataset) -> Non
     if train.targets.is_floating_point():
         return
     with torch.no_grad(), seeded(0):
-        network = make_network().to(dtype=train.inputs.dtype, device=train.inputs.device).eval()
-        outputs = network(train.inputs[:1])
+        objective = Objective(make_network(), CrossEntropy()).to(train.inputs.dtype, train.inputs.device)
+        outputs = objective.outputs(objective.params, train.inputs[:1])
     train.check_classes(n_outputs=outputs.shape[-1])
+
+
+def prepared_objective(
+    scheme: Scheme,
+    make_network: Callable[[], nn.Module],
+    train: Dataset,
+    seed: int,
+    parameters: str | Sequence[str] = "all",
+) -> Objective:
+    """What a scheme trains, in the examples' dtype and on their device; a Bayesian twin is checked on some of them.
+
+    Raises:
+        TwinMismatchError: If the twin does not compute what its network computes.
+    """
+    with seeded(seed):
+        network = make_network()
+        prepared = scheme.prepare(network)
+    if is_bayesian(prepared) and not is_bayesian(network):
+        check_twin(network, prepared, train.inputs[:CHECKED].to(next(network.parameters())))
+    return scheme.objective(prepared, len(train), parameters).to(train.inputs.dtype, train.inputs.device)
 
 
 def _fit_ensemble(
@@ -123,35 +153,45 @@ def _fit_ensemble(
     started = time.perf_counter()
     averaging = next((scheme.averaging for scheme in schemes if scheme.averaging), None)
     dtype, device = train.inputs.dtype, train.inputs.device
-    start = initial_params(lambda: schemes[0].prepare(make_network()), seeds, dtype=dtype, device=device)
+    initial = initial_state(lambda: schemes[0].prepare(make_network()), seeds, dtype=dtype, device=device)
     count = len(seeds)
-    prepared = schemes[0].prepare(make_network()).to(dtype=dtype, device=device)
-    objective = schemes[0].objective(prepared, len(train), parameters)
+    objective = prepared_objective(schemes[0], make_network, train, seeds[0], parameters)
     labels = [f"{scheme.name}, seed {seed}" for scheme in schemes for seed in seeds]
-    stacked = {name: value.repeat(len(schemes), *[1] * (value.ndim - 1)) for name, value in start.items()}
-    if schemes[0].sampled:
-        trained = _trained_by_sampling(schemes, objective, stacked, train, seeds, schedule, labels, progress)
+    start, buffers = (
+        {name: value.repeat(len(schemes), *[1] * (value.ndim - 1)) for name, value in part.items()} for part in initial
+    )
+    if schemes[0].trains_in_turns(objective):
+        trained, buffers = _trained_in_turns(
+            schemes, objective, start, buffers, train, seeds, schedule, labels, progress
+        )
     else:
         per_member = next(iter(start.values())).new_tensor
-        trained = train_ensemble(
+        own = objective.taking("all").names
+        held = {name: value for name, value in start.items() if name not in own}
+        moving = train_ensemble(
             objective,
-            stacked,
+            {name: start[name] for name in start if name in own},
             train.batch(),
             schedule,
+            held={**held, **_differing(buffers)},
             regulariser_weights=per_member([scheme.regulariser_weight for scheme in schemes for _ in seeds]),
             averaged=torch.tensor([bool(scheme.averaging) for scheme in schemes for _ in seeds], device=device),
             averaging=averaging,
             labels=labels,
             progress=progress,
         ).params
+        trained = {name: moving.get(name, value) for name, value in start.items()}
     seconds = (time.perf_counter() - started) / len(schemes)
     fits = []
     for index, scheme in enumerate(schemes):
         began = time.perf_counter()
         rows = slice(index * count, (index + 1) * count)
+        ended = {name: value[rows] for name, value in buffers.items()}
+        alike = replace(objective, regulariser_weight=scheme.regulariser_weight)
         members = Members(
-            objective=replace(objective, regulariser_weight=scheme.regulariser_weight),
+            objective=alike.at(objective.params, member(ended, 0)),
             params={name: value[rows] for name, value in trained.items()},
+            buffers=_differing(ended),
             labels=tuple(labels[rows]),
             seeds=tuple(seeds),
         )
@@ -177,17 +217,23 @@ def _fitted(scheme: Scheme, members: Members, train: Dataset, tolerance: float |
     )
 
 
-def _trained_by_sampling(
+def _differing(buffers: Params) -> Params:
+    """Those of the stacked buffers in which members differ."""
+    return {name: value for name, value in buffers.items() if not torch.equal(value, value[:1].expand_as(value))}
+
+
+def _trained_in_turns(
     schemes: Sequence[Scheme],
     objective: Objective,
     start: Params,
+    buffers: Params,
     train: Dataset,
     seeds: Sequence[int],
     schedule: Schedule,
     labels: Sequence[str],
     progress: bool,
-) -> Params:
-    """Adam on noisy objectives, see `full_batches`."""
+) -> tuple[Params, Params]:
+    """Parameters and buffers after Adam on noisy objectives, see `full_batches`."""
     parts = []
     for index, scheme in enumerate(schemes):
         own = slice(index * len(seeds), (index + 1) * len(seeds))
@@ -197,10 +243,14 @@ def _trained_by_sampling(
             train,
             full_batches(schedule, len(train)),
             seeds,
+            buffers={name: value[own] for name, value in buffers.items()},
             averaging=scheme.averaging,
             step=scheme.step(objective, len(train)),
             labels=labels[own],
             progress=progress,
         )
-        parts.append(trained.params)
-    return {name: torch.cat([part[name] for part in parts]) for name in start}
+        parts.append(trained)
+    return (
+        {name: torch.cat([part.params[name] for part in parts]) for name in start},
+        {name: torch.cat([part.buffers[name] for part in parts]) for name in buffers},
+    )

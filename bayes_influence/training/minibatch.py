@@ -60,6 +60,7 @@ def train_minibatches(
     schedule: MinibatchSchedule,
     seeds: Sequence[int],
     *,
+    buffers: Params | None = None,
     averaging: SWA | None = None,
     data_weights: Float[Tensor, "E n"] | None = None,
     step: StepObjective | None = None,
@@ -75,12 +76,15 @@ def train_minibatches(
     it would end alone (up to rounding). On the CPU the same call gives the same bits, whether it ran through or was
     continued from a `state`.
 
+    Parameters of the network with `requires_grad=False` stay where they start.
+
     Args:
         objective: What is minimised; its network is used in training mode (see `step_objective`) and left as it is.
         params: Stacked starting parameters, (E, ...) each; left as they are. Their device and dtype are the training's.
         train: All training examples; batches move to the parameters' device and dtype.
         schedule: Epochs, batches and learning rates.
         seeds: One per member: of its order of examples and of its random numbers.
+        buffers: Stacked buffers at the start, where they are not the objective's for every member.
         averaging: Average the iterates at the end of every epoch from its `start` on, and end at the average; `SWAG`
             collects a Gaussian around it as well. Its fractions are of the epochs.
         data_weights: w, one when not given; a zero removes an example from a member.
@@ -95,7 +99,7 @@ def train_minibatches(
         ValueError: If seeds, labels or weights do not fit the members, or the state is another training's.
     """
     check_dataset(train, "the training examples")
-    training = _Training(objective, params, train, schedule, seeds, averaging, data_weights, step, labels)
+    training = _Training(objective, params, train, schedule, seeds, buffers, averaging, data_weights, step, labels)
     if state is not None:
         training.restore(state)
     total, done = training.steps, training.epoch * training.batches
@@ -115,6 +119,7 @@ class _Training:
         train: Dataset,
         schedule: MinibatchSchedule,
         seeds: Sequence[int],
+        buffers: Params | None,
         averaging: SWA | None,
         data_weights: Float[Tensor, "E n"] | None,
         step: StepObjective | None,
@@ -137,10 +142,9 @@ class _Training:
             )
         self.data_weights = None if data_weights is None else data_weights.to(self.flat)
         self.step = step_objective(objective) if step is None else step
-        self.buffers = {
-            name: buffer.to(self.flat.device).expand(members, *buffer.shape).clone()
-            for name, buffer in objective.network.named_buffers()
-        }
+        self.frozen = _frozen(objective, self.layout).to(self.flat.device)
+        own = {name: buffer.expand(members, *buffer.shape) for name, buffer in objective.buffers.items()}
+        self.buffers = {name: value.to(self.flat.device).clone() for name, value in {**own, **(buffers or {})}.items()}
         self.optimiser = schedule.optimiser.start(self.flat)
         self.averaging = averaging
         self.average = IterateAverage(self.flat, averaging.rank) if averaging else None
@@ -176,6 +180,8 @@ class _Training:
                 recent = values[-CHECK_EVERY:]
                 check_finite(torch.stack(recent), step + 1 - len(recent), self.labels)
                 self._show(bar, number + 1, values, right, where.shape[1])
+            if len(self.frozen):
+                gradient[:, self.frozen] = 0
             gradient = gradient if self.schedule.clip is None else clipped(gradient, self.schedule.clip)
             self.schedule.optimiser.step(self.flat, gradient, self.rates.at(step), self.optimiser)
         self._finish_epoch(torch.stack(values), torch.stack(right))
@@ -277,6 +283,17 @@ class _Training:
             accuracies=self.accuracies,
             posteriors=posteriors,
         )
+
+
+def _frozen(objective: Objective, layout: Flattening) -> Int[Tensor, " k"]:
+    """Where a flat vector has the parameters that are not trained; optimisers leave entries without a gradient."""
+    trained = {name: value.requires_grad for name, value in objective.network.named_parameters()}
+    return torch.cat(
+        [
+            torch.full((shape.numel(),), not trained[name])
+            for name, shape in zip(layout.names, layout.shapes, strict=True)
+        ]
+    ).nonzero()[:, 0]
 
 
 def _part(state: TrainingState, part: str) -> dict[str, Tensor]:

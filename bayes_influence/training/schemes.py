@@ -102,6 +102,10 @@ class Scheme(ABC):
         """Whether training draws random numbers: then it is done by the minibatch trainer, one member at a time."""
         return False
 
+    def trains_in_turns(self, objective: Objective) -> bool:
+        """Whether the minibatch trainer trains this network, because a step draws numbers or moves its buffers."""
+        return self.sampled or step_objective(objective).alone
+
     @property
     def regularised(self) -> bool:
         """Whether the objective has a regulariser, and so a minimum at finite parameters."""

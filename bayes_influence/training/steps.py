@@ -52,7 +52,9 @@ def step_objective(objective: Objective) -> StepObjective:
         for module in network.modules():
             if isinstance(module, AnyBatchNorm):
                 module.eval()
-    noisy = not bayesian and any(isinstance(module, _NOISE) for module in network.modules())
+    noisy = not bayesian and any(
+        isinstance(module, _NOISE) and getattr(module, "p", 1.0) > 0 for module in network.modules()
+    )
     alone = noisy or any(isinstance(module, AnyBatchNorm) and module.training for module in network.modules())
 
     def value(
