@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.models.initialisation import initial_params
+from bayes_influence.models.initialisation import initial_state
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.reduction import Reduction, reduce
 from bayes_influence.objectives.reweighting import Removals, as_removals
@@ -18,6 +18,7 @@ from bayes_influence.retraining.protocol import RetrainingProtocol, Trained
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.retraining.trained import trained_refits
 from bayes_influence.retraining.turns import per_network, repeated
+from bayes_influence.torch_internals import AnyBatchNorm
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import full_batches
 from bayes_influence.training.schedules import Schedule
@@ -57,21 +58,21 @@ class FromScratch(RetrainingProtocol):
         """As `RetrainingProtocol.refit`.
 
         Raises:
-            ValueError: If a scheme that draws random numbers is to be retrained in some parameters only, or with
-                `watch`.
+            ValueError: If a scheme or network that draws random numbers while it trains is to be retrained in some
+                parameters only, or with `watch`, or if batch norms would move their running statistics.
         """
         reduction = reduce(trained, train)
         members = reduction.members
         removals = as_removals(removed, len(members))
         objective = members.objective
-        start = initial_params(
+        start, buffers = initial_state(
             lambda: self.scheme.prepare(self.make_network()),
             members.seeds,
             dtype=objective.dtype,
             device=objective.device,
         )
-        if self.scheme.sampled:
-            return self._sampled(reduction, removals, start, progress)
+        if self.scheme.trains_in_turns(objective):
+            return self._sampled(reduction, removals, start, buffers, progress)
         return trained_refits(
             reduction,
             removals,
@@ -83,16 +84,24 @@ class FromScratch(RetrainingProtocol):
             progress=progress,
         )
 
-    def _sampled(self, reduction: Reduction, removals: Removals, start: Params, progress: bool) -> Refits:
+    def _sampled(
+        self, reduction: Reduction, removals: Removals, start: Params, buffers: Params, progress: bool
+    ) -> Refits:
         """Trains as `fit_schemes` trains such a scheme, with the random numbers of the fit's seed, one by one."""
         members, train, name = reduction.members, reduction.train, self.scheme.name
         objective = members.objective
         if self.watch is not None:
             raise ValueError(f"losses of the scheme {name} cannot be watched from scratch; leave it out")
-        if set(objective.names) != set(objective.params):
+        if set(objective.names) != set(objective.taking("all").names):
             raise ValueError(
-                f"the scheme {name} draws random numbers in the whole network while it trains, which a training of "
+                f"the scheme {name} draws random numbers or moves buffers in the whole network while it trains, which a training of "
                 f"some parameters alone does not repeat; retrain from the fit (`Minimum`), or select all parameters"
+            )
+        norms = [module for module in objective.network.modules() if isinstance(module, AnyBatchNorm)]
+        if not objective.is_bayesian and any(module.track_running_stats for module in norms):
+            raise ValueError(
+                "every refit from scratch would have running statistics of its own, which refits do not keep; retrain "
+                "from the fit (`Warm`), whose statistics are held"
             )
         networks, refits = len(members), removals.count + 1
         weights = removals.data_weights(train, objective.dtype).flatten(0, 1)
@@ -102,6 +111,7 @@ class FromScratch(RetrainingProtocol):
             train,
             full_batches(self.schedule, len(train)),
             [seed for seed in members.seeds for _ in range(refits)],
+            buffers=repeated(buffers, refits),
             averaging=self.scheme.averaging,
             data_weights=weights,
             step=self.scheme.step(objective, len(train)),
@@ -109,7 +119,7 @@ class FromScratch(RetrainingProtocol):
             progress=progress,
         )
         batch, own_data = reduction.batch()
-        ends = StackedProblem(objective, trained.params, batch, weights, own_data=own_data)
+        ends = StackedProblem(objective, trained.state, batch, weights, own_data=own_data)
         norms = ends.gradients(ends.start, ends.everyone)[0].norm(dim=1).unflatten(0, (networks, -1))
         return Refits(
             reduction=reduction,

@@ -166,14 +166,14 @@ def _fit_ensemble(
         )
     else:
         per_member = next(iter(start.values())).new_tensor
-        own = objective.taking("all").names
-        held = {name: value for name, value in start.items() if name not in own}
+        moves = objective.taking("all").names
+        held = {name: value for name, value in start.items() if name not in moves}
         moving = train_ensemble(
             objective,
-            {name: start[name] for name in start if name in own},
+            {name: start[name] for name in start if name in moves},
             train.batch(),
             schedule,
-            held={**held, **_differing(buffers)},
+            held={**held, **{name: own for name, own in _differing(buffers).items() if own.is_floating_point()}},
             regulariser_weights=per_member([scheme.regulariser_weight for scheme in schemes for _ in seeds]),
             averaged=torch.tensor([bool(scheme.averaging) for scheme in schemes for _ in seeds], device=device),
             averaging=averaging,

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from bayes_influence.moments import TwinMismatchError
 from bayes_influence.objectives.derivatives import gradient
 from bayes_influence.training import fits as fits_module
 from bayes_influence.training.finiteness import NonFiniteTrainingError
@@ -112,3 +113,83 @@ def test_a_network_for_a_factory_is_refused(iris):
 def test_wrong_scheme_names_are_refused(names, message):
     with pytest.raises(ValueError, match=message):
         find_schemes(names)
+
+
+@pytest.mark.parametrize("scheme", ["weight-decay", "dropout"])
+def test_frozen_parameters_stay_where_they_start(iris, scheme):
+    def frozen():
+        network = make_network()
+        network[0].requires_grad_(False)
+        return network
+
+    (fit,) = fit_schemes(find_schemes([scheme]), frozen, iris.train, [3], Schedule(20), tolerance=None)
+    torch.manual_seed(3)
+    start = make_network().double()
+    assert torch.equal(fit.params["0.weight"][0], start[0].weight)
+    assert not torch.equal(fit.params["2.weight"][0], start[2].weight)
+
+
+def test_running_statistics_are_those_of_the_training_and_each_members_own(iris):
+    def normalised():
+        return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
+
+    (fit,) = fit_schemes(find_schemes(["swa"]), normalised, iris.train, [0, 1], Schedule(60), tolerance=None)
+    for index in range(2):
+        network = fit.at(index).network
+        hidden = network[0](iris.train.inputs)
+        torch.testing.assert_close(network[1].running_mean, hidden.mean(0))
+        torch.testing.assert_close(network[1].running_var, hidden.var(0))
+    assert not torch.equal(*fit.buffers["1.running_mean"])
+
+
+def test_a_networks_own_dropout_drops_and_one_of_zero_changes_nothing(iris):
+    def ended(*layers):
+        make = lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), *layers, nn.Linear(5, 3))  # noqa: E731
+        (fit,) = fit_schemes(find_schemes(["none"]), make, iris.train, [0], Schedule(20))
+        return fit.params["0.weight"]
+
+    plain, idle, dropped = ended(nn.Identity()), ended(nn.Dropout(0.0)), ended(nn.Dropout(0.5))
+    assert torch.equal(plain, idle)
+    assert not torch.allclose(plain, dropped, atol=1e-3)
+
+
+@pytest.mark.parametrize("scheme", ["none", "dropout", "bnn"])
+def test_networks_of_the_caller_and_the_global_generator_are_left_as_they_were(iris, scheme):
+    network = make_network()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.random.get_rng_state()
+    fit_schemes(find_schemes([scheme]), lambda: network, iris.train, [0], Schedule(3), tolerance=None)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert {value.dtype for value in network.parameters()} == {torch.float32}
+
+
+def test_random_buffers_are_each_members_own(iris):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.rand(4))
+
+        def forward(self, inputs):
+            return inputs * self.scale
+
+    make = lambda: nn.Sequential(Scaled(), nn.Linear(4, 3))  # noqa: E731
+    (fit,) = fit_schemes(find_schemes(["weight-decay"]), make, iris.train, [4, 5], Schedule(20))
+    (alone,) = fit_schemes(find_schemes(["weight-decay"]), make, iris.train, [5], Schedule(20))
+    torch.manual_seed(5)
+    assert torch.equal(fit.at(1).buffers["0.scale"], torch.rand(4).to(iris.train.inputs))
+    torch.testing.assert_close(fit.at(1).params["1.weight"], alone.at(0).params["1.weight"])
+
+
+def test_a_twin_that_is_not_the_network_is_refused(iris):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            return self.head(self.layer(self.layer(inputs)))
+
+    with pytest.raises(TwinMismatchError, match="layer"):
+        fit_schemes(find_schemes(["bnn"]), Twice, iris.train, [0], Schedule(3))

@@ -19,6 +19,7 @@ from bayes_influence.models.initialisation import initial_params
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.training.checkpoints import CheckpointError, encode_checkpoint, matching_state
+from bayes_influence.training.fits import prepared_objective
 from bayes_influence.training.minibatch import Trained, TrainingState, train_minibatches
 from bayes_influence.training.priors import network_at
 
@@ -128,8 +129,8 @@ def _starting_point(run: TrainRun, split: Split, data_folder: str | Path | None)
         make = lambda: network  # noqa: E731
     dtype = split.train.inputs.dtype
     params = initial_params(lambda: scheme.prepare(make()), run.seeds, dtype=dtype, device=run.device)
-    network = scheme.prepare(make()).to(dtype=dtype, device=run.device)
-    return _Start(scheme.objective(network, len(split.train)), params, config)
+    objective = prepared_objective(scheme, make, split.train, run.seeds[0]).to(device=run.device)
+    return _Start(objective, params, config)
 
 
 def _trained(run: TrainRun, folder: StudyFolder, start: _Start, split: Split, progress: bool) -> Trained:
