@@ -10,7 +10,7 @@ from bayes_influence.influence import scoring
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.influence.scoring import ScoreBlocks
-from bayes_influence.objectives.derivatives import per_example_gradients
+from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
@@ -119,3 +119,27 @@ def test_forward_scores_have_no_error_bounds(deep, train, test):
     scores = Influence(deep, train, damping=0.1, scoring="forward").on_loss(test)
     assert scores.error is None
     torch.testing.assert_close(scores.values, Influence(deep, train, damping=0.1).on_loss(test).values)
+
+
+@pytest.mark.parametrize("wrap", [lambda z: (z,), lambda z: {"logits": z}])
+@pytest.mark.parametrize("parameters", ["last-layer", "all"])
+def test_networks_that_return_a_tuple_or_a_dict_are_scored(train, wrap, parameters):
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(3, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return wrap(self.head(torch.tanh(self.body(x))))
+
+    def likelihood(outputs, targets):
+        return CrossEntropy()(outputs["logits"] if isinstance(outputs, dict) else outputs[0], targets)
+
+    objective = Objective(Wrapped().double(), likelihood, WeightDecay(0.1), parameters=parameters)
+    tests = train.select(range(3))
+    scores = Influence(objective, train, damping=0.5).on_loss(tests)
+    matrix = dense_hessian(objective, train.batch())
+    matrix = matrix + 0.5 * torch.eye(len(matrix), dtype=matrix.dtype)
+    gradients = per_example_gradients(objective, train.batch())
+    expected = gradients[:3] @ torch.linalg.solve(matrix, gradients.T) / len(train)
+    torch.testing.assert_close(scores.removal, expected)

@@ -88,6 +88,11 @@ class Backpropagation:
             outputs = self.objective.outputs(params, batch.inputs)
         received = {path: _joined(path, record, len(batch.targets)) for path, record in recorder.records.items()}
         ends = [end for record in recorder.records.values() for end in record.outputs]
+        if not isinstance(outputs, Tensor):
+            raise ValueError(
+                f"layers are taken apart where the network returns one tensor, got {type(outputs).__name__}; use "
+                f"scoring='gradients', or curvature='ggn' instead of EK-FAC"
+            )
         sent = self.sent_back(outputs.detach(), batch)
         if check:
             _check_complete(layers, params, outputs, sent.sum(dim=0), recorder, received)
