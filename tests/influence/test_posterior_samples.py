@@ -184,7 +184,7 @@ def test_groups_are_named_by_whole_numbers_each_once(as_installed):
 
 @pytest.mark.parametrize("beta", [0.25, 3.0])
 def test_beta_is_the_power_of_the_likelihood(beta):
-    """The first cumulant enters times beta, the second times beta^2 / 2, importance weights with beta in the exponent."""
+    """The first cumulant enters times beta, the second times beta^2 / 2, weights have it in the exponent."""
     generator = torch.Generator().manual_seed(4)
     losses, measured = torch.rand(2, 9, 3, generator=generator, dtype=torch.float64)
     drawn = PosteriorSamples(losses, measured[:, :1], torch.arange(3), torch.tensor([0]), beta)
