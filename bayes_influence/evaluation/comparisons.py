@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from statsmodels.stats.oneway import anova_oneway
@@ -71,64 +70,13 @@ def one_way_anova(groups: Mapping[str, ArrayLike]) -> Comparison:
     Raises:
         ValueError: If there are fewer than two groups.
     """
-    return _analysis_of_variance("one-way ANOVA", groups, equal_variances=True)
-
-
-def welch_anova(groups: Mapping[str, ArrayLike]) -> Comparison:
-    """Welch's analysis of variance, which lets every group have its own variance.
-
-    The effect size is eta^2 = F df_1 / (F df_1 + df_2) of Welch's statistic. A group that does not vary has infinite
-    weight and makes the result NaN.
-
-    Args:
-        groups: Values of shape (n,) by group.
-
-    Raises:
-        ValueError: If there are fewer than two groups.
-    """
-    return _analysis_of_variance("Welch ANOVA", groups, equal_variances=False)
-
-
-def kruskal_wallis(groups: Mapping[str, ArrayLike]) -> Comparison:
-    """Kruskal and Wallis' rank test that all groups have one distribution.
-
-    The effect size is epsilon^2 = H / (n - 1), between 0 and 1 (n: values in all groups).
-
-    Args:
-        groups: Values of shape (n,) by group.
-
-    Raises:
-        ValueError: If there are fewer than two groups.
-    """
-    test, effect = "Kruskal-Wallis", "epsilon^2"
-    kept, note = usable_groups(groups)
-    if len(kept) < 2:
-        return undefined(test, effect, kept, join_notes(note, NOT_ENOUGH))
-    if np.ptp(np.concatenate(list(kept.values()))) == 0:
-        return undefined(test, effect, kept, join_notes(note, "all values are equal"))
-    result = scipy.stats.kruskal(*kept.values())
-    return Comparison(
-        test=test,
-        statistic=float(result.statistic),
-        p_value=float(result.pvalue),
-        df=(len(kept) - 1.0,),
-        effect=effect,
-        effect_size=float(result.statistic / (sum(sizes_of(kept)) - 1)),
-        groups=tuple(kept),
-        sizes=sizes_of(kept),
-        note=note,
-    )
-
-
-def _analysis_of_variance(test: str, groups: Mapping[str, ArrayLike], equal_variances: bool) -> Comparison:
-    """Both analyses of variance."""
+    test = "one-way ANOVA"
     kept, note = usable_groups(groups)
     if len(kept) < 2:
         return undefined(test, "eta^2", kept, join_notes(note, NOT_ENOUGH))
-    constant = [name for name, values in kept.items() if np.ptp(values) == 0]
-    if constant and not (equal_variances and len(constant) < len(kept)):
-        return undefined(test, "eta^2", kept, join_notes(note, f"no variance in {', '.join(constant)}"))
-    result = anova_oneway(list(kept.values()), use_var="equal" if equal_variances else "unequal")
+    if all(np.ptp(values) == 0 for values in kept.values()):
+        return undefined(test, "eta^2", kept, join_notes(note, f"no variance in {', '.join(kept)}"))
+    result = anova_oneway(list(kept.values()), use_var="equal")
     between, within = (float(df) for df in result.df)
     return Comparison(
         test=test,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +37,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Mean over seeds with Student's t interval, mean -/+ t_{n-1} s / sqrt(n).
 
     Values that are NaN are left out and counted. One value has no interval (NaN ends), none has no mean either. The
-    interval of a bounded statistic can reach over its bound; `bootstrap_interval` stays inside.
+    interval of a bounded statistic can reach over its bound.
 
     Args:
         values: Shape (n,), one per seed.
@@ -55,44 +54,6 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
         return Interval(mean, mean, mean, level, len(kept), undefined)
     low, high = scipy.stats.t.interval(level, len(kept) - 1, loc=mean, scale=error)
     return Interval(mean, float(low), float(high), level, len(kept), undefined)
-
-
-def bootstrap_interval(
-    values: ArrayLike,
-    statistic: Callable[..., np.ndarray] = np.mean,
-    level: float = 0.95,
-    n_resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """A statistic over seeds with its bias-corrected and accelerated bootstrap interval (Efron 1987, scipy's).
-
-    Values that are NaN are left out and counted; fewer than two have no interval.
-
-    Args:
-        values: Shape (n,), one per seed.
-        statistic: `(values, axis) -> values` like `numpy.mean` or `numpy.median`.
-        level: Nominal coverage.
-        n_resamples: How many resamples.
-        seed: Of the resampling.
-
-    Raises:
-        ValueError: If `values` has another number of axes, or the level is not between 0 and 1.
-    """
-    kept, undefined = _defined(values, level)
-    if len(kept) < 2:
-        return _without_ends(kept, level, undefined)
-    estimate = float(statistic(kept, axis=-1))
-    if np.ptp(kept) == 0:
-        return Interval(estimate, estimate, estimate, level, len(kept), undefined)
-    ends = scipy.stats.bootstrap(
-        (kept,),
-        statistic,
-        confidence_level=level,
-        n_resamples=n_resamples,
-        vectorized=True,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(estimate, float(ends.low), float(ends.high), level, len(kept), undefined)
 
 
 def two_level_bootstrap(

@@ -1,4 +1,4 @@
-"""Do schemes differ on the same seeds: paired tests, corrected for their number, and tests of equivalence.
+"""Do schemes differ on the same seeds: paired tests, corrected for their number.
 
 Schemes that share seeds share initialisation and removed examples, so a seed is a block and its values are paired.
 Seeds in which a group is NaN are left out of every comparison and noted.
@@ -7,7 +7,6 @@ Seeds in which a group is NaN are left out of every comparison and noted.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -16,7 +15,6 @@ import scipy.stats
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.weightstats import DescrStatsW
 
 from bayes_influence.evaluation.comparisons import Comparison, undefined
 from bayes_influence.evaluation.intervals import mean_interval
@@ -94,63 +92,6 @@ def paired_comparisons(groups: Mapping[str, ArrayLike], level: float = 0.95) -> 
     return table
 
 
-@dataclass(frozen=True)
-class Equivalence:
-    """Whether two paired groups are the same up to a margin.
-
-    Attributes:
-        n: Complete seeds.
-        mean_difference: First minus second.
-        low: Lower end of the 1 - 2 alpha interval of the mean difference.
-        high: Its upper end.
-        margin: Largest difference that counts as none.
-        alpha: Error rate of the test.
-        p_value: Larger of the two one-sided p-values; NaN with fewer than two seeds.
-        equivalent: p_value < alpha, which is: the interval lies within the margin.
-    """
-
-    n: int
-    mean_difference: float
-    low: float
-    high: float
-    margin: float
-    alpha: float
-    p_value: float
-    equivalent: bool
-
-
-def equivalence(first: ArrayLike, second: ArrayLike, margin: float, alpha: float = 0.05) -> Equivalence:
-    """Two one-sided t tests (TOST) that paired groups differ by less than `margin` on average.
-
-    A test that finds no difference shows none; this one can.
-
-    Args:
-        first: Values of shape (seeds,).
-        second: Values of the same seeds in the same order.
-        margin: Largest mean difference that counts as none, in the values' unit; state it beforehand.
-        alpha: Error rate.
-
-    Raises:
-        ValueError: If the margin is not positive, alpha is not between 0 and .5, or the lengths differ.
-    """
-    if not margin > 0 or not 0 < alpha < 0.5:
-        raise ValueError(f"equivalence needs a margin > 0 and 0 < alpha < 0.5, got {margin} and {alpha}")
-    blocks, _ = complete_blocks({"first": first, "second": second})
-    differences = blocks[:, 0] - blocks[:, 1]
-    interval = mean_interval(differences, 1 - 2 * alpha)
-    p_value = _tost_p_value(differences, margin)
-    return Equivalence(
-        n=len(differences),
-        mean_difference=interval.estimate if len(differences) else np.nan,
-        low=interval.low,
-        high=interval.high,
-        margin=margin,
-        alpha=alpha,
-        p_value=p_value,
-        equivalent=bool(p_value < alpha),
-    )
-
-
 def complete_blocks(groups: Mapping[str, ArrayLike]) -> tuple[Float[np.ndarray, "seeds groups"], str]:
     """The seeds in which no group is NaN, one row each, and a note on the others.
 
@@ -202,12 +143,3 @@ def _signed_rank_p_value(differences: Float[np.ndarray, " seeds"]) -> float:
     if not differences.any():
         return 1.0
     return float(scipy.stats.wilcoxon(differences).pvalue)
-
-
-def _tost_p_value(differences: Float[np.ndarray, " seeds"], margin: float) -> float:
-    """The larger one-sided p-value; differences that do not vary decide by themselves."""
-    if len(differences) < 2:
-        return np.nan
-    if np.ptp(differences) == 0:
-        return 0.0 if abs(differences[0]) < margin else 1.0
-    return float(DescrStatsW(differences).ttost_mean(-margin, margin)[0])

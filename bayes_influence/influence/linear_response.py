@@ -11,10 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayes_influence.data.dataset import Dataset
-from bayes_influence.influence.measurements import measurement_gradients
 from bayes_influence.influence.response import Response
-from bayes_influence.objectives.objective import Likelihood
 from bayes_influence.objectives.parameters import RHO
 
 
@@ -39,15 +36,3 @@ def linear_response_covariance(response: Response) -> Float[Tensor, "M M"]:
     units = torch.eye(response.problem.size, dtype=response.problem.dtype, device=positions.device)[:, positions]
     covariance = response.solve(units).value[positions] / response.n_train
     return 0.5 * (covariance + covariance.T)
-
-
-def linear_response_variance(response: Response, measurement: Likelihood, test: Dataset) -> Float[Tensor, " t"]:
-    """The corrected posterior variance of E_q's integrand for every test example: grad m' (n A)^-1 grad m.
-
-    Args:
-        response: Undamped, of a variational objective in means and log standard deviations.
-        measurement: `(outputs, targets) -> (B,)`, an expectation under q such as an output's mean.
-        test: Test examples.
-    """
-    gradients = measurement_gradients(response.problem, measurement, test)
-    return (gradients * response.solve(gradients.T).value.T).sum(dim=1) / response.n_train

@@ -5,16 +5,18 @@ import pytest
 import scipy.stats
 
 from bayes_influence.evaluation import intervals
-from bayes_influence.evaluation.intervals import Interval, bootstrap_interval, mean_interval, two_level_bootstrap
+from bayes_influence.evaluation.intervals import Interval, mean_interval, two_level_bootstrap
 from bayes_influence.evaluation.statistics import kendall, pearson, spearman, top_k_overlap
 
 VALUES = np.array([0.91, 0.97, 0.88, 0.99, 0.95, 0.93])
 
 
-def test_students_interval_is_the_one_sample_t_tests():
-    found = mean_interval(VALUES)
-    expected = scipy.stats.ttest_1samp(VALUES, 0).confidence_interval(0.95)
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
+def test_students_interval_is_the_one_sample_t_tests(level):
+    found = mean_interval(VALUES, level)
+    expected = scipy.stats.ttest_1samp(VALUES, 0).confidence_interval(level)
     assert (found.estimate, found.n, found.undefined) == (pytest.approx(VALUES.mean()), 6, 0)
+    assert found.level == level
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
@@ -23,31 +25,15 @@ def test_undefined_seeds_are_left_out_and_counted():
     assert found == Interval(**{**vars(mean_interval(VALUES)), "undefined": 2})
 
 
-@pytest.mark.parametrize("interval", [mean_interval, bootstrap_interval])
-def test_too_few_seeds_have_no_interval(interval):
-    one, none = interval([0.5, np.nan]), interval([np.nan])
+def test_too_few_seeds_have_no_interval():
+    one, none = mean_interval([0.5, np.nan]), mean_interval([np.nan])
     assert (one.estimate, one.n, one.undefined) == (0.5, 1, 1)
     assert np.isnan([one.low, one.high, none.estimate, none.low, none.high]).all()
 
 
-@pytest.mark.parametrize("interval", [mean_interval, bootstrap_interval])
-def test_equal_seeds_have_an_interval_of_no_width(interval):
-    found = interval([0.1, 0.1, 0.1])
+def test_equal_seeds_have_an_interval_of_no_width():
+    found = mean_interval([0.1, 0.1, 0.1])
     assert found.low == found.high == found.estimate == pytest.approx(0.1)
-
-
-def test_the_bootstrap_agrees_with_students_interval_on_a_normal_sample():
-    values = np.random.default_rng(0).normal(2.0, 0.5, size=200)
-    student, bootstrap = mean_interval(values), bootstrap_interval(values)
-    assert bootstrap.low == pytest.approx(student.low, abs=0.01)
-    assert bootstrap.high == pytest.approx(student.high, abs=0.01)
-
-
-def test_the_bootstrap_takes_other_statistics_and_repeats_with_its_seed():
-    found = bootstrap_interval(VALUES, np.median, seed=3)
-    assert found == bootstrap_interval(VALUES, np.median, seed=3)
-    assert found.estimate == np.median(VALUES)
-    assert VALUES.min() <= found.low < found.high <= VALUES.max()
 
 
 def correlated(generator, runs, n, correlation):
@@ -56,21 +42,37 @@ def correlated(generator, runs, n, correlation):
     return correlation * true + np.sqrt(1 - correlation**2) * noise, true
 
 
-def test_two_levels_with_one_run_is_the_bootstrap_over_points():
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
+def test_two_levels_with_one_run_is_the_bootstrap_over_points(level):
     estimated, true = correlated(np.random.default_rng(1), 1, 60, 0.8)
-    found = two_level_bootstrap(estimated[0], true[0], pearson, n_resamples=4000)
+    found = two_level_bootstrap(estimated[0], true[0], pearson, level, n_resamples=4000)
     reference = scipy.stats.bootstrap(
-        (estimated[0], true[0]), pearson, paired=True, method="percentile", n_resamples=4000, rng=2
+        (estimated[0], true[0]),
+        pearson,
+        paired=True,
+        method="percentile",
+        n_resamples=4000,
+        rng=2,
+        confidence_level=level,
     ).confidence_interval
     assert found.estimate == pytest.approx(pearson(estimated[0], true[0]))
-    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.02)
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.01)
+
+
+@pytest.mark.parametrize(("level", "end"), [(0.95, 1.0), (0.8, 0.5), (0.3, 0.0)])
+def test_runs_are_resampled(level, end):
+    """Two runs of four at +1, two at -1, whatever their points: the mean is that of four tosses of a coin."""
+    true = np.random.default_rng(8).normal(size=(4, 12))
+    found = two_level_bootstrap(true * [[1], [1], [-1], [-1]], true, pearson, level, n_resamples=4000)
+    assert found.estimate == pytest.approx(0)
+    assert (found.low, found.high) == pytest.approx((-end, end))
 
 
 def test_two_levels_are_wider_than_seeds_alone():
     generator = np.random.default_rng(2)
     estimated, true = correlated(generator, 8, 20, 0.6)
     both = two_level_bootstrap(estimated, true, spearman)
-    seeds = bootstrap_interval(spearman(estimated, true))
+    seeds = mean_interval(spearman(estimated, true))
     assert both.estimate == pytest.approx(seeds.estimate)
     assert both.high - both.low > seeds.high - seeds.low
 
@@ -104,6 +106,19 @@ def test_blocks_change_nothing_but_memory(monkeypatch):
     assert small.estimate == whole.estimate
 
 
+def test_blocks_are_bounded_and_make_up_all_resamples(monkeypatch):
+    estimated, true = correlated(np.random.default_rng(5), 3, 10, 0.5)
+    drawn = []
+
+    def recorded(first, second):
+        drawn.append(first.shape)
+        return pearson(first, second)
+
+    monkeypatch.setattr(intervals, "BLOCK_ELEMENTS", 7 * 3 * 10)
+    two_level_bootstrap(estimated, true, recorded, n_resamples=30)
+    assert drawn == [(3, 10), *[(7, 3, 10)] * 4, (2, 3, 10)]
+
+
 def test_runs_that_are_not_finite_are_left_out_and_counted():
     estimated, true = correlated(np.random.default_rng(6), 3, 10, 0.5)
     broken = np.vstack([estimated, np.full(10, np.inf)])
@@ -129,7 +144,5 @@ def test_shapes_must_match():
 def test_the_level_is_a_probability(level):
     with pytest.raises(ValueError, match=r"between 0 and 1, such as 0\.95, got"):
         mean_interval(VALUES, level)
-    with pytest.raises(ValueError, match=r"between 0 and 1, such as 0\.95, got"):
-        bootstrap_interval(VALUES, level=level)
     with pytest.raises(ValueError, match=r"between 0 and 1, such as 0\.95, got"):
         two_level_bootstrap(VALUES, VALUES, pearson, level)

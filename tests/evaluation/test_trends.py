@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bayes_influence.evaluation.trends import monotone_trend, page_trend
+from bayes_influence.evaluation.trends import monotone_trend
 
 GENERATOR = np.random.default_rng(0)
 WIDTHS = (5, 8, 14, 20, 30)
@@ -26,23 +26,7 @@ def test_a_trend_is_found_with_its_sign_and_slope():
 def test_sizes_are_ordered_by_their_value():
     shuffled = {width: RISING[width] for width in (30, 5, 20, 14, 8)}
     assert monotone_trend(shuffled) == monotone_trend(RISING)
-    assert page_trend(shuffled) == page_trend(RISING)
     assert monotone_trend(RISING).groups == ("5", "8", "14", "20", "30")
-
-
-def test_page_is_scipys_in_the_direction_found_and_two_sided():
-    found = page_trend(RISING)
-    expected = scipy.stats.page_trend_test(np.stack(list(RISING.values()), axis=1))
-    assert (found.statistic, found.p_value) == (expected.statistic, pytest.approx(2 * expected.pvalue))
-    falling = page_trend({width: -values for width, values in RISING.items()})
-    assert (falling.statistic, falling.p_value) == (found.statistic, found.p_value)
-    assert falling.effect_size == pytest.approx(-found.effect_size)
-
-
-def test_pages_effect_is_the_mean_rank_correlation_within_seeds():
-    blocks = np.stack(list(RISING.values()), axis=1)
-    expected = np.mean([scipy.stats.spearmanr(WIDTHS, row).statistic for row in blocks])
-    assert page_trend(RISING).effect_size == pytest.approx(expected)
 
 
 def test_nothing_to_test_is_nan_with_a_reason():
@@ -50,11 +34,8 @@ def test_nothing_to_test_is_nan_with_a_reason():
     assert np.isnan(equal.p_value)
     assert equal.note == "all values are equal"
     assert "two groups of two values are needed" in monotone_trend({5: [1.0], 8: [1.0]}).note
-    assert page_trend({5: [1.0], 8: [2.0], 14: [3.0]}).note == "fewer than two complete seeds"
 
 
 def test_too_few_sizes_are_an_error():
-    with pytest.raises(ValueError, match=r"at least three sizes, got \[5, 8\]; use monotone_trend"):
-        page_trend({5: [1.0, 2.0], 8: [1.0, 2.0]})
     with pytest.raises(ValueError, match="at least two groups"):
         monotone_trend({5: [1.0, 2.0]})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bayes_influence.curvature.damping import FisherDamping, IdentityDamping
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.influence.influence import Influence
-from bayes_influence.influence.linear_response import linear_response_covariance, linear_response_variance
+from bayes_influence.influence.linear_response import linear_response_covariance
 from bayes_influence.influence.measurements import OutputVariance
 from bayes_influence.influence.memory_perturbation import mean_field_posterior, memory_perturbation
 from bayes_influence.moments.convert import to_bayesian
@@ -135,15 +135,6 @@ def test_linear_response_gives_the_correlations_that_mean_field_has_not(elbo, sp
     assert (covariance.diagonal() > mean_field).all()  # independent factors are too narrow
     off = covariance - torch.diag(covariance.diagonal())
     assert off.abs().max() > 0.05 * covariance.diagonal().max()
-
-
-def test_linear_response_variance_of_an_output(elbo, split):
-    train, test = split
-    response = Influence(elbo, train, damping=0.0).response
-    variance = linear_response_variance(response, lambda outputs, targets: outputs.expectation[:, 0], test)
-    design = torch.cat([test.inputs, torch.ones(15, 1, dtype=torch.float64)], dim=1)
-    covariance = linear_response_covariance(response)
-    torch.testing.assert_close(variance, (design @ covariance * design).sum(dim=1))
 
 
 def test_linear_response_needs_variational_means(linear, train):
