@@ -58,6 +58,13 @@ class Tied(nn.Module):
         return self.layer(torch.tanh(x)) + x @ self.layer.weight
 
 
+class SometimesTied(Tied):
+    """The weight is used beside its layer for examples whose first number exceeds 5, and for no others."""
+
+    def forward(self, x):
+        return self.layer(torch.tanh(x)) + (x[:, :1] > 5) * (x @ self.layer.weight)
+
+
 class Rows(nn.Module):
     """A layer whose first axis is not that of the examples."""
 
@@ -113,6 +120,24 @@ def test_networks_whose_gradients_are_not_outer_products(train, solved, network,
     assert ScoreBlocks(problem).scoring == "gradients"
     monkeypatch.setattr(scoring, "BLOCK_BYTES", 8 * problem.size * (scoring.SMALLEST_GRADIENT_BLOCK - 1))
     assert ScoreBlocks(problem).scoring == "forward"
+
+
+@pytest.mark.parametrize("late", [0, 17, 39])
+def test_one_example_whose_gradient_is_no_outer_product_decides_for_all(train, solved, late):
+    inputs = train.inputs.clone()
+    inputs[late, 0] = 6.0
+    objective = Objective(SometimesTied().double(), CrossEntropy(), WeightDecay(0.1))
+    alike = FittedProblem(objective, train, batch_size=8)
+    assert train.inputs[:, 0].max() < 5
+    assert ScoreBlocks(alike).scoring == "outer-products"
+    problem = FittedProblem(objective, train.with_inputs(inputs), batch_size=8)
+    scored, vectors = ScoreBlocks(problem), solved(problem, 2)
+    assert scored.scoring == "gradients"
+    products = torch.cat([block.products for block in scored(vectors)], dim=1)
+    gradients = per_example_gradients(objective, problem.data.batch())
+    torch.testing.assert_close(products, vectors.T @ gradients.T)
+    with pytest.raises(ValueError, match="that their layers alone use"):
+        ScoreBlocks(problem, "outer-products")
 
 
 def test_forward_scores_have_no_error_bounds(deep, train, test):
