@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset, check_dataset
-from bayes_influence.objectives.derivatives import per_example_gradients
+from bayes_influence.objectives.derivatives import gradient, per_example_gradients
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reduction import is_linear_layer, reduce
 from bayes_influence.torch_internals import tree_leaves, tree_map
@@ -78,6 +79,14 @@ class FittedProblem:
     def theta(self) -> Float[Tensor, " P"]:
         """The selected parameters as one vector."""
         return self.reduced.layout.flatten(self.reduced.params)
+
+    @cached_property
+    def gradient(self) -> Float[Tensor, " P"]:
+        """Grad J in the selected parameters where the objective stands, the regulariser inside: 0 at a minimum."""
+        total = torch.zeros_like(self.theta)
+        for batch in self.data.batches(self.batch_size):
+            total.add_(gradient(self.reduced, batch), alpha=len(batch.targets) / len(self.data))
+        return total
 
     @property
     def is_linear_head(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -19,6 +20,14 @@ from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.influence.scoring import ScoreBlocks
 from bayes_influence.influence.unfinished import SolvedTests, UnfinishedScores
 from bayes_influence.objectives.identity import identity
+
+logger = logging.getLogger(__name__)
+
+DRIFT_FLAG = 1.0
+"""Drift, in units of a typical removal effect, from which an estimate speaks of another point than its minimum."""
+
+DRIFT_TESTS = 16
+"""Test measurements, the first ones, whose drift is looked at for the warning."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +57,16 @@ class ScoreRequest:
         values = self.gradients.new_empty(len(self.test_ids), len(train_ids))
         norms = self.gradients.new_empty(len(train_ids)) if self.blocks.gives_norms else None
         self._fill(solved, values, norms)
-        return InfluenceScores(
-            values, train_ids, self.test_ids, residual_norms=solved.residual_norms, gradient_norms=norms, **solved.notes
+        return self._weighed(
+            InfluenceScores(
+                values,
+                train_ids,
+                self.test_ids,
+                residual_norms=solved.residual_norms,
+                gradient_norms=norms,
+                drift=self._drift(solved),
+                **solved.notes,
+            )
         )
 
     def to_file(self, path: str | Path) -> InfluenceScores:
@@ -73,9 +90,36 @@ class ScoreRequest:
             tensors["train_ids"].copy_(self.response.problem.data.ids)
             tensors["test_ids"].copy_(self.test_ids)
             tensors["residual_norms"].copy_(solved.residual_norms)
+            drift = self._drift(solved)
+            if drift is not None:
+                tensors["drift"].copy_(drift)
             self._fill(solved, tensors["values"], tensors.get("gradient_norms"), kept)
             kept.finish()
-        return InfluenceScores.load(target)
+        return self._weighed(InfluenceScores.load(target))
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether this process holds all training examples, and so the gradient of J."""
+        return self.response.n_train == len(self.response.problem.data)
+
+    def _drift(self, solved: SolvedTests) -> Float[Tensor, " t"] | None:
+        """What a Newton step to the minimum would change, with nothing removed."""
+        return -(solved.value.T @ self.response.problem.gradient) if self._is_whole else None
+
+    @staticmethod
+    def _weighed(scores: InfluenceScores) -> InfluenceScores:
+        """The scores, with a warning where they stand on no minimum."""
+        if scores.drift is None:
+            return scores
+        moved = float(scores.relative_drift[:DRIFT_TESTS].median())
+        if moved >= DRIFT_FLAG:
+            logger.warning(
+                "the objective is at no minimum: its gradient norm is %.2g, and a step to the minimum would move the "
+                "%s %.2g times as much as removing an example does. Train longer, start from `minimum_of`, check that "
+                "the objective has the regulariser that was trained with, or read the scores as a proximal response",
+                *(scores.stationarity, scores.measurement, moved),
+            )
+        return scores
 
     def solve(self) -> SolvedTests:
         """Solves for every test measurement."""
@@ -88,6 +132,7 @@ class ScoreRequest:
             "converged": solution.converged,
             "smallest_eigenvalue": solution.smallest_eigenvalue,
             "largest_eigenvalue": solution.largest_eigenvalue,
+            "stationarity": float(self.response.problem.gradient.norm()) if self._is_whole else None,
         }
         return SolvedTests(solution.value, solution.residual * self.gradients.norm(dim=1), notes)
 
@@ -114,6 +159,7 @@ class ScoreRequest:
             "test_ids": (torch.int64, (t,)),
             "residual_norms": (dtype, (t,)),
         }
+        layout |= {"drift": (dtype, (t,))} if self._is_whole else {}
         return layout | ({"gradient_norms": (dtype, (n,))} if self.blocks.gives_norms else {})
 
     def _identity(self) -> tuple[str, str]:

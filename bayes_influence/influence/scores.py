@@ -22,10 +22,10 @@ from bayes_influence.data.sealed import UNSEALED, DamagedFileError, seal_file, s
 SHOWN_TESTS, SHOWN_EXAMPLES = 10, 3
 """Test examples that a notebook shows, and training examples at both ends of each."""
 
-FORMAT = "bayes_influence.InfluenceScores.2"
+FORMAT = "bayes_influence.InfluenceScores.3"
 """Marks a score file, and the version of its layout."""
 
-TENSORS = ("values", "train_ids", "test_ids", "residual_norms", "gradient_norms")
+TENSORS = ("values", "train_ids", "test_ids", "residual_norms", "gradient_norms", "drift")
 """The tensors of a score file."""
 
 
@@ -47,6 +47,9 @@ class InfluenceScores:
         largest_eigenvalue: lambda_max(H + D), likewise.
         residual_norms: (n_test,) ||g_t - A y_t|| that the solver left.
         gradient_norms: (n_train,) ||g_i||, None where gradients were never formed.
+        stationarity: ||grad J|| where the objective stands: 0 at a minimum, which an estimate takes for granted.
+        drift: (n_test,) -g_t' (H + D)^-1 grad J: the change of the measurement that a Newton step to the minimum would
+            bring with nothing removed.
     """
 
     values: Float[Tensor, "t n"]
@@ -61,12 +64,24 @@ class InfluenceScores:
     largest_eigenvalue: float | None = None
     residual_norms: Float[Tensor, " t"] | None = None
     gradient_norms: Float[Tensor, " n"] | None = None
+    stationarity: float | None = None
+    drift: Float[Tensor, " t"] | None = None
 
     def __repr__(self) -> str:
         tests, examples = self.values.shape
         return (
             f"InfluenceScores({examples} training on {tests} test examples, measured by {self.measurement}; "
-            f"{self.curvature}, damping {self.damping}, {self.solver}, {'' if self.converged else 'not '}converged)"
+            f"{self.curvature}, damping {self.damping}, {self.solver}, {'' if self.converged else 'not '}converged"
+            f"{self._standing()})"
+        )
+
+    def _standing(self) -> str:
+        """What the estimate stands on, in a few words."""
+        if self.stationarity is None or self.drift is None:
+            return ""
+        return (
+            f"; gradient norm of J {self.stationarity:.1e}, a step to its minimum moves the {self.measurement} "
+            f"{float(self.relative_drift.median()):.2g} times as much as a removal"
         )
 
     def _repr_html_(self) -> str:
@@ -105,6 +120,18 @@ class InfluenceScores:
         Positive: without the example the test loss goes up, so the example was helpful.
         """
         return -self.values / len(self.train_ids)
+
+    @property
+    def relative_drift(self) -> Float[Tensor, " t"]:
+        """|drift| over the root mean square of the removal effects: from about 1 on, the fit is no minimum to speak of.
+
+        Raises:
+            ValueError: If the estimate does not know its drift.
+        """
+        if self.drift is None:
+            raise ValueError(f"scores by {self.curvature} do not know how far their objective is from a minimum")
+        typical = self.removal.square().mean(dim=1).sqrt()
+        return torch.where(self.drift == 0, torch.zeros_like(self.drift), self.drift.abs() / typical)
 
     @property
     def condition_number(self) -> float | None:

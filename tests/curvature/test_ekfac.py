@@ -256,3 +256,28 @@ def test_layers_that_are_not_what_they_receive_and_return_are_refused(network, s
     objective = Objective(network.double(), loss)
     with pytest.raises(ValueError, match=r"the gradient of layer '\w+' is not made of what the layer receives"):
         EKFACOperator(objective, Dataset(inputs, targets, torch.arange(6)), fisher=fisher)
+
+
+class LateTied(Tied):
+    """The same, whose decoder uses the encoder's weight for inputs above 5 only."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        apart = self.encoder(inputs)
+        return torch.where(
+            inputs[:, :1] > 5, super().forward(inputs), torch.tanh(apart).sum(dim=1, keepdim=True) + inputs
+        )
+
+
+@pytest.mark.parametrize("fisher", ["exact", "sampled", "empirical"])
+def test_a_weight_that_only_a_late_batch_uses_elsewhere_is_refused(fisher) -> None:
+    inputs = torch.rand(6, 4, dtype=torch.float64)
+    late = inputs.clone()
+    late[5, 0] = 6.0
+
+    def loss(outputs, targets):
+        return (outputs - targets).square().sum(dim=1)
+
+    objective = Objective(LateTied().double(), loss)
+    assert EKFACOperator(objective, Dataset(inputs, 2 * inputs, torch.arange(6)), 2, fisher=fisher).size > 0
+    with pytest.raises(ValueError, match=r"the gradient of layer '\w+' is not made of what the layer receives"):
+        EKFACOperator(objective, Dataset(late, 2 * late, torch.arange(6)), 2, fisher=fisher)

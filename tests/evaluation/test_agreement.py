@@ -66,7 +66,9 @@ def test_the_null_overlap_is_what_random_scores_get():
         (0.9, 0.66, 1.0, False),
         (0.71, 0.71, 0.4, True),  # the largest are others
         (0.71, 0.71, 0.5, False),
+        (0.7, 0.7, 0.0, False),
         (0.69, 0.69, 0.0, False),  # a low Spearman misleads nobody
+        (0.3, 0.9, 1.0, False),  # magnitudes better than ranks
         (0.2, -0.2, 1.0, True),
         (np.nan, 0.5, 0.1, False),
     ],
@@ -169,3 +171,27 @@ def test_a_bootstrap_summary_has_the_same_means_and_the_two_level_intervals():
         assert bootstrap.intervals[name].low < student.intervals[name].estimate < bootstrap.intervals[name].high
     expected = two_level_bootstrap(estimated, true, statistics.spearman, seed=5)
     assert bootstrap.intervals["spearman"] == expected
+
+
+@pytest.mark.parametrize("side", ["estimated", "true"])
+def test_one_side_that_is_not_finite_leaves_nothing_defined(side):
+    values = {"estimated": ESTIMATED.copy(), "true": TRUE.copy()}
+    values[side][3] = np.inf
+    found = agreement(**values)
+    assert found.note == f"1 of 40 {side} differences are not finite"
+    assert np.isnan([getattr(found, name) for name in STATISTICS]).all()
+
+
+def test_an_overlap_may_be_of_the_largest_alone():
+    assert agreement(TRUE, TRUE, top_k=1).top_k_p_value == pytest.approx(1 / 40)
+
+
+def test_a_bootstrap_summary_of_one_run_resamples_its_points():
+    found = bootstrap_summary(ESTIMATED[None], TRUE[None], level=0.8, seed=1).intervals["pearson"]
+    assert found == two_level_bootstrap(ESTIMATED, TRUE, statistics.pearson, 0.8, seed=1)
+    assert found.low < found.high
+
+
+def test_a_summary_has_the_level_that_was_asked_for():
+    runs = [agreement(TRUE + size * ESTIMATED, TRUE) for size in (0.0, 2.0, -0.5)]
+    assert summarise(runs, 0.8).intervals["slope"] == mean_interval([run.slope for run in runs], 0.8)

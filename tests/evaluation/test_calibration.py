@@ -58,6 +58,12 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
     assert (curve.loc[0, "low"], curve.loc[0, "high"]) == (0, 0.5)
 
 
+def test_one_bin_compares_mean_confidence_with_accuracy():
+    (row,) = reliability(P, Y, n_bins=1).to_dict("records")
+    assert (row["low"], row["high"], row["count"]) == (0, 1, 400)
+    assert row["confidence"] == pytest.approx(P.max(1).mean())
+
+
 def test_auroc_is_the_share_of_ordered_pairs():
     uncertainty = np.array([0.1, 0.4, 0.3, 0.4])
     correct = np.array([True, True, False, False])
@@ -95,6 +101,7 @@ def test_tensors_in_single_precision_are_taken():
         ([[1.5, -0.5]], [0], "at least 0"),
         ([[np.nan, 0.5]], [0], "must be finite"),
         ([[0.5, 0.5]], [2], r"targets must lie in 0\.\.1, got 2\.\.2"),
+        ([[0.5, 0.5]] * 2, [-1, 0], r"targets must lie in 0\.\.1, got -1\.\.0"),
         ([[0.5, 0.5]], [0.0], "integer targets"),
         ([[0.5, 0.5]], [0, 1], r"got \(1, 2\) and \(2,\)"),
     ],

@@ -40,3 +40,9 @@ def test_constant_or_broken_repeats_have_no_defined_ceiling():
 def test_one_retraining_says_nothing():
     with pytest.raises(ValueError, match=r"R >= 2 retrainings and n >= 3 examples, got \(1, 20000\)"):
         retraining_ceiling(REPEATS[:1])
+
+
+def test_two_repeats_of_three_examples_are_the_fewest():
+    assert retraining_ceiling([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]).single == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"n >= 3 examples, got \(2, 2\)"):
+        retraining_ceiling([[1.0, 2.0], [1.0, 2.0]])

@@ -11,10 +11,12 @@ from bayes_influence.evaluation.statistics import kendall, pearson, spearman, to
 VALUES = np.array([0.91, 0.97, 0.88, 0.99, 0.95, 0.93])
 
 
-def test_students_interval_is_the_one_sample_t_tests():
-    found = mean_interval(VALUES)
-    expected = scipy.stats.ttest_1samp(VALUES, 0).confidence_interval(0.95)
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
+def test_students_interval_is_the_one_sample_t_tests(level):
+    found = mean_interval(VALUES, level)
+    expected = scipy.stats.ttest_1samp(VALUES, 0).confidence_interval(level)
     assert (found.estimate, found.n, found.undefined) == (pytest.approx(VALUES.mean()), 6, 0)
+    assert found.level == level
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
@@ -40,14 +42,30 @@ def correlated(generator, runs, n, correlation):
     return correlation * true + np.sqrt(1 - correlation**2) * noise, true
 
 
-def test_two_levels_with_one_run_is_the_bootstrap_over_points():
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
+def test_two_levels_with_one_run_is_the_bootstrap_over_points(level):
     estimated, true = correlated(np.random.default_rng(1), 1, 60, 0.8)
-    found = two_level_bootstrap(estimated[0], true[0], pearson, n_resamples=4000)
+    found = two_level_bootstrap(estimated[0], true[0], pearson, level, n_resamples=4000)
     reference = scipy.stats.bootstrap(
-        (estimated[0], true[0]), pearson, paired=True, method="percentile", n_resamples=4000, rng=2
+        (estimated[0], true[0]),
+        pearson,
+        paired=True,
+        method="percentile",
+        n_resamples=4000,
+        rng=2,
+        confidence_level=level,
     ).confidence_interval
     assert found.estimate == pytest.approx(pearson(estimated[0], true[0]))
-    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.02)
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.01)
+
+
+@pytest.mark.parametrize(("level", "end"), [(0.95, 1.0), (0.8, 0.5), (0.3, 0.0)])
+def test_runs_are_resampled(level, end):
+    """Two runs of four at +1, two at -1, whatever their points: the mean is that of four tosses of a coin."""
+    true = np.random.default_rng(8).normal(size=(4, 12))
+    found = two_level_bootstrap(true * [[1], [1], [-1], [-1]], true, pearson, level, n_resamples=4000)
+    assert found.estimate == pytest.approx(0)
+    assert (found.low, found.high) == pytest.approx((-end, end))
 
 
 def test_two_levels_are_wider_than_seeds_alone():
@@ -86,6 +104,19 @@ def test_blocks_change_nothing_but_memory(monkeypatch):
     small = two_level_bootstrap(estimated, true, statistic, n_resamples=300)
     assert (small.low, small.high) == pytest.approx((whole.low, whole.high), abs=0.05)
     assert small.estimate == whole.estimate
+
+
+def test_blocks_are_bounded_and_make_up_all_resamples(monkeypatch):
+    estimated, true = correlated(np.random.default_rng(5), 3, 10, 0.5)
+    drawn = []
+
+    def recorded(first, second):
+        drawn.append(first.shape)
+        return pearson(first, second)
+
+    monkeypatch.setattr(intervals, "BLOCK_ELEMENTS", 7 * 3 * 10)
+    two_level_bootstrap(estimated, true, recorded, n_resamples=30)
+    assert drawn == [(3, 10), *[(7, 3, 10)] * 4, (2, 3, 10)]
 
 
 def test_runs_that_are_not_finite_are_left_out_and_counted():

@@ -3,6 +3,7 @@ import pytest
 import scipy.stats
 
 from bayes_influence.evaluation.lds import lds
+from bayes_influence.evaluation.statistics import spearman
 
 GENERATOR = np.random.default_rng(0)
 N, T, M = 30, 6, 60
@@ -87,3 +88,33 @@ def test_bad_input_is_refused():
         lds(MASKS, TAU, broken)
     with pytest.raises(ValueError, match="1 test points have attributions not finite"):
         lds(MASKS, np.where(np.arange(T)[:, None] == 1, np.inf, TAU), LINEAR)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
+def test_with_one_test_point_the_interval_is_the_bootstrap_over_subsets(level):
+    generator = np.random.default_rng(2)
+    outputs = LINEAR[:, :1] + 8 * generator.normal(size=(M, 1))
+    found = lds(MASKS, TAU[:1], outputs, level, n_resamples=3000).score
+    reference = scipy.stats.bootstrap(
+        (MASKS @ TAU[0], outputs[:, 0]),
+        spearman,
+        paired=True,
+        method="percentile",
+        n_resamples=3000,
+        confidence_level=level,
+        rng=3,
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.02)
+    assert found.level == level
+
+
+@pytest.mark.parametrize(("level", "end"), [(0.95, 1.0), (0.8, 0.5), (0.3, 0.0)])
+def test_test_points_are_resampled(level, end):
+    """Two of four test points at +1, two at -1, whatever the subsets: their mean is that of four tosses of a coin."""
+    found = lds(MASKS, TAU[:4] * [[1], [1], [-1], [-1]], LINEAR[:, :4], level, n_resamples=4000).score
+    assert found.estimate == pytest.approx(0)
+    assert (found.low, found.high) == pytest.approx((-end, end))
+
+
+def test_three_subsets_are_enough():
+    assert lds(MASKS[:3], TAU, LINEAR[:3], n_resamples=5).n_subsets == 3

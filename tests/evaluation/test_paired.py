@@ -54,6 +54,20 @@ def test_pairs_are_wilcoxons_with_holms_correction():
     np.testing.assert_allclose(np.sort(table["p_holm"]), holm)
 
 
+@pytest.mark.parametrize("level", [0.5, 0.8])
+def test_the_interval_of_a_pair_has_the_level_that_was_asked_for(level):
+    row = paired_comparisons({"none": GROUPS["none"], "swa": GROUPS["swa"]}, level).iloc[0]
+    ends = scipy.stats.ttest_rel(GROUPS["none"], GROUPS["swa"]).confidence_interval(level)
+    assert (row["low"], row["high"]) == (pytest.approx(ends.low), pytest.approx(ends.high))
+
+
+def test_two_seeds_are_the_fewest_that_are_tested():
+    row = paired_comparisons({"a": [1.0, 3.0], "b": [0.0, 0.0]}).iloc[0]
+    assert (row["rank_biserial"], row["p_value"]) == (1, pytest.approx(0.5))
+    assert friedman({"a": [1.0, 1.0], "b": [2.0, 2.0], "c": [3.0, 3.0]}).effect_size == pytest.approx(1)
+    assert friedman({"a": [1.0, 2.0], "b": [1.0, 2.0], "c": [1.0, 2.0]}).note == "all groups are equal in every seed"
+
+
 def test_the_sign_of_a_paired_effect_is_first_minus_second():
     row = paired_comparisons({"bnn": SEEDS + 1, "none": SEEDS + 0.01 * np.arange(12)}).iloc[0]
     assert row["mean_difference"] > 0

@@ -126,3 +126,8 @@ def test_correlation_with_a_constant_is_not_defined(name):
 def test_slope_of_nothing_and_r2_of_constants_are_not_defined():
     assert np.isnan(statistics.slope(np.zeros(5), TRUE[0, 0, :5]))
     assert np.isnan(statistics.r2(TRUE[0, 0, :5], np.full(5, 0.1)))
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_the_slope_does_not_depend_on_the_unit(unit):
+    np.testing.assert_allclose(statistics.slope(unit * ESTIMATED, unit * TRUE), statistics.slope(ESTIMATED, TRUE))

@@ -112,3 +112,26 @@ def test_what_is_no_ceiling_or_drift_is_refused():
         verdict(EXACT, ceiling=1.2)
     with pytest.raises(ValueError, match="at least 0, got -1"):
         verdict(EXACT, control_drift=-1)
+
+
+def test_drift_is_judged_from_the_stated_size():
+    assert verdict(EXACT, control_drift=0.0).grade is Grade.TRUSTWORTHY
+    assert verdict(EXACT, control_drift=0.99).grade is Grade.TRUSTWORTHY
+    assert verdict(EXACT, control_drift=1.0).grade is Grade.UNDECIDED
+    assert verdict(EXACT, ceiling=0.5).grade is Grade.TRUSTWORTHY
+    assert verdict(EXACT, ceiling=0.49).grade is Grade.UNDECIDED
+
+
+def test_a_wrong_sign_needs_the_upper_end_of_the_interval():
+    against, unsure = (
+        summarise([replace(EXACT, spearman=value) for value in values])
+        for values in ((-0.7, -0.72, -0.68), (-0.9, -0.9, -0.1))
+    )
+    assert against.intervals["spearman"].high < -0.5
+    assert verdict(against).grade is Grade.REVERSED
+    assert unsure.intervals["spearman"].estimate < -0.5 < unsure.intervals["spearman"].high
+    assert verdict(unsure).grade is Grade.UNTRUSTWORTHY
+
+
+def test_a_summary_of_one_run_can_have_the_wrong_sign():
+    assert verdict(summarise([replace(EXACT, spearman=-0.6)])).grade is Grade.REVERSED

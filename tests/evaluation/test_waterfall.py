@@ -66,3 +66,11 @@ def test_what_does_not_fit_is_refused(stages):
         waterfall({"cold": outputs["cold"]}, {"cold": losses["cold"]}, [7, 9])
     with pytest.raises(ValueError, match="the same stages out of cold, warm"):
         waterfall(outputs | {"lukewarm": outputs["cold"]}, losses, [7, 9])
+
+
+def test_one_gap_and_one_removal_are_enough(stages):
+    outputs, losses = ({stage: values[:2] for stage, values in list(side.items())[:2]} for side in stages)
+    (gap,) = waterfall(outputs, losses, [7])["gap"]
+    assert gap == next(iter(GAPS.values()))
+    with pytest.raises(ValueError, match="a control and 0 removals, 1 rows, at least two"):
+        waterfall(*({stage: values[:1] for stage, values in side.items()} for side in stages), [])

@@ -180,3 +180,26 @@ def test_groups_are_named_by_whole_numbers_each_once(as_installed):
         samples.group_removal([1, 1])
     with pytest.raises(ValueError, match=r"the group \[\] must name training examples"):
         samples.group_removal([])
+
+
+@pytest.mark.parametrize("beta", [0.25, 3.0])
+def test_beta_is_the_power_of_the_likelihood(beta):
+    """The first cumulant enters times beta, the second times beta^2 / 2, weights have it in the exponent."""
+    generator = torch.Generator().manual_seed(4)
+    losses, measured = torch.rand(2, 9, 3, generator=generator, dtype=torch.float64)
+    drawn = PosteriorSamples(losses, measured[:, :1], torch.arange(3), torch.tensor([0]), beta)
+    covariance = torch.stack([torch.cov(torch.stack([column, measured[:, 0]]))[0, 1] for column in losses.T])
+    torch.testing.assert_close(drawn.removal(order=1)[0], beta * covariance)
+    torch.testing.assert_close(drawn.scores().values[0], -3 * beta * covariance)
+    centred, apart = losses - losses.mean(dim=0), measured[:, :1] - measured[:, :1].mean(dim=0)
+    third = 9 * (centred.square() * apart).sum(dim=0) / (8 * 7)
+    torch.testing.assert_close(drawn.removal(order=2)[0], beta * covariance + 0.5 * beta**2 * third)
+    weights = (beta * losses).exp() / (beta * losses).exp().sum(dim=0)
+    torch.testing.assert_close(
+        drawn.reweighted_removal()[0], (weights * measured[:, :1]).sum(dim=0) - measured[:, 0].mean()
+    )
+    torch.testing.assert_close(drawn.importance_sample_size(), 1 / weights.square().sum(dim=0))
+    together = PosteriorSamples(
+        losses.sum(1, keepdim=True), drawn.measurements, torch.tensor([0]), drawn.test_ids, beta
+    )
+    torch.testing.assert_close(drawn.group_removal([0, 1, 2]), together.removal()[:, 0])

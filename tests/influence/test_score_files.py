@@ -173,7 +173,7 @@ def test_a_damaged_block_is_scored_again_with_those_after_it(influence, test, tm
         influence.on_loss(test, path)
     unfinished = tmp_path / "scores.safetensors.unfinished"
     content = bytearray(unfinished.read_bytes())
-    content[-8 * (40 + 40 + 5 + 5 + 40) + 8 * 15] ^= 4  # the score of the last test and the 15th example
+    content[-8 * (40 + 40 + 5 + 5 + 5 + 40) + 8 * 15] ^= 4  # the score of the last test and the 15th example
     unfinished.write_bytes(content)
     scored = killing(10)
     scored.clear()

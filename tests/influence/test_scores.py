@@ -1,13 +1,21 @@
 """`InfluenceScores`: signs, rankings, tables and files."""
 
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from bayes_influence.data.sealed import UNSEALED, seal_file
+from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.scores import InfluenceScores
+from bayes_influence.objectives.derivatives import dense_hessian, gradient, per_example_gradients
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.training.minimum import minimum_of
 
 
 @pytest.fixture
@@ -171,3 +179,31 @@ def test_scores_are_shown_in_a_line_and_in_a_notebook():
     assert "<td>100</td><td>14 (+8.00e-01), 13 (+6.00e-01), 12 (+4.00e-01)</td><td>10 (+0.00e+00), 11" in page
     assert "and 2 test examples more" in page
     assert "more" not in InfluenceScores(values[:1], scores.train_ids, scores.test_ids[:1])._repr_html_()
+
+
+def test_what_an_estimate_stands_on_is_measured_and_said(train, test, caplog):
+    """The drift is what a Newton step to the minimum changes, and a warning names a fit that is none."""
+    torch.manual_seed(0)
+    unfinished = Objective(nn.Linear(3, 3).double(), CrossEntropy(), WeightDecay(0.05))
+    at_minimum = minimum_of(unfinished, train)
+    with caplog.at_level(logging.WARNING):
+        found = Influence(at_minimum, train, damping=0.0).on_loss(test)
+    assert caplog.text == ""
+    assert found.stationarity < 1e-9
+    assert float(found.relative_drift.max()) < 1e-6
+    with caplog.at_level(logging.WARNING):
+        found = Influence(unfinished, train, damping=0.0).on_loss(test)
+    assert "the objective is at no minimum: its gradient norm is" in caplog.text
+    slope = gradient(unfinished, train.batch())
+    assert found.stationarity == pytest.approx(float(slope.norm()))
+    step = -torch.linalg.solve(dense_hessian(unfinished, train.batch()), slope)
+    torch.testing.assert_close(found.drift, per_example_gradients(unfinished, test.batch()) @ step)
+    typical = found.removal.square().mean(dim=1).sqrt()
+    torch.testing.assert_close(found.relative_drift, found.drift.abs() / typical)
+    assert "times as much as a removal" in repr(found)
+
+
+def test_scores_without_a_drift_say_so(train):
+    scores = InfluenceScores(torch.ones(1, 2), torch.arange(2), torch.arange(1), curvature="posterior covariance")
+    with pytest.raises(ValueError, match="scores by posterior covariance do not know how far"):
+        scores.relative_drift  # noqa: B018

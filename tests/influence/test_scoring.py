@@ -10,7 +10,7 @@ from bayes_influence.influence import scoring
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.influence.scoring import ScoreBlocks
-from bayes_influence.objectives.derivatives import per_example_gradients
+from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
@@ -56,6 +56,13 @@ class Tied(nn.Module):
 
     def forward(self, x):
         return self.layer(torch.tanh(x)) + x @ self.layer.weight
+
+
+class SometimesTied(Tied):
+    """The weight is used beside its layer for examples whose first number exceeds 5, and for no others."""
+
+    def forward(self, x):
+        return self.layer(torch.tanh(x)) + (x[:, :1] > 5) * (x @ self.layer.weight)
 
 
 class Rows(nn.Module):
@@ -115,7 +122,49 @@ def test_networks_whose_gradients_are_not_outer_products(train, solved, network,
     assert ScoreBlocks(problem).scoring == "forward"
 
 
+@pytest.mark.parametrize("late", [0, 17, 39])
+def test_one_example_whose_gradient_is_no_outer_product_decides_for_all(train, solved, late):
+    inputs = train.inputs.clone()
+    inputs[late, 0] = 6.0
+    objective = Objective(SometimesTied().double(), CrossEntropy(), WeightDecay(0.1))
+    alike = FittedProblem(objective, train, batch_size=8)
+    assert train.inputs[:, 0].max() < 5
+    assert ScoreBlocks(alike).scoring == "outer-products"
+    problem = FittedProblem(objective, train.with_inputs(inputs), batch_size=8)
+    scored, vectors = ScoreBlocks(problem), solved(problem, 2)
+    assert scored.scoring == "gradients"
+    products = torch.cat([block.products for block in scored(vectors)], dim=1)
+    gradients = per_example_gradients(objective, problem.data.batch())
+    torch.testing.assert_close(products, vectors.T @ gradients.T)
+    with pytest.raises(ValueError, match="that their layers alone use"):
+        ScoreBlocks(problem, "outer-products")
+
+
 def test_forward_scores_have_no_error_bounds(deep, train, test):
     scores = Influence(deep, train, damping=0.1, scoring="forward").on_loss(test)
     assert scores.error is None
     torch.testing.assert_close(scores.values, Influence(deep, train, damping=0.1).on_loss(test).values)
+
+
+@pytest.mark.parametrize("wrap", [lambda z: (z,), lambda z: {"logits": z}])
+@pytest.mark.parametrize("parameters", ["last-layer", "all"])
+def test_networks_that_return_a_tuple_or_a_dict_are_scored(train, wrap, parameters):
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(3, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return wrap(self.head(torch.tanh(self.body(x))))
+
+    def likelihood(outputs, targets):
+        return CrossEntropy()(outputs["logits"] if isinstance(outputs, dict) else outputs[0], targets)
+
+    objective = Objective(Wrapped().double(), likelihood, WeightDecay(0.1), parameters=parameters)
+    tests = train.select(range(3))
+    scores = Influence(objective, train, damping=0.5).on_loss(tests)
+    matrix = dense_hessian(objective, train.batch())
+    matrix = matrix + 0.5 * torch.eye(len(matrix), dtype=matrix.dtype)
+    gradients = per_example_gradients(objective, train.batch())
+    expected = gradients[:3] @ torch.linalg.solve(matrix, gradients.T) / len(train)
+    torch.testing.assert_close(scores.removal, expected)

@@ -69,14 +69,14 @@ class Backpropagation:
     ) -> Iterator[OuterProducts]:
         """Every layer's outer products, batch by batch and vector by vector.
 
-        A `check` costs two backward passes of the first batch.
+        A `check` of every batch, when its last outer products have been taken, costs a backward pass of each.
 
         Raises:
-            ValueError: If the first batch's outer products do not make up its gradients, example by example: a weight
-                is used outside its layer as well, or a layer's first axis is not that of the examples.
+            ValueError: If a batch's outer products do not make up its gradients, example by example: a weight is used
+                outside its layer as well, or a layer's first axis is not that of the examples.
         """
-        for number, batch in enumerate(data.batches(batch_size)):
-            yield from self._through_batch(layers, batch, check=check and number == 0)
+        for batch in data.batches(batch_size):
+            yield from self._through_batch(layers, batch, check)
 
     def _through_batch(self, layers: tuple[KroneckerLayer, ...], batch: Batch, check: bool) -> Iterator[OuterProducts]:
         selected = set(self.objective.names)
@@ -88,41 +88,45 @@ class Backpropagation:
             outputs = self.objective.outputs(params, batch.inputs)
         received = {path: _joined(path, record, len(batch.targets)) for path, record in recorder.records.items()}
         ends = [end for record in recorder.records.values() for end in record.outputs]
+        if not isinstance(outputs, Tensor):
+            raise ValueError(
+                f"layers are taken apart where the network returns one tensor, got {type(outputs).__name__}; use "
+                f"scoring='gradients', or curvature='ggn' instead of EK-FAC"
+            )
         sent = self.sent_back(outputs.detach(), batch)
-        if check:
-            _check_complete(layers, params, outputs, sent.sum(dim=0), recorder, received)
+        shares = torch.rand(sent.shape[:2], generator=torch.Generator().manual_seed(0)).to(sent)
+        weighted = {path: torch.zeros((), dtype=sent.dtype, device=sent.device) for path in received}
         for number, vectors in enumerate(sent):
             gradients = iter(torch.autograd.grad(outputs, ends, vectors.reshape(outputs.shape), retain_graph=True))
             for path, record in recorder.records.items():
                 calls = [_positions(next(gradients), record.channels_first) for _ in record.outputs]
-                yield OuterProducts(path, received[path], torch.cat(calls, dim=1), first=number == 0)
+                products = OuterProducts(path, received[path], torch.cat(calls, dim=1), first=number == 0)
+                if check:
+                    weighted[path] = weighted[path] + shares[number, :, None, None] * products.backpropagated
+                yield products
+        if check:
+            together = (shares.unsqueeze(2) * sent).sum(dim=0).reshape(outputs.shape)
+            found = {path: torch.einsum("blo,bld->od", weighted[path], received[path]) for path in received}
+            _check_complete(layers, params, outputs, together, found)
 
 
 def _check_complete(
     layers: tuple[KroneckerLayer, ...],
     params: Params,
     outputs: Tensor,
-    sent: Float[Tensor, "B C"],
-    recorder: RecordLayers,
-    received: dict[str, Tensor],
+    together: Tensor,
+    found: dict[str, Float[Tensor, "O D"]],
 ) -> None:
     """Whether sum_i c_i G_i of the outer products is the gradient of sum_i c_i s_i'f_i, for random c_i."""
-    shares = torch.rand(len(sent), generator=torch.Generator().manual_seed(0)).to(sent)
     names = [name for layer in layers for name in layer.names]
-    ends = [end for record in recorder.records.values() for end in record.outputs]
-    weighted = (shares.unsqueeze(1) * sent).reshape(outputs.shape)
-    found = torch.autograd.grad(outputs, [params[name] for name in names], weighted, retain_graph=True)
-    gradients = dict(zip(names, found, strict=True))
-    slopes = iter(torch.autograd.grad(outputs, ends, sent.reshape(outputs.shape), retain_graph=True))
-    paths = {layer.path: layer for layer in layers}
-    for path, record in recorder.records.items():
-        calls = torch.cat([_positions(next(slopes), record.channels_first) for _ in record.outputs], dim=1)
-        products = torch.einsum("b,blo,bld->od", shares, calls, received[path])
-        expected = torch.cat([gradients[name].reshape(len(products), -1) for name in paths[path].names], dim=1)
-        if (products - expected).norm() > torch.finfo(sent.dtype).eps ** 0.5 * expected.norm():
+    gradients = dict(zip(names, torch.autograd.grad(outputs, [params[name] for name in names], together), strict=True))
+    for layer in layers:
+        products = found[layer.path]
+        expected = torch.cat([gradients[name].reshape(len(products), -1) for name in layer.names], dim=1)
+        if (products - expected).norm() > torch.finfo(together.dtype).eps ** 0.5 * expected.norm():
             raise ValueError(
-                f"the gradient of layer {path!r} is not made of what the layer receives and returns: its weight is "
-                f"used elsewhere as well, or its first axis is not that of the examples; leave it out of the "
+                f"the gradient of layer {layer.path!r} is not made of what the layer receives and returns: its weight "
+                f"is used elsewhere as well, or its first axis is not that of the examples; leave it out of the "
                 f"parameters, or take another kind of curvature"
             )
 

@@ -16,7 +16,7 @@ from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.reduction import Head, reduce
+from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import example_losses
 from bayes_influence.retraining.from_scratch import FromScratch
 from bayes_influence.retraining.linear_response import LinearResponse
@@ -39,6 +39,7 @@ class AuditJob:
         train: Its training examples.
         test: Test examples.
         removed: Ids of the examples that are removed one at a time.
+        is_head: Whether it is the last layer on its features.
         settings: How it is audited.
         delta: The damping, resolved.
         cold: Retraining from scratch, None to leave that stage out.
@@ -49,6 +50,7 @@ class AuditJob:
     train: Dataset
     test: Dataset
     removed: Tensor
+    is_head: bool
     settings: AuditSettings
     delta: float
     cold: FromScratch | None = None
@@ -62,8 +64,7 @@ class AuditJob:
     @property
     def exact(self) -> bool:
         """Whether retraining goes to a minimum, by Newton's method."""
-        objective = self.members.objective
-        convex = isinstance(objective.network, Head) and objective.is_regularised
+        convex = self.is_head and self.members.objective.is_regularised
         return self.settings.refits == "newton" or (self.settings.refits == "auto" and convex)
 
     def stages(self, influence: Influence) -> dict[str, Callable[[], Refits]]:
@@ -89,7 +90,7 @@ def audit_jobs(
     cold: FromScratch | None = None,
 ) -> dict[str, AuditJob]:
     """One job per network, by the key that it is stored under; all remove the same examples at the same damping."""
-    networks = on_features(members, train, test)
+    networks, is_head = on_features(members, train, test)
     if settings.polish:
         networks = [(minimised(network, own).members, own, tests) for network, own, tests in networks]
     removed = hardest_in_the_mean([(network.at(0), own) for network, own, _ in networks], settings.removals)
@@ -100,28 +101,32 @@ def audit_jobs(
     if delta == 0:
         raise ValueError("the automatic damping came to 0; give the audit a positive one")
     return {
-        cell_key(seed=network.seeds[0]): AuditJob(network, own, tests, removed, settings, delta, cold)
+        cell_key(seed=network.seeds[0]): AuditJob(network, own, tests, removed, is_head, settings, delta, cold)
         for network, own, tests in networks
     }
 
 
-def on_features(members: Members, train: Dataset, test: Dataset) -> list[tuple[Members, Dataset, Dataset]]:
+def on_features(members: Members, train: Dataset, test: Dataset) -> tuple[list[tuple[Members, Dataset, Dataset]], bool]:
     """Every network by itself in float64, with its examples: the last layer on its features where that is the same.
 
     The networks then run over the data once, in their own dtype.
+
+    Returns:
+        The networks with training and test examples, and whether each is the last layer on its features.
     """
     reduction = reduce(members, train)
     seen = reduction.features_of(test)
+    is_head = reduction.is_head and seen is not None
     parts = []
     for index in range(len(members)):
-        if reduction.is_head and seen is not None:
+        if is_head:
             network, own = reduction.problem.select([index]), reduction.examples(index)
             tests = test.with_inputs(tree_map(lambda leaf, index=index: leaf[index], seen))
         else:
             network, own, tests = reduction.members.select([index]), train, test
         double = network.to(dtype=torch.float64), own.to(dtype=torch.float64), tests.to(dtype=torch.float64)
         parts.append(double)
-    return parts
+    return parts, is_head
 
 
 def hardest_in_the_mean(networks: Sequence[tuple[Objective, Dataset]], count: int) -> Tensor:

@@ -43,10 +43,11 @@ def audit_spectrum(
     problem = influence.problem
     metric = influence.damping.diagonal(problem.reduced) / delta
     operators: dict[str, LinearOperator] = {}
+    kind = influence.response.curvature
     name = "hessian = ggn" if problem.is_linear_head else curvature
-    if name == "ggn":
+    if not (problem.is_linear_head or kind.is_exact_hessian):
         operators["hessian"] = WhitenedOperator(HessianOperator(problem.reduced, problem.data), metric)
-    operators[name] = WhitenedOperator(influence.response.curvature.operator(problem.reduced, problem.data), metric)
+    operators[name] = WhitenedOperator(kind.operator(problem.reduced, problem.data), metric)
     scale = metric.rsqrt()
     examples = problem.gradients(*problem.taken(removed)) * scale
     tests = problem.gradients(*problem.taken(test)) * scale

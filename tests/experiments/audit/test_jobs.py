@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from bayes_influence.experiments.audit.jobs import audit_jobs, hardest_in_the_mean
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.settings import AuditSettings
+from bayes_influence.objectives.members import Members
 
 
 def test_the_removed_examples_are_the_same_for_every_network(last_layer, data):
@@ -17,3 +20,26 @@ def test_the_removed_examples_are_the_same_for_every_network(last_layer, data):
 def test_more_removals_than_examples_are_refused(last_layer, data):
     with pytest.raises(ValueError, match="between 1 and 33 of 34 examples can be removed, got 40"):
         audit(last_layer, *data, AuditSettings(removals=40), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "refits", "exact"),
+    [
+        ("last-layer", "auto", True),
+        ("all", "auto", False),
+        ("all", "newton", True),
+        ("last-layer", "trained", False),
+    ],
+)
+def test_retraining_goes_to_a_minimum_where_the_last_layer_has_one(last_layer, data, parameters, refits, exact):
+    members = Members.of([last_layer.at(0).taking(parameters)], ["0"], [0])
+    (job,) = audit_jobs(members, *data, AuditSettings(removals=3, damping=0.1, refits=refits)).values()
+    assert job.is_head == (parameters == "last-layer")
+    assert job.exact == exact
+
+
+def test_a_last_layer_without_a_regulariser_has_no_minimum(last_layer, data):
+    plain = replace(last_layer.at(0).taking("last-layer"), regulariser_weight=0.0)
+    (job,) = audit_jobs(Members.of([plain], ["0"], [0]), *data, AuditSettings(removals=3, damping=0.1)).values()
+    assert job.is_head
+    assert not job.exact

@@ -8,6 +8,7 @@ from bayes_influence.experiments.audit.result import summarise_audit
 from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.objectives.members import Members
 from bayes_influence.training.fits import fit_schemes
+from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import SCHEMES
 
 
@@ -33,7 +34,7 @@ def test_one_objective_is_audited_from_where_it_stands(last_layer, data):
 
 @pytest.mark.slow
 def test_variational_networks_are_audited_in_the_fisher_metric(data, tanh_network):
-    (fits,) = fit_schemes([SCHEMES["bnn"]], tanh_network, data[0], [0], SCHEDULE)
+    (fits,) = fit_schemes([SCHEMES["bnn"]], tanh_network, data[0], [0], Schedule(150, 0.02))
     found = audit(fits, *data, AuditSettings(removals=4), progress=False)
     assert found.damping > 0
     assert found.stages.set_index("stage").loc["warm", "unconverged"] == 0

@@ -25,7 +25,9 @@ def test_every_network_of_a_run_keeps_its_own_running_statistics():
         objective=objective, params=params, buffers=means, labels=("3", "5"), values=nothing, accuracies=nothing
     )
     networks = Members.of([trained.at(row).taking("last-layer") for row in range(2)], ["3", "5"], [3, 5])
-    for index, (network, features, _) in enumerate(on_features(networks, train, test)):
+    parts, is_head = on_features(networks, train, test)
+    assert is_head
+    for index, (network, features, _) in enumerate(parts):
         assert network.seeds == ((3,), (5,))[index]
         own = trained.at(index)
         normalised = own.network[1].eval()(

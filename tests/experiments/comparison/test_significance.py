@@ -89,3 +89,18 @@ def test_a_value_with_too_few_groups_for_friedman_is_said_without_it(results):
     values = ["spearman", "loss_hessian_max"]
     sentences = in_words(*scheme_tests(both, values), pd.DataFrame())
     assert [("Friedman" in sentence) for sentence in sentences] == [True, False] * 3
+
+
+def test_words_go_by_the_corrected_p_values(results):
+    """Six seeds of one sign have p = 1/32 for one pair, and three times that for three."""
+    few = results.query("seed < 6 and depth == 1")
+    omnibus, pairs = scheme_tests(few, ["spearman"])
+    assert pairs["p_value"].min() == pytest.approx(1 / 32)
+    (sentence,) = in_words(omnibus, pairs, pd.DataFrame())
+    assert sentence.endswith("no pair of schemes is shown to differ (smallest corrected p 0.094).")
+
+
+def test_words_call_no_weak_trend_one(results):
+    trends = size_trends(results.query("scheme == 'none'"), ["spearman"]).assign(p_value=0.06)
+    (sentence,) = in_words(pd.DataFrame(), pd.DataFrame(), trends)
+    assert ": no trend over depth shown (tau -0." in sentence
