@@ -94,7 +94,7 @@ class FromScratch(RetrainingProtocol):
             raise ValueError(f"losses of the scheme {name} cannot be watched from scratch; leave it out")
         if set(objective.names) != set(objective.taking("all").names):
             raise ValueError(
-                f"the scheme {name} draws random numbers or moves buffers in the whole network while it trains, which a training of "
+                f"the scheme {name} draws random numbers in the whole network while it trains, which a training of "
                 f"some parameters alone does not repeat; retrain from the fit (`Minimum`), or select all parameters"
             )
         norms = [module for module in objective.network.modules() if isinstance(module, AnyBatchNorm)]
