@@ -156,7 +156,11 @@ class Objective:
                 for name, value in tensors.items()
             }
 
-        return replace(self, params=moved(self.params), buffers=moved(self.buffers))
+        params, buffers = moved(self.params), moved(self.buffers)
+        held = {**self.params, **self.buffers}
+        if all(value is held[name] for name, value in {**params, **buffers}.items()):
+            return self
+        return replace(self, params=params, buffers=buffers)
 
     def resolved(self, inputs: Any) -> Objective:
         """The same objective with "last-layer" made the layer that is *called* last on these inputs.
