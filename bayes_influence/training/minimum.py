@@ -65,10 +65,9 @@ def minimised(trained: Members | Objective, train: Dataset, *, tolerance: float 
     if not result.converged.all():
         worst = int(result.gradient_norms.argmax())
         logger.warning(
-            "%d of %d networks did not reach a gradient norm of %.1e (worst: %.1e, %s); without a regulariser a "
-            "minimum may lie at infinity, and activations with a kink have minima where the gradient does not vanish",
+            "%d of %d networks did not reach a gradient norm of %.1e (worst: %.1e, %s); %s",
             *(int((~result.converged).sum()), len(members), tolerance),
-            *(float(result.gradient_norms[worst]), members.labels[worst]),
+            *(float(result.gradient_norms[worst]), members.labels[worst], _why(members.objective)),
         )
     return AtMinimum(members, result.gradient_norms, result.converged)
 
@@ -100,3 +99,12 @@ def minimise(
 def is_dense(problem: StackedProblem) -> bool:
     """Whether its Hessians are small enough to be held and factored."""
     return problem.layout.total <= DENSE_SIZE
+
+
+def _why(objective: Objective) -> str:
+    """What usually keeps such an objective from its gradient norm."""
+    if objective.dtype != torch.float64:
+        return f"in {objective.dtype} rounding keeps the norm up: give data in torch.float64, or a larger tolerance"
+    if not objective.is_regularised:
+        return "without a regulariser the minimum may lie at infinity"
+    return "activations with a kink have minima where the gradient does not vanish"

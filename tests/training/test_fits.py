@@ -194,3 +194,10 @@ def test_a_twin_that_is_not_the_network_is_refused(iris):
 
     with pytest.raises(TwinMismatchError, match="outputs"):
         fit_schemes(find_schemes(["bnn"]), Branching, iris.train, [0], Schedule(3))
+
+
+def test_a_polish_in_single_precision_names_the_precision(iris, caplog):
+    single = iris.train.to(dtype=torch.float32)
+    with caplog.at_level("WARNING"):
+        fit_schemes(find_schemes(["weight-decay"]), lambda: nn.Linear(4, 3), single, [0], Schedule(20), tolerance=1e-12)
+    assert "in torch.float32 rounding keeps the norm up: give data in torch.float64" in caplog.text
