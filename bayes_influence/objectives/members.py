@@ -76,7 +76,7 @@ class Members:
         return Members(
             objective=each[0],
             params=stack_members([one.params for one in each]),
-            buffers={} if len(each) == 1 else _differing([one.buffers for one in each]),
+            buffers=differing(stack_members([one.buffers for one in each])),
             labels=tuple(labels or (f"network {index}" for index in range(len(each)))),
             seeds=tuple(seeds),
         )
@@ -142,7 +142,6 @@ def member(stacked: Params, index: int) -> Params:
     return {name: value[index] for name, value in stacked.items()}
 
 
-def _differing(buffers: Sequence[Params]) -> Params:
-    """The buffers in which members differ, stacked."""
-    names = [name for name in buffers[0] if any(not torch.equal(one[name], buffers[0][name]) for one in buffers)]
-    return stack_members([{name: one[name] for name in names} for one in buffers])
+def differing(stacked: Params) -> Params:
+    """Those of the stacked tensors in which members differ."""
+    return {name: value for name, value in stacked.items() if not torch.equal(value, value[:1].expand_as(value))}

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayes_influence.data.dataset import Batch
-from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.objectives.parameters import (
     Flattening,
     Params,
     called_last,
     detached_buffers,
     detached_params,
+    moved_like,
     select_names,
 )
 from bayes_influence.objectives.regularisers import NoRegulariser
@@ -121,12 +122,16 @@ class Objective:
     @property
     def is_bayesian(self) -> bool:
         """Whether the network propagates means and variances."""
-        return any(isinstance(module, BayesianLayer) for module in self.network.modules())
+        return is_bayesian(self.network)
 
     @property
     def is_regularised(self) -> bool:
         """Whether a regulariser takes part, which gives J a minimum at finite parameters."""
         return self.regulariser_weight > 0 and not isinstance(self.regulariser, NoRegulariser)
+
+    def fitting(self, tensors: Any) -> Any:
+        """A nesting of tensors on the device of the parameters, real ones in their dtype."""
+        return moved_like(tensors, next(iter(self.params.values())))
 
     @property
     def dtype(self) -> torch.dtype:

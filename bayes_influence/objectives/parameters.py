@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from bayes_influence.moments.layers import RHO
+from bayes_influence.torch_internals import tree_map
 
 Params = dict[str, Tensor]
 """Detached parameters by name, as `torch.func.functional_call` takes them."""
@@ -28,6 +29,13 @@ def detached_params(network: nn.Module) -> Params:
 def detached_buffers(network: nn.Module) -> Params:
     """The network's own buffers, sharing no storage with the module."""
     return {name: value.detach().clone() for name, value in network.named_buffers()}
+
+
+def moved_like(tensors: Any, like: Tensor) -> Any:
+    """A nesting of tensors on the device of a parameter, real ones in its dtype."""
+    return tree_map(
+        lambda leaf: leaf.to(device=like.device, dtype=like.dtype if leaf.is_floating_point() else None), tensors
+    )
 
 
 def owners_of_parameters(network: nn.Module) -> dict[str, nn.Module]:

@@ -54,6 +54,11 @@ class Head(nn.Module):
         return self.get_submodule(self.path)(features)
 
 
+def layer_path(network: nn.Module) -> str:
+    """Where the layer of a reduced network stands in it; nothing where the network is that layer itself."""
+    return network.path if isinstance(network, Head) else ""
+
+
 def _holder(root: nn.Module, parents: list[str]) -> nn.Module:
     for parent in parents:
         if parent not in root._modules:
@@ -102,7 +107,7 @@ class Reduction:
         """
         whole = self.train.batch()
         if self.features is None:
-            return tree_map(lambda leaf: _like(self.members.objective, leaf), whole), False
+            return self.members.objective.fitting(whole), False
         if len(self.members) == 1:
             return replace(whole, inputs=tree_map(lambda leaf: leaf[0], self.features)), False
         shared = tree_map(lambda leaf: leaf.expand(len(self.members), *leaf.shape), replace(whole, inputs=()))
@@ -118,9 +123,8 @@ class Reduction:
         """
         if self.features is None:
             return None
-        path = self.problem.objective.network.path if isinstance(self.problem.objective.network, Head) else ""
         try:
-            return _features(self.members, path, data)
+            return _features(self.members, layer_path(self.problem.objective.network), data)
         except _StaysWholeError:
             return None
 
@@ -166,7 +170,7 @@ def is_linear_layer(objective: Objective, inputs: Any, leading: int = 1) -> bool
         leading: Axes before that of the features.
     """
     network = objective.network
-    path = network.path if isinstance(network, Head) else ""
+    path = layer_path(network)
     layer = network.get_submodule(path)
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     weight, bias = f"{path}.weight".lstrip("."), f"{path}.bias".lstrip(".")
@@ -241,11 +245,7 @@ def _parts(objective: Objective, data: Dataset, members: int) -> Iterator[Batch]
     """The examples in the dtype of the parameters, as many at a time as `ENTRIES` says."""
     size = max(1, ENTRIES // (members * numbers_per_example(data.inputs)))
     for batch in data.batches(size):
-        yield tree_map(lambda leaf: _like(objective, leaf), batch)
-
-
-def _like(objective: Objective, leaf: Tensor) -> Tensor:
-    return leaf.to(device=objective.device, dtype=objective.dtype if leaf.is_floating_point() else None)
+        yield objective.fitting(batch)
 
 
 def _watched(objective: Objective, path: str, inputs: Any) -> tuple[Any, Any]:

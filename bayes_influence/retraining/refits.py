@@ -100,7 +100,7 @@ def _under_each(
     everywhere = vmap(of_network, in_dims=(0, 0, None if features is None else 0, None))
     networks = next(iter(params.values())).shape[:2].numel()
     size = max(1, ENTRIES // (networks * numbers_per_example(data.inputs)))
-    whole = tree_map(lambda leaf: _like(objective, leaf), data.batch())
+    whole = objective.fitting(data.batch())
     parts = []
     with torch.no_grad():
         for start in range(0, len(data), size):
@@ -111,10 +111,6 @@ def _under_each(
                 inputs = tree_map(lambda leaf, rows=rows: leaf[:, rows], features)
             parts.append(everywhere(params, held, inputs, replace(part, inputs=())))
     return tree_map(lambda *leaves: torch.cat(leaves, dim=2), *parts)
-
-
-def _like(objective: Objective, leaf: Tensor) -> Tensor:
-    return leaf.to(device=objective.device, dtype=objective.dtype if leaf.is_floating_point() else None)
 
 
 def loss_changes(refits: Refits, test: Dataset) -> Float[Tensor, "E k t"]:
@@ -152,10 +148,11 @@ def control_drift(refits: Refits, test: Dataset, *, warn: bool = True) -> Contro
         test: Test examples.
         warn: Whether a warning is logged where the drift is as large as the effects.
     """
-    after = losses_after(refits, test)
-    start = {name: refits.members.params[name].unsqueeze(1) for name in refits.params}
-    before = _under_each(refits.reduction, start, test, _losses)
-    drift = after[:, 0] - before[:, 0]
+    fit = {name: refits.members.params[name].unsqueeze(1) for name in refits.params}
+    together = {name: torch.cat([fit[name], value], dim=1) for name, value in refits.params.items()}
+    losses = _under_each(refits.reduction, together, test, _losses)
+    before, after = losses[:, 0], losses[:, 1:]
+    drift = after[:, 0] - before
     typical = (after[:, 1:] - after[:, :1]).abs().median(dim=1).values
     relative = torch.where(drift == 0, 0.0, drift.abs() / typical)
     found = ControlDrift(drift, relative)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor
 from torch.func import functional_call
 
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Params
-from bayes_influence.torch_internals import AnyBatchNorm, tree_map
+from bayes_influence.objectives.parameters import Params, moved_like
+from bayes_influence.torch_internals import AnyBatchNorm
 
 
 def refreshed_buffers(objective: Objective, params: Params, buffers: Params, train: Dataset, batch_size: int) -> Params:
@@ -34,7 +33,7 @@ def refreshed_buffers(objective: Objective, params: Params, buffers: Params, tra
     network = copy.deepcopy(objective.network).eval()
     norms = {path: module for path, module in network.named_modules() if isinstance(module, AnyBatchNorm)}
     norms = {path: norm for path, norm in norms.items() if norm.track_running_stats}
-    if not norms or any(isinstance(module, BayesianLayer) for module in network.modules()):
+    if not norms or is_bayesian(network):
         return buffers
     for norm in norms.values():
         norm.train()
@@ -51,9 +50,5 @@ def refreshed_buffers(objective: Objective, params: Params, buffers: Params, tra
                 for norm in norms.values():
                     norm.momentum = len(part) / seen
                 batch = train.select(part).batch()
-                functional_call(network, own, (tree_map(lambda leaf: _moved(leaf, like), batch.inputs),))
+                functional_call(network, own, (moved_like(batch.inputs, like),))
     return refreshed
-
-
-def _moved(leaf: Tensor, like: Tensor) -> Tensor:
-    return leaf.to(device=like.device, dtype=like.dtype if leaf.is_floating_point() else leaf.dtype)

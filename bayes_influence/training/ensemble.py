@@ -92,8 +92,7 @@ def train_ensemble(
     own_weights = flat.new_full((members,), objective.regulariser_weight)
     regulariser_weights = own_weights if regulariser_weights is None else regulariser_weights.to(flat)
     averaged = torch.zeros(members, dtype=torch.bool, device=flat.device) if averaged is None else averaged
-    if averaged.any() and averaging is None:
-        raise ValueError(f"{int(averaged.sum())} members are to be averaged, but `averaging` does not say how")
+    rates = _learning_rates(schedule, flat, averaging, averaged)
 
     views = {**(held or {}), **layout.unflatten(flat)}
     step = trace_members(
@@ -101,10 +100,6 @@ def train_ensemble(
     )
     adam = Adam(schedule.betas, schedule.epsilon)
     optimiser = adam.start(flat)
-    averaging = averaging if averaged.any() else None
-    rates = LearningRates(
-        lambda _: schedule.learning_rate, schedule.epochs, 1, flat, schedule.plateau, averaging, averaged
-    )
     average = IterateAverage(flat)
     labels = [f"member {index}" for index in range(members)] if labels is None else labels
     trace = flat.new_empty(schedule.epochs, members)
@@ -136,3 +131,13 @@ def train_ensemble(
         trace=trace,
         recorded=torch.stack(recorded) if recorded else None,
     )
+
+
+def _learning_rates(
+    schedule: Schedule, flat: Float[Tensor, "E P"], averaging: SWA | None, averaged: Bool[Tensor, " E"]
+) -> LearningRates:
+    """Every member's, once it is clear how those to be averaged are."""
+    if averaged.any() and averaging is None:
+        raise ValueError(f"{int(averaged.sum())} members are to be averaged, but `averaging` does not say how")
+    taken = averaging if averaged.any() else None
+    return LearningRates(lambda _: schedule.learning_rate, schedule.epochs, 1, flat, schedule.plateau, taken, averaged)

@@ -17,7 +17,7 @@ from bayes_influence.models.initialisation import initial_state, seeded
 from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.moments.twins import check_twin
 from bayes_influence.objectives.likelihoods import CrossEntropy
-from bayes_influence.objectives.members import Members, member
+from bayes_influence.objectives.members import Members, differing, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.reduction import reduce
@@ -173,7 +173,7 @@ def _fit_ensemble(
             {name: start[name] for name in start if name in moves},
             train.batch(),
             schedule,
-            held={**held, **{name: own for name, own in _differing(buffers).items() if own.is_floating_point()}},
+            held={**held, **{name: own for name, own in differing(buffers).items() if own.is_floating_point()}},
             regulariser_weights=per_member([scheme.regulariser_weight for scheme in schemes for _ in seeds]),
             averaged=torch.tensor([bool(scheme.averaging) for scheme in schemes for _ in seeds], device=device),
             averaging=averaging,
@@ -191,7 +191,7 @@ def _fit_ensemble(
         members = Members(
             objective=alike.at(objective.params, member(ended, 0)),
             params={name: value[rows] for name, value in trained.items()},
-            buffers=_differing(ended),
+            buffers=differing(ended),
             labels=tuple(labels[rows]),
             seeds=tuple(seeds),
         )
@@ -215,11 +215,6 @@ def _fitted(scheme: Scheme, members: Members, train: Dataset, tolerance: float |
         polished=polished,
         seconds=elapsed + time.perf_counter(),
     )
-
-
-def _differing(buffers: Params) -> Params:
-    """Those of the stacked buffers in which members differ."""
-    return {name: value for name, value in buffers.items() if not torch.equal(value, value[:1].expand_as(value))}
 
 
 def _trained_in_turns(

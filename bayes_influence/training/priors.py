@@ -50,7 +50,4 @@ def network_at(objective: Objective) -> nn.Module:
 
     For a Bayesian objective that is the network of its means. `Scheme.prepare` of the result starts there.
     """
-    network = copy.deepcopy(objective.network)
-    network.load_state_dict(objective.params, strict=False)
-    bayesian = any(isinstance(module, BayesianLayer) for module in network.modules())
-    return to_deterministic(network) if bayesian else network
+    return to_deterministic(objective.network) if objective.is_bayesian else copy.deepcopy(objective.network)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from bayes_influence.data.dataset import Batch
-from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
@@ -47,7 +47,7 @@ def step_objective(objective: Objective) -> StepObjective:
     dropout is a moment rule and draws nothing.
     """
     network = copy.deepcopy(objective.network).train()
-    bayesian = any(isinstance(module, BayesianLayer) for module in network.modules())
+    bayesian = is_bayesian(network)
     if bayesian:
         for module in network.modules():
             if isinstance(module, AnyBatchNorm):

@@ -31,8 +31,8 @@ def test_one_writer_at_a_time_and_the_next_one_after_it(tmp_path):
 
 
 def test_an_error_gives_the_right_back(tmp_path):
-    with pytest.raises(ZeroDivisionError), only_writer(tmp_path / "scores", "the scores"):
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError, match="while writing"), only_writer(tmp_path / "scores", "the scores"):
+        raise ZeroDivisionError("while writing")
     with only_writer(tmp_path / "scores", "the scores"):
         pass
 

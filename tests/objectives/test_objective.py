@@ -116,16 +116,8 @@ def test_frozen_parameters_are_not_among_all(network):
         Objective(network, CrossEntropy(), parameters="last-layer")
 
 
-def test_the_last_layer_is_the_one_called_last(data):
-    class HeadFirst(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.head, self.body = nn.Linear(5, 3), nn.Linear(4, 5)
-
-        def forward(self, x):
-            return self.head(torch.tanh(self.body(x)))
-
-    objective = Objective(HeadFirst().double(), CrossEntropy(), parameters="last-layer")
+def test_the_last_layer_is_the_one_called_last(head_first, data):
+    objective = Objective(head_first, CrossEntropy(), parameters="last-layer")
     assert objective.resolved(data.inputs).names == ("head.weight", "head.bias")
 
 

@@ -121,16 +121,8 @@ def test_several_layers_and_a_layer_before_the_last_stay_whole(network, data):
     assert "'0' is not the layer that is called last" in reduce(first, data).reason
 
 
-def test_the_last_layer_is_the_one_that_is_called_last(data):
-    class HeadFirst(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.head, self.body = nn.Linear(5, 3), nn.Linear(4, 5)
-
-        def forward(self, x):
-            return self.head(torch.tanh(self.body(x)))
-
-    reduction = reduce(Objective(HeadFirst().double(), CrossEntropy(), parameters="last-layer"), data)
+def test_the_last_layer_is_the_one_that_is_called_last(head_first, data):
+    reduction = reduce(Objective(head_first, CrossEntropy(), parameters="last-layer"), data)
     assert reduction.is_head
     assert reduction.members.objective.names == ("head.weight", "head.bias")
 
