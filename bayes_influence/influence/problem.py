@@ -71,6 +71,7 @@ class FittedProblem:
         self.objective = objective.to(dtype=dtype)
         self._feature_map = objective
         self.train = train
+        self.objective.check_targets(train)
         first = next(train.select(range(min(2, len(train)))).to(dtype=dtype).batches(2))
         self.objective.check(first)
         _check_parts_taken(self.objective, first)

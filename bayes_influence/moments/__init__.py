@@ -18,13 +18,7 @@ from bayes_influence.moments.elementwise_functions import elementwise
 from bayes_influence.moments.initial import fan_in_sigma, relative_sigma
 from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Approximation, Moments
-from bayes_influence.moments.prediction import (
-    Prediction,
-    diagonal_moments,
-    linearized_moments,
-    predict,
-    sampled_moments,
-)
+from bayes_influence.moments.prediction import diagonal_moments, linearized_moments, sampled_moments
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
 
 __all__ = [
@@ -32,7 +26,6 @@ __all__ = [
     "Approximation",
     "MomentCheck",
     "Moments",
-    "Prediction",
     "UnsupportedModuleError",
     "UnsupportedOperationError",
     "diagonal_moments",
@@ -41,7 +34,6 @@ __all__ = [
     "is_bayesian",
     "linearized_moments",
     "moment_check",
-    "predict",
     "relative_sigma",
     "rule",
     "sampled_moments",
