@@ -1,27 +1,51 @@
 """Influence functions for Bayesian and deterministic neural networks, measured against retraining."""
 
+from importlib.metadata import version
+
+from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping, IdentityDamping
+from bayes_influence.curvature.errors import IndefiniteCurvatureError, NotConvergedError
 from bayes_influence.data.dataset import Batch, Dataset, Split
+from bayes_influence.data.fingerprint import UnidentifiableError
+from bayes_influence.data.locks import BusyError
+from bayes_influence.data.sealed import DamagedFileError
 from bayes_influence.data.standardisation import standardise
-from bayes_influence.data.tables import leave_out, load_table
+from bayes_influence.data.tables import hold_out, leave_out, load_table
+from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.evaluation.agreement import Agreement, agreement
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.audit.settings import AuditSettings
+from bayes_influence.experiments.store.runner import FailedCellsError
 from bayes_influence.influence.influence import Influence
+from bayes_influence.influence.measurements import (
+    Margin,
+    MutualInformation,
+    OutputVariance,
+    PredictiveEntropy,
+    PredictiveVariance,
+)
+from bayes_influence.influence.refits import newton_refit
 from bayes_influence.influence.scores import InfluenceScores
-from bayes_influence.moments.convert import to_bayesian, to_deterministic
+from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian, to_deterministic
 from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.registry import UnsupportedOperationError
+from bayes_influence.moments.twins import TwinMismatchError
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
 from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.retraining.minimum import newton_refits
+from bayes_influence.retraining.protocols import FromScratch, LinearResponse, Minimum, Proximal, ProximalBregman, Warm
 from bayes_influence.retraining.refits import Refits, loss_changes
 from bayes_influence.retraining.trained import trained_refits
+from bayes_influence.training.checkpoints import CheckpointError
+from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import SWA, Plateau, Schedule
 from bayes_influence.training.schemes import SCHEMES, Scheme, find_schemes
+
+__version__ = version("bayes-influence")
 
 __all__ = [
     "SCHEMES",
@@ -30,30 +54,59 @@ __all__ = [
     "Audit",
     "AuditSettings",
     "Batch",
+    "BayesInfluenceError",
+    "BusyError",
+    "CheckpointError",
     "CrossEntropy",
+    "DamagedFileError",
     "Dataset",
+    "DiagonalDamping",
+    "FailedCellsError",
+    "FisherDamping",
     "Fits",
+    "FromScratch",
     "GaussianKL",
+    "IdentityDamping",
+    "IndefiniteCurvatureError",
     "Influence",
     "InfluenceScores",
+    "LinearResponse",
+    "Margin",
+    "Minimum",
     "Moments",
+    "MutualInformation",
     "NoRegulariser",
+    "NonFiniteTrainingError",
+    "NotConvergedError",
     "Objective",
+    "OutputVariance",
     "Plateau",
+    "PredictiveEntropy",
+    "PredictiveVariance",
+    "Proximal",
+    "ProximalBregman",
     "Refits",
     "Schedule",
     "Scheme",
     "Split",
     "TiltedCategorical",
+    "TwinMismatchError",
+    "UnidentifiableError",
+    "UnsupportedModuleError",
+    "UnsupportedOperationError",
+    "Warm",
     "WeightDecay",
+    "__version__",
     "agreement",
     "audit",
     "find_schemes",
     "fit_schemes",
+    "hold_out",
     "largest_losses",
     "leave_out",
     "load_table",
     "loss_changes",
+    "newton_refit",
     "newton_refits",
     "standardise",
     "to_bayesian",

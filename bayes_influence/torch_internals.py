@@ -4,6 +4,7 @@ The rest of the package takes them from here, which a test holds it to; another 
 has. So a new torch is tried by running `tests/test_torch_internals.py`, and what it moved is mended in this file.
 """
 
+from torch import _weight_norm as weight_norm
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
@@ -29,4 +30,5 @@ __all__ = [
     "tree_map",
     "tree_structure",
     "tree_unflatten",
+    "weight_norm",
 ]

@@ -10,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from bayes_influence.experiments.comparison.study import Study
-from bayes_influence.experiments.papers.fragility_iris import FIGURES, reproduce_figure
+from bayes_influence.experiments.papers.registry import reproduce
 
 
 def main(
@@ -20,11 +19,10 @@ def main(
     out: Annotated[Path, typer.Option(help="Result folder.")] = Path("runs/fragility-iris"),
 ) -> None:
     """Runs the grid and draws both figures."""
-    study = Study(repeats=repeats, epochs=epochs)
-    for name in FIGURES:
-        result, anova = reproduce_figure(name, study, out)
-        print(f"{name}: {out / name}.png, {len(result.results)} rows")
-        print(anova[["between", "at", "statistic", "p_value"]].to_string(index=False))
+    for name in ("fig1", "fig3"):
+        found = reproduce(name, {"repeats": repeats, "epochs": epochs}, out)
+        print(f"{name}: {found.figures[0]}")
+        print(found.table.to_string(index=False))
 
 
 if __name__ == "__main__":

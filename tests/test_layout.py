@@ -1,6 +1,8 @@
 """The architecture: which room may import which, what is packaged, and that everything public is documented."""
 
 import ast
+import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -10,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (
+    "errors",
     "torch_internals",
     "models",
     "data",
@@ -142,6 +145,66 @@ def test_a_private_name_of_torch_is_found(source):
 
 def test_public_names_of_torch_and_private_ones_of_ours_are_allowed():
     assert private_names("import torch\nx = torch.Tensor.__base__\ny = ours._flatten") == []
+
+
+EXPERIMENT_ROOMS = ("store", "training", "comparison", "ground_truth", "audit", "attribution", "papers")
+MOST_ARROWS = 12
+
+
+def experiment_arrows(sources):
+    """The (importing, imported) pairs of different rooms of experiments/; `sources` are (room, text) pairs."""
+    arrows = set()
+    for room, source in sources:
+        for _, name in imported_modules(ast.parse(source)):
+            parts = name.split(".")
+            if parts[:2] == ["bayes_influence", "experiments"] and len(parts) > 2 and parts[2] != room:
+                arrows.add((room, parts[2]))
+    return arrows
+
+
+def wrong_arrows(arrows):
+    """Those that lead to a room that comes later, or to no room."""
+    order = EXPERIMENT_ROOMS.index
+    return sorted(
+        (room, other) for room, other in arrows if other not in EXPERIMENT_ROOMS or order(other) > order(room)
+    )
+
+
+def test_the_rooms_of_experiments_build_on_those_before_them():
+    folder = ROOT / "bayes_influence" / "experiments"
+    files = [path for path in folder.rglob("*.py") if path.parent != folder]
+    sources = [(path.relative_to(folder).parts[0], path.read_text()) for path in files]
+    assert {room for room, _ in sources} == set(EXPERIMENT_ROOMS)
+    arrows = experiment_arrows(sources)
+    assert wrong_arrows(arrows) == []
+    assert len(arrows) <= MOST_ARROWS, sorted(arrows)
+
+
+def test_an_arrow_between_experiments_that_goes_up_is_found():
+    up = "def f():\n    from bayes_influence.experiments.audit.result import Audit"
+    down = "from bayes_influence.experiments.store.folder import StudyFolder"
+    arrows = experiment_arrows([("training", up), ("training", down), ("store", down)])
+    assert arrows == {("training", "audit"), ("training", "store")}
+    assert wrong_arrows(arrows) == [("training", "audit")]
+
+
+def test_a_room_of_experiments_says_what_it_offers():
+    for room in EXPERIMENT_ROOMS:
+        folder = ROOT / "bayes_influence" / "experiments" / room
+        said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+        named = set(re.findall(r"`([a-z_]+)`", said))
+        assert len(named & {path.stem for path in folder.glob("*.py")}) >= 2, (
+            f"{room} says too little of what it offers"
+        )
+
+
+def test_the_picture_of_the_architecture_shows_the_rooms_and_what_they_define():
+    drawn = runpy.run_path(str(ROOT / "docs" / "architecture_figure.py"))["ROOMS"]
+    assert tuple(room.name for room in drawn) == ROOMS[2:]  # without the two files that stand above all rooms
+    for room in drawn:
+        trees = [ast.parse(path.read_text()) for path in SOURCES if room_of(path) == room.name]
+        defined = {node.name for tree in trees for node in tree.body if hasattr(node, "name")}
+        assert not set(room.offers) - defined, f"{room.name} does not define them"
 
 
 def test_missing_documentation_is_found():

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 FOLDERS = ("bayes_influence", "models", "tests", "docs", "scripts", "benchmarks")
-FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "constraints.txt")
+FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", "constraints.txt")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_wheel_holds_every_module_and_nothing_else(wheel):
 def test_wheel_has_the_command_and_the_licence(wheel):
     archive = zipfile.ZipFile(wheel)
     texts = {name.partition(".dist-info/")[2]: archive.read(name).decode() for name in archive.namelist()}
-    assert "bayes-influence = bayes_influence.cli:app" in texts["entry_points.txt"]
+    assert "bayes-influence = bayes_influence.cli:run_program" in texts["entry_points.txt"]
     assert texts["licenses/LICENSE"].startswith("MIT License")
     assert texts["top_level.txt"].split() == ["bayes_influence"]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bayes_influence.errors import BayesInfluenceError
+
 
 class NotConvergedWarning(UserWarning):
     """A solver stopped above its tolerance; the message holds the relative residual that it reached."""
 
 
-class NotConvergedError(RuntimeError):
+class NotConvergedError(BayesInfluenceError, RuntimeError):
     """The same, where the caller asked for an error (`on_failure="raise"`)."""
 
 
@@ -15,7 +17,7 @@ class IndefiniteCurvatureWarning(UserWarning):
     """A matrix that should be positive definite is not, and something else was done; the message says what."""
 
 
-class IndefiniteCurvatureError(ValueError):
+class IndefiniteCurvatureError(BayesInfluenceError, ValueError):
     """A matrix that must be positive definite is not.
 
     Attributes:

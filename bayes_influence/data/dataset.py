@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from bayes_influence.data.checks import (
     check_finite,
@@ -18,7 +19,9 @@ from bayes_influence.data.checks import (
     check_weights,
     checked_names,
     checked_targets,
+    kind_of,
 )
+from bayes_influence.data.examples import pairs_of, stacked_pairs
 from bayes_influence.data.identities import example_ids, example_positions
 from bayes_influence.torch_internals import register_pytree_node, tree_leaves, tree_map
 
@@ -39,6 +42,10 @@ class Batch:
     inputs: Any
     targets: Tensor
     weights: Tensor | None = None
+
+    def weighted(self, losses: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """w_i l_i of the examples' losses l_i."""
+        return losses if self.weights is None else self.weights * losses
 
 
 def _flatten(batch: Batch) -> tuple[list[Any], None]:
@@ -115,6 +122,30 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        leaves = tree_leaves(self.inputs)
+        shapes = " and ".join(f"{tuple(leaf.shape[1:])} {str(leaf.dtype).removeprefix('torch.')}" for leaf in leaves)
+        kind = "real targets" if self.targets.is_floating_point() else f"{self.n_classes} classes"
+        weighted = "" if self.weights is None else ", weighted"
+        return f"Dataset({self.name!r}, {len(self)} examples of {shapes}, {kind}{weighted})"
+
+    @classmethod
+    def of_examples(cls, examples: Iterable[tuple[Any, Any]], name: str = "unnamed", **parts: Any) -> Dataset:
+        """The (input, target) pairs of a torch dataset, or of any other iterable, each at the place that is its id.
+
+        Args:
+            examples: The pairs; all are read, and stacked as torch's `default_collate` does.
+            name: What the data are called.
+            **parts: Further parts of the dataset, such as `class_names`.
+
+        Raises:
+            TypeError: If these are no examples, or no tensors, arrays or numbers.
+            ValueError: If there is none, or they differ in shape.
+        """
+        pairs = list(pairs_of(examples, name))
+        inputs, targets = stacked_pairs(pairs, name)
+        return cls(inputs, targets, torch.arange(len(pairs)), name, **parts)
+
     @property
     def n_classes(self) -> int:
         """How many classes the targets can take.
@@ -159,7 +190,11 @@ class Dataset:
         return Batch(self.inputs, self.targets, self.weights)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """The examples in order, `size` at a time (the last batch may be smaller)."""
+        """The examples in order, `size` at a time (the last batch may be smaller).
+
+        Raises:
+            ValueError: If the size is not positive.
+        """
         if size < 1:
             raise ValueError(f"the batch size must be at least 1, got {size}")
         for start in range(0, len(self), size):
@@ -256,11 +291,33 @@ class Dataset:
         return part
 
 
+def check_dataset(value: Any, what: str) -> None:
+    """Refuses what is no `Dataset` where one is needed.
+
+    Args:
+        value: What came.
+        what: What it should be the data set of, such as "the training examples".
+
+    Raises:
+        TypeError: If it is something else; the message says how to make a `Dataset` of it.
+    """
+    if isinstance(value, Split):
+        raise TypeError(f"{what} must be a Dataset, got a Split; take its .train or its .test")
+    if isinstance(value, DataLoader):
+        raise TypeError(f"{what} must be a Dataset, got a DataLoader; take Dataset.of_examples(loader.dataset)")
+    if not isinstance(value, Dataset):
+        raise TypeError(
+            f"{what} must be a Dataset of this library, got {kind_of(value)}; take Dataset.of_examples(...) of (input, "
+            f"target) pairs, or Dataset(inputs, targets, ids) of tensors"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """A training and a test part of one source; no id is in both.
 
     Raises:
+        TypeError: If a part is no `Dataset`.
         ValueError: If the parts share an example.
     """
 
@@ -268,6 +325,8 @@ class Split:
     test: Dataset
 
     def __post_init__(self) -> None:
+        check_dataset(self.train, "the training part")
+        check_dataset(self.test, "the test part")
         shared = set(self.train.ids.tolist()) & set(self.test.ids.tolist())
         if shared:
             raise ValueError(f"{self.train.name}: ids {sorted(shared)[:5]} are in the training and in the test part")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 import pooch
 
@@ -103,7 +104,7 @@ class Source:
         Raises:
             ValueError: If a file that is there has another checksum.
             FileNotFoundError: If a file is missing and cannot, or may not, be downloaded.
-            OSError: If a file is missing and the folder cannot be written to.
+            OSError: If a file is missing and the folder cannot be written to, or is full.
         """
         base = data_folder(folder)
         found = self._found(base)
@@ -145,13 +146,30 @@ class Source:
             try:
                 return fetch(mirror, files, workplace)
             except UNREADABLE as error:
-                logger.warning("%s: the mirror %s failed: %s", self.name, mirror, error)
-                failures.append(f"{mirror}: {error}")
+                if _is_of_the_disk(error):
+                    raise
+                logger.info("%s: the mirror %s failed: %s", self.name, mirror, error)
+                failures.append(f"{urlsplit(mirror).netloc}: {_in_few_words(error)}")
         raise FileNotFoundError(
-            f"{self.name}: could not download {', '.join(file.name for file in files)} from any mirror; put the files "
-            f"into a folder and name it, by argument or by the environment variable {DATA_VARIABLE}. "
-            f"The mirrors said: {'; '.join(failures)}"
+            f"{self.name}: could not download {', '.join(file.name for file in files)} "
+            f"({'; '.join(failures) or 'no mirror is known'}); put the files into a folder and name it, by argument or "
+            f"by the environment variable {DATA_VARIABLE}"
         )
+
+
+def _is_of_the_disk(error: BaseException) -> bool:
+    """Whether an error of the operating system is about files, and not about the network."""
+    return getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError | TimeoutError)
+
+
+def _in_few_words(error: BaseException) -> str:
+    """Why a mirror failed, without the pages that network libraries write about it."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"{response.status_code} {response.reason}"
+    if "Timeout" in type(error).__name__:
+        return "no answer in time"
+    return "no connection" if isinstance(error, OSError) else str(error)
 
 
 def data_folder(folder: str | os.PathLike[str] | None = None) -> Path:
@@ -174,17 +192,18 @@ def data_folder(folder: str | os.PathLike[str] | None = None) -> Path:
 
 @contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
-    """A temporary folder inside `target`, which is made first."""
+    """A temporary folder inside `target`, which is made first; what the disk refuses is said with the folder."""
     try:
         target.mkdir(parents=True, exist_ok=True)
-        folder = TemporaryDirectory(dir=target, prefix=".download-")
+        with TemporaryDirectory(dir=target, prefix=".download-") as path:
+            yield Path(path)
     except OSError as error:
+        if not _is_of_the_disk(error):
+            raise
         raise OSError(
-            f"cannot download to {target} ({error.strerror}); name a folder that can be written to, by argument or by "
-            f"the environment variable {DATA_VARIABLE}"
+            f"cannot download to {target} ({error.strerror}); name a folder that has room and can be written to, by "
+            f"argument or by the environment variable {DATA_VARIABLE}"
         ) from error
-    with folder as path:
-        yield Path(path)
 
 
 def _fetch_packed(mirror: str, files: Sequence[SourceFile], workplace: Path) -> list[Path]:

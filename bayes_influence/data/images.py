@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.data.download import Source, SourceFile
+from bayes_influence.data.known_set import KnownSet
 from bayes_influence.data.standardisation import standardise
 
 Part = tuple[UInt8[np.ndarray, "_ channels height width"], UInt8[np.ndarray, "_"]]
@@ -59,9 +60,9 @@ def read_cifar_parts(contents: dict[str, bytes]) -> tuple[Part, Part]:
     return (np.concatenate(images[:-1]), np.concatenate(labels[:-1])), (images[-1], labels[-1])
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """An image classification set.
+@dataclass(frozen=True, kw_only=True)
+class ImageSet(KnownSet):
+    """An image classification set with a test part of its own.
 
     Attributes:
         source: Its files.
@@ -72,6 +73,30 @@ class ImageSet:
     source: Source
     read: Callable[[dict[str, bytes]], tuple[Part, Part]]
     class_names: tuple[str, ...]
+    epochs: int = 10
+    batch_size: int = 128
+
+    def raw_split(
+        self, dtype: torch.dtype, folder: str | os.PathLike[str] | None = None, download: bool = True
+    ) -> Split:
+        """The published parts, pixels in [0, 1]; ids of the test part follow those of the training part."""
+        train_part, test_part = self.read(self.source.contents(folder, download))
+        train = self._dataset(train_part, 0, dtype)
+        return Split(train, self._dataset(test_part, len(train), dtype))
+
+    def standardise(self, train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
+        """By channel."""
+        return standardise(train, *others, by="channel")
+
+    def _dataset(self, part: Part, first_id: int, dtype: torch.dtype) -> Dataset:
+        images, labels = part
+        return Dataset(
+            inputs=torch.from_numpy(images.copy()).to(dtype).div_(255),
+            targets=torch.from_numpy(labels.astype(np.int64)),
+            ids=torch.arange(first_id, first_id + len(labels)),
+            name=self.source.name,
+            class_names=self.class_names,
+        )
 
 
 def _files(names: tuple[str, ...], *checksums: str) -> tuple[SourceFile, ...]:
@@ -80,7 +105,7 @@ def _files(names: tuple[str, ...], *checksums: str) -> tuple[SourceFile, ...]:
 
 IMAGE_SETS = {
     "mnist": ImageSet(
-        Source(
+        source=Source(
             name="mnist",
             files=_files(
                 IDX_FILES,
@@ -95,11 +120,12 @@ IMAGE_SETS = {
             ),
             folders=("MNIST/raw",),
         ),
-        read_idx_parts,
-        tuple(str(digit) for digit in range(10)),
+        read=read_idx_parts,
+        class_names=tuple(str(digit) for digit in range(10)),
+        outside="fashion-mnist",
     ),
     "fashion-mnist": ImageSet(
-        Source(
+        source=Source(
             name="fashion-mnist",
             files=_files(
                 IDX_FILES,
@@ -114,8 +140,8 @@ IMAGE_SETS = {
             ),
             folders=("FashionMNIST/raw",),
         ),
-        read_idx_parts,
-        (
+        read=read_idx_parts,
+        class_names=(
             "T-shirt/top",
             "trouser",
             "pullover",
@@ -127,9 +153,10 @@ IMAGE_SETS = {
             "bag",
             "ankle boot",
         ),
+        outside="mnist",
     ),
     "cifar10": ImageSet(
-        Source(
+        source=Source(
             name="cifar10",
             files=_files(
                 CIFAR_FILES,
@@ -147,8 +174,8 @@ IMAGE_SETS = {
             archive=True,
             folders=("cifar-10-batches-py",),
         ),
-        read_cifar_parts,
-        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        read=read_cifar_parts,
+        class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     ),
 }
 """What `load_images` knows, by name."""
@@ -186,18 +213,5 @@ def load_images(
     if name not in IMAGE_SETS:
         raise ValueError(f"unknown image set {name!r}; known: {', '.join(sorted(IMAGE_SETS))}")
     images = IMAGE_SETS[name]
-    train_part, test_part = images.read(images.source.contents(folder, download))
-    train = _dataset(name, images.class_names, train_part, 0, dtype)
-    test = _dataset(name, images.class_names, test_part, len(train), dtype)
-    return Split(*standardise(train, test, by="channel")) if standardised else Split(train, test)
-
-
-def _dataset(name: str, class_names: tuple[str, ...], part: Part, first_id: int, dtype: torch.dtype) -> Dataset:
-    images, labels = part
-    return Dataset(
-        inputs=torch.from_numpy(images.copy()).to(dtype).div_(255),
-        targets=torch.from_numpy(labels.astype(np.int64)),
-        ids=torch.arange(first_id, first_id + len(labels)),
-        name=name,
-        class_names=class_names,
-    )
+    split = images.raw_split(dtype, folder, download)
+    return Split(*images.standardise(split.train, split.test)) if standardised else split

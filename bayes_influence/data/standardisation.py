@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.dataset import Dataset, check_dataset
 
 
 def standardise(train: Dataset, *others: Dataset, by: str = "feature") -> tuple[Dataset, ...]:
@@ -28,6 +28,7 @@ def standardise(train: Dataset, *others: Dataset, by: str = "feature") -> tuple[
         ValueError: If the parts differ in the shape of an example, or `by` is unknown or does not fit it.
     """
     for part in (train, *others):
+        check_dataset(part, "what is standardised")
         if not isinstance(part.inputs, Tensor) or not part.inputs.is_floating_point():
             raise TypeError(f"{part.name}: standardise needs the inputs as one tensor of real numbers")
         if part.inputs.shape[1:] != train.inputs.shape[1:]:

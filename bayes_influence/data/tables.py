@@ -2,21 +2,83 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch import Tensor
 
-from bayes_influence.data.dataset import Dataset, Split
+from bayes_influence.data.checks import checked_seed
+from bayes_influence.data.dataset import Dataset, Split, check_dataset
+from bayes_influence.data.known_set import KnownSet
 from bayes_influence.data.standardisation import standardise
 
-TABLES: dict[str, str] = {
-    "iris": "load_iris",
-    "wine": "load_wine",
-    "breast-cancer": "load_breast_cancer",
-    "digits": "load_digits",
+SPLIT_SEED = 0
+"""Of the test part of a table that is loaded by name: always the same, so that trainings can be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(KnownSet):
+    """A classification set that scikit-learn ships.
+
+    Attributes:
+        name: What it is called here.
+        loader: What scikit-learn's function is called.
+    """
+
+    name: str
+    loader: str
+    epochs: int = 300
+    batch_size: int = 32
+
+    def examples(self, dtype: torch.dtype = torch.float64) -> Dataset:
+        """All of them, raw, ids numbering the rows in their order."""
+        from sklearn import datasets  # here, because importing it takes longer than all of this library
+
+        table = getattr(datasets, self.loader)()
+        dataset = Dataset(
+            inputs=torch.as_tensor(table.data, dtype=dtype),
+            targets=torch.as_tensor(table.target, dtype=torch.int64),
+            ids=torch.arange(len(table.target)),
+            name=self.name,
+            feature_names=tuple(map(str, table.feature_names)),
+            class_names=tuple(map(str, table.target_names)),
+        )
+        dataset.check_classes()
+        return dataset
+
+    def raw_split(self, dtype: torch.dtype, folder: str | os.PathLike[str] | None = None) -> Split:
+        """A fifth of the rows as the test part, the same ones always."""
+        return random_split(self.examples(dtype), seed=SPLIT_SEED)
+
+    def standardise(self, train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
+        """By feature."""
+        return standardise(train, *others)
+
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        Table(name="iris", loader="load_iris"),
+        Table(name="wine", loader="load_wine"),
+        Table(name="breast-cancer", loader="load_breast_cancer"),
+        Table(name="digits", loader="load_digits", picture=(1, 8, 8)),
+    )
 }
-"""What `load_table` knows: name on the command line, and scikit-learn's loader."""
+"""What `load_table` knows, by name."""
+
+
+def find_table(name: str) -> Table:
+    """The table of this name.
+
+    Raises:
+        ValueError: If there is none; the message lists the known ones.
+    """
+    if name not in TABLES:
+        raise ValueError(f"unknown table {name!r}; known: {', '.join(sorted(TABLES))}")
+    return TABLES[name]
 
 
 def load_table(name: str, dtype: torch.dtype = torch.float64) -> Dataset:
@@ -29,21 +91,7 @@ def load_table(name: str, dtype: torch.dtype = torch.float64) -> Dataset:
     Raises:
         ValueError: If the name is unknown; the message lists the known ones.
     """
-    if name not in TABLES:
-        raise ValueError(f"unknown dataset {name!r}; known: {', '.join(sorted(TABLES))}")
-    from sklearn import datasets  # here, because importing it takes longer than all of this library
-
-    table = getattr(datasets, TABLES[name])()
-    dataset = Dataset(
-        inputs=torch.as_tensor(table.data, dtype=dtype),
-        targets=torch.as_tensor(table.target, dtype=torch.int64),
-        ids=torch.arange(len(table.target)),
-        name=name,
-        feature_names=tuple(map(str, table.feature_names)),
-        class_names=tuple(map(str, table.target_names)),
-    )
-    dataset.check_classes()
-    return dataset
+    return find_table(name).examples(dtype)
 
 
 def leave_out(dataset: Dataset, ids: int | Iterable[int] | Tensor) -> Split:
@@ -52,6 +100,7 @@ def leave_out(dataset: Dataset, ids: int | Iterable[int] | Tensor) -> Split:
     Raises:
         ValueError: If an id is unknown, a class has a single member, or nothing is left to train on.
     """
+    check_dataset(dataset, "what is split")
     if dataset.class_names:
         dataset.check_classes()
     train, test = standardise(dataset.without(ids), dataset.at(ids))
@@ -62,20 +111,58 @@ def hold_out(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0) -> Spl
     """A random test part that keeps the classes' proportions, standardised on the training part.
 
     Args:
-        dataset: A classification set.
+        dataset: One table of real features; the test part of a regression is drawn from all of it.
         test_fraction: Share of the examples that goes to the test part, strictly between 0 and 1.
         seed: The same seed gives the same split.
 
     Raises:
-        ValueError: If the fraction is out of range or leaves a part without a member of some class.
+        TypeError: If the inputs are not one real tensor.
+        ValueError: If the fraction or the seed is out of range, or a part is left without examples, or without a member
+            of some class.
     """
-    if not 0 < test_fraction < 1:
-        raise ValueError(f"test_fraction must lie strictly between 0 and 1, got {test_fraction}")
-    dataset.check_classes()
+    split = random_split(dataset, test_fraction, seed)
+    return Split(*standardise(split.train, split.test))
+
+
+def random_split(dataset: Dataset, test_fraction: float = 0.2, seed: int = 0) -> Split:
+    """`hold_out` without the standardisation.
+
+    Raises:
+        ValueError: As `hold_out`.
+    """
+    check_dataset(dataset, "what is split")
+    if isinstance(test_fraction, bool) or not isinstance(test_fraction, float) or not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction must lie strictly between 0 and 1, got {test_fraction!r}")
+    checked_seed(seed)
+    classes = None if dataset.targets.is_floating_point() or dataset.targets.ndim > 1 else dataset.targets
+    least = 1 if classes is None else dataset.n_classes
+    if classes is not None:
+        dataset.check_classes()
+    tests = ceil(test_fraction * len(dataset))
+    if not least <= tests <= len(dataset) - least:
+        raise ValueError(
+            f"{dataset.name}: test_fraction={test_fraction} makes {tests} of {len(dataset)} examples the test part; "
+            f"each part needs at least {least}, one of every class"
+        )
     from sklearn.model_selection import train_test_split
 
-    train_ids, test_ids = train_test_split(
-        dataset.ids.cpu().numpy(), test_size=test_fraction, random_state=seed, stratify=dataset.targets.cpu().numpy()
+    rows = train_test_split(
+        range(len(dataset)),
+        test_size=tests,
+        random_state=seed,
+        stratify=None if classes is None else classes.cpu().numpy(),
     )
-    train, test = standardise(dataset.at(torch.from_numpy(train_ids)), dataset.at(torch.from_numpy(test_ids)))
-    return Split(train, test)
+    split = Split(*(dataset.select(part) for part in rows))
+    if classes is not None:
+        _check_every_class(split, least)
+    return split
+
+
+def _check_every_class(split: Split, n_classes: int) -> None:
+    for what, part in (("training", split.train), ("test", split.test)):
+        absent = sorted(set(range(n_classes)) - set(part.targets.tolist()))
+        if absent:
+            raise ValueError(
+                f"{part.name}: the {what} part has no member of class {absent[0]}; take another test_fraction, or drop "
+                f"classes that are so rare"
+            )

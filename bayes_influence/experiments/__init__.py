@@ -1,1 +1,10 @@
-"""Studies: grids of cells that are stored one by one, their tables and their figures."""
+"""Studies, in rooms that build on one another in this order.
+
+- `store`: the folder of a study, its cells and settings, and the runner that resumes.
+- `training`: what is trained: runs in minibatches, and networks on a table.
+- `comparison`: regularisation schemes, side by side.
+- `ground_truth`: retrainings that are computed once and kept.
+- `audit`: estimates held against retraining, stage by stage.
+- `attribution`: the training examples behind a run's predictions.
+- `papers`: studies of papers, and their registry.
+"""

@@ -155,7 +155,7 @@ def _example_curvatures(posterior: GaussianPosterior, data: Dataset, jacobians: 
         return torch.diagonal(per_example_hessians(objective, data.batch()), dim1=1, dim2=2)
     with torch.no_grad():
         outputs = objective.outputs(objective.params, data.inputs)
-    middle = output_hessians(objective.likelihood, outputs, data.targets)
+    middle = output_hessians(objective, outputs, data.batch())
     if posterior.is_diagonal:
         return torch.einsum("kcp,kcd,kdp->kp", jacobians, middle, jacobians)
     return jacobians.mT @ middle @ jacobians
@@ -178,7 +178,7 @@ def _output_gradients(objective: Objective, batch: Batch) -> Float[Tensor, "k C"
 
     def total(means: Tensor) -> Tensor:
         moved = replace(outputs, expectation=means) if isinstance(outputs, Moments) else means
-        return objective.likelihood(moved, batch.targets).sum()
+        return objective.losses_of(moved, batch).sum()
 
     return grad(total)(_means(outputs)).flatten(1)
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.dataset import Batch, Dataset, check_dataset
 from bayes_influence.objectives.derivatives import per_example_gradients
 from bayes_influence.objectives.head import (
     features,
@@ -62,6 +62,7 @@ class FittedProblem:
         dtype: torch.dtype = torch.float64,
         batch_size: int = BATCH_SIZE,
     ) -> None:
+        check_dataset(train, "the training examples")
         if not dtype.is_floating_point:
             raise TypeError(f"influence needs a real floating-point dtype, got {dtype}")
         if batch_size < 1:
@@ -107,6 +108,7 @@ class FittedProblem:
 
     def reduce(self, data: Dataset) -> Dataset:
         """The same examples as the reduced objective takes them, in this problem's dtype."""
+        check_dataset(data, "examples")
         if not self._is_head:
             return data.to(dtype=self.dtype)
         with torch.no_grad():

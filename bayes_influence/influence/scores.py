@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
+from html import escape
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bayes_influence.data.files import replacing
 from bayes_influence.data.identities import example_ids
+from bayes_influence.data.sealed import UNSEALED, DamagedFileError, seal_file, sealed_file_header
 
-FORMAT = "bayes_influence.InfluenceScores.1"
+SHOWN_TESTS, SHOWN_EXAMPLES = 10, 3
+"""Test examples that a notebook shows, and training examples at both ends of each."""
+
+FORMAT = "bayes_influence.InfluenceScores.2"
 """Marks a score file, and the version of its layout."""
 
 TENSORS = ("values", "train_ids", "test_ids", "residual_norms", "gradient_norms")
 """The tensors of a score file."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InfluenceScores:
     """Influence of every training example on every test measurement.
 
@@ -55,6 +61,31 @@ class InfluenceScores:
     largest_eigenvalue: float | None = None
     residual_norms: Float[Tensor, " t"] | None = None
     gradient_norms: Float[Tensor, " n"] | None = None
+
+    def __repr__(self) -> str:
+        tests, examples = self.values.shape
+        return (
+            f"InfluenceScores({examples} training on {tests} test examples, measured by {self.measurement}; "
+            f"{self.curvature}, damping {self.damping}, {self.solver}, {'' if self.converged else 'not '}converged)"
+        )
+
+    def _repr_html_(self) -> str:
+        """The most helpful and most harmful training examples of the first test examples, as a notebook shows it."""
+        shown = min(SHOWN_EXAMPLES, len(self.train_ids))
+        rows = []
+        for test_id, removal in list(zip(self.test_ids.tolist(), self.removal, strict=True))[:SHOWN_TESTS]:
+            order = torch.argsort(removal, descending=True, stable=True)
+            ends = (order[:shown], order.flip(0)[:shown])
+            cells = [
+                ", ".join(f"{int(self.train_ids[row])} ({float(removal[row]):+.2e})" for row in end) for end in ends
+            ]
+            rows.append(f"<tr><td>{test_id}</td><td>{cells[0]}</td><td>{cells[1]}</td></tr>")
+        more = len(self.test_ids) - len(rows)
+        rest = f"<p>and {more} test examples more</p>" if more else ""
+        return (
+            f"<p>{escape(repr(self))}</p><table><tr><th>test id</th><th>most helpful: id (change of the "
+            f"{escape(self.measurement)} without it)</th><th>most harmful</th></tr>{''.join(rows)}</table>{rest}"
+        )
 
     @property
     def error(self) -> Float[Tensor, "t n"] | None:
@@ -135,13 +166,16 @@ class InfluenceScores:
         return pd.DataFrame(columns)
 
     def save(self, path: str | Path) -> None:
-        """Writes a safetensors file, whole: to a temporary file first, then renamed."""
-        target = Path(path)
+        """Writes a safetensors file with a checksum, whole: to a temporary file first, then renamed.
+
+        Raises:
+            OSError: If it cannot be written; what was there before is then as it was.
+        """
         tensors = {name: getattr(self, name) for name in TENSORS}
         contents = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
-        partial = target.with_name(target.name + ".partial")
-        save_file(contents, partial, metadata={"format": FORMAT, "notes": self.notes()})
-        partial.replace(target)
+        with replacing(Path(path)) as partial:
+            save_file(contents, partial, metadata={"format": FORMAT, "sha256": UNSEALED, "notes": self.notes()})
+            seal_file(partial)
 
     def notes(self) -> str:
         """Everything but the tensors, as JSON."""
@@ -151,7 +185,7 @@ class InfluenceScores:
 
     @classmethod
     def load(cls, path: str | Path) -> InfluenceScores:
-        """Reads what `save` wrote.
+        """Reads what `save` wrote. The file is read once to check it, then memory-mapped.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -160,11 +194,11 @@ class InfluenceScores:
         if not Path(path).exists():
             raise FileNotFoundError(f"no score file at {path}")
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            if metadata.get("format") != FORMAT:
-                raise ValueError(f"{path} is no score file of this version, its format is {metadata.get('format')!r}")
-            return cls(**tensors, **json.loads(metadata["notes"]))
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); compute the scores again") from error
+            metadata = sealed_file_header(Path(path))
+        except DamagedFileError as error:
+            raise ValueError(f"{path} cannot be used: {error}; compute the scores again") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} is no score file of this version, its format is {metadata.get('format')!r}")
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return cls(**tensors, **json.loads(metadata["notes"]))

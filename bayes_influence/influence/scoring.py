@@ -18,6 +18,7 @@ from bayes_influence.influence.directional import losses_at
 from bayes_influence.influence.problem import BLOCK_BYTES, FittedProblem, check_finite
 from bayes_influence.objectives.derivatives import per_example_gradients
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.ways import first_way, reverse_along
 
 SCORINGS = ("outer-products", "gradients", "forward")
 """The ways, see `ScoreBlocks`."""
@@ -158,8 +159,13 @@ class ScoreBlocks:
 
 def forward_products(problem: FittedProblem, batch: Batch, vectors: Float[Tensor, "P t"]) -> Float[Tensor, "t B"]:
     """g_i'v for every example of a batch and every column v, by forward-mode products."""
-    losses = losses_at(problem.reduced, batch)
-    return vmap(lambda vector: jvp(losses, (problem.theta,), (vector,))[1], in_dims=1)(vectors)
+    losses, theta = losses_at(problem.reduced, batch), problem.theta
+    return first_way(
+        problem.reduced.network,
+        "products",
+        lambda: vmap(lambda vector: jvp(losses, (theta,), (vector,))[1], in_dims=1)(vectors),
+        lambda: torch.stack([reverse_along(losses, theta, vector) for vector in vectors.T]),
+    )
 
 
 def _joined_columns(columns: Params, layer: KroneckerLayer) -> Float[Tensor, "t O D"]:

@@ -20,14 +20,17 @@ from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Approximation, Moments
 from bayes_influence.moments.prediction import diagonal_moments, linearized_moments, sampled_moments
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
+from bayes_influence.moments.twins import TwinMismatchError, check_twin
 
 __all__ = [
     "VARIANCE_FLOOR",
     "Approximation",
     "MomentCheck",
     "Moments",
+    "TwinMismatchError",
     "UnsupportedModuleError",
     "UnsupportedOperationError",
+    "check_twin",
     "diagonal_moments",
     "elementwise",
     "fan_in_sigma",

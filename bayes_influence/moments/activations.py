@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import pi, sqrt
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -13,8 +14,9 @@ from bayes_influence.moments.elementwise_functions import (
     propagate,
     register_elementwise,
     second_derivative_of,
+    without_moments,
 )
-from bayes_influence.moments.gaussian import normal_density, normal_distribution
+from bayes_influence.moments.gaussian import GAUSS_HERMITE_NODES, normal_density, normal_distribution
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
 
@@ -34,22 +36,24 @@ register_elementwise(
     "hardsigmoid",
     "hardswish",
     "hardtanh",
-    "log",
-    "log1p",
-    "pow",
     "prelu",
-    "reciprocal",
     "relu6",
-    "rsqrt",
     "sin",
     "sinh",
     "softshrink",
     "softsign",
-    "sqrt",
-    "tan",
     "tanhshrink",
     "threshold",
 )
+
+
+def whole_power(exponent: Any) -> bool:
+    """Whether x to that power is a polynomial of which the quadrature gives exact moments."""
+    return isinstance(exponent, int | float) and exponent in range(GAUSS_HERMITE_NODES)
+
+
+without_moments("log", "log1p", "reciprocal", "rsqrt", "sqrt", "tan")
+without_moments("pow", unless=whole_power)
 
 
 @derivative_of("relu")
@@ -74,7 +78,7 @@ def leaky_relu_curvature(mean: Tensor, value: Tensor, derivative: Tensor) -> Non
     """Zero, on both sides of the kink."""
 
 
-@rule(F.rrelu)
+@rule(F.rrelu, entrywise=True)
 def rrelu(
     input: Moments, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
 ) -> Moments:
@@ -85,7 +89,7 @@ def rrelu(
     """
     if training:
         raise UnsupportedOperationError("RReLU of Moments has no rule in training mode; call .eval() on the network")
-    return propagate(F.leaky_relu, input, (lower + upper) / 2)
+    return propagate(F.leaky_relu, input, (lower + upper) / 2, inplace=inplace)
 
 
 @derivative_of("tanh")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayes_influence.moments.moments import Approximation, Moments
+from bayes_influence.moments.passes import Calls
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
 
 
@@ -16,18 +19,29 @@ def mean_of(operand: Any) -> Any:
     return operand.expectation if isinstance(operand, Moments) else operand
 
 
-def shared_approximation(*operands: Any) -> Approximation:
+def shared_approximation(*operands: Any, mixed: bool = True) -> Approximation:
     """The approximation of the moments among the operands; of the first that is not the default, where they differ.
 
     Inputs that a user made carry the default, and meet what a network's layers set in skip connections.
 
+    Args:
+        operands: Moments, and anything else.
+        mixed: Whether entries of one are mixed with entries of another, or only stand beside them.
+
     Raises:
         ValueError: If two of them were set to different ones.
+        UnsupportedOperationError: If two calls of one layer would be mixed.
     """
-    chosen = {x.approximation for x in operands if isinstance(x, Moments)} - {Approximation()}
+    among = [x.approximation for x in operands if isinstance(x, Moments)]
+    if len(among) == 1:
+        return among[0]
+    chosen = set(among) - {Approximation()}
     if len(chosen) > 1:
         raise ValueError(f"moments with different approximations were combined: {sorted(map(str, chosen))}")
-    return chosen.pop() if chosen else Approximation()
+    calls = reduce(Calls.beside, (approximation.calls for approximation in among))
+    if mixed:
+        calls.check_mixed()
+    return replace(chosen.pop() if chosen else among[0], calls=calls)
 
 
 @rule("add", torch.Tensor.__add__, torch.Tensor.__radd__)
@@ -85,17 +99,60 @@ def divide(left: Any, right: Any) -> Moments:
     """
     if isinstance(right, Moments):
         raise UnsupportedOperationError(
-            "a quotient with Moments as divisor has no moments; divide by a tensor, or use torch.reciprocal, whose "
-            "rule is first order, and multiply"
+            "a quotient with Moments as divisor has no moments; divide by a tensor, or, under "
+            "method='first-order', multiply by torch.reciprocal"
         )
     mean = left.expectation / right
     return Moments(mean, _expanded(left.variance / right**2, mean), left.approximation)
 
 
-@rule("neg", "negative")
+@rule("neg", "negative", entrywise=True)
 def negate(x: Moments) -> Moments:
     """Negation: -m and v."""
     return Moments(-x.expectation, x.variance, x.approximation)
+
+
+_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge", "not_equal", "less", "less_equal", "greater", "greater_equal")
+_DUNDERS = [getattr(Tensor, f"__{name}__") for name in _COMPARISONS[:6]]
+
+
+@rule(*_COMPARISONS, *_DUNDERS, "isclose", "allclose", "equal")
+def compare(*operands: Any, **_: Any) -> Any:
+    """No result.
+
+    Raises:
+        UnsupportedOperationError: Always: which of two values is the larger is random.
+    """
+    raise UnsupportedOperationError(
+        "Moments cannot be compared, as how a random value compares is random itself; compare the .expectation where "
+        "that is what you mean, or compute the mask from fixed tensors"
+    )
+
+
+@rule(Tensor.__bool__, Tensor.__float__, Tensor.__int__, Tensor.__array__, "item", "tolist", "numpy")
+def as_number(x: Any, *_: Any, **__: Any) -> Any:
+    """No result.
+
+    Raises:
+        UnsupportedOperationError: Always: moments are two numbers.
+    """
+    raise UnsupportedOperationError(
+        f"Moments of shape {tuple(x.shape)} are a mean and a variance, and cannot become a number, a truth value or an "
+        "array; take .expectation or .variance"
+    )
+
+
+@rule(Tensor.__setitem__)
+def set_entries(x: Any, *_: Any) -> Any:
+    """No result.
+
+    Raises:
+        UnsupportedOperationError: Always.
+    """
+    raise UnsupportedOperationError(
+        f"entries of {type(x).__name__} cannot be assigned where Moments take part; build the result with torch.where, "
+        "torch.cat or torch.stack"
+    )
 
 
 def _expanded(variance: Tensor, like: Tensor) -> Tensor:

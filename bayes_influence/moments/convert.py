@@ -7,13 +7,14 @@ from copy import deepcopy
 
 from torch import nn
 
+from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.moments.initial import InitialSigma, fan_in_sigma
 from bayes_influence.moments.layers import BayesianLayer, is_bayesian
 from bayes_influence.moments.moments import Approximation
 from bayes_influence.moments.supported import CONVERTED, reason_against
 
 
-class UnsupportedModuleError(TypeError):
+class UnsupportedModuleError(BayesInfluenceError, TypeError):
     """A network holds a module that moments cannot go through."""
 
 
@@ -29,8 +30,11 @@ def to_bayesian(
     Every layer in `CONVERTED` is replaced in a deep copy, by exact type; parameters keep their names and get their
     `_rho` beside them, so a layer holds `weight, bias, weight_rho, bias_rho`. Means start at the network's weights.
     Everything else stays: activations, pooling, shapes and residual additions are carried over by the rules of the
-    torch functions that they call. The twin maps a tensor (or `Moments`) to `Moments` and depends on nothing but its
-    parameters: no sampling. Parameters of normalisation layers and of PReLU stay fixed numbers.
+    torch functions that they call; hooks and attributes of a replaced layer go over to its twin. The twin maps a tensor
+    (or `Moments`) to `Moments` and depends on nothing but its parameters: no sampling. Parameters of normalisation
+    layers and of PReLU stay fixed numbers. A frozen parameter (`requires_grad=False`) is random as any other, and its
+    mean and its rho are frozen both: its sigma stays at the start. `check_twin` holds the twin against the network on a
+    batch.
 
     Args:
         network: Any network built of supported modules; left as it is.
@@ -74,17 +78,31 @@ def to_deterministic(network: nn.Module) -> nn.Module:
 
 
 def _replaced(network: nn.Module, replacement: Callable[[nn.Module, str], nn.Module | None]) -> nn.Module:
-    """A deep copy in which every module that has a replacement gives way to it."""
+    """A deep copy in which every module that has a replacement gives way to it; attributes and hooks go over."""
     twin = deepcopy(network)
     whole = replacement(twin, "")
     if whole is not None:
-        return whole
+        return _taking_over(whole, twin)
     for path, parent in list(twin.named_modules()):
         for name, child in parent.named_children():
             successor = replacement(child, f"{path}.{name}" if path else name)
             if successor is not None:
-                setattr(parent, name, successor.train(child.training))
+                setattr(parent, name, _taking_over(successor, child))
     return twin
+
+
+_LAYERS_OWN = frozenset({"approximation", "path", "kind", "geometry"})
+"""Attributes of Bayesian layers that mean nothing to a deterministic one."""
+
+
+def _taking_over(successor: nn.Module, module: nn.Module) -> nn.Module:
+    """The successor with the module's mode, its hooks, and the attributes that it does not have itself."""
+    for name, value in vars(module).items():
+        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
+            vars(successor)[name] = value
+        elif not name.startswith("_") and name not in _LAYERS_OWN and not hasattr(successor, name):
+            setattr(successor, name, value)
+    return successor.train(module.training)
 
 
 def _check_convertible(network: nn.Module) -> None:

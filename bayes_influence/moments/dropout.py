@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from bayes_influence.moments.activations import SELU_ALPHA, SELU_SCALE
-from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.moments import Moments, assign
 from bayes_influence.moments.registry import rule
 
 _SELU_NEGATIVE_LIMIT = -SELU_SCALE * SELU_ALPHA
 """Where SELU saturates: what alpha dropout puts in place of a dropped entry."""
 
 
-@rule("dropout1d", "dropout2d", "dropout3d")
+@rule("dropout1d", "dropout2d", "dropout3d", entrywise=True)
 def channel_dropout(input: Moments, p: float = 0.5, training: bool = True, inplace: bool = False) -> Moments:
     """As `dropout`: each entry's own moments are the same when its channel is dropped as a whole."""
-    return dropout(input, p, training)
+    return dropout(input, p, training, inplace)
 
 
-@rule("dropout")
+@rule("dropout", entrywise=True)
 def dropout(input: Moments, p: float = 0.5, training: bool = True, inplace: bool = False) -> Moments:
     """In training mode m and (v + p m^2) / (1 - p), over the masks as well; in evaluation mode the input.
 
@@ -26,10 +26,13 @@ def dropout(input: Moments, p: float = 0.5, training: bool = True, inplace: bool
     if not training:
         return input
     _check_probability(p)
-    return Moments(input.expectation, (input.variance + p * input.expectation.square()) / (1 - p), input.approximation)
+    dropped = Moments(
+        input.expectation, (input.variance + p * input.expectation.square()) / (1 - p), input.approximation
+    )
+    return assign(input, dropped) if inplace else dropped
 
 
-@rule("alpha_dropout", "feature_alpha_dropout")
+@rule("alpha_dropout", "feature_alpha_dropout", entrywise=True)
 def alpha_dropout(input: Moments, p: float = 0.5, training: bool = False, inplace: bool = False) -> Moments:
     """In training mode the moments of a (x b + l (1 - b)) + c over the Bernoulli(1 - p) masks b as well.
 
@@ -46,7 +49,8 @@ def alpha_dropout(input: Moments, p: float = 0.5, training: bool = False, inplac
     scale = ((1 - p) * (1 + p * limit**2)) ** -0.5
     mean = scale * (1 - p) * input.expectation
     variance = scale**2 * (1 - p) * (input.variance + p * (input.expectation - limit).square())
-    return Moments(mean, variance, input.approximation)
+    dropped = Moments(mean, variance, input.approximation)
+    return assign(input, dropped) if inplace else dropped
 
 
 def _check_probability(p: float) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.moments.gaussian import gauss_hermite
-from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.moments import Moments, assign
 from bayes_influence.moments.recomputed import ElementwiseMap, MomentJacobian, recomputed
 from bayes_influence.moments.registry import UnsupportedOperationError, functions_named, rule
 
@@ -24,13 +24,14 @@ _DERIVATIVES: dict[Callable[..., Any], ValueAndDerivative] = {}
 _SECOND_DERIVATIVES: dict[ValueAndDerivative, SecondDerivative] = {}
 _EXACT: dict[Callable[..., Any], ExactMoments] = {}
 _EXACT_DERIVATIVES: dict[ExactMoments, ExactDerivatives] = {}
+_WITHOUT_MOMENTS: dict[Callable[..., Any], Callable[..., bool]] = {}
 
 
 def register_elementwise(*names: str) -> None:
     """Lets moments through the torch functions of these names; their derivatives come from forward mode."""
     for name in names:
         for function in functions_named(name):
-            rule(function)(partial(propagate, function))
+            rule(function, entrywise=True)(partial(propagate, function))
 
 
 def derivative_of(*names: str) -> Callable[[ValueAndDerivative], ValueAndDerivative]:
@@ -67,6 +68,18 @@ def exact_moments_of(*names: str) -> Callable[[ExactMoments], ExactMoments]:
     return register
 
 
+def without_moments(*names: str, unless: Callable[..., bool] = lambda *args, **kwargs: False) -> None:
+    """Declares that these functions of a Gaussian have no moments: they are undefined, or unbounded, on a part of it.
+
+    Args:
+        names: Of the torch functions.
+        unless: Whether the function's further arguments make an exception.
+    """
+    register_elementwise(*names)
+    for name in names:
+        _WITHOUT_MOMENTS.update(dict.fromkeys(functions_named(name), unless))
+
+
 def moment_derivatives_of(moments: ExactMoments) -> Callable[[ExactDerivatives], ExactDerivatives]:
     """Registers `(m, v, *args) -> MomentJacobian` for a registered closed form: faster than differentiating it."""
 
@@ -81,32 +94,41 @@ def propagate(function: Callable[..., Tensor], x: Any, *args: Any, inplace: bool
     """Moments of an elementwise function of x ~ N(m, v), by the method that x carries.
 
     First order: f(m) and f'(m)^2 v, the function linearised at the mean. Exact: the closed form if one is registered,
-    else Gauss-Hermite. The result is always new, also where torch would work in place.
+    else Gauss-Hermite.
 
     Args:
         function: f.
         x: Its argument, `Moments`.
         args: Further arguments of f.
-        inplace: Ignored.
+        inplace: Whether x itself takes the result.
         kwargs: Further keyword arguments of f.
 
     Raises:
-        UnsupportedOperationError: If another argument than the first is random.
+        UnsupportedOperationError: If another argument than the first is random, or the function has no moments.
     """
     if not isinstance(x, Moments) or any(isinstance(value, Moments) for value in (*args, *kwargs.values())):
         raise UnsupportedOperationError(
             f"{function.__name__} takes Moments as its first argument only; its other arguments must be fixed"
         )
-    # torch.compile hands `inplace` over by position, and no elementwise function has another boolean.
+    # `inplace` may come by position, and no elementwise function has another boolean.
+    inplace = inplace or any(value is True for value in args)
     args = tuple(value for value in args if not isinstance(value, bool))
     moments = _elementwise_map(function, x.approximation.method, args, kwargs)
     mean, variance = recomputed(moments, x.expectation, x.variance)
-    return Moments(mean, variance, x.approximation)
+    result = Moments(mean, variance, x.approximation)
+    return assign(x, result) if inplace else result
 
 
 def _elementwise_map(
     function: Callable[..., Tensor], method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> ElementwiseMap:
+    unless = _WITHOUT_MOMENTS.get(function)
+    if method != "first-order" and unless is not None and not unless(*args, **kwargs):
+        raise UnsupportedOperationError(
+            f"{function.__name__} of a Gaussian has no moments, as it is undefined or unbounded somewhere, so "
+            f"method {method!r} cannot give them; use method='first-order', or make one function that is defined "
+            "everywhere of it and what comes before, with bayes_influence.moments.elementwise"
+        )
     in_blocks = not any(isinstance(option, Tensor) for option in (*args, *kwargs.values()))
     exact = _EXACT.get(function)
     if method == "exact" and exact is not None:

@@ -88,27 +88,46 @@ def celu_moments(mean: Tensor, variance: Tensor, alpha: float = 1.0) -> tuple[Te
 def _exponential_linear_moments(mean: Tensor, variance: Tensor, slope: float, depth: float) -> tuple[Tensor, Tensor]:
     """Moments of s r + d h with r = max(x, 0) and h = exp(min(x, 0)) - 1, for x ~ N(m, v).
 
-    One of r and h is always 0, so Cov(r, h) = -E r E h. With E_k = E[exp(k x); x < 0] = exp(k m + k^2 v / 2)
-    Phi(-(m + k v) / sqrt(v)) and q = Phi(-m / sqrt(v)): E h = E_1 - q and E h^2 = E_2 - 2 E_1 + q. That second moment
-    is of order v and cancels in float32; below `_NEARLY_CERTAIN` the exponential is replaced by its slope at
-    min(m, 0), which is right to order sqrt(v).
+    One of r and h is always 0, so Cov(r, h) = -E r E h. With E_k = E[exp(k x); x < 0], q = P(x < 0) and p = 1 - q:
+    E h = E_1 - q, and Var h = (E_2 - E_1^2 / q) + p q (1 - E_1 / q)^2, the variance below zero and that of being there;
+    E h^2 - (E h)^2 is the same number and cancels in float32. Below `_NEARLY_CERTAIN` h is replaced by a line, whose
+    slope is the mean slope E_1 / q below zero; that is right to order v.
     """
     root = variance.clamp(min=VARIANCE_FLOOR).sqrt()
+    a = mean / root
     rectified, spread, covariance = rectified_moments(mean, variance)
-    below = normal_distribution(-mean / root)
-    once, twice = (_exponential_below_zero(mean, variance, root, power) for power in (1, 2))
+    above, below = normal_distribution(a), normal_distribution(-a).clamp(min=torch.finfo(mean.dtype).tiny)
+    once, within, ratio = _exponential_below_zero(mean, variance, root, below)
     fall = once - below
-    fall_variance = (twice - 2 * once + below - fall.square()).clamp(min=0)
+    fall_variance = within + above * below * (1 - ratio).square()
     total = slope**2 * spread + depth**2 * fall_variance - 2 * slope * depth * rectified * fall
-    lower_slope = depth * mean.clamp(max=0).exp()
-    kinked = _kinked_variance(variance, spread, covariance, lower_slope, slope)
+    kinked = _kinked_variance(variance, spread, covariance, depth * ratio, slope)
     return slope * rectified + depth * fall, torch.where(variance < _NEARLY_CERTAIN, kinked, total.clamp(min=0))
 
 
-def _exponential_below_zero(mean: Tensor, variance: Tensor, root: Tensor, power: int) -> Tensor:
-    # The bound keeps the factor finite where the other underflows to zero.
-    factor = (power * mean + 0.5 * power**2 * variance).clamp(max=_LARGEST_EXPONENT).exp()
-    return factor * normal_distribution(-mean / root - power * root)
+def _exponential_below_zero(
+    mean: Tensor, variance: Tensor, root: Tensor, below: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """E_1, E_2 - E_1^2 / q and E_1 / q, with E_k = E[exp(k x); x < 0] and q = P(x < 0), without cancellation.
+
+    E_k = exp(k m + k^2 v / 2) Phi(-a - k sqrt(v)), a = m / sqrt(v). Where a + k sqrt(v) > 0 the first factor overflows
+    and the second underflows: there E_k = exp(-a^2 / 2) X_k / 2 with X_k = erfcx((a + k sqrt(v)) / sqrt(2)). Where a +
+    sqrt(v) < 0, E_2 - E_1^2 / q = exp(2 m + v) [(exp(v) - 1) Phi_2 + Phi_2 - Phi_1^2 / q].
+    """
+    a = mean / root
+    bell = 0.5 * torch.exp(-0.5 * a.square())
+    zero, one, two = (torch.special.erfcx((a + k * root).clamp(min=0) * sqrt(0.5)) for k in (0, 1, 2))
+    phi_one, phi_two = (normal_distribution(-a - k * root) for k in (1, 2))
+    # In the tail on the left the exponents are negative; the bound is for the entries that take another formula.
+    once_left = (mean + 0.5 * variance).clamp(max=_LARGEST_EXPONENT).exp() * phi_one
+    growth = torch.expm1(variance.clamp(max=_LARGEST_EXPONENT))
+    within_left = (2 * mean + variance).clamp(max=_LARGEST_EXPONENT).exp() * (
+        growth * phi_two + (phi_two - phi_one.square() / below)
+    )
+    once = torch.where(a + root > 0, bell * one, once_left)
+    ratio = torch.where(a > 0, one / zero, once / below)
+    second = torch.where(a > 0, bell * (two - one * ratio), bell * two - once * ratio)
+    return once, torch.where(a + root > 0, second, within_left).clamp(min=0), ratio
 
 
 @exact_moments_of("tanh")

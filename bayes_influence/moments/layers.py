@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from bayes_influence.moments.initial import InitialSigma
 from bayes_influence.moments.linear import gaussian_weights
 from bayes_influence.moments.linear_maps import Affine, LinearMap
 from bayes_influence.moments.moments import Approximation, Moments
+from bayes_influence.moments.passes import Calls, parameter_in_pass
 
 RHO = "_rho"
 """Suffix of the log standard deviation beside a mean: `weight` and `weight_rho`."""
@@ -70,14 +72,20 @@ class BayesianLayer(nn.Module, ABC):
     def forward(self, x: Tensor | Moments) -> Moments:
         """Mean and variance of the layer's output, see `gaussian_weights`."""
         self.check_input(x.shape)
-        return gaussian_weights(
-            self.linear_map,
-            self.prepared(x),
-            self.weight,
-            self.bias,
-            self.weight_rho,
-            self.bias_rho,
-            self.approximation,
+        own: dict[str, Any] = self._parameters
+        weight, bias, weight_rho, bias_rho = (own[name] for name in ("weight", "bias", "weight_rho", "bias_rho"))
+        approximation = self.approximation
+        if not torch.compiler.is_compiling():
+            calls = x.approximation.calls if isinstance(x, Moments) else Calls()
+            approximation = replace(approximation, calls=calls.through(self.path, weight))
+        return gaussian_weights(self.linear_map, self.prepared(x), weight, bias, weight_rho, bias_rho, approximation)
+
+    def __getattr__(self, name: str) -> Any:
+        value: Any = super().__getattr__(name)
+        return (
+            parameter_in_pass(self, self.path, name, value)
+            if name in ("weight", "bias") and value is not None
+            else value
         )
 
     def _wrong_shape(self, expected: str, got: torch.Size) -> ValueError:

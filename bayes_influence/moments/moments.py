@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, no_type_check
+from weakref import ref
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayes_influence.moments.registry import apply_rule
+from bayes_influence.moments.operators import Operators
+from bayes_influence.moments.passes import Calls, refuse_question_for_tensors
+from bayes_influence.moments.registry import OUT_OF_PLACE, UnsupportedOperationError, apply_rule, is_entrywise
 from bayes_influence.torch_internals import register_pytree_node
 
 VARIANCE_FLOOR = 1e-12
@@ -35,6 +39,7 @@ class Approximation:
             entries of a window are far from independent, because they share their weights: there co-pooling is the
             closer one (a small LeNet on digits: .6 to .7 of the sampled variance against .4 to .5, and the lower
             -ELBO by weight sampling after training).
+        calls: The calls of layers behind the moments, which the layers note.
 
     Raises:
         ValueError: If one of them is unknown.
@@ -42,6 +47,12 @@ class Approximation:
 
     method: str = "first-order"
     max_pooling: str = "co-pooling"
+    calls: Calls = field(default=Calls(), repr=False, compare=False)
+
+    @property
+    def options(self) -> tuple[str, str]:
+        """Method and max pooling, without the calls."""
+        return self.method, self.max_pooling
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -50,12 +61,13 @@ class Approximation:
             raise ValueError(f"unknown max_pooling {self.max_pooling!r}; known: {', '.join(MAX_POOLINGS)}")
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Moments:
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
+class Moments(Operators):
     """Elementwise expectation and variance of an activation whose entries are treated as independent.
 
     Not a tensor: torch functions, tensor methods and operators that receive `Moments` are dispatched to the rule
-    registered for them, and one without a rule raises `UnsupportedOperationError`. A pytree with the leaves
+    registered for them, and one without a rule raises `UnsupportedOperationError`. Operations in place change the
+    object, under all its names, as they change a tensor. A pytree with the leaves
     (expectation, variance), so `vmap`, `grad`, `jvp`, `make_fx` and `tree_map` take it apart and put it together, and a
     dataset may hold it as inputs.
 
@@ -63,6 +75,7 @@ class Moments:
         expectation: m, any shape. Not called `mean`, for that is a method of tensors: `x.mean(dim)` averages entries.
         variance: v >= 0, the same shape.
         approximation: What rules with a choice use; the first Bayesian layer sets its own.
+        relatives: Those that share its entries, where there are any, for operations in place.
 
     Raises:
         TypeError: If a part is not a tensor.
@@ -72,6 +85,7 @@ class Moments:
     expectation: Tensor
     variance: Tensor
     approximation: Approximation = Approximation()
+    relatives: list[ref[Moments]] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.expectation, Tensor) and isinstance(self.variance, Tensor)):
@@ -93,7 +107,16 @@ class Moments:
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Hands a torch function that received `Moments` to its rule."""
-        return apply_rule(func, args, kwargs)
+        return _apply(func, *args, **(kwargs or {}))
+
+    @property
+    @no_type_check  # a checked call would put a frame between this and whoever asks
+    def __class__(self) -> type[Moments]:
+        refuse_question_for_tensors(sys._getframe(1))
+        return Moments
+
+    def __reduce__(self) -> tuple[type[Moments], tuple[Tensor, Tensor, Approximation]]:
+        return Moments, (self.expectation, self.variance, Approximation(*self.approximation.options))
 
     def __getattr__(self, name: str) -> Any:
         """Tensor methods, as rules: `x.flatten(1)` is `Tensor.flatten` carried over."""
@@ -127,6 +150,16 @@ class Moments:
         """Number of axes."""
         return self.expectation.ndim
 
+    @property
+    def T(self) -> Moments:  # noqa: N802 (as tensors call it)
+        """The axes in reverse."""
+        return _apply(torch.permute, self, tuple(reversed(range(self.ndim))))
+
+    @property
+    def mT(self) -> Moments:  # noqa: N802
+        """The last two axes exchanged."""
+        return _apply(torch.transpose, self, -2, -1)
+
     def dim(self) -> int:
         """Number of axes."""
         return self.expectation.ndim
@@ -146,47 +179,49 @@ class Moments:
     def __len__(self) -> int:
         return len(self.expectation)
 
-    def __getitem__(self, index: Any) -> Moments:
-        return Moments(self.expectation[index], self.variance[index], self.approximation)
 
-    def __add__(self, other: Any) -> Moments:
-        return _apply(torch.add, self, other)
+def same_storage(x: Moments, *views: Moments) -> None:
+    """Notes that views of moments, as an index or a reshape gives them, are changed in place where x is."""
+    if torch.compiler.is_compiling():
+        return
+    relatives = [ref(x)] if x.relatives is None else x.relatives
+    for member in (x, *views):
+        object.__setattr__(member, "relatives", relatives)
+    relatives.extend(map(ref, views))
 
-    def __radd__(self, other: Any) -> Moments:
-        return _apply(torch.add, other, self)
 
-    def __sub__(self, other: Any) -> Moments:
-        return _apply(torch.sub, self, other)
+def assign(x: Any, result: Moments) -> Moments:
+    """Gives x the values of a result, as an operation in place does; every name of the object sees them.
 
-    def __rsub__(self, other: Any) -> Moments:
-        return _apply(torch.sub, other, self)
-
-    def __mul__(self, other: Any) -> Moments:
-        return _apply(torch.mul, self, other)
-
-    def __rmul__(self, other: Any) -> Moments:
-        return _apply(torch.mul, other, self)
-
-    def __truediv__(self, other: Any) -> Moments:
-        return _apply(torch.div, self, other)
-
-    def __rtruediv__(self, other: Any) -> Moments:
-        return _apply(torch.div, other, self)
-
-    def __pow__(self, exponent: Any) -> Moments:
-        return _apply(torch.pow, self, exponent)
-
-    def __neg__(self) -> Moments:
-        return _apply(torch.neg, self)
-
-    def __matmul__(self, other: Any) -> Moments:
-        return _apply(torch.matmul, self, other)
-
-    def __rmatmul__(self, other: Any) -> Moments:
-        return _apply(torch.matmul, other, self)
+    Raises:
+        UnsupportedOperationError: If x is a tensor, or a view of it, or what it is a view of, is still in use.
+        ValueError: If the result has another shape than x.
+    """
+    if not isinstance(x, Moments):
+        raise UnsupportedOperationError(
+            f"a {type(x).__name__} cannot take in Moments in place; write the operation out of place, as in x = x + y"
+        )
+    if result.shape != x.shape:
+        raise ValueError(f"in place, the result must keep the shape {tuple(x.shape)}, got {tuple(result.shape)}")
+    if any(not (relative() is None or relative() is x) for relative in x.relatives or ()):
+        raise UnsupportedOperationError(
+            "Moments were to be changed in place while a view of them (an index, a slice, a reshape) is in use, which "
+            "would keep its old values; write the operation out of place, with inplace=False, or clone() the view"
+        )
+    for name, value in (("expectation", result.expectation), ("variance", result.variance)):
+        object.__setattr__(x, name, value.to(x.dtype))
+    object.__setattr__(x, "approximation", result.approximation)
+    return x
 
 
 def _apply(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    out_of_place = OUT_OF_PLACE.get(function)
+    if out_of_place is not None:
+        return assign(args[0], _apply(out_of_place, *args, **kwargs))
+    if not is_entrywise(function):
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Moments):
+                value.approximation.calls.check_mixed()
     return apply_rule(function, args, kwargs)
 
 
@@ -201,6 +236,7 @@ def _unflatten(leaves: Iterable[Any], approximation: Approximation) -> Moments:
     object.__setattr__(moments, "expectation", expectation)
     object.__setattr__(moments, "variance", variance)
     object.__setattr__(moments, "approximation", approximation)
+    object.__setattr__(moments, "relatives", None)
     return moments
 
 

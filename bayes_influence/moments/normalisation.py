@@ -13,7 +13,7 @@ from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
 
 
-@rule(F.batch_norm)
+@rule(F.batch_norm, entrywise=True)
 def batch_norm(
     input: Moments,
     running_mean: Tensor | None,

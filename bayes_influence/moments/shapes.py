@@ -11,8 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bayes_influence.moments.arithmetic import shared_approximation
-from bayes_influence.moments.moments import Moments
-from bayes_influence.moments.registry import functions_named, rule
+from bayes_influence.moments.moments import Moments, same_storage
+from bayes_influence.moments.registry import UnsupportedOperationError, functions_named, rule
 
 MOVING = (
     "broadcast_to",
@@ -53,54 +53,76 @@ MOVING = (
 """Torch functions that move, copy, select or convert entries without combining them."""
 
 
-def _moved(function: Callable[..., Any], x: Moments, *args: Any, **kwargs: Any) -> Any:
+COPYING = ("channel_shuffle", "clone", "flip", "gather", "index_select", "native_channel_shuffle", "roll")
+"""Those whose result never shares its entries with their input."""
+
+
+def _moved(function: Callable[..., Any], copies: bool, x: Any, *args: Any, **kwargs: Any) -> Any:
+    if not isinstance(x, Moments):
+        raise UnsupportedOperationError(f"{function.__name__} takes Moments as its first argument only")
     mean, variance = function(x.expectation, *args, **kwargs), function(x.variance, *args, **kwargs)
-    if isinstance(mean, Tensor):
-        return Moments(mean, variance, x.approximation)
-    return tuple(Moments(m, v, x.approximation) for m, v in zip(mean, variance, strict=True))
+    parts = [(mean, variance)] if isinstance(mean, Tensor) else list(zip(mean, variance, strict=True))
+    moved = tuple(Moments(m, v, x.approximation) for m, v in parts)
+    if not copies:
+        same_storage(x, *moved)
+    return moved[0] if isinstance(mean, Tensor) else moved
 
 
 for _name in MOVING:
     for _function in functions_named(_name):
-        rule(_function)(partial(_moved, _function))
+        rule(_function, entrywise=True)(partial(_moved, _function, _name in COPYING))
 
 
-@rule(Tensor.__getitem__)
-def index(x: Moments, position: Any) -> Moments:
-    """The entries at a position, with their variances."""
-    return x[position]
+@rule(Tensor.__getitem__, entrywise=True)
+def index(x: Any, position: Any) -> Moments:
+    """The entries at a fixed position, with their variances.
+
+    Raises:
+        UnsupportedOperationError: If the position is random.
+    """
+    if any(isinstance(part, Moments) for part in (position if isinstance(position, tuple) else (position,))):
+        raise UnsupportedOperationError("Moments cannot be an index; an index must be fixed numbers")
+    result = Moments(x.expectation[position], x.variance[position], x.approximation)
+    same_storage(x, result)
+    return result
 
 
 def _joined(function: Callable[..., Tensor], parts: Sequence[Any], dim: int = 0) -> Moments:
     means = [part.expectation if isinstance(part, Moments) else part for part in parts]
     variances = [part.variance if isinstance(part, Moments) else torch.zeros_like(part) for part in parts]
-    return Moments(function(means, dim), function(variances, dim), shared_approximation(*parts))
+    return Moments(function(means, dim), function(variances, dim), shared_approximation(*parts, mixed=False))
 
 
-@rule("cat", "concat", "concatenate")
+@rule("cat", "concat", "concatenate", entrywise=True)
 def cat(tensors: Sequence[Any], dim: int = 0) -> Moments:
     """Concatenation; a tensor among the parts has zero variance."""
     return _joined(torch.cat, tensors, dim)
 
 
-@rule("stack")
+@rule("stack", entrywise=True)
 def stack(tensors: Sequence[Any], dim: int = 0) -> Moments:
     """Stacking on a new axis; a tensor among the parts has zero variance."""
     return _joined(torch.stack, tensors, dim)
 
 
-@rule("pad")
+@rule("pad", entrywise=True)
 def pad(input: Moments, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Moments:
     """Padding: constants have zero variance, other modes copy mean and variance."""
     mean = F.pad(input.expectation, pad, mode, value)
     return Moments(mean, F.pad(input.variance, pad, mode, 0.0 if mode == "constant" else None), input.approximation)
 
 
-@rule("where")
-def where(condition: Tensor, input: Any, other: Any) -> Moments:
-    """Entries of one or the other by a fixed condition."""
+@rule("where", entrywise=True)
+def where(condition: Any, input: Any, other: Any) -> Moments:
+    """Entries of one or the other by a fixed condition.
+
+    Raises:
+        UnsupportedOperationError: If the condition is random.
+    """
+    if isinstance(condition, Moments):
+        raise UnsupportedOperationError("the condition of where must be fixed, got Moments")
     means = [x.expectation if isinstance(x, Moments) else x for x in (input, other)]
     variances = [x.variance if isinstance(x, Moments) else 0.0 for x in (input, other)]
     mean = torch.where(condition, means[0], means[1])
     variance = torch.where(condition, variances[0], variances[1]).expand(mean.shape).to(mean.dtype)
-    return Moments(mean, variance, shared_approximation(input, other))
+    return Moments(mean, variance, shared_approximation(input, other, mixed=False))

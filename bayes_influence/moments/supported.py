@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from types import FunctionType
+from typing import Any
+
 from torch import nn
 
 from bayes_influence.moments.convolution import BayesianConv
@@ -99,16 +103,25 @@ PASSED: frozenset[type[nn.Module]] = frozenset(
 def reason_against(module: nn.Module) -> str | None:
     """Why moments cannot go through the module itself, its children aside; None if they can."""
     kind, own = type(module), {name for name, _ in module.named_parameters(recurse=False)}
+    if "forward" in vars(module):
+        return "has a forward that was set on the instance; write it into a class of its own"
+    if module._backward_hooks or module._backward_pre_hooks:
+        return "has a backward hook, which gradients of moments pass by; remove it"
     if isinstance(module, BayesianLayer):
         return "is Bayesian already; convert the deterministic network"
-    if kind in CONVERTED:
+    astray = [name for name, value in vars(module).items() if _holds_modules(value)]
+    if astray:
         return (
-            None
-            if own <= {"weight", "bias"}
-            else (
+            f"keeps a function {astray[0]!r} that holds on to modules; a copy of the network would still call those of "
+            "the original. Make it a method"
+        )
+    if kind in CONVERTED:
+        more = {name for part in (module.named_buffers(), module.named_children()) for name, _ in part}
+        if not own <= {"weight", "bias"}:
+            return (
                 f"has the parameters {sorted(own)}; remove its parametrisation, pruning or weight normalisation first"
             )
-        )
+        return f"holds {sorted(more)} beside its weights, which would be lost; move them elsewhere" if more else None
     if kind in _BATCH_NORMS and not module.track_running_stats:
         return "keeps no running statistics; build it with track_running_stats=True and train it first"
     if getattr(module, "return_indices", False):
@@ -124,3 +137,11 @@ def reason_against(module: nn.Module) -> str | None:
             "bayes_influence.moments.supported.CONVERTED"
         )
     return None
+
+
+def _holds_modules(value: Any) -> bool:
+    """Whether a function closes over modules, or has them as defaults: a deep copy of a network keeps it as it is."""
+    if not isinstance(value, FunctionType):
+        return False
+    closed_over = inspect.getclosurevars(value).nonlocals.values()
+    return any(isinstance(held, nn.Module) for held in (*closed_over, *(value.__defaults__ or ())))

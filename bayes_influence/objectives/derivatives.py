@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, hessian, vmap
+from torch.func import grad, jvp, vmap
 
 from bayes_influence.data.dataset import Batch
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.ways import checked_symmetric, first_way, reverse_gradient, reverse_products
 from bayes_influence.torch_internals import tree_map
 
 
@@ -18,7 +21,13 @@ def gradient(
 ) -> Float[Tensor, " P"]:
     """Gradient of J at the objective's parameters, the regulariser inside."""
     flat = objective.flat
-    return grad(flat.value)(flat.theta, batch, data_weights)
+
+    def value(theta: Tensor) -> Tensor:
+        return flat.value(theta, batch, data_weights)
+
+    return first_way(
+        objective.network, "gradients", lambda: grad(value)(flat.theta), lambda: reverse_gradient(value, flat.theta)
+    )
 
 
 def dense_hessian(
@@ -29,10 +38,17 @@ def dense_hessian(
     Memory P^2 for the result and P forward-mode passes over the batch.
     """
     flat = objective.flat
-    return hessian(flat.value)(flat.theta, batch, data_weights)
+
+    def value(theta: Tensor) -> Tensor:
+        return flat.value(theta, batch, data_weights)
+
+    def patient() -> Tensor:
+        return checked_symmetric(reverse_products(value, flat.theta, torch.eye(len(flat.theta)).to(flat.theta)))
+
+    return first_way(objective.network, "products", lambda: _hessian(value, flat.theta), patient)
 
 
-def loss_of_one(objective: Objective) -> Callable[[Tensor, Batch], Tensor]:
+def loss_of_one(objective: Objective) -> Callable[..., Tensor]:
     """l_i as a function of the flat selected parameters and one example without its batch axis."""
     flat = objective.flat
 
@@ -44,9 +60,36 @@ def loss_of_one(objective: Objective) -> Callable[[Tensor, Batch], Tensor]:
 
 def per_example_gradients(objective: Objective, batch: Batch) -> Float[Tensor, "B P"]:
     """g_i = grad l_i for every example, without the regulariser. Memory B x P."""
-    return vmap(grad(loss_of_one(objective)), in_dims=(None, 0))(objective.flat.theta, batch)
+    theta, loss = objective.flat.theta, loss_of_one(objective)
+
+    def patient() -> Tensor:
+        return torch.stack([reverse_gradient(partial(loss, example=one), theta) for one in _examples(batch)])
+
+    return first_way(objective.network, "gradients", lambda: vmap(grad(loss), in_dims=(None, 0))(theta, batch), patient)
 
 
 def per_example_hessians(objective: Objective, batch: Batch) -> Float[Tensor, "B P P"]:
     """H_i = grad^2 l_i for every example, without the regulariser. Memory B x P^2: for a few examples at a time."""
-    return vmap(hessian(loss_of_one(objective)), in_dims=(None, 0))(objective.flat.theta, batch)
+    theta, loss = objective.flat.theta, loss_of_one(objective)
+
+    def patient() -> Tensor:
+        units = torch.eye(len(theta)).to(theta)
+        return torch.stack([reverse_products(partial(loss, example=one), theta, units) for one in _examples(batch)])
+
+    return first_way(
+        objective.network,
+        "products",
+        lambda: vmap(lambda one: _hessian(partial(loss, example=one), theta))(batch),
+        patient,
+    )
+
+
+def _hessian(value: Callable[[Tensor], Tensor], theta: Tensor) -> Float[Tensor, "P P"]:
+    """Forward over reverse. Not `torch.func.hessian`, whose batched backward pass is wrong in Transformer layers."""
+    units = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
+    return vmap(lambda unit: jvp(grad(value), (theta,), (unit,))[1])(units)
+
+
+def _examples(batch: Batch) -> list[Batch]:
+    """The examples of a batch one by one, without their batch axis."""
+    return [tree_map(lambda leaf, row=row: leaf[row], batch) for row in range(len(batch.targets))]

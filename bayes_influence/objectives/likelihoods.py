@@ -98,7 +98,11 @@ class GaussianNoise(RealPredictive):
         targets: Float[Tensor, "B ..."],
         variance: Float[Tensor, "B *target"] | float = 0.0,
     ) -> Float[Tensor, " B"]:
-        """1/2 sum_k [log(2 pi s_k^2) + ((y_k - m_k)^2 + v_k) / s_k^2], the expectation over outputs of variance v."""
+        """1/2 sum_k [log(2 pi s_k^2) + ((y_k - m_k)^2 + v_k) / s_k^2], the expectation over outputs of variance v.
+
+        Raises:
+            ValueError: If targets and predicted means differ in shape.
+        """
         if mean.shape != targets.shape:
             raise ValueError(
                 f"targets must have the shape of the predicted means {tuple(mean.shape)}, got {tuple(targets.shape)}; "

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.dataset import Batch, Dataset, check_dataset
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params, owners_of_parameters
@@ -138,6 +138,7 @@ def reduce(trained: Members | Objective, train: Dataset) -> Reduction:
     Raises:
         ValueError: If a loss is not finite, or depends on other examples of its batch.
     """
+    check_dataset(train, "the training examples")
     members = Members.of(trained)
     first = next(_parts(members.objective, train, len(members)))
     objective = members.objective.resolved(first.inputs)

@@ -67,7 +67,7 @@ class ProximalObjective(Objective):
 
     def losses(self, params: Params, batch: Batch) -> Float[Tensor, " B"]:
         """Per-example losses l_i of the network itself, as they were before it was anchored."""
-        return self.likelihood(self._outputs(_part(params, OWN), batch.inputs), batch.targets)
+        return self.losses_of(self._outputs(_part(params, OWN), batch.inputs), batch)
 
     def value(
         self,
@@ -80,7 +80,7 @@ class ProximalObjective(Objective):
         own, anchor, metric = (_part(params, part) for part in (OWN, ANCHOR, METRIC))
         strength = self.regulariser_weight if regulariser_weight is None else regulariser_weight
         outputs = self._outputs(own, batch.inputs)
-        losses = self.likelihood(outputs, batch.targets)
+        losses = self.losses_of(outputs, batch)
         weighted = losses if data_weights is None else data_weights * losses
         # jvp wants the tangents in the order of the primals, which is not always that of `own`.
         step = {name: own[name] - value for name, value in anchor.items()}
@@ -90,7 +90,7 @@ class ProximalObjective(Objective):
             return value
         held = self._outputs(anchor, batch.inputs)
         apart = tree_map(torch.sub, outputs, held)
-        slopes = jvp(lambda values: self.likelihood(values, batch.targets), (held,), (apart,))[1]
+        slopes = jvp(lambda values: self.losses_of(values, batch), (held,), (apart,))[1]
         slope = jvp(self.regulariser, (anchor,), (step,))[1]
         return value - slopes.mean() - strength * slope
 

@@ -27,7 +27,7 @@ DRIFT_FLAG = 1.0
 """Control drift, in units of the median effect, from which what retraining measures is mostly its own drift."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Refits:
     """Parameters after every removal.
 
@@ -48,6 +48,13 @@ class Refits:
     gradient_norms: Float[Tensor, "S k_plus_1"]
     converged: Bool[Tensor, "S k_plus_1"]
     watched: Float[Tensor, "S k_plus_1 epochs t"] | None = None
+
+    def __repr__(self) -> str:
+        members, refits = self.gradient_norms.shape
+        return (
+            f"Refits({members} x {refits - 1} removals and a control each, {int(self.converged.sum())} of "
+            f"{self.converged.numel()} converged, worst gradient norm {float(self.gradient_norms.max()):.1e})"
+        )
 
 
 def losses_after(fits: Fits, refits: Refits, test: Dataset) -> Float[Tensor, "S k_plus_1 t"]:

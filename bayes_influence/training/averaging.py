@@ -76,12 +76,12 @@ class IterateAverage:
     """The running equal average of every member's iterates, with second moments and deviations for SWAG.
 
     Args:
-        averaging: What is collected.
         flat: Stacked flat parameters, for their shape.
+        rank: How many deviations are kept; 0 collects the mean alone.
     """
 
-    def __init__(self, averaging: SWA, flat: Float[Tensor, "E P"]) -> None:
-        self.rank = averaging.rank if isinstance(averaging, SWAG) else 0
+    def __init__(self, flat: Float[Tensor, "E P"], rank: int = 0) -> None:
+        self.rank = rank
         self.count = 0
         self.mean = torch.zeros_like(flat)
         self.square = torch.zeros_like(flat) if self.rank else flat.new_zeros(0)

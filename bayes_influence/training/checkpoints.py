@@ -1,4 +1,4 @@
-"""Checkpoints: a training's state and configuration in one safetensors file, floats bit for bit."""
+"""Checkpoints: a training's state and configuration in one safetensors file, floats bit for bit, with a checksum."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from bayes_influence.data.sealed import UNSEALED, DamagedFileError, seal, sealed_header
+from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.training.minibatch import TrainingState
 
 
-class CheckpointError(ValueError):
+class CheckpointError(BayesInfluenceError, ValueError):
     """A checkpoint that is damaged, or of another training."""
 
 
 def encode_checkpoint(state: TrainingState, config: Mapping[str, Any]) -> bytes:
-    """The content of a checkpoint's file: every tensor of the state, and the configuration as JSON in the header.
+    """The content of a checkpoint's file: all tensors of the state, the configuration as JSON, a SHA-256 of the file.
 
     Args:
         state: As `train_minibatches` hands it to `on_epoch`.
@@ -25,23 +26,22 @@ def encode_checkpoint(state: TrainingState, config: Mapping[str, Any]) -> bytes:
     """
     tensors = {name: value.cpu().contiguous() for name, value in state.items()}
     # One entry only: safetensors writes several in no fixed order, and equal states should be equal files.
-    return save(tensors, metadata={"config": json.dumps(dict(config), sort_keys=True)})
+    return seal(save(tensors, metadata={"checkpoint": f"{UNSEALED} {json.dumps(dict(config), sort_keys=True)}"}))
 
 
 def decode_checkpoint(content: bytes) -> tuple[TrainingState, dict[str, Any]]:
     """State and configuration out of a checkpoint's file.
 
     Raises:
-        CheckpointError: If the content is truncated or no checkpoint.
+        CheckpointError: If the content is truncated, no checkpoint, or does not match its checksum.
     """
     try:
-        state = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        return state, json.loads(header["__metadata__"]["config"])
-    except (SafetensorError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(
-            f"the checkpoint is truncated or no checkpoint at all ({error}); delete it to start anew"
-        ) from error
+        header = sealed_header(content)
+    except DamagedFileError as error:
+        raise CheckpointError(f"the checkpoint cannot be used: {error}; delete it to start anew") from error
+    if "checkpoint" not in header:
+        raise CheckpointError(f"this is no checkpoint, but holds {sorted(header)}; delete it to start anew")
+    return load(content), json.loads(header["checkpoint"][len(UNSEALED) :])
 
 
 def matching_state(content: bytes, config: Mapping[str, Any]) -> TrainingState:

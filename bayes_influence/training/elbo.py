@@ -16,7 +16,7 @@ from bayes_influence.objectives.parameters import Params
 
 @dataclass(frozen=True)
 class SampledElbo:
-    """-ELBO = sum_i E_q[-log p(y_i | x_i, w)] + KL(q || p), in nats, not divided by n.
+    """-ELBO = sum_i w_i E_q[-log p(y_i | x_i, w)] + KL(q || p), in nats, not divided by n.
 
     Attributes:
         value: Its estimate.
@@ -49,7 +49,8 @@ def sampled_negative_elbo(
     posterior = Posterior.of(objective.network, objective.params)
 
     def total(params: Params, inputs: Tensor) -> Tensor:
-        return likelihood(torch.func.functional_call(posterior.network, params, (inputs,)), train.targets).sum()
+        losses = likelihood(torch.func.functional_call(posterior.network, params, (inputs,)), train.targets)
+        return train.batch().weighted(losses).sum()
 
     with torch.no_grad():
         totals = torch.cat(list(posterior.samples(train.inputs, n_samples, generator, function=total)))

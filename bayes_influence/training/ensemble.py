@@ -13,16 +13,13 @@ from tqdm.auto import tqdm
 from bayes_influence.data.dataset import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
-from bayes_influence.training.schedules import SWA, PlateauState, Schedule
+from bayes_influence.training.averaging import IterateAverage
+from bayes_influence.training.finiteness import CHECK_EVERY, check_finite
+from bayes_influence.training.learning_rates import LearningRates
+from bayes_influence.training.optimisers import Adam
+from bayes_influence.training.schedules import SWA, Schedule
 from bayes_influence.training.threads import threads_for, torch_threads
 from bayes_influence.training.tracing import trace_members
-
-CHECK_EVERY = 100
-"""Steps between two looks for non-finite objectives: often enough to lose little, rare enough to cost nothing."""
-
-
-class NonFiniteTrainingError(RuntimeError):
-    """A member's objective became NaN or infinite; the message names the member and the step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,64 +39,6 @@ class TrainedEnsemble:
     learning_rates: Float[Tensor, " E"]
     trace: Float[Tensor, "epochs E"]
     recorded: Float[Tensor, "epochs E *what"] | None = None
-
-
-class _Adam:
-    """Adam (Kingma & Ba 2015) on stacked flat parameters, with one learning rate per member."""
-
-    def __init__(self, flat: Float[Tensor, "E P"], schedule: Schedule) -> None:
-        self.flat, self.schedule, self.steps = flat, schedule, 0
-        self.first, self.second = torch.zeros_like(flat), torch.zeros_like(flat)
-
-    def step(self, gradient: Float[Tensor, "E P"], rates: Float[Tensor, " E"]) -> None:
-        self.steps += 1
-        fast, slow = self.schedule.betas
-        self.first.lerp_(gradient, 1 - fast)
-        self.second.mul_(slow).addcmul_(gradient, gradient, value=1 - slow)
-        scale = (1 - slow**self.steps) ** 0.5
-        denominator = (self.second.sqrt() / scale).add_(self.schedule.epsilon)
-        self.flat.sub_(self.first.div(denominator).mul_((rates / (1 - fast**self.steps)).unsqueeze(1)))
-
-
-class _LearningRates:
-    """The learning rate of every member: by the plateau rule, and once averaging begins by SWA's for averaged ones."""
-
-    def __init__(
-        self, schedule: Schedule, averaged: Bool[Tensor, " E"], averaging: SWA | None, like: Float[Tensor, "E P"]
-    ) -> None:
-        self.schedule, self.averaged = schedule, averaged
-        self.averaging = averaging if averaged.any() else None
-        self.first_averaged = self.averaging.first_step(schedule.epochs) if self.averaging else schedule.epochs
-        self.now = like.new_full((len(like),), schedule.learning_rate)
-        self._initial = self.now
-        self._plateau = PlateauState(schedule.plateau, len(like), like) if schedule.plateau else None
-
-    def step(self, epoch: int, values: Float[Tensor, " E"]) -> None:
-        """Sets the rates of the next step from the objectives of this one."""
-        lowered = self.now.clone()
-        if self._plateau:
-            self._plateau.step(values, lowered)
-        if self.averaging is None or epoch < self.first_averaged:
-            self.now = self._initial = lowered
-            return
-        done = epoch - self.first_averaged + 1
-        annealed = self.averaging.rate_after(done, self.schedule.epochs, self._initial)
-        self.now = torch.where(self.averaged, annealed, lowered)
-
-
-class _Average:
-    """The running equal average of some members' iterates."""
-
-    def __init__(self, members: Bool[Tensor, " E"], flat: Float[Tensor, "E P"]) -> None:
-        self.members, self.count = members.unsqueeze(1), 0
-        self.mean = torch.zeros_like(flat)
-
-    def update(self, flat: Float[Tensor, "E P"]) -> None:
-        self.count += 1
-        self.mean.add_((flat - self.mean) / self.count)
-
-    def result(self, flat: Float[Tensor, "E P"]) -> Float[Tensor, "E P"]:
-        return torch.where(self.members, self.mean, flat)
 
 
 def train_ensemble(
@@ -148,17 +87,24 @@ def train_ensemble(
     flat = layout.flatten(params).clone()
     members, examples = len(flat), batch.targets.shape[1 if own_data else 0]
     weights = flat.new_ones(members, examples) if data_weights is None else data_weights.to(flat)
-    strengths = flat.new_full((members,), objective.regulariser_weight)
-    strengths = strengths if regulariser_weights is None else regulariser_weights.to(flat)
+    own_weights = flat.new_full((members,), objective.regulariser_weight)
+    regulariser_weights = own_weights if regulariser_weights is None else regulariser_weights.to(flat)
     averaged = torch.zeros(members, dtype=torch.bool, device=flat.device) if averaged is None else averaged
     if averaged.any() and averaging is None:
         raise ValueError(f"{int(averaged.sum())} members are to be averaged, but `averaging` does not say how")
 
     views = layout.unflatten(flat)
-    step = trace_members(objective, views, batch, weights, strengths, own_data=own_data, steps=schedule.epochs)
-    adam = _Adam(flat, schedule)
-    rates = _LearningRates(schedule, averaged, averaging, flat)
-    average = _Average(averaged, flat) if averaged.any() else None
+    step = trace_members(
+        objective, views, batch, weights, regulariser_weights, own_data=own_data, steps=schedule.epochs
+    )
+    adam = Adam(schedule.betas, schedule.epsilon)
+    optimiser = adam.start(flat)
+    averaging = averaging if averaged.any() else None
+    rates = LearningRates(
+        lambda _: schedule.learning_rate, schedule.epochs, 1, flat, schedule.plateau, averaging, averaged
+    )
+    average = IterateAverage(flat)
+    labels = [f"member {index}" for index in range(members)] if labels is None else labels
     trace = flat.new_empty(schedule.epochs, members)
     recorded: list[Tensor] = []
 
@@ -170,33 +116,21 @@ def train_ensemble(
         for epoch in range(schedule.epochs):
             if record is not None:
                 recorded.append(record(views))
-            gradients, trace[epoch] = step(views, batch, weights, strengths)
-            adam.step(layout.flatten(gradients), rates.now)
-            rates.step(epoch, trace[epoch])
-            if average is not None and epoch >= rates.first_averaged:
+            gradients, trace[epoch] = step(views, batch, weights, regulariser_weights)
+            adam.step(flat, layout.flatten(gradients), rates.at(epoch), optimiser)
+            rates.observe(epoch, trace[epoch])
+            if epoch >= rates.first_averaged:
                 average.update(flat)
             if (epoch + 1) % CHECK_EVERY == 0 or epoch + 1 == schedule.epochs:
-                _check_finite(trace, epoch + 1, labels)
+                first = epoch // CHECK_EVERY * CHECK_EVERY
+                check_finite(trace[first : epoch + 1], first, labels)
                 bar.update(epoch + 1 - bar.n)
-    if average is not None:
-        flat = average.result(flat)
+    if average.count:
+        flat = torch.where(averaged.unsqueeze(1), average.mean, flat)
     return TrainedEnsemble(
         params={name: value.clone() for name, value in layout.unflatten(flat).items()},
         values=trace[-1],
-        learning_rates=rates.now,
+        learning_rates=rates.at(schedule.epochs),
         trace=trace,
         recorded=torch.stack(recorded) if recorded else None,
-    )
-
-
-def _check_finite(trace: Float[Tensor, "epochs E"], done: int, labels: Sequence[str] | None) -> None:
-    start = (done - 1) // CHECK_EVERY * CHECK_EVERY
-    bad = ~torch.isfinite(trace[start:done])
-    if not bad.any():
-        return
-    step, which = (int(index) for index in bad.nonzero()[0])
-    name = labels[which] if labels else f"member {which}"
-    raise NonFiniteTrainingError(
-        f"{name}: the objective became {float(trace[start + step, which])} at step {start + step}; lower the learning "
-        "rate, standardise the inputs, or use a smaller initial scale"
     )

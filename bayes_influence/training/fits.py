@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.models.initialisation import initial_params, seeded
 from bayes_influence.objectives.head import (
     head_objective,
@@ -120,6 +120,7 @@ def fit_schemes(
         ValueError: If a class has a single member, the network has another number of outputs than there are classes,
             or two members of a family disagree on how to average.
     """
+    check_dataset(train, "the training examples")
     _check_classes(make_network, train)
     fits: dict[str, Fits] = {}
     for family in dict.fromkeys(scheme.family for scheme in schemes):

@@ -2,66 +2,55 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bayes_influence.data.dataset import Batch, Dataset
-from bayes_influence.objectives.members import member
+from bayes_influence.data.dataset import Batch, Dataset, check_dataset
+from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
 from bayes_influence.torch_internals import tree_map
-from bayes_influence.training.averaging import SWAG, IterateAverage, SwagPosterior
+from bayes_influence.training.averaging import IterateAverage, SwagPosterior
 from bayes_influence.training.batch_norm import refreshed_buffers
-from bayes_influence.training.ensemble import NonFiniteTrainingError
+from bayes_influence.training.finiteness import CHECK_EVERY, check_finite
+from bayes_influence.training.learning_rates import LearningRates
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.optimisers import clipped
-from bayes_influence.training.schedules import SWA, PlateauState
+from bayes_influence.training.schedules import SWA
 from bayes_influence.training.steps import StepObjective, derived_seed, member_gradients, step_objective
-
-CHECK_EVERY = 25
-"""Steps between two looks for non-finite objectives; on an accelerator a look waits for it."""
 
 TrainingState = dict[str, Tensor]
 """Everything a training needs to go on exactly: parameters, optimiser, buffers, averages, history, finished epochs."""
 
 
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """Where a minibatch training ended.
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Trained(Members):
+    """Where a minibatch training ended: of averaged members the average, its running statistics refreshed.
 
     Attributes:
-        objective: What was minimised, in evaluation mode and at the first member's parameters and buffers.
-        params: Stacked parameters, (E, ...) each; the average of the iterates where they were averaged.
-        buffers: Stacked buffers (running statistics), (E, ...) each, refreshed for an average.
         values: (epochs, E) mean of the objective over each epoch's batches, as it was before each step.
         accuracies: (epochs, E) share of right predictions, likewise; NaN for regression.
         posteriors: SWAG's Gaussian of every member; empty for other averages.
     """
 
-    objective: Objective
-    params: Params
-    buffers: Params
     values: Float[Tensor, "epochs E"]
     accuracies: Float[Tensor, "epochs E"]
     posteriors: tuple[SwagPosterior, ...] = ()
 
-    def at(self, index: int) -> Objective:
-        """The objective at one member's parameters and buffers."""
-        return placed(self.objective, member(self.params, index), member(self.buffers, index))
-
-
-def placed(objective: Objective, params: Params, buffers: Params) -> Objective:
-    """The objective at the given parameters, its network a copy in evaluation mode with the given buffers."""
-    network = copy.deepcopy(objective.network).eval()
-    network.load_state_dict(buffers, strict=False)
-    return replace(objective, network=network, params={name: value.detach() for name, value in params.items()})
+    def _replaced(self, rows: list[int], **changes: Any) -> Trained:
+        own = {
+            "values": self.values[:, rows],
+            "accuracies": self.accuracies[:, rows],
+            "posteriors": tuple(self.posteriors[row] for row in rows) if self.posteriors else (),
+        }
+        return super()._replaced(rows, **{**own, **changes})
 
 
 def train_minibatches(
@@ -107,6 +96,7 @@ def train_minibatches(
         ValueError: If seeds, labels or weights do not fit the members, targets not the likelihood, or the state is
             another training's.
     """
+    check_dataset(train, "the training examples")
     objective.check_targets(train)
     training = _Training(objective, params, train, schedule, seeds, averaging, data_weights, step, labels)
     if state is not None:
@@ -143,7 +133,7 @@ class _Training:
         if data_weights is not None and data_weights.shape != (members, len(train)):
             raise ValueError(f"data weights must have shape {(members, len(train))}, got {tuple(data_weights.shape)}")
         averaged = schedule.epochs - averaging.first_step(schedule.epochs) if averaging else 0
-        if isinstance(averaging, SWAG) and averaged < 2:
+        if averaging and averaging.rank and averaged < 2:
             raise ValueError(
                 f"SWAG needs at least 2 averaged epochs, got {averaged} of {schedule.epochs}; train for more epochs, "
                 "or start averaging earlier"
@@ -155,22 +145,20 @@ class _Training:
             for name, buffer in objective.network.named_buffers()
         }
         self.optimiser = schedule.optimiser.start(self.flat)
-        self.plateau = PlateauState(schedule.plateau, members, self.flat) if schedule.plateau else None
-        self.factors = self.flat.new_ones(members)
         self.averaging = averaging
-        self.average = IterateAverage(averaging, self.flat) if averaging else None
+        self.average = IterateAverage(self.flat, averaging.rank) if averaging else None
         self.epoch, self.batches = 0, schedule.batches(len(train))
         self.steps = schedule.epochs * self.batches
+        self.rates = LearningRates(
+            lambda step: schedule.rate(step, self.steps),
+            schedule.epochs,
+            self.batches,
+            self.flat,
+            schedule.plateau,
+            averaging,
+        )
         self.values = self.flat.new_zeros(0, members)
         self.accuracies = self.flat.new_zeros(0, members)
-
-    def rates(self, step: int) -> Float[Tensor, " E"]:
-        """Every member's learning rate in a step."""
-        first = self.averaging.first_step(self.schedule.epochs) if self.averaging else self.schedule.epochs
-        if self.averaging is None or self.epoch < first:
-            return self.factors * self.schedule.rate(step, self.steps)
-        initial = self.factors * self.schedule.rate(max(first * self.batches - 1, 0), self.steps)
-        return self.averaging.rate_after(self.epoch - first, self.schedule.epochs, initial)
 
     def run_epoch(self, bar: tqdm) -> None:
         """One pass over the examples, each member in its own order."""
@@ -179,19 +167,20 @@ class _Training:
         values, right = [], []
         for number, where in enumerate(positions):
             step = first + number
-            strength = self.objective.regulariser_weight * self.schedule.regulariser_factor(step, self.steps)
+            regulariser_weight = self.objective.regulariser_weight * self.schedule.regulariser_factor(step, self.steps)
             noise = [derived_seed(seed, step, 1) for seed in self.seeds]
             weights = None if self.data_weights is None else self.data_weights.gather(1, where.to(self.flat.device))
             gradient, value, hits = member_gradients(
-                self.step, self.layout, self.flat, self.buffers, self._batch(where), weights, strength, noise
+                self.step, self.layout, self.flat, self.buffers, self._batch(where), weights, regulariser_weight, noise
             )
             values.append(value)
             right.append(hits)
             if (number + 1) % CHECK_EVERY == 0 or number + 1 == self.batches:
-                self._check_finite(values, first)
+                recent = values[-CHECK_EVERY:]
+                check_finite(torch.stack(recent), step + 1 - len(recent), self.labels)
                 self._show(bar, number + 1, values, right, where.shape[1])
             gradient = gradient if self.schedule.clip is None else clipped(gradient, self.schedule.clip)
-            self.schedule.optimiser.step(self.flat, gradient, self.rates(step), self.optimiser)
+            self.schedule.optimiser.step(self.flat, gradient, self.rates.at(step), self.optimiser)
         self._finish_epoch(torch.stack(values), torch.stack(right))
 
     def _orders(self) -> Int[Tensor, "E n"]:
@@ -211,22 +200,10 @@ class _Training:
         self.values = torch.cat([self.values, mean.unsqueeze(0)])
         accuracy = (right.sum(0) / len(self.train)).to(self.accuracies)
         self.accuracies = torch.cat([self.accuracies, accuracy.unsqueeze(0)])
-        if self.plateau:
-            self.plateau.step(mean, self.factors)
-        if self.average and self.averaging and self.epoch >= self.averaging.first_step(self.schedule.epochs):
+        self.rates.observe(self.epoch, mean)
+        if self.average and self.epoch >= self.rates.first_averaged:
             self.average.update(self.flat)
         self.epoch += 1
-
-    def _check_finite(self, values: list[Tensor], first: int) -> None:
-        recent = torch.stack(values[-CHECK_EVERY:])
-        bad = ~torch.isfinite(recent)
-        if bad.any():
-            step, which = (int(index) for index in bad.nonzero()[0])
-            raise NonFiniteTrainingError(
-                f"{self.labels[which]}: the objective became {float(recent[step, which])} at step "
-                f"{first + len(values) - len(recent) + step}; lower the learning rate, clip the gradient, standardise "
-                "the inputs, or use a smaller initial scale"
-            )
 
     def _show(self, bar: tqdm, done: int, values: list[Tensor], right: list[Tensor], size: int) -> None:
         loss = float(torch.stack(values[-CHECK_EVERY:]).mean())
@@ -241,12 +218,11 @@ class _Training:
             "buffers": self.buffers,
             "optimiser": self.optimiser,
             "average": self.average.tensors() if self.average else {},
-            "plateau": {"best": self.plateau.best, "bad_steps": self.plateau.bad_steps} if self.plateau else {},
+            "rates": self.rates.tensors(),
         }
         named = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
         own = {
             "flat": self.flat,
-            "factors": self.factors,
             "values": self.values,
             "accuracies": self.accuracies,
             "epoch": torch.tensor(self.epoch),
@@ -274,16 +250,14 @@ class _Training:
             name: value.clone() if mine[name].ndim == 0 else value.to(self.flat.device, copy=True)
             for name, value in state.items()
         }
-        for name in ("flat", "factors", "values", "accuracies"):
+        for name in ("flat", "values", "accuracies"):
             setattr(self, name, on_device[name])
         self.epoch = int(on_device["epoch"])
         self.buffers = _part(on_device, "buffers")
         self.optimiser = _part(on_device, "optimiser")
         if self.average:
             self.average.restore(_part(on_device, "average"))
-        if self.plateau:
-            plateau = _part(on_device, "plateau")
-            self.plateau.best, self.plateau.bad_steps = plateau["best"], plateau["bad_steps"]
+        self.rates.restore(_part(on_device, "rates"))
 
     def result(self) -> Trained:
         """Where the training stands, at the average where there is one."""
@@ -294,11 +268,18 @@ class _Training:
             buffers = refreshed_buffers(
                 self.objective, self.layout.unflatten(flat), buffers, self.train, self.schedule.batch_size
             )
-            if isinstance(self.averaging, SWAG):
+            if self.average.rank:
                 posteriors = tuple(self.average.posterior(index, self.layout) for index in range(len(flat)))
         params = {name: value.clone() for name, value in self.layout.unflatten(flat).items()}
-        objective = placed(self.objective, member(params, 0), member(buffers, 0))
-        return Trained(objective, params, buffers, self.values, self.accuracies, posteriors)
+        return Trained(
+            objective=self.objective.at(member(params, 0), member(buffers, 0)),
+            params=params,
+            buffers=buffers,
+            labels=tuple(self.labels),
+            values=self.values,
+            accuracies=self.accuracies,
+            posteriors=posteriors,
+        )
 
 
 def _part(state: TrainingState, part: str) -> dict[str, Tensor]:

@@ -24,6 +24,11 @@ STALE_CONTRACTION = 0.1
 SMALLEST_DAMPING, LARGEST_DAMPING = 1e-10, 1e12
 """Levenberg-Marquardt damping, relative to the mean curvature: off below, given up above."""
 
+STALL = 15
+"""A member is given up when so many trial steps in turn lower neither its gradient norm by a tenth nor J by a
+millionth: at that pace those that are left reach no tolerance. Where J jumps (behind first-order moments of an
+activation whose slope does) no step helps."""
+
 
 @dataclass(frozen=True, eq=False)
 class NewtonResult:
@@ -130,6 +135,8 @@ class _Descent:
         self.renew = torch.zeros_like(self.stale)
         self.damping = torch.zeros_like(self.norm)
         self.given_up = ~torch.isfinite(self.norm)
+        self.trials = torch.zeros_like(self.norm)
+        self.mark_value, self.mark_norm = self.value.clone(), self.norm.clone()
 
     def _renewed(self, members: Int[Tensor, " k"]) -> None:
         due = members[self.renew[members]]
@@ -173,6 +180,15 @@ class _Descent:
         self.theta[moved], self.gradient[moved] = trial[taken], gradient[taken]
         self.value[moved], self.norm[moved] = value[taken], norm[taken]
         self.stale[moved] = True
+        self._give_up_where_stalled(members)
+
+    def _give_up_where_stalled(self, members: Int[Tensor, " k"]) -> None:
+        """Gives up members that have made no progress since they were marked, and marks those that have."""
+        self.trials[members] += 1
+        fallen = self.mark_value[members] - self.value[members] > 1e-6 * (1 + self.mark_value[members].abs())
+        moved = members[fallen | (self.norm[members] < 0.9 * self.mark_norm[members])]
+        self.mark_value[moved], self.mark_norm[moved], self.trials[moved] = self.value[moved], self.norm[moved], 0.0
+        self.given_up[members] |= self.trials[members] >= STALL
 
 
 def minimise_newton(
@@ -185,7 +201,8 @@ def minimise_newton(
     """Minimises J of every member in its free parameters, each to the stated gradient norm.
 
     Newton's method with Cholesky solves; Levenberg-Marquardt damping where a Hessian is not positive definite or a
-    step does not lower J; a Hessian is kept as long as the gradient shrinks tenfold per step. Members are independent.
+    step does not lower J; a Hessian is kept as long as the gradient shrinks tenfold per step. Members are independent,
+    and one that makes no progress is given up (`STALL`).
 
     Args:
         problem: The members.

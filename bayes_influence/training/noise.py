@@ -42,7 +42,11 @@ class LearnedNoise(nn.Module):
         return self.log_scale.detach().exp()
 
     def forward(self, inputs: Any) -> Any:
-        """Outputs and log s side by side, (n, 2 K): a tensor, or `Moments` whose second half has no variance."""
+        """Outputs and log s side by side, (n, 2 K): a tensor, or `Moments` whose second half has no variance.
+
+        Raises:
+            ValueError: If the network has not as many outputs as there are scales of the noise.
+        """
         outputs = self.network(inputs)
         if outputs.shape[-1] != len(self.log_scale):
             raise ValueError(

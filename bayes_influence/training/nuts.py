@@ -50,7 +50,7 @@ def potential(
     prior_scale: float | dict[str, float] = 1.0,
     likelihood: CrossEntropy | Bernoulli | GaussianNoise = CrossEntropy(),  # noqa: B008 - frozen and without state
 ) -> Callable[[Params], Tensor]:
-    """-log p(targets, w | inputs) up to a constant: sum_i l_i(w) + sum (w / s)^2 / 2 over all parameters.
+    """-log p(targets, w | inputs) up to a constant: sum_i w_i l_i(w) + sum (w / s)^2 / 2 over all parameters.
 
     Args:
         network: A deterministic network.
@@ -62,7 +62,8 @@ def potential(
     def energy(weights: Params) -> Tensor:
         losses = likelihood(functional_call(network, weights, (train.inputs,)), train.targets)
         scale = prior_scale if isinstance(prior_scale, dict) else dict.fromkeys(weights, prior_scale)
-        return losses.sum() + sum(0.5 * (value / scale[name]).square().sum() for name, value in weights.items())
+        prior = sum(0.5 * (value / scale[name]).square().sum() for name, value in weights.items())
+        return train.batch().weighted(losses).sum() + prior
 
     return energy
 

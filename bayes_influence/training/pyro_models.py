@@ -15,7 +15,6 @@ import torch
 from pyro import poutine
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
-from pyro.infer.autoguide.utils import deep_setattr
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
@@ -122,20 +121,6 @@ def guide_params(guide: AutoNormal) -> Params:
     return means | rhos
 
 
-def load_guide(guide: AutoNormal, params: Params) -> None:
-    """Sets a guide's means and standard deviations to those of a Bayesian twin: the inverse of `guide_params`.
-
-    Raises:
-        ValueError: If the guide has not been called yet, or a parameter is missing.
-    """
-    missing = [name for site in _sites(guide) for name in (site, site + RHO) if name not in params]
-    if missing:
-        raise ValueError(f"the guide needs the parameters {missing}, which are not among {sorted(params)}")
-    for name in _sites(guide):
-        deep_setattr(guide.locs, name, params[name].detach().clone())
-        deep_setattr(guide.scales, name, params[name + RHO].detach().exp())
-
-
 def svi_step(objective: Objective, n_train: int) -> StepObjective:
     """Pyro's estimate of the objective from one draw of the weights: J = -ELBO / n, an unbiased one for a batch.
 
@@ -163,18 +148,22 @@ def svi_step(objective: Objective, n_train: int) -> StepObjective:
         elbo = TraceMeanField_ELBO()(recorded, guide)  # type: ignore[arg-type]
 
     def value(
-        params: Params, buffers: Params, batch: Batch, weights: Tensor | None, strength: float | Tensor
+        params: Params, buffers: Params, batch: Batch, weights: Tensor | None, regulariser_weight: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         means = {f"guide.locs.{name}_unconstrained": params[name] for name in sites}
         rhos = {f"guide.scales.{name}_unconstrained": params[name + RHO] for name in sites}
         fixed = {name: value for name, value in params.items() if name.removesuffix(RHO) not in sites}
         share = n_train / len(batch.targets)
-        scale = torch.as_tensor(share) if weights is None else weights * share
+        scale = batch.weighted(torch.as_tensor(share) if weights is None else weights * share)
         with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False):
             if guide.prototype_trace is None:
                 with torch.random.fork_rng():
                     guide(batch.inputs, batch.targets)
-            arguments = {"scale": scale, "prior_weight": torch.as_tensor(strength), "fixed": {**fixed, **buffers}}
+            arguments = {
+                "scale": scale,
+                "prior_weight": torch.as_tensor(regulariser_weight),
+                "fixed": {**fixed, **buffers},
+            }
             loss = functional_call(elbo, {**means, **rhos}, (batch.inputs, batch.targets), arguments)
         return loss / n_train, right_predictions(likelihood, drawn[0], batch.targets)
 

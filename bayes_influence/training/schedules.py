@@ -19,6 +19,9 @@ class Plateau:
         patience: Steps without improvement that are waited for.
         threshold: Relative improvement that counts.
         smallest_change: A learning rate is left alone when the change would be smaller.
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     factor: float = 0.1
@@ -26,23 +29,31 @@ class Plateau:
     threshold: float = 1e-4
     smallest_change: float = 1e-8
 
+    def __post_init__(self) -> None:
+        if not (0 < self.factor < 1 and self.patience >= 0 and 0 <= self.threshold < 1 and self.smallest_change >= 0):
+            raise ValueError(
+                f"a plateau needs a factor in (0, 1), a threshold in [0, 1), and patience and smallest_change of at "
+                f"least 0, got {self}"
+            )
+
 
 class PlateauState:
-    """Best value and bad steps of every member; `step` lowers their learning rates in place."""
+    """Best value and bad steps of every member; `step` lowers what their learning rates are multiplied by, in place."""
 
     def __init__(self, rule: Plateau, members: int, like: Tensor) -> None:
         self.rule = rule
         self.best = like.new_full((members,), torch.inf)
         self.bad_steps = like.new_zeros(members)
 
-    def step(self, values: Float[Tensor, " E"], rates: Float[Tensor, " E"]) -> None:
-        """One observation of the objective for every member."""
+    def step(self, values: Float[Tensor, " E"], factors: Float[Tensor, " E"], scheduled: float) -> None:
+        """One observation of the objective for every member, whose learning rate is its factor times `scheduled`."""
         better = values < self.best * (1 - self.rule.threshold)
         self.best = torch.where(better, values, self.best)
         self.bad_steps = torch.where(better, 0.0, self.bad_steps + 1)
         waited = self.bad_steps > self.rule.patience
-        lowered = torch.where(waited, rates * self.rule.factor, rates)
-        rates.copy_(torch.where(rates - lowered > self.rule.smallest_change, lowered, rates))
+        lowered = torch.where(waited, factors * self.rule.factor, factors)
+        matters = (factors - lowered) * scheduled > self.rule.smallest_change
+        factors.copy_(torch.where(matters, lowered, factors))
         self.bad_steps.masked_fill_(waited, 0.0)
 
 
@@ -71,6 +82,11 @@ class SWA:
                 f"SWA needs fractions in [0, 1) and a positive learning rate, got start={self.start}, "
                 f"anneal={self.anneal}, learning_rate={self.learning_rate}"
             )
+
+    @property
+    def rank(self) -> int:
+        """How many deviations from the mean are collected beside it: none."""
+        return 0
 
     def first_step(self, epochs: int) -> int:
         """The first step whose result is averaged."""

@@ -56,13 +56,13 @@ def step_objective(objective: Objective) -> StepObjective:
     alone = noisy or any(isinstance(module, AnyBatchNorm) and module.training for module in network.modules())
 
     def value(
-        params: Params, buffers: Params, batch: Batch, weights: Tensor | None, strength: float | Tensor
+        params: Params, buffers: Params, batch: Batch, weights: Tensor | None, regulariser_weight: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         outputs = functional_call(network, {**params, **buffers}, (batch.inputs,))
-        losses = objective.likelihood(outputs, batch.targets)
+        losses = objective.losses_of(outputs, batch)
         weighted = losses if weights is None else weights * losses
         right = right_predictions(objective.likelihood, outputs, batch.targets)
-        return weighted.mean() + strength * objective.regulariser(params), right
+        return weighted.mean() + regulariser_weight * objective.regulariser(params), right
 
     return StepObjective(value, alone)
 
@@ -81,7 +81,7 @@ def member_gradients(
     buffers: Params,
     batch: Batch,
     weights: Float[Tensor, "E B"] | None,
-    strength: float,
+    regulariser_weight: float,
     seeds: list[int],
 ) -> tuple[Float[Tensor, "E P"], Float[Tensor, " E"], Float[Tensor, " E"]]:
     """Gradients, objectives and numbers of right predictions of every member on its own batch.
@@ -96,19 +96,21 @@ def member_gradients(
         buffers: Stacked buffers, updated in place.
         batch: With a leading member axis.
         weights: Data weights of the batches' examples.
-        strength: Weight of the regulariser.
+        regulariser_weight: Of the regulariser.
         seeds: Of each member's random numbers in this step.
     """
     members = len(flat)
     if members > 1 and not objective.alone and all(len(shape) <= 2 for shape in layout.shapes):
-        return _together(objective, layout, flat, buffers, batch, weights, strength)
+        return _together(objective, layout, flat, buffers, batch, weights, regulariser_weight)
     results = []
     for index in range(members):
         own = tree_map(lambda leaf, index=index: leaf[index], batch)
         leaves = {name: view.detach().requires_grad_() for name, view in layout.unflatten(flat[index]).items()}
         mine = {name: buffer[index] for name, buffer in buffers.items()}
         with seeded_noise(seeds[index], flat.device) if objective.alone else torch.enable_grad():
-            value, right = objective.value(leaves, mine, own, None if weights is None else weights[index], strength)
+            value, right = objective.value(
+                leaves, mine, own, None if weights is None else weights[index], regulariser_weight
+            )
             gradients = torch.autograd.grad(value, list(leaves.values()))
         results.append((torch.cat([gradient.reshape(-1) for gradient in gradients]), value.detach(), right))
     gradient, value, right = (torch.stack(parts) for parts in zip(*results, strict=True))
@@ -122,10 +124,10 @@ def _together(
     buffers: Params,
     batch: Batch,
     weights: Float[Tensor, "E B"] | None,
-    strength: float,
+    regulariser_weight: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     def value(params: Params, own: Params, data: Batch, data_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        return objective.value(params, own, data, data_weights, strength)
+        return objective.value(params, own, data, data_weights, regulariser_weight)
 
     step = vmap(grad_and_value(value, has_aux=True), in_dims=(0, 0, 0, None if weights is None else 0))
     gradients, (values, right) = step(layout.unflatten(flat), buffers, batch, weights)

@@ -51,9 +51,11 @@ class TracedStep:
     run: Callable[[Params, Batch, Tensor, Tensor], tuple[Params, Tensor]]
     largest: int
 
-    def __call__(self, params: Params, batch: Batch, weights: Tensor, strengths: Tensor) -> tuple[Params, Tensor]:
+    def __call__(
+        self, params: Params, batch: Batch, weights: Tensor, regulariser_weights: Tensor
+    ) -> tuple[Params, Tensor]:
         """Runs the step on arguments of exactly the shapes that it was traced with."""
-        return self.run(params, batch, weights, strengths)
+        return self.run(params, batch, weights, regulariser_weights)
 
 
 def _bmm_examples_last(left: Tensor, right: Tensor) -> Tensor:
@@ -140,8 +142,8 @@ def trace_members(
         The traced step; it expects arguments of exactly these shapes.
     """
 
-    def value(member: Params, data: Batch, weights: Tensor, strength: Tensor) -> Tensor:
-        return objective.value(member, data, weights, strength)
+    def value(member: Params, data: Batch, weights: Tensor, regulariser_weight: Tensor) -> Tensor:
+        return objective.value(member, data, weights, regulariser_weight)
 
     step = vmap(grad_and_value(value), in_dims=(0, 0 if own_data else None, 0, 0))
     traced = _rewrite(make_fx(step)(params, batch, data_weights, regulariser_weights))

@@ -118,7 +118,7 @@ BAD_NAMES = [
     ({"class_names": "abc"}, TypeError, "class names must be a tuple of strings, got str 'abc'"),
     ({"class_names": (0, 1, 2)}, TypeError, "class names must be a tuple of strings, got int 0"),
     ({"class_names": 3}, TypeError, "class names must be a tuple of strings, got int 3"),
-    ({"class_names": ("a", "b", "a")}, ValueError, "class names must differ, got 'a' twice"),
+    ({"class_names": ("b", "a", "a")}, ValueError, "class names must differ, got 'a' twice"),
     ({"feature_names": ("x",)}, ValueError, "1 feature names for 2 features; give one each, or none"),
     ({"feature_names": ("x", "x")}, ValueError, "feature names must differ, got 'x' twice"),
     ({"feature_names": "xy"}, TypeError, "feature names must be a tuple of strings, got str 'xy'"),
@@ -159,6 +159,8 @@ def test_class_indices_of_any_width_are_kept_as_int64(dtype):
     [
         torch.tensor([[0, 4], [3, -100], [1, 1], [2, 2], [0, 0], [5, 5]]),
         torch.zeros(6, 2, 2, dtype=torch.int64),
+        torch.tensor([[1, 1], [0, 1], [1, 0], [0, 1], [0, 0], [1, 0]]),
+        torch.tensor([[2, -1], [0, 1], [1, 0], [0, 1], [3, -2], [1, 0]]),
         ONE_HOT.float(),
         torch.full((6, 3), 1 / 3),
         -CLASSES.float(),

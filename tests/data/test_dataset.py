@@ -1,8 +1,9 @@
 import pytest
 import torch
 from torch.func import grad, vmap
+from torch.utils.data import DataLoader, TensorDataset
 
-from bayes_influence.data.dataset import Dataset, Split
+from bayes_influence.data.dataset import Dataset, Split, check_dataset
 from bayes_influence.torch_internals import make_fx, tree_flatten, tree_map, tree_unflatten
 
 
@@ -173,3 +174,37 @@ def test_ids_given_twice():
     assert dataset().without([13, 13]).ids.tolist() == [10, 11, 12, 14, 15]
     with pytest.raises(ValueError, match="ids must be unique"):
         dataset().at([13, 13])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            TensorDataset(torch.zeros(3)),
+            r"got torch's TensorDataset; take Dataset\.of_examples",
+        ),
+        (DataLoader(TensorDataset(torch.zeros(3))), r"got a DataLoader; take Dataset\.of_examples\(loader\.dataset\)"),
+        (torch.zeros(3), r"got torch's Tensor; .* or Dataset\(inputs, targets, ids\) of tensors"),
+        ((torch.zeros(3), torch.zeros(3)), "got tuple"),
+        (None, "got None"),
+        (Split(dataset().at([10, 11]), dataset().at([12, 13])), r"got a Split; take its \.train or its \.test"),
+    ],
+)
+def test_what_is_no_dataset(value, message, as_installed):
+    with pytest.raises(TypeError, match=f"the training examples must be a Dataset.*{message}"):
+        check_dataset(value, "the training examples")
+
+
+def test_parts_of_a_split_are_datasets(as_installed):
+    with pytest.raises(TypeError, match="the test part must be a Dataset of this library, got None"):
+        Split(dataset(), None)
+    with pytest.raises(TypeError, match="the training part must be a Dataset of this library, got None"):
+        Split(None, dataset())
+
+
+def test_a_dataset_prints_what_it_is():
+    assert repr(dataset()) == "Dataset('toy', 6 examples of (2,) float32, 2 classes)"
+    nested = weighted(
+        inputs=(torch.zeros(6, 1), torch.zeros(6, dtype=torch.int64)), targets=torch.zeros(6), class_names=()
+    )
+    assert repr(nested) == "Dataset('toy', 6 examples of (1,) float32 and () int64, real targets, weighted)"

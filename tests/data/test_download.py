@@ -1,12 +1,17 @@
+import errno
 import gzip
 import logging
+import os
 import tarfile
 from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
+from pathlib import Path
 
 import pytest
+import requests
 
+from bayes_influence.data import download
 from bayes_influence.data.download import DATA_VARIABLE, Source, SourceFile, data_folder
 
 CONTENTS = {"first": b"first content" * 100, "second": b"second content" * 100}
@@ -97,7 +102,7 @@ def test_only_missing_files_are_downloaded(tmp_path, mirror):
 def test_next_mirror_is_tried_when_one_fails(tmp_path, mirror, caplog, make):
     source = make(mirror)
     source = replace(source, mirrors=(f"{mirror.address}absent/", *source.mirrors))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         assert source.contents(tmp_path / "data") == CONTENTS
     assert "absent/ failed: 404" in caplog.text
 
@@ -113,7 +118,7 @@ def test_altered_download_is_never_kept(tmp_path, mirror, make):
 def test_truncated_download_is_never_kept(tmp_path, mirror):
     source = packed_mirror(mirror)
     (mirror.folder / "first.gz").write_bytes(gzip.compress(CONTENTS["first"])[:-20])
-    with pytest.raises(FileNotFoundError, match=r"could not download first from any mirror; .* cannot be unpacked"):
+    with pytest.raises(FileNotFoundError, match=r"could not download first \(.* cannot be unpacked"):
         source.contents(tmp_path / "data")
     assert not list((tmp_path / "data").rglob("first*"))
 
@@ -134,7 +139,7 @@ def test_missing_file_without_download_names_it_and_the_places(tmp_path):
 
 def test_missing_file_that_no_mirror_has_says_what_to_do(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="could not download first from any mirror; put the files into a folder"
+        FileNotFoundError, match=r"could not download first \(no mirror is known\); put the files into a folder"
     ):
         NOWHERE.contents(tmp_path)
 
@@ -162,3 +167,47 @@ def test_folder_that_cannot_be_written_to(tmp_path):
     occupied.write_text("a file, not a folder")
     with pytest.raises(OSError, match=rf"cannot download to {occupied}/toy \(Not a directory\); name a folder"):
         NOWHERE.contents(occupied)
+
+
+def test_mirrors_that_fail_are_told_in_a_few_words(tmp_path, mirror, caplog, monkeypatch):
+    def transfer(url, path):
+        if url.startswith("http://slow"):
+            raise requests.ReadTimeout("HTTPConnectionPool(host='slow', port=80): Read timed out. (read timeout=30)")
+        original(url, path)
+
+    original = download._transfer
+    monkeypatch.setattr(download, "_transfer", transfer)
+    source = replace(NOWHERE, mirrors=("http://127.0.0.1:9/", f"{mirror.address}absent/", "http://slow/"))
+    with caplog.at_level(logging.WARNING), pytest.raises(FileNotFoundError) as caught:
+        source.contents(tmp_path)
+    host = mirror.address.removeprefix("http://").rstrip("/")
+    assert str(caught.value) == (
+        f"toy: could not download first (127.0.0.1:9: no connection; {host}: 404 File not found; slow: no answer in "
+        "time); put the files into a folder and name it, by argument or by the environment variable "
+        "BAYES_INFLUENCE_DATA"
+    )
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("where", ["transfer", "rename"])
+def test_a_full_disk_is_no_mirrors_fault(tmp_path, mirror, monkeypatch, where):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    source = packed_mirror(mirror)
+    monkeypatch.setattr(*((download, "_transfer") if where == "transfer" else (Path, "replace")), full)
+    with pytest.raises(OSError, match=r"cannot download to .*/toy \(No space left on device\); name a folder that has"):
+        source.contents(tmp_path / "data")
+    assert not list((tmp_path / "data" / "toy").iterdir())
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(errno.ECONNRESET, "reset"), TimeoutError(errno.ETIMEDOUT, "late")]
+)
+def test_a_connection_that_breaks_is_a_mirrors_fault(tmp_path, monkeypatch, error):
+    def broken(*arguments):
+        raise error
+
+    monkeypatch.setattr(download, "_transfer", broken)
+    with pytest.raises(FileNotFoundError, match=r"mirror: no (connection|answer in time)"):
+        replace(NOWHERE, mirrors=("http://mirror/",)).contents(tmp_path)

@@ -33,7 +33,7 @@ def test_rows_are_scikit_learns():
 
 
 def test_unknown_table_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown dataset 'irsi'; known: breast-cancer, digits, iris, wine"):
+    with pytest.raises(ValueError, match="unknown table 'irsi'; known: breast-cancer, digits, iris, wine"):
         load_table("irsi")
 
 
@@ -72,3 +72,39 @@ def test_hold_out_is_stratified_and_reproducible():
 def test_hold_out_fraction_out_of_range(fraction):
     with pytest.raises(ValueError, match="strictly between 0 and 1"):
         hold_out(load_table("iris"), fraction)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "message"),
+    [
+        (
+            0.01,
+            r"toy: test_fraction=0\.01 makes 1 of 20 examples the test part; each part needs at least 2, one",
+        ),
+        (0.95, r"toy: test_fraction=0\.95 makes 19 of 20 examples the test part; each part needs at least 2"),
+        (0.1, "toy: the test part has no member of class 1; take another test_fraction, or drop classes that are so"),
+    ],
+)
+def test_every_part_has_a_member_of_every_class(fraction, message):
+    rare = Dataset(torch.arange(20.0)[:, None], (torch.arange(20) > 17).long(), torch.arange(20), "toy")
+    with pytest.raises(ValueError, match=message):
+        hold_out(rare, fraction)
+
+
+@pytest.mark.parametrize("fraction", ["0.2", None, 1, True])
+def test_fractions_that_are_no_numbers(fraction, as_installed):
+    with pytest.raises(ValueError, match="strictly between 0 and 1, got"):
+        hold_out(load_table("iris"), fraction)
+
+
+def test_hold_out_of_a_regression_takes_any_examples():
+    data = Dataset(torch.arange(10.0)[:, None], torch.arange(10.0), torch.arange(10) + 5, "line")
+    split = hold_out(data, 0.3, seed=2)
+    assert (len(split.train), len(split.test)) == (7, 3)
+    assert sorted([*split.train.ids.tolist(), *split.test.ids.tolist()]) == list(range(5, 15))
+    assert split.train.targets.tolist() == (split.train.ids - 5).tolist()
+
+
+def test_a_seed_is_checked():
+    with pytest.raises(ValueError, match="a seed is a whole number in 0"):
+        hold_out(load_table("iris"), seed=-1)

@@ -1,9 +1,12 @@
 """`InfluenceScores`: signs, rankings, tables and files."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from bayes_influence.data.sealed import UNSEALED, seal_file
 from bayes_influence.influence.scores import InfluenceScores
 
 
@@ -100,25 +103,46 @@ def test_a_damaged_file_is_refused(scores, tmp_path, kept):
     path = tmp_path / "scores.safetensors"
     scores.save(path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"is damaged .*compute the scores again"):
+    with pytest.raises(ValueError, match=r"cannot be used: .*compute the scores again"):
         InfluenceScores.load(path)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
     path = tmp_path / "weights.safetensors"
-    save_file({"weight": torch.zeros(2)}, path)
+    save_file({"weight": torch.zeros(2)}, path, {"sha256": UNSEALED})
+    with pytest.raises(ValueError, match="its content does not match its checksum; compute the scores again"):
+        InfluenceScores.load(path)
+    seal_file(path)
     with pytest.raises(ValueError, match=r"no score file of this version, its format is None"):
         InfluenceScores.load(path)
 
 
-@pytest.mark.parametrize("metadata", [{}, {"notes": "not JSON"}, {"notes": '{"colour": "blue"}'}])
-def test_a_file_with_wrong_notes_is_refused(tmp_path, metadata):
-    from bayes_influence.influence.scores import FORMAT
-
+def test_any_flipped_bit_is_noticed(scores, tmp_path):
     path = tmp_path / "scores.safetensors"
-    save_file({"values": torch.zeros(1, 1)}, path, {"format": FORMAT, **metadata})
-    with pytest.raises(ValueError, match="is damaged"):
-        InfluenceScores.load(path)
+    scores.save(path)
+    content = path.read_bytes()
+    for place in range(0, 8 * len(content), 37):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match="cannot be used"):
+            InfluenceScores.load(path)
+
+
+def test_a_full_disk_leaves_what_was_there(scores, tmp_path, monkeypatch):
+    path = tmp_path / "scores.safetensors"
+    scores.save(path)
+    before = path.read_bytes()
+
+    def full(tensors, name, metadata):
+        Path(name).write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bayes_influence.influence.scores.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        scores.save(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.safetensors"]
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("test_id", [True, 7.5, torch.tensor([True, False])])
@@ -133,3 +157,17 @@ def test_a_test_id_names_one_row(scores, as_installed):
     repeated = InfluenceScores(scores.values, scores.train_ids, torch.tensor([7, 7]))
     with pytest.raises(ValueError, match="2 test examples have id 7; give each an id of its own"):
         repeated.top(1, 7)
+
+
+def test_scores_are_shown_in_a_line_and_in_a_notebook():
+    values = -torch.arange(60.0).reshape(12, 5)
+    scores = InfluenceScores(values, torch.arange(10, 15), torch.arange(100, 112), damping="0.1", converged=False)
+    assert repr(scores) == (
+        "InfluenceScores(5 training on 12 test examples, measured by loss; hessian, damping 0.1, cholesky, "
+        "not converged)"
+    )
+    page = scores._repr_html_()
+    assert page.count("<tr>") == 1 + 10
+    assert "<td>100</td><td>14 (+8.00e-01), 13 (+6.00e-01), 12 (+4.00e-01)</td><td>10 (+0.00e+00), 11" in page
+    assert "and 2 test examples more" in page
+    assert "more" not in InfluenceScores(values[:1], scores.train_ids, scores.test_ids[:1])._repr_html_()

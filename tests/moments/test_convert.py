@@ -272,6 +272,58 @@ def test_options_are_checked_before_anything_is_built():
         to_bayesian(small(), initial_sigma=-1.0)
 
 
+def test_hooks_and_attributes_of_a_layer_go_over_to_its_twin_and_back():
+    network = small()
+    network[0].register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],))
+    network[2].register_forward_hook(lambda module, inputs, output: output + module.offset)
+    network[2].offset = 3.0
+    x = torch.randn(2, 4, dtype=DOUBLE)
+    twin = to_bayesian(network)
+    assert torch.allclose(twin(x).expectation, network(x))
+    back = to_deterministic(twin)
+    assert torch.equal(back(x), network(x))
+    assert set(vars(back[2])) == set(vars(network[2]))
+    single = nn.Linear(4, 2)
+    single.register_forward_hook(lambda module, inputs, output: -output)
+    x = torch.randn(2, 4)
+    assert torch.allclose(to_bayesian(single)(x).expectation, single(x))
+
+
+def test_the_geometry_of_a_layer_may_be_read_from_its_twin():
+    twin = to_bayesian(nn.Sequential(nn.Conv2d(1, 2, 3, stride=2)))
+    assert twin[0].stride == (2, 2)
+    assert twin[0].kernel_size == (3, 3)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_what_a_twin_would_not_do_is_refused(layer):
+    def refused(change, match):
+        network = small()
+        change(network[layer])
+        with pytest.raises(UnsupportedModuleError, match=f"(?s){layer}: .*{match}"):
+            to_bayesian(network)
+
+    refused(lambda module: setattr(module, "forward", lambda x: x), "has a forward that was set on the instance")
+    refused(lambda module: module.register_full_backward_hook(print), "has a backward hook")
+    refused(lambda module: module.register_full_backward_pre_hook(print), "has a backward hook")
+    refused(
+        lambda module: setattr(module, "act", lambda x: module(x)), "keeps a function 'act' that holds on to modules"
+    )
+    refused(lambda module: setattr(module, "act", lambda x, m=module: m(x)), "holds on to modules")
+    if layer == 0:
+        refused(lambda module: module.register_buffer("mask", torch.ones(1)), r"holds \['mask'\] beside its weights")
+        refused(lambda module: module.add_module("norm", nn.Identity()), r"holds \['norm'\] beside its weights")
+
+
+def test_a_frozen_layer_is_random_and_its_sigma_is_frozen_with_its_mean():
+    network = small()
+    network[0].requires_grad_(False)
+    twin = to_bayesian(network)
+    frozen = {name for name, value in twin.named_parameters() if not value.requires_grad}
+    assert frozen == {"0.weight", "0.bias", "0.weight_rho", "0.bias_rho"}
+    assert (twin[0](torch.randn(2, 4, dtype=DOUBLE)).variance > 0).all()
+
+
 @pytest.mark.slow
 def test_compiles():
     # In a process of its own: the annotation checks of the test run cannot be compiled.

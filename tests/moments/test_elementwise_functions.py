@@ -72,10 +72,26 @@ def test_rules_are_safe_under_transforms(method, function):
     assert torch.allclose(traced(members)[1], grad(total)(1.3 * parts))
 
 
-def test_results_are_new_also_for_functions_asked_to_work_in_place():
-    x = Moments(torch.tensor([-1.0]), torch.ones(1))
-    assert torch.nn.ReLU(inplace=True)(x).expectation.item() == 0
-    assert x.expectation.item() == -1
+@pytest.mark.parametrize(
+    "work",
+    [
+        torch.nn.ReLU(inplace=True),
+        torch.nn.RReLU(inplace=True).eval(),
+        torch.nn.Dropout(inplace=True),
+        torch.nn.Dropout2d(inplace=True),
+        lambda x: functional.alpha_dropout(x, 0.5, True, True),
+        lambda x: functional.elu(x, 1.0, True),
+        functional.relu_,
+        lambda x: x.tanh_(),
+        lambda x: x.sigmoid_(),
+    ],
+)
+def test_functions_asked_to_work_in_place_change_the_moments_that_they_get(work):
+    x = Moments(torch.tensor([[-1.0, 2.0]]), torch.ones(1, 2))
+    alias, before = x, x.expectation.clone()
+    result = work(x)
+    assert result is alias
+    assert not torch.equal(torch.stack([x.expectation, x.variance]), torch.stack([before, torch.ones(1, 2)]))
 
 
 def test_random_exponents_are_refused():
@@ -83,3 +99,42 @@ def test_random_exponents_are_refused():
     for operation in (lambda: torch.pow(x, x), lambda: torch.pow(2.0, x)):
         with pytest.raises(UnsupportedOperationError, match="takes Moments as its first argument only"):
             operation()
+
+
+PARTLY_DEFINED = [
+    torch.log,
+    torch.log1p,
+    torch.sqrt,
+    torch.rsqrt,
+    torch.reciprocal,
+    torch.tan,
+    lambda x: x**0.5,
+    lambda x: x**-1,
+    lambda x: torch.pow(x, exponent=1.5),
+    lambda x: torch.pow(x, torch.tensor(2)),
+    lambda x: x**16,
+]
+
+
+@pytest.mark.parametrize("function", PARTLY_DEFINED)
+def test_functions_without_moments_are_refused_but_to_first_order(function):
+    m, v = torch.tensor([1.2, 0.7], dtype=DOUBLE), torch.tensor([0.1, 0.2], dtype=DOUBLE)
+    for method in ("exact", "gauss-hermite"):
+        with pytest.raises(UnsupportedOperationError, match=f"has no moments.*so method '{method}' cannot"):
+            function(Moments(m, v, Approximation(method)))
+    result = function(Moments(m, v))
+    assert torch.equal(result.expectation, function(m))
+    assert torch.allclose(result.variance, vmap(grad(function))(m).square() * v)
+
+
+@pytest.mark.parametrize("power", [0, 1, 2, 3.0, 5])
+@pytest.mark.parametrize("method", ["exact", "gauss-hermite"])
+def test_whole_powers_are_exact(power, method):
+    m, v = torch.tensor([-1.2, 0.0, 0.7], dtype=DOUBLE), torch.tensor([0.1, 3.0, 0.2], dtype=DOUBLE)
+    result = Moments(m, v, Approximation(method)) ** power
+    z = torch.linspace(-12, 12, 40_001, dtype=DOUBLE)
+    weights = torch.softmax(-0.5 * z.square(), 0)
+    values = (m.unsqueeze(1) + v.sqrt().unsqueeze(1) * z) ** power
+    expectation = (weights * values).sum(1)
+    assert torch.allclose(result.expectation, expectation, atol=1e-9)
+    assert torch.allclose(result.variance, (weights * (values - expectation.unsqueeze(1)).square()).sum(1), atol=1e-9)

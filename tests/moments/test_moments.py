@@ -1,13 +1,15 @@
 import copy
+import operator
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.func import grad, vmap
 
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.moments import VARIANCE_FLOOR, Approximation, Moments, UnsupportedOperationError
+from bayes_influence.moments import VARIANCE_FLOOR, Approximation, Moments, UnsupportedOperationError, to_bayesian
 from bayes_influence.torch_internals import make_fx, tree_flatten, tree_leaves, tree_map, tree_structure, tree_unflatten
 
 
@@ -72,6 +74,8 @@ def test_standard_deviation_is_floored_with_a_finite_derivative():
 
 
 def test_tensor_methods_are_rules(moments):
+    assert torch.equal(moments.T.variance, moments.variance.T)
+    assert torch.equal(moments.unsqueeze(0).mT.expectation, moments.expectation.unsqueeze(0).mT)
     assert torch.equal(moments.tanh().variance, torch.tanh(moments).variance)
     assert moments.flatten(0).shape == (18,)
 
@@ -81,9 +85,7 @@ def test_tensor_methods_are_rules(moments):
     [
         (lambda x: x.sort(), "torch.Tensor.sort"),
         (lambda x: torch.linalg.norm(x), "torch.linalg.norm"),
-        (lambda x: torch.relu_(x), "relu_"),
         (lambda x: nn.functional.cross_entropy(x, torch.zeros(6, dtype=torch.int64)), "cross_entropy"),
-        (lambda x: torch.ones(3) > x, "torch.Tensor.gt"),
         (lambda x: nn.functional.scaled_dot_product_attention(x, x, x), "scaled_dot_product_attention"),
     ],
 )
@@ -95,7 +97,7 @@ def test_an_operation_without_a_rule_is_refused_by_name(moments, operation, name
 def test_unknown_attributes_are_refused(moments):
     with pytest.raises(AttributeError, match="no attribute 'sigma'"):
         _ = moments.sigma
-    assert not hasattr(moments, "__array__")
+    assert not hasattr(moments, "__cuda_array_interface__")
 
 
 def test_parts_must_fit():
@@ -110,3 +112,125 @@ def test_approximation_refuses_unknown_names():
         Approximation("second-order")
     with pytest.raises(ValueError, match="unknown max_pooling 'largest'; known: co-pooling, clark"):
         Approximation(max_pooling="largest")
+
+
+IN_PLACE = [
+    lambda x: operator.iadd(x, 5.0),
+    lambda x: operator.isub(x, torch.ones(3)),
+    lambda x: operator.imul(x, 2.0),
+    lambda x: operator.itruediv(x, 2.0),
+    lambda x: operator.ipow(x, 2),
+    lambda x: x.add_(1.0, alpha=3.0),
+    lambda x: x.clamp_(0.0, 1.0),
+    lambda x: torch.relu_(x),
+    lambda x: nn.functional.elu_(x),
+    lambda x: x.neg_(),
+]
+
+
+@pytest.mark.parametrize("work", IN_PLACE)
+def test_operations_in_place_are_seen_under_every_name_as_those_of_tensors(work):
+    values = torch.randn(6, 3)
+    x, tensor = Moments(values, torch.zeros(6, 3)), values.clone()
+    alias, before = x, values.clone()
+    assert work(x) is alias
+    work(tensor)
+    assert torch.allclose(alias.expectation, tensor)
+    assert torch.equal(values, before)
+
+
+def test_a_value_that_was_changed_in_place_is_one_object_twice():
+    h = Moments(torch.tensor([-1.0, 2.0]), torch.ones(2))
+    total = torch.relu_(h) + h
+    assert torch.equal(total.expectation, torch.tensor([0.0, 4.0]))
+    assert torch.equal(total.variance, torch.tensor([0.0, 4.0]))
+
+
+@pytest.mark.parametrize("view", [lambda x: x[:, 0], lambda x: x.flatten(), lambda x: x.T, lambda x: x.chunk(3, 1)[1]])
+def test_in_place_beside_a_view_is_refused_on_either_side(moments, view):
+    other = view(moments)
+    with pytest.raises(UnsupportedOperationError, match=r"while a view of them .* is in use"):
+        moments.add_(1.0)
+    with pytest.raises(UnsupportedOperationError, match=r"while a view of them .* is in use"):
+        other.add_(1.0)
+    copied = other.clone()
+    assert copied.add_(1.0) is copied
+    del other
+    assert moments.add_(1.0) is moments
+
+
+def test_in_place_operations_that_a_tensor_cannot_do_are_refused(moments):
+    with pytest.raises(ValueError, match=r"must keep the shape \(6, 3\), got \(2, 6, 3\)"):
+        moments.add_(torch.ones(2, 6, 3))
+    tensor = torch.ones(6, 3)
+    with pytest.raises(UnsupportedOperationError, match="Tensor cannot take in Moments in place"):
+        tensor += moments
+    for target in (moments, tensor):
+        with pytest.raises(UnsupportedOperationError, match=f"entries of {type(target).__name__} cannot be assigned"):
+            target[0] = moments[1]
+    with pytest.raises(UnsupportedOperationError, match="zero_ has no rule for Moments"):
+        moments.zero_()
+
+
+def test_in_place_keeps_the_type_of_the_entries(moments):
+    assert moments.add_(torch.ones(3, dtype=torch.float64)).dtype == torch.float32
+
+
+COMPARISONS = [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge]
+
+
+@pytest.mark.parametrize("compare", COMPARISONS)
+def test_comparisons_are_refused_whichever_side_moments_are_on(moments, compare):
+    for left, right in ((moments, 0), (0, moments), (moments, moments), (torch.ones(3), moments)):
+        with pytest.raises(UnsupportedOperationError, match="Moments cannot be compared"):
+            compare(left, right)
+    with pytest.raises(UnsupportedOperationError, match="Moments cannot be compared"):
+        torch.allclose(moments, moments)
+    assert (moments == None) is False  # noqa: E711 (as of a tensor)
+    assert (moments != None) is True  # noqa: E711
+
+
+@pytest.mark.parametrize("use", [bool, float, int, np.asarray, lambda x: x.item(), lambda x: x.tolist()])
+def test_moments_become_no_number_truth_value_or_array(moments, use):
+    with pytest.raises(UnsupportedOperationError, match=r"shape \(6, 3\) are a mean and a variance"):
+        use(moments)
+
+
+def test_random_positions_and_conditions_are_refused(moments):
+    for index in (lambda: torch.ones(6)[moments], lambda: moments[moments], lambda: moments[0, moments]):
+        with pytest.raises(UnsupportedOperationError, match="Moments cannot be an index"):
+            index()
+    with pytest.raises(UnsupportedOperationError, match="condition of where must be fixed"):
+        torch.where(moments, 1.0, 0.0)
+    assert torch.equal(moments[[2, 0]].variance, moments.variance[[2, 0]])
+
+
+def test_arguments_that_a_rule_does_not_take_are_named(moments):
+    with pytest.raises(UnsupportedOperationError, match=r"sum of Moments does not take these arguments .*'dtype'"):
+        moments.sum(0, dtype=torch.float64)
+    with pytest.raises(UnsupportedOperationError, match=r"add of Moments does not take these arguments .*'out'"):
+        torch.add(moments, 1, out=torch.empty(6, 3))
+
+
+class Asking(nn.Module):
+    """A network that treats tensors and other values differently."""
+
+    def __init__(self, question):
+        super().__init__()
+        self.layer, self.question = nn.Linear(4, 3), question
+
+    def forward(self, x):
+        h = self.layer(x)
+        return torch.relu(h) if self.question(h) else h
+
+
+@pytest.mark.parametrize("question", [lambda h: isinstance(h, torch.Tensor), torch.is_tensor])
+def test_a_branch_for_tensors_is_refused_in_a_forward_pass_and_nowhere_else(question):
+    twin = to_bayesian(Asking(question))
+    if question is torch.is_tensor:
+        twin.question = lambda h: torch.is_tensor(h) and isinstance(h, torch.Tensor)
+    with pytest.raises(UnsupportedOperationError, match="asks whether its value is a Tensor"):
+        twin(torch.ones(2, 4))
+    assert not question(Moments(torch.ones(2), torch.ones(2)))
+    twin.question = lambda h: isinstance(h, Moments)
+    assert (twin(torch.ones(2, 4)).expectation >= 0).all()

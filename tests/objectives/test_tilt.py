@@ -1,8 +1,9 @@
 import pytest
+import scipy.special
 import torch
-from torch.func import grad, hessian, vmap
+from torch.func import grad, hessian, jacrev, vmap
 
-from bayes_influence.objectives.tilt import optimal_tilt
+from bayes_influence.objectives.tilt import optimal_tilt, tilt_by_normaliser, wright_omega
 
 MEANS = 2 * torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 SCALES = torch.logspace(-3, 3, 6, dtype=torch.float64).unsqueeze(1)
@@ -35,6 +36,68 @@ def test_no_other_tilt_gives_a_tighter_bound():
     tightest = bound(MEANS, VARIANCES, optimal_tilt(MEANS, VARIANCES))
     for _ in range(50):
         assert (bound(MEANS, VARIANCES, torch.rand_like(MEANS)) >= tightest).all()
+
+
+@pytest.mark.parametrize("scale", [10.0, 3e3, 1e4, 1e6, 1e9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_variance_is_solved_and_no_neighbour_gives_a_tighter_bound(scale, dtype):
+    generator = torch.Generator().manual_seed(2)
+    mean = scale**0.5 * torch.randn(50, 6, generator=generator, dtype=torch.float64)
+    variance = scale * torch.rand(50, 6, generator=generator, dtype=torch.float64)
+    tilt = optimal_tilt(mean.to(dtype), variance.to(dtype)).double()
+    torch.testing.assert_close(tilt.sum(-1), torch.ones_like(tilt[:, 0]), atol=1e-6, rtol=0)
+    tightest = bound(mean, variance, tilt)
+    rounding = 10 * torch.finfo(dtype).eps * scale
+    for size in (1e-4, 0.02, 0.5):
+        moved = (tilt + size * torch.rand(tilt.shape, generator=generator, dtype=torch.float64)).softmax(-1)
+        toward = tilt + size * (moved - tilt)
+        assert (bound(mean, variance, toward) >= tightest - rounding).all()
+    vertices = torch.stack([bound(mean, variance, vertex.expand_as(tilt)) for vertex in torch.eye(6).double()])
+    assert (tightest <= vertices + rounding).all()
+
+
+def test_of_equal_variances_without_means_the_tilt_is_uniform_however_large_they_are():
+    tilt = optimal_tilt(torch.zeros(1, 4), torch.full((1, 4), 1e7))
+    torch.testing.assert_close(tilt, torch.full((1, 4), 0.25))
+
+
+def test_at_the_largest_variances_the_tilt_is_the_one_of_a_maximum_in_place_of_the_logsumexp():
+    # v_c (a_c - 1/2) is then the same for every class, and the a_c sum to one.
+    variance = torch.tensor([[3e12, 1e12, 1.5e12]], dtype=torch.float64)
+    share = (1 / variance) / (1 / variance).sum()
+    torch.testing.assert_close(optimal_tilt(torch.zeros_like(variance), variance), 0.5 - 0.5 * share)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.3, 30.0])
+def test_both_ways_to_the_tilt_lead_to_one(scale):
+    mean, variance = MEANS, scale * torch.rand(6, 4, dtype=torch.float64)
+    by_normaliser = tilt_by_normaliser(mean.T.contiguous(), variance.T.contiguous()).T
+    torch.testing.assert_close(by_normaliser, optimal_tilt(mean, variance), atol=1e-12, rtol=0)
+
+
+def test_rows_that_are_solved_at_once_keep_their_tilt_beside_one_that_is_not():
+    mean = torch.cat([MEANS[:2], MEANS[:1]])
+    variance = torch.cat([VARIANCES[:2], torch.full((1, 4), 1e5, dtype=torch.float64)])
+    torch.testing.assert_close(optimal_tilt(mean, variance)[:2], optimal_tilt(MEANS[:2], VARIANCES[:2]))
+
+
+@pytest.mark.parametrize("scale", [30.0, 1e4, 1e8])
+def test_the_gradient_of_the_optimised_bound_is_in_closed_form_at_any_variance(scale):
+    variance = scale * (0.5 + torch.rand(6, 4, dtype=torch.float64))
+    tilt = optimal_tilt(MEANS, variance)
+    torch.testing.assert_close(grad(best)(MEANS, variance), tilt, atol=1e-6, rtol=0)
+    torch.testing.assert_close(grad(best, 1)(MEANS, variance), 0.5 * tilt * (1 - tilt), atol=1e-6, rtol=0)
+    response = vmap(jacrev(lambda m, v: optimal_tilt(m.unsqueeze(0), v.unsqueeze(0))[0]))(MEANS, variance)
+    curvature = torch.diag_embed(tilt) - tilt.unsqueeze(-1) * tilt.unsqueeze(-2)
+    expected = torch.linalg.solve(torch.eye(4) + curvature * variance.unsqueeze(-2), curvature)
+    torch.testing.assert_close(response, expected, atol=1e-9, rtol=1e-4)
+
+
+def test_omega_is_wrights():
+    s = torch.cat([torch.linspace(-90, 90, 1001, dtype=torch.float64), torch.logspace(2, 12, 50, dtype=torch.float64)])
+    torch.testing.assert_close(
+        wright_omega(s), torch.from_numpy(scipy.special.wrightomega(s.numpy())), rtol=1e-13, atol=0
+    )
 
 
 def test_float32_is_solved_to_its_own_precision():
@@ -74,3 +137,12 @@ def test_the_hessian_holds_the_tilts_response(row):
 def test_members_on_another_axis_get_the_tilts_that_they_get_alone():
     together = vmap(optimal_tilt, in_dims=(1, None), out_dims=1)(MEANS.unsqueeze(1).repeat(1, 2, 1), VARIANCES)
     torch.testing.assert_close(together[:, 1], optimal_tilt(MEANS, VARIANCES), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_class_without_any_share_leaves_values_and_derivatives_finite(dtype):
+    mean = torch.tensor([[0.0, -2000.0, 3.0]], dtype=dtype)
+    variance = torch.tensor([[1.0, 2.0, 0.0]], dtype=dtype)
+    assert optimal_tilt(mean, variance)[0, 1] == 0
+    for derivative in (grad(best), hessian(best), grad(best, 1), hessian(best, 1)):
+        assert torch.isfinite(derivative(mean, variance)).all()

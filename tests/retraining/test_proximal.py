@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch.func import functional_call, jacrev
 
 from bayes_influence.curvature.damping import FisherDamping
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.members import member
 from bayes_influence.objectives.reweighting import Removals
@@ -185,3 +187,18 @@ def test_the_fit_is_left_alone(network, train, removed):
     assert all(torch.equal(before[name], value) for name, value in network.params.items())
     assert all(torch.equal(module[name], value) for name, value in network.objective.network.named_parameters())
     assert set(member(network.params, 0)) == set(module)
+
+
+@pytest.mark.parametrize("bregman", [False, True])
+def test_a_weight_counts_as_often_as_it_says(network, train, bregman):
+    fits = replace(network, objective=replace(network.objective, regulariser_weight=0.0))
+    rows = torch.arange(40).repeat_interleave(torch.arange(40) % 3)
+    weighted = replace(train, weights=(torch.arange(40) % 3).double())
+    repeated = Dataset(train.inputs[rows], train.targets[rows], torch.arange(len(rows)))
+    changes = []
+    for data in (weighted, repeated):
+        problem = _problem(fits, data, 0.0, bregman)
+        theta = torch.stack([problem.start[0], problem.start[0] + 0.1])
+        _, (before, after) = problem.gradients(theta, torch.tensor([0, 0]))
+        changes.append(len(data) * (after - before))
+    torch.testing.assert_close(changes[0], changes[1])

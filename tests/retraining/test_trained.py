@@ -7,7 +7,7 @@ from bayes_influence.retraining.problem import refit_problem
 from bayes_influence.retraining.protocols import FromScratch, Warm
 from bayes_influence.retraining.refits import losses_after
 from bayes_influence.retraining.trained import trained_refits
-from bayes_influence.training.ensemble import NonFiniteTrainingError
+from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.newton import minimise_newton
 from bayes_influence.training.schedules import SWA, Schedule

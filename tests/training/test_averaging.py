@@ -10,7 +10,7 @@ LAYOUT = Flattening(("a", "b"), (torch.Size((2, 2)), torch.Size((1,))))
 
 
 def collected(averaging):
-    average = IterateAverage(averaging, ITERATES[0])
+    average = IterateAverage(ITERATES[0], averaging.rank)
     for iterate in ITERATES:
         average.update(iterate)
     return average
@@ -48,10 +48,10 @@ def test_samples_are_shaped_like_the_parameters_and_follow_the_generator():
 
 
 def test_what_was_collected_can_be_stored_and_continued():
-    half = IterateAverage(SWAG(rank=3), ITERATES[0])
+    half = IterateAverage(ITERATES[0], 3)
     for iterate in ITERATES[:4]:
         half.update(iterate)
-    resumed = IterateAverage(SWAG(rank=3), ITERATES[0])
+    resumed = IterateAverage(ITERATES[0], 3)
     resumed.restore(half.tensors())
     for iterate in ITERATES[4:]:
         resumed.update(iterate)
@@ -60,7 +60,7 @@ def test_what_was_collected_can_be_stored_and_continued():
 
 
 def test_too_few_iterates_and_too_small_a_rank_are_refused():
-    average = IterateAverage(SWAG(), ITERATES[0])
+    average = IterateAverage(ITERATES[0], SWAG().rank)
     average.update(ITERATES[0])
     with pytest.raises(ValueError, match="at least 2 averaged iterates, got 1"):
         average.posterior(0, LAYOUT)

@@ -36,3 +36,13 @@ def test_without_uncertainty_it_is_the_loss_plus_the_divergence_and_never_above_
     bound = 20 * float(wide.value(wide.params, data.batch()))
     sampled = sampled_negative_elbo(wide, data, 2000)
     assert sampled.value < bound + 4 * sampled.standard_error
+
+
+def test_a_weight_counts_as_often_as_it_says():
+    objective = Objective(to_bayesian(MLP(2, 3, depth=0, seed=0).double()), TiltedCategorical(), GaussianKL(20))
+    weights = torch.tensor([0.0, 1.0, 3.0, 1.0] * 5, dtype=torch.float64)
+    rows = torch.arange(20).repeat_interleave(weights.long())
+    weighted = Dataset(INPUTS, torch.arange(20) % 3, torch.arange(20), weights=weights)
+    repeated = Dataset(INPUTS[rows], rows % 3, torch.arange(len(rows)))
+    values = [sampled_negative_elbo(objective, data, 16) for data in (weighted, repeated)]
+    assert values[0].value - values[0].divergence == pytest.approx(values[1].value - values[1].divergence)

@@ -6,7 +6,7 @@ from torch import nn
 
 from bayes_influence.objectives.derivatives import gradient
 from bayes_influence.training import fits as fits_module
-from bayes_influence.training.ensemble import NonFiniteTrainingError
+from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import SWA, Schedule
 from bayes_influence.training.schemes import SCHEMES, Deterministic, find_schemes

@@ -17,7 +17,8 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import detached_params
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
 from bayes_influence.training.averaging import SWAG
-from bayes_influence.training.ensemble import NonFiniteTrainingError, train_ensemble
+from bayes_influence.training.ensemble import train_ensemble
+from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.optimisers import SGD
@@ -127,10 +128,23 @@ def test_running_statistics_are_trained_and_left_to_the_result():
     params = stack_members([detached_params(net)])
     result = train_minibatches(objective, params, DATA, MinibatchSchedule(3, 10), [0])
     assert not torch.equal(result.buffers["1.running_mean"][0], net[1].running_mean)
-    placed = result.at(0)
-    assert not placed.network.training
-    assert torch.equal(placed.network[1].running_mean, result.buffers["1.running_mean"][0])
+    fitted = result.at(0)
+    assert not fitted.network.training
+    assert torch.equal(fitted.network[1].running_mean, result.buffers["1.running_mean"][0])
     assert torch.equal(net[1].running_mean, torch.zeros(3, dtype=torch.float64))
+
+
+def test_members_that_are_picked_keep_their_histories_and_posteriors():
+    objective, params = problem()
+    schedule = MinibatchSchedule(4, 20, 0.01)
+    labels = ["a", "b", "c"]
+    trained = train_minibatches(objective, params, DATA, schedule, [0, 1, 2], averaging=SWAG(0.25), labels=labels)
+    picked = trained.select([2, 0])
+    assert picked.labels == ("c", "a")
+    assert torch.equal(picked.values, trained.values[:, [2, 0]])
+    assert torch.equal(picked.accuracies, trained.accuracies[:, [2, 0]])
+    assert picked.posteriors == (trained.posteriors[2], trained.posteriors[0])
+    assert torch.equal(picked.at(0).params["0.weight"], trained.params["0.weight"][2])
 
 
 def test_convolutional_members_train_together():

@@ -3,6 +3,7 @@ import scipy.optimize
 import torch
 from torch import nn
 
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.synthetic import gaussian_classes
 from bayes_influence.objectives.derivatives import dense_hessian, gradient
 from bayes_influence.objectives.likelihoods import CrossEntropy
@@ -101,3 +102,20 @@ def test_a_minimum_at_infinity_is_marked_not_hidden():
     result = minimise_newton(StackedProblem(objective, _stack(objective, 1), data.batch()), max_iterations=5)
     assert not result.converged.any()
     assert float(result.gradient_norms[0]) > 1e-10
+
+
+def test_a_member_that_no_step_helps_is_given_up_early():
+    """Above an output of 0, where it starts, the loss jumps by 1: the gradient points over the edge."""
+
+    def jumping(outputs, targets):
+        return (0.5 * (outputs - 1).square() + (outputs > 0)).squeeze(1)
+
+    network = nn.Linear(2, 1, bias=False).double()
+    nn.init.zeros_(network.weight)
+    data = Dataset(torch.ones(3, 2).double(), torch.zeros(3, dtype=torch.int64), torch.arange(3))
+    objective = Objective(network, jumping)
+    result = minimise_newton(StackedProblem(objective, _stack(objective, 2), data.batch()))
+    assert result.iterations == newton.STALL
+    assert not result.converged.any()
+    assert result.values.tolist() == [0.5, 0.5]
+    assert result.gradient_norms.tolist() == pytest.approx([2**0.5] * 2)

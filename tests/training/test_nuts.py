@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.models.mlp import MLP
@@ -55,3 +56,14 @@ def test_large_networks_and_single_chains_are_refused():
         nuts_reference(MLP(2, 1, width=100), data, data.inputs)
     with pytest.raises(ValueError, match="at least 2 chains of 4 draws, got 1 of 500"):
         nuts_reference(MLP(2, 1, depth=0), data, data.inputs, chains=1)
+
+
+def test_a_weight_counts_as_often_as_it_says():
+    network, rows = nn.Linear(2, 3).double(), torch.tensor([0, 2, 2, 2, 3])
+    inputs, targets = torch.randn(4, 2, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    weights = torch.tensor([1.0, 0.0, 3.0, 1.0], dtype=torch.float64)
+    weighted = Dataset(inputs, targets, torch.arange(4), weights=weights)
+    repeated = Dataset(inputs[rows], targets[rows], torch.arange(5))
+    params = {name: value.detach() for name, value in network.named_parameters()}
+    energies = [float(potential(network, data)(params)) for data in (weighted, repeated)]
+    assert energies[0] == pytest.approx(energies[1])

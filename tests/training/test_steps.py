@@ -64,3 +64,11 @@ def test_noise_follows_from_the_seed_and_leaves_the_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
     assert derived_seed(1, 2) != derived_seed(2, 1)
     assert derived_seed(1, 2) == derived_seed(1, 2)
+
+
+def test_the_examples_own_weights_count_as_in_the_objective():
+    objective = Objective(MLP(2, 3, seed=0), CrossEntropy())
+    batch = Batch(torch.randn(8, 2), torch.arange(8) % 3, torch.rand(8))
+    for removed in (None, torch.arange(8) / 8):
+        value, _ = step_objective(objective).value(objective.params, {}, batch, removed, 0.5)
+        torch.testing.assert_close(value, objective.value(objective.params, batch, removed, 0.5))

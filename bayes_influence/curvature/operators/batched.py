@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from math import ceil
 
 import torch
@@ -18,6 +19,7 @@ from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.curvature.operators.traced import TracedProduct, kept_bytes
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.ways import checked_symmetric, first_way, is_quick
 from bayes_influence.torch_internals import tree_leaves
 
 logger = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ class DataOperator(LinearOperator):
         self._batches: list[Batch] = list(data.batches(self.batch_size))
         self._leading: LeadingExamples | None = None
         self._is_untraceable = False
+        self._is_checked = False
         self._work: Counter[tuple[int, int]] = Counter()
         self._traced: dict[tuple[int, int], TracedProduct] = {}
         self._kept: dict[tuple[str, int, int], tuple[Tensor, ...]] = {}
@@ -89,12 +92,28 @@ class DataOperator(LinearOperator):
     def _batch_product(self, theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
         """The mean of M_i over one batch, at `theta`, times V of shape (P, K); a pure function."""
 
+    @abstractmethod
+    def _patient_product(self, theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
+        """The same by `torch.autograd` alone, where torch lacks forward mode or a batching rule."""
+
+    def _untraced_product(self, batch: Batch, vectors: Tensor) -> Tensor:
+        def patient() -> Tensor:
+            if not self._is_checked:
+                generator = torch.Generator().manual_seed(0)
+                pair = torch.randn(self.size, 2, dtype=torch.float64, generator=generator).to(vectors)
+                checked_symmetric(pair.T @ self._patient_product(self._theta, batch, pair))
+                self._is_checked = True
+            return self._patient_product(self._theta, batch, vectors)
+
+        quick = partial(self._batch_product, self._theta, batch, vectors)
+        return first_way(self.objective.network, "products", quick, patient)
+
     def product_of(self, positions: Int[Tensor, " m"], vectors: Float[Tensor, "P K"]) -> Float[Tensor, "P K"]:
         """[(1/m) sum over the given examples of M_i + s grad^2 R] V: the same operator of a minibatch."""
         batch = self.data.select(positions).batch()
         traced = self._traced_for(batch, vectors)
         if traced is None:
-            product = self._batch_product(self._theta, batch, vectors)
+            product = self._untraced_product(batch, vectors)
         else:
             prepared = traced.prepare(self._theta, vectors)
             product = traced(traced.linearise(self._theta, batch), self._theta, batch, prepared)
@@ -138,7 +157,7 @@ class DataOperator(LinearOperator):
         for index, batch in enumerate(batches):
             traced = self._traced.get((len(batch.targets), vectors.shape[1]))
             if traced is None:
-                product = self._batch_product(self._theta, batch, vectors)
+                product = self._untraced_product(batch, vectors)
             else:
                 kept = self._kept.get((part, index, vectors.shape[1]))
                 values = traced.linearise(self._theta, batch) if kept is None else kept
@@ -171,7 +190,7 @@ class DataOperator(LinearOperator):
 
     def _traced_for(self, batch: Batch, vectors: Tensor) -> TracedProduct | None:
         """The trace for this shape, once products without it have cost as much; None before, and where it fails."""
-        if self.cache_bytes <= 0 or self._is_untraceable:
+        if self.cache_bytes <= 0 or self._is_untraceable or not is_quick(self.objective.network, "products"):
             return None
         shape = len(batch.targets), vectors.shape[1]
         if shape not in self._traced:
@@ -195,15 +214,3 @@ class _LeadingPart(LinearOperator):
 
     def _product(self, vectors: Tensor) -> Tensor:
         return self._whole._product_over("leading", self._batches, vectors)
-
-
-def network_outputs(objective: Objective, batch: Batch) -> Callable[[Tensor], object]:
-    """The network's outputs on a batch as a function of the flat selected parameters."""
-    fixed, layout = objective.params, objective.layout
-    return lambda theta: objective.outputs({**fixed, **layout.unflatten(theta)}, batch.inputs)
-
-
-def example_losses(objective: Objective, batch: Batch) -> Callable[[Tensor], Tensor]:
-    """The losses l_i of a batch as a function of the flat selected parameters."""
-    fixed, layout = objective.params, objective.layout
-    return lambda theta: objective.losses({**fixed, **layout.unflatten(theta)}, batch)

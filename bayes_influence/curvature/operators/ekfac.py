@@ -153,7 +153,7 @@ class EKFACOperator(LinearOperator):
         total = torch.zeros((), dtype=self.dtype, device=self.device)
         for batch in data.batches(batch_size):
             outputs = objective.outputs(objective.params, batch.inputs)
-            vectors = self._backpropagation.sent_back(outputs, batch.targets)
+            vectors = self._backpropagation.sent_back(outputs, batch)
             total = total + vmap(squares, in_dims=(0, 1))(batch.inputs, vectors).sum(dim=0)
         return total / len(data)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vjp, vmap
 
 from bayes_influence.curvature.operators.base import LinearOperator
-from bayes_influence.curvature.operators.batched import DataOperator, example_losses, network_outputs
+from bayes_influence.curvature.operators.batched import DataOperator
 from bayes_influence.curvature.operators.kind import Curvature
 from bayes_influence.curvature.operators.last_layer import last_layer_or_none
+from bayes_influence.curvature.operators.output_curvature import OutputLosses
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.ways import reverse_along, reverse_pulled
 
 
 class GaussNewtonOperator(DataOperator):
@@ -29,8 +33,11 @@ class GaussNewtonOperator(DataOperator):
     """
 
     def _batch_product(self, theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
-        outputs_at = network_outputs(self.objective, batch)
-        loss_gradient = grad(lambda outputs: self.objective.likelihood(outputs, batch.targets).mean())
+        objective, flat = self.objective, self.objective.flat
+        loss_gradient = grad(lambda outputs: objective.losses_of(outputs, batch).mean())
+
+        def outputs_at(at: Tensor) -> Any:
+            return flat.outputs(at, batch.inputs)
 
         def product(vector: Tensor) -> Tensor:
             forward = jvp(outputs_at, (theta,), (vector,))
@@ -38,6 +45,18 @@ class GaussNewtonOperator(DataOperator):
             return vjp(outputs_at, theta)[1](cotangents)[0]
 
         return vmap(product, in_dims=1)(vectors).T
+
+    def _patient_product(self, theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
+        objective, flat = self.objective, self.objective.flat
+        with torch.no_grad():
+            losses = OutputLosses(objective, batch, flat.outputs(theta, batch.inputs))
+
+        def outputs_at(at: Tensor) -> Tensor:
+            return losses.join(flat.outputs(at, batch.inputs))
+
+        pushed = torch.stack([reverse_along(outputs_at, theta, vector) for vector in vectors.T], dim=1)
+        cotangents = losses.products(pushed) / len(batch.targets)
+        return torch.stack([reverse_pulled(outputs_at, theta, column) for column in cotangents.T], dim=1)
 
     def semidefinite_part(self, count: int) -> LinearOperator:
         """The Gauss-Newton matrix of some examples."""
@@ -52,13 +71,22 @@ class EmpiricalFisherOperator(DataOperator):
     """
 
     def _batch_product(self, theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
-        losses_at = example_losses(self.objective, batch)
+        losses_at = self._losses_at(batch)
 
         def product(vector: Tensor) -> Tensor:
             slopes = jvp(losses_at, (theta,), (vector,))[1]
             return vjp(losses_at, theta)[1](slopes / torch.numel(slopes))[0]
 
         return vmap(product, in_dims=1)(vectors).T
+
+    def _patient_product(self, theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
+        losses_at = self._losses_at(batch)
+        slopes = [reverse_along(losses_at, theta, vector) / len(batch.targets) for vector in vectors.T]
+        return torch.stack([reverse_pulled(losses_at, theta, slope) for slope in slopes], dim=1)
+
+    def _losses_at(self, batch: Batch) -> Callable[[Tensor], Tensor]:
+        flat = self.objective.flat
+        return lambda theta: flat.losses(theta, batch)
 
     def semidefinite_part(self, count: int) -> LinearOperator:
         """The Gauss-Newton matrix of some examples."""

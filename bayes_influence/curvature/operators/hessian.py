@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 from bayes_influence.curvature.operators.base import LinearOperator
-from bayes_influence.curvature.operators.batched import DataOperator, example_losses
+from bayes_influence.curvature.operators.batched import DataOperator
 from bayes_influence.curvature.operators.gauss_newton import GaussNewton, GaussNewtonOperator
 from bayes_influence.curvature.operators.kind import Curvature
 from bayes_influence.curvature.operators.last_layer import last_layer_or_none
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.head import is_linear_layer
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.ways import reverse_products
 
 
 class HessianOperator(DataOperator):
@@ -26,9 +28,15 @@ class HessianOperator(DataOperator):
     """
 
     def _batch_product(self, theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
-        losses = example_losses(self.objective, batch)
-        gradient = grad(lambda parameters: losses(parameters).mean())
+        gradient = grad(self._mean_loss(batch))
         return vmap(lambda vector: jvp(gradient, (theta,), (vector,))[1], in_dims=1)(vectors).T
+
+    def _patient_product(self, theta: Tensor, batch: Batch, vectors: Tensor) -> Tensor:
+        return reverse_products(self._mean_loss(batch), theta, vectors)
+
+    def _mean_loss(self, batch: Batch) -> Callable[[Tensor], Tensor]:
+        flat = self.objective.flat
+        return lambda theta: flat.losses(theta, batch).mean()
 
     def semidefinite_part(self, count: int) -> LinearOperator:
         """The Gauss-Newton matrix of some examples."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,7 +10,7 @@ from torch.func import functional_call
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.output_curvature import output_hessians
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
-from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.head import features, is_linear_layer
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import last_layer_name
@@ -55,7 +53,7 @@ class LastLayerOperator(LinearOperator):
         theta = objective.layout.flatten(objective.params)
         super().__init__(theta.numel(), theta.dtype, theta.device)
         self._has_bias = _has_bias(objective)
-        pieces = [_linearised(objective, batch.inputs, batch.targets) for batch in data.batches(BATCH_SIZE)]
+        pieces = [_linearised(objective, batch) for batch in data.batches(BATCH_SIZE)]
         inputs = torch.cat([piece[0] for piece in pieces])
         ones = inputs.new_ones(len(inputs), 1)
         self.objective = objective
@@ -123,11 +121,11 @@ def _has_bias(objective: Objective) -> bool:
     return len(objective.names) == 2
 
 
-def _linearised(objective: Objective, inputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _linearised(objective: Objective, batch: Batch) -> tuple[Tensor, Tensor]:
     """The layer's inputs (B, D) and the Hessians of the losses in its outputs (B, C, C)."""
     with torch.no_grad():
-        received = features(objective, objective.params, inputs)
-        outputs = objective.outputs(objective.params, inputs)
+        received = features(objective, objective.params, batch.inputs)
+        outputs = objective.outputs(objective.params, batch.inputs)
     if not isinstance(received, Tensor) or received.ndim != 2:
         raise TypeError("the last layer must receive one tensor of shape (B, D); use HessianOperator")
     path = last_layer_name(objective.network)
@@ -135,4 +133,4 @@ def _linearised(objective: Objective, inputs: Any, targets: Tensor) -> tuple[Ten
     own = {role: objective.params[f"{path}.{role}".lstrip(".")] for role, _ in layer.named_parameters()}
     if not torch.equal(functional_call(layer, own, (received,)), outputs):
         raise ValueError("the network's output is not its last layer's output; use HessianOperator")
-    return received, output_hessians(objective.likelihood, outputs, targets)
+    return received, output_hessians(objective, outputs, batch)

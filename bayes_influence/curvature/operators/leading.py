@@ -9,8 +9,8 @@ from typing import overload
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import grad, jvp
 
+from bayes_influence.curvature.operators.output_curvature import OutputLosses
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.torch_internals import tree_leaves, tree_map
@@ -96,15 +96,15 @@ def _output_masses(objective: Objective, batch: Batch, generator: torch.Generato
     if any(leaf.ndim == 0 or len(leaf) != size for leaf in tree_leaves(outputs)):
         return torch.full((size,), torch.nan, device=batch.targets.device)
 
-    def slopes(values: object) -> object:
-        return grad(lambda outputs: objective.likelihood(outputs, batch.targets).sum())(values)
+    losses = OutputLosses(objective, batch, outputs)
 
     def signs(leaf: Tensor) -> Tensor:
         drawn = torch.randint(2, leaf.shape, generator=generator, device=leaf.device)
         return (2 * drawn - 1).to(leaf.dtype)
 
-    squares = [_squares(jvp(slopes, (outputs,), (tree_map(signs, outputs),))[1]) for _ in range(PROBES)]
-    return (sum(squares[1:], squares[0]) / PROBES).sqrt() + _squares(slopes(outputs)).sqrt()
+    probes = torch.stack([losses.join(tree_map(signs, outputs)) for _ in range(PROBES)], dim=1)
+    squares = [_squares(losses.split(product)) for product in losses.products(probes).T]
+    return (sum(squares[1:], squares[0]) / PROBES).sqrt() + _squares(losses.split(losses.slopes())).sqrt()
 
 
 def _squares(tree: object) -> Float[Tensor, " B"]:

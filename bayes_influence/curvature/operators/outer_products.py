@@ -9,10 +9,9 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad
 
 from bayes_influence.curvature.operators.layer_records import KroneckerLayer, LayerRecord, RecordLayers
-from bayes_influence.curvature.operators.output_curvature import output_hessian_roots
+from bayes_influence.curvature.operators.output_curvature import OutputLosses, output_hessian_roots
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.objective import Objective
 
@@ -54,13 +53,11 @@ class Backpropagation:
     fisher: Fisher
     generator: torch.Generator
 
-    def sent_back(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, "R B C"]:
+    def sent_back(self, outputs: Tensor, batch: Batch) -> Float[Tensor, "R B C"]:
         """The vectors s_i, R of them for each example."""
-        likelihood = self.objective.likelihood
         if self.fisher == "empirical":
-            slopes = grad(lambda values: likelihood(values, targets).sum())(outputs)
-            return slopes.reshape(1, len(outputs), -1)
-        roots = output_hessian_roots(likelihood, outputs, targets)
+            return OutputLosses(self.objective, batch, outputs).slopes().reshape(1, len(outputs), -1)
+        roots = output_hessian_roots(self.objective, outputs, batch)
         if self.fisher == "exact":
             return roots
         signs = 2 * torch.randint(2, roots.shape[:2], generator=self.generator).to(roots) - 1
@@ -81,7 +78,7 @@ class Backpropagation:
             outputs = self.objective.outputs(params, batch.inputs)
         received = {path: _joined(path, record, len(batch.targets)) for path, record in recorder.records.items()}
         ends = [end for record in recorder.records.values() for end in record.outputs]
-        for number, vectors in enumerate(self.sent_back(outputs.detach(), batch.targets)):
+        for number, vectors in enumerate(self.sent_back(outputs.detach(), batch)):
             gradients = iter(torch.autograd.grad(outputs, ends, vectors.reshape(outputs.shape), retain_graph=True))
             for path, record in recorder.records.items():
                 calls = [_positions(next(gradients), record.channels_first) for _ in record.outputs]

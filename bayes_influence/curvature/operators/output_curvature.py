@@ -1,42 +1,98 @@
-"""The curvature of a likelihood in the network's outputs, example by example."""
+"""The curvature of an objective's losses in the network's outputs, example by example."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from bayes_influence.objectives.objective import Likelihood
+from bayes_influence.data.dataset import Batch
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.ways import first_way, reverse_gradient, reverse_products
+from bayes_influence.torch_internals import tree_flatten, tree_leaves, tree_unflatten
 
 
-def output_hessians(
-    likelihood: Likelihood, outputs: Float[Tensor, "B *out"], targets: Tensor
-) -> Float[Tensor, "B C C"]:
+class OutputLosses:
+    """The losses of a batch as a function of the network's outputs, which are joined into one vector.
+
+    Args:
+        objective: Whose losses.
+        batch: The examples, with their weights.
+        outputs: What the network returns for them: any nesting of tensors.
+
+    Attributes:
+        values: The outputs as one vector.
+    """
+
+    def __init__(self, objective: Objective, batch: Batch, outputs: Any) -> None:
+        self._objective, self._batch = objective, batch
+        self._leaves, self._structure = tree_flatten(outputs)
+        self.values = self.join(outputs)
+
+    def join(self, outputs: Any) -> Float[Tensor, " M"]:
+        """Outputs as one vector."""
+        return torch.cat([leaf.flatten() for leaf in tree_leaves(outputs)])
+
+    def split(self, values: Float[Tensor, " M"]) -> Any:
+        """Its inverse."""
+        parts = values.split([leaf.numel() for leaf in self._leaves])
+        leaves = [part.view_as(leaf) for part, leaf in zip(parts, self._leaves, strict=True)]
+        return tree_unflatten(leaves, self._structure)
+
+    def __call__(self, values: Float[Tensor, " M"]) -> Float[Tensor, " B"]:
+        """The losses."""
+        return self._objective.losses_of(self.split(values), self._batch)
+
+    def slopes(self) -> Float[Tensor, " M"]:
+        """The gradient of the sum of the losses in the outputs."""
+
+        def total(values: Tensor) -> Tensor:
+            return self(values).sum()
+
+        network = self._objective.network
+        return first_way(
+            network, "outputs", lambda: grad(total)(self.values), lambda: reverse_gradient(total, self.values)
+        )
+
+    def products(self, vectors: Float[Tensor, "M K"]) -> Float[Tensor, "M K"]:
+        """Lambda V: the Hessian of the sum of the losses in the outputs, times K vectors."""
+
+        def total(values: Tensor) -> Tensor:
+            return self(values).sum()
+
+        def quick() -> Tensor:
+            return vmap(lambda vector: jvp(grad(total), (self.values,), (vector,))[1], 1, 1)(vectors)
+
+        return first_way(
+            self._objective.network, "outputs", quick, lambda: reverse_products(total, self.values, vectors)
+        )
+
+
+def output_hessians(objective: Objective, outputs: Float[Tensor, "B *out"], batch: Batch) -> Float[Tensor, "B C C"]:
     """Lambda_i = grad^2 l_i in the C = prod(out) outputs of example i; diag p - p p' for softmax cross-entropy.
 
-    An example's loss depends on its own outputs only, so one forward derivative along the same unit vector for all
-    examples gives one row of every Lambda_i: C derivatives in all.
+    An example's loss depends on its own outputs only, so one derivative along the same unit vector for all examples
+    gives one row of every Lambda_i: C derivatives in all. Sample weights are in l_i.
     """
-    flat = outputs.detach().reshape(len(outputs), -1)
-
-    def total(values: Tensor) -> Tensor:
-        return likelihood(values.reshape(outputs.shape), targets).sum()
-
-    basis = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
-    rows = vmap(lambda unit: jvp(grad(total), (flat,), (unit.expand_as(flat),))[1])(basis)
-    return rows.permute(1, 0, 2)
+    detached = outputs.detach()
+    examples, classes = len(outputs), outputs[0].numel()
+    units = torch.eye(classes, dtype=outputs.dtype, device=outputs.device)
+    rows = OutputLosses(objective, batch, detached).products(units.repeat(examples, 1))
+    return rows.reshape(examples, classes, classes).mT
 
 
 def output_hessian_roots(
-    likelihood: Likelihood, outputs: Float[Tensor, "B *out"], targets: Tensor
+    objective: Objective, outputs: Float[Tensor, "B *out"], batch: Batch
 ) -> Float[Tensor, "R B C"]:
     """Vectors s_ic with sum_c s_ic s_ic' = Lambda_i, at most C of them, without those that are 0 for every example.
 
     Raises:
         ValueError: If some Lambda_i has a negative eigenvalue.
     """
-    eigenvalues, eigenvectors = torch.linalg.eigh(output_hessians(likelihood, outputs, targets))
+    eigenvalues, eigenvectors = torch.linalg.eigh(output_hessians(objective, outputs, batch))
     rounding = 100 * torch.finfo(eigenvalues.dtype).eps * float(eigenvalues.abs().max())
     if float(eigenvalues.min()) < -rounding:
         raise ValueError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,6 +9,7 @@ from torch.func import grad, jvp, vmap
 
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.ways import first_way, reverse_products
 
 PROBES = 2
 """Gaussian vectors that tell a diagonal matrix from another one: a single one already does, with probability 1."""
@@ -29,7 +28,7 @@ class RegulariserOperator(LinearOperator):
     def __init__(self, objective: Objective) -> None:
         theta = objective.layout.flatten(objective.params)
         super().__init__(theta.numel(), theta.dtype, theta.device)
-        self._gradient = grad(_value(objective))
+        self._network, self._value = objective.network, objective.flat.regulariser
         self._weight = objective.regulariser_weight
         self._theta = theta
         self.entries = self._diagonal_entries()
@@ -43,8 +42,13 @@ class RegulariserOperator(LinearOperator):
         return entries if (products[:, 1:] - expected).abs().max() <= bound else None
 
     def _differentiated(self, vectors: Tensor) -> Tensor:
-        products = vmap(lambda vector: jvp(self._gradient, (self._theta,), (vector,))[1], in_dims=1)(vectors).T
-        return self._weight * products
+        def quick() -> Tensor:
+            gradient = grad(self._value)
+            return vmap(lambda vector: jvp(gradient, (self._theta,), (vector,))[1], in_dims=1)(vectors).T
+
+        return self._weight * first_way(
+            self._network, "products", quick, lambda: reverse_products(self._value, self._theta, vectors)
+        )
 
     def _product(self, vectors: Tensor) -> Tensor:
         return self._differentiated(vectors) if self.entries is None else self.entries.unsqueeze(1) * vectors
@@ -52,9 +56,3 @@ class RegulariserOperator(LinearOperator):
     def diagonal(self) -> Float[Tensor, " P"]:
         """The diagonal, no products where the Hessian is diagonal."""
         return super().diagonal() if self.entries is None else self.entries
-
-
-def _value(objective: Objective) -> Callable[[Tensor], Tensor]:
-    """R of the flat selected parameters, every other parameter held where the objective stands."""
-    fixed, layout = objective.params, objective.layout
-    return lambda theta: objective.regulariser({**fixed, **layout.unflatten(theta)})

@@ -40,7 +40,11 @@ class Cholesky(Solver):
         return True
 
     def prepare(self, operator: LinearOperator) -> Solve:
-        """The factor."""
+        """The factor.
+
+        Raises:
+            IndefiniteCurvatureError: If A is not positive definite beyond rounding.
+        """
         matrix, eps = _float64_matrix(operator)
         eigenvalues = torch.linalg.eigvalsh(matrix)
         rounding = _rounding(eigenvalues, eps)
@@ -86,7 +90,11 @@ class Eigendecomposition(Solver):
         return True
 
     def prepare(self, operator: LinearOperator) -> Solve:
-        """The decomposition."""
+        """The decomposition.
+
+        Raises:
+            IndefiniteCurvatureError: If A is singular, or by default indefinite; `on_indefinite` has the other ways.
+        """
         matrix, eps = _float64_matrix(operator)
         eigenvalues, eigenvectors = torch.linalg.eigh(matrix)
         rounding = _rounding(eigenvalues, eps)

@@ -31,7 +31,11 @@ class KroneckerInverse(Solver):
     tolerance: float = 1e-3
 
     def prepare(self, operator: LinearOperator) -> Solve:
-        """The inverse, the residual with it."""
+        """The inverse, the residual with it.
+
+        Raises:
+            TypeError: If A without its damping has no inverse in closed form.
+        """
         if not operator.undamped.has_inverse:
             raise TypeError(
                 f"the solver 'ekfac' needs the curvature 'ekfac', got a {type(operator.undamped).__name__}; take "

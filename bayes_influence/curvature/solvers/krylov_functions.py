@@ -54,7 +54,11 @@ class LowRank(Solver):
         return 2 * self.rank + 10 if self.steps is None else self.steps
 
     def prepare(self, operator: LinearOperator) -> Solve:
-        """The Ritz pairs."""
+        """The Ritz pairs.
+
+        Raises:
+            ValueError: If a direction is not damped, or the damped curvature is not positive.
+        """
         if operator.damping is None or not (operator.damping > 0).all():
             raise ValueError(
                 "a low-rank inverse needs damping everywhere: without it the directions left out have none"

@@ -179,7 +179,11 @@ class _Recursion:
     bound: float
 
     def run(self, steps: int) -> Float[Tensor, "P K"]:
-        """The result h / s after the given number of steps."""
+        """The result h / s after the given number of steps.
+
+        Raises:
+            ValueError: If the recursion diverges.
+        """
         largest = self.bound * torch.linalg.vector_norm(self.rhs)
         state = self.rhs
         for step in range(steps):

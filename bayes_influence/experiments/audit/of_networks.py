@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.dataset import Dataset, check_dataset
+from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.experiments.audit.cell import measure_network
 from bayes_influence.experiments.audit.jobs import audit_jobs, each_network, given_fits
 from bayes_influence.experiments.audit.result import Audit, summarise_audit
 from bayes_influence.experiments.audit.settings import AuditSettings
-from bayes_influence.experiments.store.fingerprint import fingerprint
+from bayes_influence.experiments.store.fingerprint import described, fingerprint_of_builder, identity_of_fits
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.objectives.objective import Objective
@@ -55,13 +56,15 @@ def audit(
             else.
         FailedCellsError: If an audit of a network failed, after all others were stored.
     """
+    check_dataset(train, "the training examples")
+    check_dataset(test, "the test examples")
     networks = each_network(given_fits(trained, train) if isinstance(trained, Objective) else trained)
     settings = settings or AuditSettings()
     jobs = audit_jobs(networks, train, test, settings, make_network, schedule)
     if folder is None:
         return summarise_audit({key: measure_network(job) for key, job in jobs.items()}, jobs)
     if not isinstance(folder, StudyFolder):
-        folder = StudyFolder(folder, audit_config(networks, train, test, settings, schedule if make_network else None))
+        folder = StudyFolder(folder, audit_config(networks, train, test, settings, make_network, schedule))
     jobs = {key: replace(job, folder=folder) for key, job in jobs.items()}
     run_cells(jobs, measure_network, folder, n_jobs=n_jobs, progress=progress)
     found = summarise_audit({key: folder.load_cell(key) for key in jobs}, jobs)
@@ -72,17 +75,24 @@ def audit(
 
 
 def audit_config(
-    networks: Sequence[Fits], train: Dataset, test: Dataset, settings: AuditSettings, schedule: Schedule | None
+    networks: Sequence[Fits],
+    train: Dataset,
+    test: Dataset,
+    settings: AuditSettings,
+    make_network: Callable[[], nn.Module] | None = None,
+    schedule: Schedule | None = None,
 ) -> dict[str, Any]:
     """What identifies an audit: its settings, and a fingerprint of networks and data."""
-    tensors = [(fits.params, dict(fits.objective.network.named_buffers())) for fits in networks]
+    again = None
+    if make_network is not None and schedule is not None:
+        again = {"network": fingerprint_of_builder(make_network), "schedule": described(schedule)}
     return {
         "study": "audit",
         "scheme": networks[0].scheme.name,
         "seeds": [fits.seeds[0] for fits in networks],
         "parameters": list(networks[0].objective.names),
         "test": test.ids.tolist(),
-        "settings": asdict(settings),
-        "schedule": None if schedule is None else asdict(schedule),
-        "fingerprint": fingerprint(tensors, train, test),
+        "settings": described(settings),
+        "retraining": again,
+        "fingerprint": fingerprint(networks=[identity_of_fits(fits) for fits in networks], train=train, test=test),
     }

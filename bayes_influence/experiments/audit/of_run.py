@@ -15,7 +15,7 @@ from bayes_influence.experiments.audit.of_networks import audit, audit_config
 from bayes_influence.experiments.audit.report import audit_figure
 from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.audit.settings import AuditSettings
-from bayes_influence.experiments.comparison.figures import save_figure
+from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.run import load_trained
 from bayes_influence.objectives.head import is_last_layer
@@ -57,10 +57,12 @@ def audit_run(
     trained, split, config = load_trained(run, data_folder=data_folder)
     networks = _networks_of_run(trained, split.train, config, parameters)
     first = networks[0].at(0)
-    hardest = split.test.at(largest_losses(first, split.test, min(tests, len(split.test)))).to(dtype=torch.float64)
+    if not 1 <= tests <= len(split.test):
+        raise ValueError(f"tests must lie in 1..{len(split.test)}, the number of the run's test examples, got {tests}")
+    hardest = split.test.at(largest_losses(first, split.test, tests)).to(dtype=torch.float64)
     # A last layer's examples are its features, which become float64 when they have been computed.
     train = split.train if is_last_layer(first) else split.train.to(dtype=torch.float64)
-    identity = {**audit_config(networks, train, hardest, settings, None), "run": config}
+    identity = {**audit_config(networks, train, hardest, settings), "run": config}
     folder = StudyFolder(out, identity)
     jobs = n_jobs or min(cpu_count() or 1, len(networks))
     found = audit(networks, train, hardest, settings, folder=folder, n_jobs=jobs, progress=progress)

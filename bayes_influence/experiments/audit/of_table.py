@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from os import cpu_count
 from pathlib import Path
 
@@ -10,42 +9,34 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.report import audit_figure
 from bayes_influence.experiments.audit.result import Audit
-from bayes_influence.experiments.audit.settings import AuditSettings
-from bayes_influence.experiments.comparison.figures import save_figure
-from bayes_influence.experiments.comparison.regularisers import resolve_test_example
-from bayes_influence.experiments.comparison.study import Study
+from bayes_influence.experiments.audit.settings import AuditedTable, AuditSettings
+from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import find_schemes
 
 
-def audit_study(
-    study: Study,
+def audit_table(
+    table: AuditedTable,
     out: str | Path,
+    settings: AuditSettings | None = None,
     *,
-    damping: float | None = None,
-    curvature: str = "ggn",
-    solver: str = "auto",
-    refits: str = "auto",
     n_jobs: int | None = None,
     progress: bool = True,
 ) -> tuple[Audit, StudyFolder]:
-    """Trains one scheme from several seeds and audits its influence estimates on the study's test example.
+    """Trains one scheme from several seeds and audits its influence estimates on the table's test example.
 
     A last layer with a regulariser is polished to its minimum, and its retraining is exact. All other networks are
-    audited as the schedule left them.
+    audited as the schedule left them, unless `settings.polish` says otherwise.
 
     Writes one table per part of the audit, `verdict.txt`, `figure.png`, `figure.pdf` and `config.json`. Networks are
     stored as they finish: the same call on the same folder continues where it was killed.
 
     Args:
-        study: Data, network, scheme (one), seeds and removals.
+        table: Data, network, scheme and seeds.
         out: The result folder; created, or continued if it holds the same audit.
-        damping: As in `AuditSettings`.
-        curvature: As in `AuditSettings`.
-        solver: As in `AuditSettings`.
-        refits: As in `AuditSettings`.
+        settings: What is done.
         n_jobs: Networks at once; as many as there are cores, when not given.
         progress: Whether to show progress bars.
 
@@ -53,44 +44,46 @@ def audit_study(
         The audit, and the folder that holds it.
 
     Raises:
-        ValueError: If the study has several schemes, a setting is out of range, or the folder belongs to another audit.
+        ValueError: If there are fewer training examples than are to be removed, or the folder belongs to another audit.
         FailedCellsError: If a network could not be audited, after all others were stored.
     """
-    if len(study.schemes) != 1:
-        raise ValueError(f"an audit takes one scheme, got {', '.join(study.schemes)}")
-    settings = AuditSettings(study.removals, damping, curvature, solver, Schedule(study.refit_epochs), refits)
-    own = {"damping": damping, "curvature": curvature, "solver": solver, "refits": refits}
-    folder = StudyFolder(out, {"study": "audit", **study.to_config(), **own})
-    example = resolve_test_example(study, folder, progress=progress)
-    split = replace(study, test_example=example).split()
+    settings = settings or AuditSettings()
+    others = len(table.raw_data()) - 1
+    if settings.removals >= others:
+        raise ValueError(
+            f"{table.dataset} has {others} training examples beside the test example, of which at most {others - 1} "
+            f"can be removed; got removals={settings.removals}"
+        )
+    folder = StudyFolder(out, {"study": "audit", **table.to_config(), "settings": settings.to_config()})
+    table = table.resolved(folder, progress=progress)
+    split = table.split()
     found = audit(
-        _fitted(study, split.train, progress),
+        _fitted(table, split.train, progress),
         split.train,
         split.test,
         settings,
-        make_network=study.make_network,
-        schedule=Schedule(study.epochs),
+        make_network=table.make_network,
+        schedule=Schedule(table.epochs),
         folder=folder,
-        n_jobs=n_jobs or min(cpu_count() or 1, study.repeats),
+        n_jobs=n_jobs or min(cpu_count() or 1, table.repeats),
         progress=progress,
     )
-    network = f"{study.depth} x {study.width} {study.activation}"
-    title = f"{study.dataset}, {study.schemes[0]}, {network}, {study.parameters}, test example {example}"
+    title = f"{table.dataset}, {table.scheme}, {table.title}, {table.parameters}, test example {table.test_example}"
     save_figure(audit_figure(found, title), folder, "figure")
     return found, folder
 
 
-def _fitted(study: Study, train: Dataset, progress: bool) -> Fits:
+def _fitted(table: AuditedTable, train: Dataset, progress: bool) -> Fits:
     """The networks; cheap enough, and reproducible, to be trained again when an audit resumes."""
-    (scheme,) = find_schemes(study.schemes)
-    tolerance = 1e-10 if study.parameters == "last-layer" else None
+    (scheme,) = find_schemes([table.scheme])
+    tolerance = 1e-10 if table.parameters == "last-layer" else None
     (fits,) = fit_schemes(
         [scheme],
-        study.make_network,
+        table.make_network,
         train,
-        study.seeds,
-        Schedule(study.epochs),
-        parameters=study.parameters,
+        table.seeds,
+        Schedule(table.epochs),
+        parameters=table.parameters,
         tolerance=tolerance,
         progress=progress,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from bayes_influence.experiments.audit.result import Audit
-from bayes_influence.experiments.comparison.figures import signed_log_axis
+from bayes_influence.experiments.store.figures import draw_against_truth, figure_style, signed_log_axis
 
 GAP_COLOURS = ("tab:blue", "tab:cyan", "tab:orange", "tab:red", "tab:gray")
 """One per gap, in their order."""
@@ -117,7 +116,7 @@ def _attribution_table(attribution: pd.DataFrame) -> Table:
 
 def audit_figure(found: Audit, title: str) -> Figure:
     """The waterfall, the estimates against truth and PBRF, and the curvature with the damping."""
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with figure_style():
         figure = Figure(figsize=(12, 7), layout="constrained")
         (outputs, losses, truth), (pbrf, spectrum, bands) = figure.subplots(2, 3)
         _draw_gaps(outputs, found.gaps, "output_distance", "distance of the outputs")
@@ -149,13 +148,8 @@ def _draw_gaps(axes: Axes, gaps: pd.DataFrame, column: str, label: str) -> None:
 def _draw_scatter(axes: Axes, effects: pd.DataFrame, stage: str) -> None:
     for _, group in effects.groupby(["seed", "test"], sort=False):
         axes.scatter(group["estimated"], group[stage], s=8, alpha=0.6, linewidths=0)
-    both = effects[["estimated", stage]].to_numpy()
-    ends = np.array([both.min(), both.max()])
-    axes.plot(ends, ends, color="black", linewidth=0.7, linestyle=":")
+    draw_against_truth(axes, effects[["estimated", stage]].to_numpy(), STAGE_NAMES[stage])
     axes.set_xlabel("estimated change of the test loss")
-    axes.set_title(STAGE_NAMES[stage], fontsize=9)
-    axes.ticklabel_format(style="sci", scilimits=(-2, 3))
-    axes.locator_params(nbins=4)
 
 
 def _draw_spectrum(axes: Axes, eigenvalues: pd.DataFrame, damping: float) -> None:

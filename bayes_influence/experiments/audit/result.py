@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from bayes_influence.evaluation.agreement import AgreementSummary, bootstrap_summary
 from bayes_influence.evaluation.ceiling import retraining_ceiling
@@ -14,9 +16,25 @@ from bayes_influence.evaluation.verdict import Verdict, verdict
 from bayes_influence.evaluation.waterfall import STAGES, average_waterfall
 from bayes_influence.experiments.audit.jobs import AuditJob
 from bayes_influence.experiments.store.cells import CellResult
+from bayes_influence.moments.layers import is_bayesian
+
+KINKED = {
+    "Hardshrink",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
+    "LeakyReLU",
+    "PReLU",
+    "ReLU",
+    "ReLU6",
+    "SELU",
+    "Softshrink",
+    "Threshold",
+}
+"""Modules of torch whose slope jumps."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Audit:
     """What an audit found.
 
@@ -54,6 +72,20 @@ class Audit:
     damping: float
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        seeds, tests, removed = (self.effects[name].nunique() for name in ("seed", "test", "example"))
+        return (
+            f"Audit({self.verdict.grade}, against stage {self.truth!r}; networks x test x removed examples: "
+            f"{seeds} x {tests} x {removed}, damping {self.damping:.3g})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Verdict, agreement with every stage and notes, as a notebook shows it."""
+        columns = ["stage", "spearman", "pearson", "slope", "sign_agreement", "top_k_overlap"]
+        table = self.agreement[columns].to_html(index=False, float_format="{:.3f}".format)
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        return f"<p>{escape(self.verdict.sentence)}</p>{table}<ul>{notes}</ul>"
+
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """All tables by name."""
@@ -87,7 +119,7 @@ def summarise_audit(cells: Mapping[str, CellResult], jobs: Mapping[str, AuditJob
         gaps=tables["gaps"],
         ceiling=_ceiling(tables["effects"], truth),
         damping=job.delta,
-        notes=_notes(tables["stages"], summaries[truth], truth),
+        notes=_notes(tables["stages"], summaries[truth], truth, _kinks(job.fits.objective.network)),
     )
 
 
@@ -115,8 +147,20 @@ def _mean_attribution(attribution: pd.DataFrame) -> pd.DataFrame:
     return attribution.groupby("band", sort=False)[columns].mean().reset_index()
 
 
-def _notes(stages: pd.DataFrame, found: AgreementSummary, truth: str) -> tuple[str, ...]:
-    """What went wrong without ending the audit, in words."""
+def _kinks(network: nn.Module) -> str:
+    """Why no step may lower J: activations whose slope jumps. Empty where the network has none."""
+    names = sorted({type(module).__name__ for module in network.modules()} & KINKED)
+    if not names:
+        return ""
+    jumps = "J itself jumps there under first-order moments" if is_bayesian(network) else "the gradient does"
+    return (
+        f"the slope of {' and '.join(names)} jumps, and {jumps}, so that a minimum may have a gradient; networks with "
+        "a smooth activation, tanh say, have no such minima"
+    )
+
+
+def _notes(stages: pd.DataFrame, found: AgreementSummary, truth: str, advice: str) -> tuple[str, ...]:
+    """What went wrong without ending the audit, in words; `advice` goes with refits that did not converge."""
     notes = []
     for name, group in stages.groupby("stage", sort=False):
         drifting = int(group["drift_exceeds_effects"].sum())
@@ -130,8 +174,7 @@ def _notes(stages: pd.DataFrame, found: AgreementSummary, truth: str) -> tuple[s
         if unconverged:
             notes.append(
                 f"{name}: {unconverged} of {int(group['refits'].sum())} refits did not reach their gradient norm "
-                f"(worst {group['gradient_norm'].max():.1e}); activations with a kink have minima where the gradient "
-                f"does not vanish"
+                f"(worst {group['gradient_norm'].max():.1e}){f'; {advice}' if advice else ''}"
             )
     notes += [f"{truth}: {note} ({count} of {found.n_runs} runs)" for note, count in found.notes.items()]
     return tuple(notes)

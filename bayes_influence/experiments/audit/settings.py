@@ -8,16 +8,19 @@ from bayes_influence.curvature.damping import Damping
 from bayes_influence.curvature.solvers.registry import as_solver
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.agreement import MIN_POINTS
+from bayes_influence.experiments.store.settings import Settings
+from bayes_influence.experiments.training.table_networks import TableNetworks
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.training.schedules import Schedule
+from bayes_influence.training.schemes import find_schemes
 
 REFITS = ("auto", "newton", "trained")
 """How networks are retrained from the fit."""
 
 
 @dataclass(frozen=True)
-class AuditSettings:
+class AuditSettings(Settings):
     """What an audit does to a trained network.
 
     Attributes:
@@ -54,12 +57,30 @@ class AuditSettings:
             )
         if self.damping is not None and not self.damping > 0:
             raise ValueError(f"the damping must be positive, got {self.damping}; leave it out for the automatic one")
-        if self.curvature not in ("ggn", "hessian"):
-            raise ValueError(f"curvature must be 'ggn' or 'hessian', got {self.curvature!r}")
-        if self.refits not in REFITS:
-            raise ValueError(f"refits must be one of {', '.join(REFITS)}, got {self.refits!r}")
         as_solver(self.solver)
+        self.check_known(curvature=("ggn", "hessian"), refits=REFITS)
 
     def influence(self, objective: Objective, train: Dataset, damping: str | Damping) -> Influence:
         """The estimate that is audited."""
         return Influence(objective, train, curvature=self.curvature, solver=self.solver, damping=damping)
+
+
+@dataclass(frozen=True)
+class AuditedTable(TableNetworks):
+    """The networks on a table whose estimates are audited: one scheme's.
+
+    Attributes:
+        scheme: A key of `SCHEMES`.
+
+    Raises:
+        ValueError: If a setting is unknown or out of range.
+    """
+
+    activation: str = "tanh"
+    repeats: int = 3
+    parameters: str = "all"
+    scheme: str = "weight-decay"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        find_schemes([self.scheme])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from math import ceil
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.store.figures import draw_against_truth, figure_style, signed_log_axis
 
 COLOURS = {
     "none": "tab:blue",
@@ -25,8 +23,6 @@ COLOURS = {
 }
 """The papers' colours, and one of our own."""
 
-FILE_TYPES = ("png", "pdf")
-
 
 def series_name(scheme: object, estimator: object) -> str:
     """What a series is called in a legend."""
@@ -37,19 +33,9 @@ def _colour(scheme: object) -> str:
     return COLOURS.get(str(scheme), "tab:gray")
 
 
-def save_figure(figure: Figure, folder: StudyFolder, name: str) -> None:
-    """Writes the figure whole into the folder, once per file type."""
-    for kind in FILE_TYPES:
-        buffer = io.BytesIO()
-        # Without a date, the same results give the same file.
-        metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
-        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-        folder.write_file(f"{name}.{kind}", buffer.getvalue())
-
-
 def comparison_figure(summary: pd.DataFrame, differences: pd.DataFrame, title: str) -> Figure:
     """Agreement and spectrum by scheme above; below, one scatter of estimate against truth per scheme."""
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with figure_style():
         panels = list(differences.groupby(["scheme", "estimator"], sort=False))
         columns = max(3, ceil(len(panels) / 2))
         lines = ceil(len(panels) / columns)
@@ -102,27 +88,15 @@ def _draw_spectrum(axes: Axes, summary: pd.DataFrame) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def signed_log_axis(axes: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis on which zero and negative values have a place: linear below the third of the smallest."""
-    sizes = np.abs(values[np.isfinite(values) & (np.abs(values) > 1e-12)])
-    threshold = 10 ** np.floor(np.log10(sizes.min() / 3)) if len(sizes) else 1.0
-    axes.set_yscale("symlog", linthresh=threshold)
-    if (values[np.isfinite(values)] < threshold).any():
-        axes.axhline(0, color="lightgray", linewidth=0.8, zorder=0)
-
-
 def _draw_scatter(axes: Axes, points: pd.DataFrame, name: str, colour: str) -> None:
     axes.scatter(points["estimated"], points["true"], s=6, alpha=0.5, color=colour, linewidths=0)
-    ends = np.array([points[["estimated", "true"]].min().min(), points[["estimated", "true"]].max().max()])
-    axes.plot(ends, ends, color="black", linewidth=0.7, linestyle=":")
-    axes.set_title(f"{name} ({points['seed'].nunique()} seeds)", fontsize=9)
-    axes.ticklabel_format(style="sci", scilimits=(-2, 3))
-    axes.locator_params(nbins=4)
+    name = f"{name} ({points['seed'].nunique()} seeds)"
+    draw_against_truth(axes, points[["estimated", "true"]].to_numpy(), name)
 
 
 def damping_figure(damping: pd.DataFrame, title: str) -> Figure:
     """Spearman, Pearson and slope against the damping, mean over seeds and the range between them, per scheme."""
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with figure_style():
         figure = Figure(figsize=(11, 3.6), layout="constrained")
         panels = zip(figure.subplots(1, 3), (("spearman", 1), ("pearson", 1), ("slope", 1)), strict=True)
         for axes, (column, ideal) in panels:
@@ -151,7 +125,7 @@ def sizes_figure(summary: pd.DataFrame, column: str, label: str, *, logarithmic:
 
     The layout of figures 1 and 3 of Epifano et al.
     """
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+    with figure_style(10):
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         panels: Sequence[tuple[Axes, str, str]] = ((left, "width", "depth"), (right, "depth", "width"))

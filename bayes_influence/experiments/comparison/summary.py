@@ -83,30 +83,38 @@ def _anova_row(between: str, at: str, groups: Mapping[str, np.ndarray]) -> dict[
     return {"between": between, "at": at, **one_way_anova(groups).to_row()}
 
 
+def shown_summary(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary as people read it: means with half the width of their intervals, as text."""
+    return pd.DataFrame([_shown_row(row) for _, row in summary.iterrows()])
+
+
 def printed_table(summary: pd.DataFrame, title: str) -> Table:
-    """The summary as it is printed: means with half the width of their intervals."""
+    """The same as it is printed."""
     table = Table(title=title, caption=CAPTION, row_styles=["", "dim"])
-    headings = ["scheme", "train acc.", "test acc.", "Spearman", "Pearson", "slope", "miss-rel.", "λ max", "λ min"]
-    for heading in [*headings, "damping", "‖∇J‖", "drift", "seconds"]:
+    shown = shown_summary(summary)
+    for heading in shown.columns:
         table.add_column(heading, justify="left" if heading == "scheme" else "right", no_wrap=True)
-    for _, row in summary.iterrows():
-        name = row["scheme"] if row["estimator"] == "influence" else f"{row['scheme']} ({row['estimator']})"
-        table.add_row(
-            name,
-            f"{row['train_accuracy']:.3f}",
-            f"{row['test_accuracy']:.2f}",
-            *(
-                _with_interval(row, column, digits)
-                for column, digits in (("spearman", 3), ("pearson", 3), ("slope", 2))
-            ),
-            f"{row['miss_relations']}/{row['repeats']}",
-            *(_with_interval(row, column, None) for column in ("hessian_max", "hessian_min")),
-            f"{row['damping']:.2g}" if row["damping"] else "0",
-            f"{row['gradient_norm']:.0e}",
-            f"{row['relative_drift']:.2g}" if row["relative_drift"] > DRIFT_SHOWN else "0",
-            f"{row['seconds']:.1f}",
-        )
+    for cells in shown.itertuples(index=False):
+        table.add_row(*cells)
     return table
+
+
+def _shown_row(row: pd.Series) -> dict[str, str]:
+    return {
+        "scheme": row["scheme"] if row["estimator"] == "influence" else f"{row['scheme']} ({row['estimator']})",
+        "train acc.": f"{row['train_accuracy']:.3f}",
+        "test acc.": f"{row['test_accuracy']:.2f}",
+        "Spearman": _with_interval(row, "spearman", 3),
+        "Pearson": _with_interval(row, "pearson", 3),
+        "slope": _with_interval(row, "slope", 2),
+        "miss-rel.": f"{row['miss_relations']}/{row['repeats']}",
+        "λ max": _with_interval(row, "hessian_max", None),
+        "λ min": _with_interval(row, "hessian_min", None),
+        "damping": f"{row['damping']:.2g}" if row["damping"] else "0",
+        "‖∇J‖": f"{row['gradient_norm']:.0e}",
+        "drift": f"{row['relative_drift']:.2g}" if row["relative_drift"] > DRIFT_SHOWN else "0",
+        "seconds": f"{row['seconds']:.1f}",
+    }
 
 
 def _with_interval(row: pd.Series, column: str, digits: int | None) -> str:

@@ -1,1 +1,5 @@
-"""Ground truth that is computed once and kept: refits and retrainings on subsets, stored a few at a time."""
+"""Ground truth that is computed once and kept, a few retrainings at a time.
+
+- `stored_refits` (`stored_refits`): what a retraining protocol returns.
+- `retrain_on_subsets` (`subsets`): test losses after training on random subsets.
+"""

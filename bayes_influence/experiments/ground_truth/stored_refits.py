@@ -11,9 +11,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.experiments.ground_truth.subsets import protocol_config
 from bayes_influence.experiments.store.cells import CellResult, cell_key
-from bayes_influence.experiments.store.fingerprint import fingerprint
+from bayes_influence.experiments.store.fingerprint import identity_of_fits
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.objectives.head import head_objective
@@ -76,7 +77,7 @@ def stored_refits(
         "per_cell": per_cell,
         "scheme": fits.scheme.name,
         "seeds": list(fits.seeds),
-        "fingerprint": fingerprint(fits.params, train),
+        "fingerprint": fingerprint(fits=identity_of_fits(fits), train=train),
     }
     store = StudyFolder(folder, config)
     cells = {}

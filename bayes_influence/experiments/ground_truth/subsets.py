@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Bool, Float
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.evaluation.lds import MIN_SUBSETS
 from bayes_influence.experiments.store.cells import CellResult, cell_key
-from bayes_influence.experiments.store.fingerprint import fingerprint
+from bayes_influence.experiments.store.fingerprint import described, fingerprint_of_builder, identity_of_fits
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.objectives.reweighting import Removals
@@ -117,7 +118,7 @@ def retrain_on_subsets(
         "seed": seed,
         "scheme": fits.scheme.name,
         "seeds": list(fits.seeds),
-        "fingerprint": fingerprint(fits.params, train, test),
+        "fingerprint": fingerprint(fits=identity_of_fits(fits), train=train, test=test),
     }
     store = StudyFolder(folder, config)
     cells = {}
@@ -143,15 +144,14 @@ def _retrain(job: _SubsetJob) -> CellResult:
 
 
 def protocol_config(protocol: RetrainingProtocol) -> dict[str, Any]:
-    """A protocol's name and settings, as JSON can hold them; a network's builder becomes the network's description."""
-    settings: dict[str, Any] = {"name": protocol.name}
-    for field in fields(protocol):  # type: ignore[arg-type]
-        value = getattr(protocol, field.name)
-        if isinstance(value, Dataset):
-            value = value.ids.tolist()
-        elif is_dataclass(value) and not isinstance(value, type):
-            value = asdict(value)
-        elif callable(value):
-            value = str(value())
-        settings[field.name] = value
-    return settings
+    """A protocol's name and settings, as JSON can hold them, numbers as such and what else there is by its fingerprint.
+
+    A network's builder counts by the network that it builds from one seed.
+
+    Raises:
+        UnidentifiableError: If a setting cannot be told from another of its kind.
+    """
+    settings = {field.name: getattr(protocol, field.name) for field in fields(protocol)}  # type: ignore[arg-type]
+    if "make_network" in settings:
+        settings["make_network"] = fingerprint_of_builder(settings["make_network"])
+    return {"name": protocol.name} | {name: described(value) for name, value in settings.items()}

@@ -1,1 +1,6 @@
-"""Studies of papers, each in a file of its own."""
+"""Studies of papers that can be done again, a file or a folder for each paper.
+
+- `reproduce`, `paper_studies` (`registry`): every study by name. A new file of studies is one line there.
+- `PaperStudy`, `Reproduced` (`study`): what a study is, and what it came to.
+- `fragility_iris`: Epifano et al., figures 1 and 3.
+"""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from bayes_influence.experiments.comparison.figures import save_figure, sizes_figure
-from bayes_influence.experiments.comparison.regularisers import StudyResult, run_study
-from bayes_influence.experiments.comparison.study import Study, grid
+from bayes_influence.experiments.comparison.figures import sizes_figure
+from bayes_influence.experiments.comparison.regularisers import run_study
+from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.experiments.comparison.summary import compare_groups
+from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
+from bayes_influence.experiments.store.figures import save_figure
+from bayes_influence.experiments.store.folder import StudyFolder
 
 DEPTHS = tuple(range(1, 9))
 """Hidden layers of the depth series, at width 5."""
@@ -56,13 +60,8 @@ FIGURES = {
 
 
 def reproduce_figure(
-    name: str,
-    study: Study,
-    out: str | Path,
-    *,
-    n_jobs: int | None = None,
-    progress: bool = True,
-) -> tuple[StudyResult, pd.DataFrame]:
+    name: str, study: Study, out: str | Path, n_jobs: int | None = None, progress: bool = True
+) -> Reproduced:
     """Runs the depth and width series and draws one of the paper's figures, with the one-way ANOVA beside it.
 
     All figures share the cells: the second one drawn in a folder costs nothing. Writes `<name>.png`, `<name>.pdf`,
@@ -76,19 +75,31 @@ def reproduce_figure(
         progress: Whether to show progress bars.
 
     Returns:
-        The study's result, and the analysis of variance.
+        With the analysis of variance as its table.
 
     Raises:
-        ValueError: If the figure is unknown, or as `compare_regularisers` does.
+        ValueError: If the folder belongs to another study, or as `compare_regularisers` does.
     """
-    if name not in FIGURES:
-        raise ValueError(f"unknown figure {name!r}; known: {', '.join(FIGURES)}")
     spec = FIGURES[name]
     settings = {key: value for key, value in study.to_config().items() if key not in ("depth", "width")}
-    config = {"study": "fragility", **settings, "sizes": SIZES}
-    folder, result = run_study(study, grid(study, SIZES), out, config, n_jobs=n_jobs, progress=progress)
+    folder = StudyFolder(out, {"study": "fragility", **settings, "sizes": SIZES})
+    result = run_study(study, folder, SIZES, n_jobs=n_jobs, progress=progress)
     anova = compare_groups(spec.series(result.results), spec.column)
     folder.write_table(f"{name}-anova", anova)
-    drawn = spec.series(result.summary)
-    save_figure(sizes_figure(drawn, spec.column, spec.label, logarithmic=spec.logarithmic), folder, name)
-    return result, anova
+    drawn = sizes_figure(spec.series(result.summary), spec.column, spec.label, logarithmic=spec.logarithmic)
+    save_figure(drawn, folder, name)
+    shown = anova[["between", "at", "statistic", "p_value"]]
+    return Reproduced(folder.path, shown, (folder.path / f"{name}.png", folder.path / f"{name}.pdf"))
+
+
+STUDIES = tuple(
+    PaperStudy(
+        name,
+        f"{name} of Epifano et al., Iris over depth 1 to 8 and width 5 to 50: {spec.label}",
+        partial(reproduce_figure, name),
+        Study(),
+        fixed=("dataset", "depth", "width", "parameters"),
+        folder="runs/fragility-iris",
+    )
+    for name, spec in FIGURES.items()
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -11,16 +10,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import Tensor
 
+from bayes_influence.data.sealed import UNSEALED, DamagedFileError, seal, sealed_header
+
 MAX_KEY_LENGTH = 200
 """Longest cell key: with its endings it must fit into the 255 bytes that file systems allow a name."""
-
-
-class CorruptCellError(ValueError):
-    """A stored cell that is truncated, or whose content is not what was written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +59,7 @@ def encode_cell(result: CellResult) -> bytes:
     """The content of a cell's file.
 
     Numbers are stored as bytes of their own dtype, so they come back exactly, NaN and infinity included; strings and
-    the order of the columns are in the header, as is a SHA-256 of everything.
+    the order of the columns are in the header, as is a SHA-256 of the whole file.
 
     Raises:
         ValueError: If a table has an index of its own, a repeated column, or a name holds a slash.
@@ -76,26 +72,20 @@ def encode_cell(result: CellResult) -> bytes:
     for name, array in result.arrays.items():
         plain = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
         tensors[f"array/{name}"] = _storable(plain, f"array {name!r}")
-    tables = json.dumps(layout)
     # One entry only: safetensors writes several in no fixed order, and equal cells should be equal files.
-    return save(tensors, metadata={"cell": json.dumps({"tables": tables, "sha256": _digest(tensors, tables)})})
+    return seal(save(tensors, metadata={"cell": f"{UNSEALED} {json.dumps(layout)}"}))
 
 
 def decode_cell(content: bytes) -> CellResult:
     """The inverse of `encode_cell`.
 
     Raises:
-        CorruptCellError: If the content is truncated, not a cell, or does not match its checksum.
+        DamagedFileError: If the content is truncated, not a cell, or does not match its checksum.
     """
-    try:
-        tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        cell = json.loads(header["__metadata__"]["cell"])
-        if _digest(tensors, cell["tables"]) != cell["sha256"]:
-            raise CorruptCellError("its content does not match its checksum")
-        layout = json.loads(cell["tables"])
-    except (SafetensorError, KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CorruptCellError(f"it is truncated or no cell at all ({error})") from error
+    header = sealed_header(content)
+    if "cell" not in header:
+        raise DamagedFileError(f"it is no cell, but holds {sorted(header)}")
+    layout, tensors = json.loads(header["cell"][len(UNSEALED) :]), load(content)
     return CellResult(
         tables={name: _decode_table(name, spec, tensors) for name, spec in layout.items()},
         arrays={name.removeprefix("array/"): value for name, value in tensors.items() if name.startswith("array/")},
@@ -145,13 +135,3 @@ def _storable(array: np.ndarray, what: str) -> np.ndarray:
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise TypeError(f"{what} must hold booleans, integers or real numbers of at most 64 bits, got {array.dtype}")
     return np.array(array, order="C")
-
-
-def _digest(tensors: Mapping[str, np.ndarray], tables: str) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all tensors and over the tables' layout."""
-    digest = hashlib.sha256(tables.encode())
-    for name in sorted(tensors):
-        array = tensors[name]
-        digest.update(f"{name}:{array.dtype.str}:{array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -1,17 +1,48 @@
-"""What tells one set of trained networks and data from another."""
+"""What trained networks and the functions that build them are, for the fingerprint of a stored result."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any
 
+from torch import nn
+
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.torch_internals import tree_leaves
+from bayes_influence.data.fingerprint import fingerprint
+from bayes_influence.models.initialisation import seeded
+from bayes_influence.objectives.identity import identity
+from bayes_influence.training.fits import Fits
+
+MEASURED = ("gradient_norms", "polished", "seconds")
+"""What fits say about their training, on which nothing depends that comes after it."""
 
 
-def fingerprint(params: Any, *datasets: Dataset) -> str:
-    """SHA-256 over trained parameters (any nesting of tensors), inputs, targets and weights, bit for bit."""
-    digest = hashlib.sha256()
-    for leaf in tree_leaves((params, [data.batch() for data in datasets])):
-        digest.update(leaf.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def identity_of_fits(fits: Fits) -> dict[str, Any]:
+    """Everything about trained networks that what comes after their training depends on: all but `MEASURED`."""
+    held = {field.name: getattr(fits, field.name) for field in fields(fits) if field.name not in MEASURED}
+    return {**held, "objective": identity(fits.objective)}
+
+
+def described(value: Any) -> Any:
+    """A setting as JSON can hold it: numbers and words as such, a dataclass by its kind and fields, else a fingerprint.
+
+    Raises:
+        UnidentifiableError: If it cannot be told from another of its kind.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if is_dataclass(value) and not isinstance(value, type | Dataset):
+        settings = {field.name: described(getattr(value, field.name)) for field in fields(value)}
+        return {"kind": type(value).__name__} | settings
+    return fingerprint(value=value)
+
+
+def fingerprint_of_builder(make_network: Callable[[], nn.Module]) -> str:
+    """The fingerprint of the network that a function builds from one seed: its layers, and how they are initialised.
+
+    The caller's generator is left as it was.
+    """
+    with seeded(0):
+        network = make_network()
+    return fingerprint(network=network)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from bayes_influence.experiments.store.cells import CellResult, CorruptCellError, checked_key, decode_cell, encode_cell
-from bayes_influence.experiments.store.files import PARTIAL, write_whole
-from bayes_influence.experiments.store.versions import environment
+from bayes_influence.data.files import PARTIAL, write_whole
+from bayes_influence.data.fingerprint import fingerprint
+from bayes_influence.data.locks import LOCK, BusyError, only_writer
+from bayes_influence.data.sealed import DamagedFileError
+from bayes_influence.data.versions import environment
+from bayes_influence.experiments.store.cells import CellResult, checked_key, decode_cell, encode_cell
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +30,18 @@ CORRUPT_SUFFIX = ".corrupt"
 ABANDONED_SECONDS = 24 * 3600
 """Age from which a partial file cannot be another process's work in progress."""
 
+WAIT_SECONDS = 3.0
+"""How long a study waits for another process: claiming a folder, or writing one file, is done by then."""
+
 
 class StudyFolder:
     """A folder that belongs to one configuration and holds its cells, each written whole as it finishes.
 
     `config.json` has the configuration and the versions it was first run with; `cells/<key>.safetensors` is one cell.
+    Both carry checksums. Tables and figures are made of the cells, for people, and are not read back.
+
+    Of several processes that start in an empty folder, one claims it. A folder without any result may be claimed by
+    another configuration, so that a command that failed is not in the way of the one that corrects it.
 
     Args:
         path: The folder; created when it does not exist, continued when it holds the same configuration.
@@ -42,13 +53,15 @@ class StudyFolder:
 
     Raises:
         TypeError: If the configuration cannot be written as JSON.
-        ValueError: If the folder belongs to another configuration, or is not empty and not a study's.
+        ValueError: If the folder holds results of another configuration, or is not empty and not a study's.
+        BusyError: If a study of another configuration is at work in it.
         OSError: If the folder cannot be written. All of these are raised before any work is done.
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.config = _as_json(config)
+        self._writing = False
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f"probe{PARTIAL}"
@@ -58,10 +71,9 @@ class StudyFolder:
             raise OSError(
                 f"the study folder {self.path} cannot be written ({error.strerror}); choose another one"
             ) from error
-        if (self.path / CONFIG).exists():
-            self._check_same_study()
-        else:
-            self._start()
+        self._claim()
+        for name, old, new in _differences(_read_config(self.path / CONFIG)["versions"], environment()):
+            logger.warning("%s was started with %s %s, and continues with %s", self.path, name, old, new)
         self._cells.mkdir(exist_ok=True)
         self._sweep()
 
@@ -81,35 +93,83 @@ class StudyFolder:
     def _cells(self) -> Path:
         return self.path / CELLS
 
-    def _start(self) -> None:
-        """Claims an empty folder for this configuration."""
-        strangers = sorted(item.name for item in self.path.iterdir() if not item.name.endswith(PARTIAL))
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The one right to write in this folder, for as long as a study runs; within it, asking again is free.
+
+        This object has it then, with the copies of it that workers got. A process that dies loses it. Reading needs no
+        right: what is there is whole.
+
+        Raises:
+            BusyError: If another study works in it.
+            ValueError: If it has been claimed by another configuration in the meantime.
+        """
+        if self._writing:
+            yield
+            return
+        with only_writer(self.path / CONFIG, f"the study folder {self.path}", WAIT_SECONDS):
+            self._check_mine()
+            self._writing = True
+            try:
+                yield
+            finally:
+                self._writing = False
+
+    def _claim(self) -> None:
+        """Takes the folder for this configuration, alone of all that try, unless it is this configuration's already."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not self._is_mine():
+            try:
+                with only_writer(self.path / CONFIG, f"the study folder {self.path}"):
+                    if not self._is_mine():
+                        record = {"config": self.config, "versions": environment()}
+                        sealed = record | {"sha256": fingerprint(**record)}
+                        write_whole(self.path / CONFIG, json.dumps(sealed, indent=2).encode())
+            except BusyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    def _is_mine(self) -> bool:
+        """Whether the folder is this configuration's; not, where it may be claimed.
+
+        Raises:
+            ValueError: If it holds what is not a study's, or results of another configuration.
+        """
+        if (self.path / CONFIG).exists():
+            mine = not _differences(_read_config(self.path / CONFIG)["config"], self.config)
+            if not mine and self._has_results():
+                self._check_mine()
+            return mine
+        strangers = sorted(item.name for item in self.path.iterdir() if not item.name.endswith((PARTIAL, LOCK)))
         if strangers:
             raise ValueError(
                 f"{self.path} is not a study's folder (no {CONFIG}) but holds {strangers[:3]}; "
                 "choose a new or an empty folder"
             )
-        record = {"config": self.config, "versions": environment()}
-        write_whole(self.path / CONFIG, json.dumps(record, indent=2).encode())
+        return False
 
-    def _check_same_study(self) -> None:
-        """Refuses another configuration; other versions are only worth a warning."""
-        record = _read_config(self.path / CONFIG)
-        differences = _differences(record["config"], self.config)
+    def _has_results(self) -> bool:
+        """Whether there is any file that is not a configuration, a lock, or what a killed process left half written."""
+        files = (item.name for item in self.path.rglob("*") if item.is_file())
+        return any(name != CONFIG and not name.endswith((PARTIAL, LOCK)) for name in files)
+
+    def _check_mine(self) -> None:
+        """Refuses another configuration than this one."""
+        differences = _differences(_read_config(self.path / CONFIG)["config"], self.config)
         if differences:
             listed = "; ".join(f"{key} is {old} there and {new} here" for key, old, new in differences)
             raise ValueError(
                 f"the study folder {self.path} belongs to another configuration: {listed}. "
                 "Choose another folder, or the same configuration to continue"
             )
-        for name, old, new in _differences(record["versions"], environment()):
-            logger.warning("%s was started with %s %s, and continues with %s", self.path, name, old, new)
 
     def _sweep(self) -> None:
-        """Deletes partial files that a killed process left behind."""
+        """Deletes partial files that a killed process left behind; another process may be doing the same."""
         for partial in self.path.rglob(f"*{PARTIAL}"):
-            if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
-                partial.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if time.time() - partial.stat().st_mtime > ABANDONED_SECONDS:
+                    partial.unlink()
 
     def _file(self, key: str) -> Path:
         return self._cells / f"{checked_key(key)}{CELL_SUFFIX}"
@@ -128,7 +188,7 @@ class StudyFolder:
             return False
         try:
             decode_cell(path.read_bytes())
-        except CorruptCellError as error:
+        except DamagedFileError as error:
             aside = path.with_name(path.name + CORRUPT_SUFFIX)
             path.replace(aside)
             logger.warning("cell %s cannot be used: %s; set aside as %s, to be computed again", key, error, aside)
@@ -141,25 +201,28 @@ class StudyFolder:
         """Stores a finished cell whole, replacing an earlier one; see `encode_cell` for what it may hold.
 
         Raises:
-            ValueError, TypeError: If the key cannot be a file name, or the content cannot be stored exactly.
+            ValueError, TypeError: If the key cannot be a file name, the content cannot be stored exactly, or the folder
+                has been claimed by another configuration.
+            BusyError: If another study works in the folder.
             OSError: If the file cannot be written.
         """
-        write_whole(self._file(key), encode_cell(CellResult(tables, arrays or {})))
+        with self.writing():
+            write_whole(self._file(key), encode_cell(CellResult(tables, arrays or {})))
 
     def load_cell(self, key: str) -> CellResult:
         """A stored cell.
 
         Raises:
             KeyError: If no such cell is stored.
-            CorruptCellError: If it is truncated or does not match its checksum.
+            DamagedFileError: If it is truncated or does not match its checksum.
         """
         path = self._file(key)
         if not path.exists():
             raise KeyError(f"{self.path} has no cell {key!r}; it has {len(self.keys())} cells")
         try:
             return decode_cell(path.read_bytes())
-        except CorruptCellError as error:
-            raise CorruptCellError(f"cell {key!r} in {path} cannot be used: {error}; run the study again") from error
+        except DamagedFileError as error:
+            raise DamagedFileError(f"cell {key!r} in {path} cannot be used: {error}; run the study again") from error
 
     def keys(self) -> list[str]:
         """Keys of the stored cells, sorted: the order does not tell which one finished first."""
@@ -174,7 +237,7 @@ class StudyFolder:
 
         Raises:
             KeyError: If a cell is not stored, or none has such a table.
-            CorruptCellError: If a cell cannot be read.
+            DamagedFileError: If a cell cannot be read.
         """
         cells = (self.load_cell(key).tables for key in (self.keys() if keys is None else keys))
         frames = [tables[name] for tables in cells if name in tables]
@@ -187,8 +250,15 @@ class StudyFolder:
         return self.write_file(f"{name}.csv", frame.to_csv(index=False).encode())
 
     def write_file(self, name: str, content: bytes) -> Path:
-        """Writes a file whole into the folder and returns its path."""
-        write_whole(self.path / name, content)
+        """Writes a file whole into the folder and returns its path.
+
+        Raises:
+            BusyError: If another study works in the folder.
+            ValueError: If it has been claimed by another configuration.
+            OSError: If the file cannot be written.
+        """
+        with self.writing():
+            write_whole(self.path / name, content)
         return self.path / name
 
 
@@ -204,7 +274,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     """The content of a `config.json`."""
     try:
         record = json.loads(path.read_bytes())
-        return {"config": record["config"], "versions": record["versions"]}
+        read = {"config": record["config"], "versions": record["versions"]}
+        if fingerprint(**read) != record["sha256"]:
+            raise ValueError("its content does not match its checksum")
+        return read
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it, or choose another folder") from error
 

@@ -14,6 +14,7 @@ import torch
 from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 from tqdm.auto import tqdm
 
+from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.experiments.store.cells import CellResult, checked_key
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.training.threads import torch_threads
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 Cell = TypeVar("Cell")
 
 
-class FailedCellsError(RuntimeError):
+class FailedCellsError(BayesInfluenceError, RuntimeError):
     """Some cells raised; all others are stored.
 
     Attributes:
@@ -77,11 +78,23 @@ def run_cells(
 
     Raises:
         ValueError: If a key cannot be a file name; before any work is done.
+        BusyError: If another process, or another thread, works in the folder.
         FailedCellsError: If cells raised; after all others have been stored.
         KeyboardInterrupt: On Ctrl-C, saying how many cells are stored and where.
     """
     for key in cells:
         checked_key(key)
+    with folder.writing():
+        return _run(cells, compute, folder, n_jobs, progress)
+
+
+def _run(
+    cells: Mapping[str, Cell],
+    compute: Callable[[Cell], CellResult],
+    folder: StudyFolder,
+    n_jobs: int | None,
+    progress: bool,
+) -> RunReport:
     skipped = tuple(key for key in cells if folder.cell_done(key))
     pending = {key: cell for key, cell in cells.items() if key not in set(skipped)}
     jobs = effective_n_jobs(n_jobs)

@@ -1,1 +1,8 @@
-"""Training runs: settings, the run in its folder, and the report at its end."""
+"""What is trained, and what came of it.
+
+- `TrainRun` (`settings`), `run_training`, `load_run`, `load_trained` (`run`): a network, a scheme and a data set,
+  trained in minibatches in a folder of their own.
+- `train_and_report` (`report`): scores of a run's predictions, and whether their uncertainty knows the errors.
+- `train_schemes` (`side_by_side`): several schemes on the same network, data and seeds.
+- `TableNetworks` (`table_networks`): networks on a table, full-batch, the settings of comparisons and audits.
+"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +13,29 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from bayes_influence.data import catalogue
 from bayes_influence.data.dataset import Dataset, Split
-from bayes_influence.data.images import load_images
-from bayes_influence.data.standardisation import standardise
 from bayes_influence.evaluation.calibration import (
     calibration,
     misclassification_auroc,
     out_of_distribution_auroc,
     reliability,
 )
-from bayes_influence.experiments.comparison.figures import save_figure
+from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
-from bayes_influence.experiments.training.run import epoch_seconds, load_trained, run_training
+from bayes_influence.experiments.training.run import SECONDS, epoch_seconds, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.prediction import entropy, predict
-from bayes_influence.training.minibatch import Trained, placed
+from bayes_influence.training.minibatch import Trained
 
 logger = logging.getLogger(__name__)
 
-OUTSIDE = {"mnist": "fashion-mnist", "fashion-mnist": "mnist"}
-"""The set that out-of-distribution examples come from."""
+REPORT = "report"
+"""Cell of a run's folder with the tables of its report."""
 
 BATCH = 500
 """Examples predicted at once."""
@@ -76,8 +75,7 @@ def predict_all(trained: Trained, index: int, data: Dataset, mode: str = "diagon
     objective = trained.at(index)
     if trained.posteriors:
         draws = trained.posteriors[index].sample(SWAG_SAMPLES, torch.Generator().manual_seed(0))
-        buffers = member(trained.buffers, index)
-        objectives = [placed(objective, member(draws, draw), buffers) for draw in range(SWAG_SAMPLES)]
+        objectives = [objective.at(member(draws, draw)) for draw in range(SWAG_SAMPLES)]
         outputs = torch.stack([torch.softmax(_outputs(own, data), dim=-1) for own in objectives])
         return Predicted(outputs.mean(0), outputs.var(0).sum(-1))
     with torch.no_grad():
@@ -125,17 +123,16 @@ def _array(values: Tensor) -> np.ndarray:
 
 
 def outside_examples(run: TrainRun, data_folder: str | Path | None) -> Dataset | None:
-    """Test images of the other set, standardised as the run's own images are; None where there is none to be had."""
-    if run.dataset not in OUTSIDE:
-        return None
+    """Test examples from outside the data's distribution, as `catalogue.outside_examples`; None where there are none.
+
+    That they cannot be had is no reason to fail after a training: it is a warning.
+    """
     try:
-        other = load_images(OUTSIDE[run.dataset], data_folder, standardised=False, dtype=getattr(torch, run.dtype))
+        found = catalogue.outside_examples(run.dataset, getattr(torch, run.dtype), data_folder)
     except (OSError, ValueError) as error:
         logger.warning("no out-of-distribution examples: %s", error)
         return None
-    own = load_images(run.dataset, data_folder, standardised=False, dtype=getattr(torch, run.dtype))
-    _, outside = standardise(own.train, replace(other.test, class_names=()), by="channel")
-    return outside.to(run.device)
+    return None if found is None else found.to(run.device)
 
 
 def train_and_report(
@@ -183,9 +180,10 @@ def write_report(
         curve.insert(0, "seed", seed)
         curves.append(curve)
     report, curves_frame = pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
-    folder.write_table("report", report)
-    folder.write_table("history", history(run, trained))
-    folder.write_table("reliability", curves_frame)
+    tables = {"report": report, "history": history(run, trained), "reliability": curves_frame}
+    folder.save_cell(REPORT, tables)
+    for name, frame in {**tables, SECONDS: epoch_seconds(folder).reset_index()}.items():
+        folder.write_table(name, frame)
     title = f"{run.dataset}, {run.network}, {run.scheme}"
     save_figure(reliability_figure(curves_frame, title), folder, "reliability")
     return report
@@ -221,10 +219,3 @@ def reliability_figure(curves: pd.DataFrame, title: str) -> Figure:
     upper.legend(frameon=False)
     lower.set(xlabel="confidence", ylabel="share", yscale="log")
     return figure
-
-
-def report_on(folder: str | Path, *, data_folder: str | Path | None = None, mode: str = "diagonal") -> pd.DataFrame:
-    """Writes the report on a finished run anew, for instance in another mode of prediction."""
-    trained, split, config = load_trained(folder, data_folder=data_folder)
-    run = TrainRun.from_config(config)
-    return write_report(run, folder, trained, split, outside_examples(run, data_folder), mode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 from torch import nn
 
 from bayes_influence.data.dataset import Split
+from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.models.initialisation import initial_params
@@ -22,7 +24,22 @@ from bayes_influence.training.priors import network_at
 
 CHECKPOINT = "checkpoint.safetensors"
 SECONDS = "seconds"
-"""Table of the wall time of every epoch, all seeds together. Beside the checkpoint, whose bits do not depend on it."""
+"""Cell and table of every epoch's wall time, all seeds together; apart from the checkpoint, whose bits it is not in."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """What a training starts from.
+
+    Attributes:
+        objective: What it minimises.
+        params: Stacked parameters.
+        config: What its checkpoint belongs to: the run's configuration, and the parameters of the warm start if any.
+    """
+
+    objective: Objective
+    params: Params
+    config: dict[str, Any]
 
 
 def run_training(
@@ -32,7 +49,7 @@ def run_training(
     data_folder: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[Trained, Split]:
-    """Trains a run in its folder: `config.json`, and after every epoch `checkpoint.safetensors` and `seconds.csv`.
+    """Trains a run in its folder: `config.json`, and after every epoch `checkpoint.safetensors` and its time.
 
     The same call on the same folder continues after the last finished epoch, and ends with the same bits as a run that
     was never stopped.
@@ -47,13 +64,14 @@ def run_training(
         The trained networks, and the data.
 
     Raises:
-        ValueError: If the folder belongs to another run, or its checkpoint is damaged.
+        BusyError: If another process trains in the folder.
+        ValueError: If the folder belongs to another run, or its checkpoint is damaged, or of another warm start.
         NonFiniteTrainingError: Naming scheme, seed and step.
     """
     folder = StudyFolder(out, {"study": "train", **run.to_config()})
     split = run.split(data_folder)
-    objective, start = _starting_point(run, split, data_folder)
-    return _trained(run, folder, objective, start, split, progress), split
+    with folder.writing():
+        return _trained(run, folder, _starting_point(run, split, data_folder), split, progress), split
 
 
 def load_run(
@@ -89,51 +107,49 @@ def load_trained(folder: str | Path, *, data_folder: str | Path | None = None) -
     if study.config.get("study") != "train":
         raise ValueError(f"{folder} holds a study of another kind ({study.config.get('study')}), not a training run")
     run = TrainRun.from_config(config)
-    state = _stored_state(study, run)
+    split = run.split(data_folder)
+    start = _starting_point(run, split, data_folder)
+    state = _stored_state(study, start.config)
     done, epochs = 0 if state is None else int(state["epoch"]), run.schedule().epochs
     if done < epochs:
         raise ValueError(f"the run in {folder} has finished {done} of {epochs} epochs; train it to its end first")
-    split = run.split(data_folder)
-    objective, start = _starting_point(run, split, data_folder)
-    return _trained(run, study, objective, start, split, progress=False), split, config
+    return _trained(run, study, start, split, progress=False), split, config
 
 
-def _starting_point(run: TrainRun, split: Split, data_folder: str | Path | None) -> tuple[Objective, Params]:
-    """The objective, and the stacked parameters that its training starts from."""
-    scheme = run.resolved_scheme()
+def _starting_point(run: TrainRun, split: Split, data_folder: str | Path | None) -> _Start:
+    scheme, config = run.resolved_scheme(), run.to_config()
     split.train.check_classes()
     shape, n_outputs = split.train.inputs.shape[1:], split.train.n_classes
     make: Callable[[], nn.Module] = lambda: run.make_network(shape, n_outputs)  # noqa: E731
     if run.warm_start is not None:
         start, _, _ = load_run(run.warm_start, data_folder=data_folder)
         network = network_at(start)
+        config["warm_start_params"] = fingerprint(params=start.params, buffers=start.buffers)
         make = lambda: network  # noqa: E731
     dtype = split.train.inputs.dtype
     params = initial_params(lambda: scheme.prepare(make()), run.seeds, dtype=dtype, device=run.device)
     network = scheme.prepare(make()).to(dtype=dtype, device=run.device)
-    return scheme.objective(network, len(split.train)), params
+    return _Start(scheme.objective(network, len(split.train)), params, config)
 
 
-def _trained(
-    run: TrainRun, folder: StudyFolder, objective: Objective, start: Params, split: Split, progress: bool
-) -> Trained:
-    scheme, config = run.resolved_scheme(), run.to_config()
+def _trained(run: TrainRun, folder: StudyFolder, start: _Start, split: Split, progress: bool) -> Trained:
+    scheme = run.resolved_scheme()
     clock = _Clock(folder)
 
     def store(state: TrainingState) -> None:
         clock.finish(int(state["epoch"]))
-        folder.write_file(CHECKPOINT, encode_checkpoint(state, config))
+        folder.write_file(CHECKPOINT, encode_checkpoint(state, start.config))
 
     return train_minibatches(
-        objective,
-        start,
+        start.objective,
+        start.params,
         split.train,
         run.schedule(),
         run.seeds,
         averaging=scheme.averaging,
-        step=scheme.step(objective, len(split.train)),
+        step=scheme.step(start.objective, len(split.train)),
         labels=[f"{scheme.name}, seed {seed}" for seed in run.seeds],
-        state=_stored_state(folder, run),
+        state=_stored_state(folder, start.config),
         on_epoch=store,
         progress=progress,
     )
@@ -152,21 +168,22 @@ class _Clock:
         self._rows[epoch] = {"seconds": now - self._began}
         self._began = now
         frame = pd.DataFrame.from_dict(self._rows, orient="index").rename_axis("epoch").reset_index()
-        self._folder.write_table(SECONDS, frame)
+        self._folder.save_cell(SECONDS, {SECONDS: frame})
 
 
 def epoch_seconds(folder: StudyFolder) -> pd.DataFrame:
     """Wall time of every finished epoch (the index, from 1), all seeds together; empty for a run without any."""
-    path = folder.path / f"{SECONDS}.csv"
-    return pd.read_csv(path, index_col="epoch") if path.exists() else pd.DataFrame({"seconds": []})
+    if not folder.cell_done(SECONDS):
+        return pd.DataFrame({"seconds": []}, index=pd.Index([], name="epoch"))
+    return folder.load_cell(SECONDS).tables[SECONDS].set_index("epoch")
 
 
-def _stored_state(folder: StudyFolder, run: TrainRun) -> TrainingState | None:
+def _stored_state(folder: StudyFolder, config: dict[str, Any]) -> TrainingState | None:
     """The state in the folder's checkpoint, None if there is none."""
     path = folder.path / CHECKPOINT
     if not path.exists():
         return None
     try:
-        return matching_state(path.read_bytes(), run.to_config())
+        return matching_state(path.read_bytes(), config)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from bayes_influence.data.catalogue import CATALOGUE, find_known
 from bayes_influence.data.dataset import Split
-from bayes_influence.data.images import IMAGE_SETS, load_images
-from bayes_influence.data.standardisation import standardise
-from bayes_influence.data.tables import TABLES, hold_out, load_table
+from bayes_influence.experiments.store.settings import Settings
 from bayes_influence.models.activations import activation_module
 from bayes_influence.models.lenet import LeNet
 from bayes_influence.models.mlp import MLP
@@ -31,9 +30,6 @@ from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.optimisers import OPTIMISERS
 from bayes_influence.training.priors import PRIORS, RELATIVE_SIGMA
 from bayes_influence.training.schemes import Deterministic, Scheme, Variational, find_schemes
-
-SPLIT_SEED = 0
-"""Of the test part of tables: the same for every run, so that runs can be compared."""
 
 LIKELIHOODS: dict[str, Likelihood] = {
     "tilted": TiltedCategorical(),
@@ -54,31 +50,36 @@ INITIAL_SIGMA = 0.2
 """sigma sqrt(fan-in) at the start of a Bayesian network: from a smaller one the KL, which only log sigma's slow way to
 the prior's scale takes down, dominates a training of a few epochs."""
 
-EPOCHS = {"tables": 300, "images": 10}
-BATCH_SIZE = {"tables": 32, "images": 128}
-"""What a run takes when nothing is said: tables are small, and a thousand steps are few."""
+SIZES = {"width": 32, "depth": 1}
+"""What a network's size is when nothing is said."""
 
-NETWORKS = ("mlp", "lenet", "resnet", *(f"vgg{depth}" for depth in CONVOLUTIONS))
+NETWORKS: dict[str, tuple[str, ...]] = {
+    "mlp": ("width", "depth"),
+    "lenet": (),
+    "resnet": ("width",),
+    **{f"vgg{depth}": () for depth in CONVOLUTIONS},
+}
+"""Networks by name, and which sizes can be chosen."""
 
 
 @dataclass(frozen=True)
-class TrainRun:
+class TrainRun(Settings):
     """Everything that a training run depends on.
 
     Attributes:
-        dataset: A key of `TABLES` or `IMAGE_SETS`.
-        network: One of `NETWORKS`.
+        dataset: A key of `CATALOGUE`.
+        network: A key of `NETWORKS`.
         scheme: A key of `SCHEMES`.
         seeds: One network each: of its initial parameters, its order of examples, its dropout masks.
-        epochs: Passes over the training examples; 300 for tables and 10 for images when not given.
-        batch_size: Examples in a batch, at most; 32 for tables and 128 for images when not given.
+        epochs: Passes over the training examples; the data set's own when not given.
+        batch_size: Examples in a batch, at most; the data set's own when not given.
         learning_rate: At its highest; 0.002, and 0.005 for Bayesian networks, when not given.
         optimiser: A key of `OPTIMISERS`.
         decay: Of the learning rate, see `MinibatchSchedule`.
         annealing: Fraction of the steps over which the regulariser's weight rises to its own.
         clip: Longest gradient that is followed at its length.
-        width: Units of an MLP's hidden layers, or channels of a residual network's first stage.
-        depth: Hidden layers of an MLP.
+        width: Units of an MLP's hidden layers, or channels of a residual network's first stage; 32 when not given.
+        depth: Hidden layers of an MLP; 1 when not given.
         activation: A key of `ACTIVATIONS`; the network's usual one when not given.
         weight_decay: lambda, of schemes that have it; the scheme's own when not given.
         prior_scale: Of Bayesian networks, see `prior_scales`.
@@ -109,8 +110,8 @@ class TrainRun:
     decay: str = "cosine"
     annealing: float = 0.0
     clip: float | None = None
-    width: int = 32
-    depth: int = 1
+    width: int | None = None
+    depth: int | None = None
     activation: str | None = None
     weight_decay: float | None = None
     prior_scale: float = 1.0
@@ -125,22 +126,21 @@ class TrainRun:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        choices: dict[str, Sequence[str]] = {
-            "dataset": (*TABLES, *IMAGE_SETS),
-            "network": NETWORKS,
-            "optimiser": tuple(OPTIMISERS),
-            "prior": PRIORS,
-            "dtype": ("float32", "float64"),
-        }
-        if self.likelihood is not None:
-            choices["likelihood"] = tuple(LIKELIHOODS)
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
+        self.check_known(
+            dataset=CATALOGUE,
+            network=NETWORKS,
+            optimiser=OPTIMISERS,
+            prior=PRIORS,
+            likelihood=LIKELIHOODS,
+            dtype=("float32", "float64"),
+        )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds must be one or more different numbers from 0 on, got {self.seeds}")
-        if self.train_examples is not None and self.train_examples < 1:
-            raise ValueError(f"train_examples must be at least 1, got {self.train_examples}")
+        self.check_at_least(train_examples=1, width=1, depth=0)
+        for name in SIZES:
+            if getattr(self, name) is not None and name not in NETWORKS[self.network]:
+                having = ", ".join(network for network, sizes in NETWORKS.items() if name in sizes)
+                raise ValueError(f"{self.network} has no {name} to choose; leave {name} out, or choose one of {having}")
         if self.activation is not None:
             activation_module(self.activation)
         if self.kl_weight is not None and not self.kl_weight > 0:
@@ -152,30 +152,26 @@ class TrainRun:
         torch.device(self.device)
 
     def _said(self) -> dict[str, Any]:
-        """Schedule and KL as they were said or, left unsaid, as data and scheme have them."""
+        """Schedule, sizes and KL as they were said or, left unsaid, as data, network and scheme have them."""
         (scheme,) = find_schemes([self.scheme])
-        bayesian, kind = isinstance(scheme, Variational), "tables" if self.dataset in TABLES else "images"
+        bayesian, known = isinstance(scheme, Variational), find_known(self.dataset)
         defaults = {
-            "epochs": EPOCHS[kind],
-            "batch_size": BATCH_SIZE[kind],
+            "epochs": known.epochs,
+            "batch_size": known.batch_size,
             "learning_rate": BAYESIAN_LEARNING_RATE if bayesian else LEARNING_RATE,
             "kl_weight": scheme.regulariser_weight if bayesian else None,
+            **{name: size for name, size in SIZES.items() if name in NETWORKS[self.network]},
         }
         said = {name: getattr(self, name) for name in defaults}
         return {name: default if said[name] is None else said[name] for name, default in defaults.items()}
 
     def resolved(self) -> TrainRun:
-        """The same run with nothing left unsaid about its schedule and its KL."""
+        """The same run with nothing left unsaid about its schedule, its network's size and its KL."""
         return replace(self, **self._said())
 
     def to_config(self) -> dict[str, Any]:
         """Everything needed to repeat the run, as JSON can hold it; what was left unsaid is said."""
         return asdict(self.resolved())
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> TrainRun:
-        """The resolved run that `to_config` described, also after JSON."""
-        return cls(**{**config, "seeds": tuple(config["seeds"])})
 
     def schedule(self) -> MinibatchSchedule:
         """Epochs, batches and learning rates."""
@@ -214,14 +210,9 @@ class TrainRun:
         """Training and test examples, standardised on the former: tables by feature, images by channel.
 
         Args:
-            data_folder: Where image sets are kept, see `load_images`.
+            data_folder: Where data sets are kept, see `Source.contents`.
         """
-        dtype = getattr(torch, self.dtype)
-        if self.dataset in TABLES:
-            split = hold_out(load_table(self.dataset, dtype), seed=SPLIT_SEED)
-        else:
-            split = load_images(self.dataset, data_folder, standardised=False, dtype=dtype)
-            split = Split(*standardise(split.train, split.test, by="channel"))
+        split = find_known(self.dataset).split(getattr(torch, self.dtype), data_folder)
         train = split.train
         if self.train_examples is not None:
             train = train.select(range(min(self.train_examples, len(train))))
@@ -229,10 +220,12 @@ class TrainRun:
 
     def make_network(self, input_shape: Sequence[int], n_outputs: int) -> nn.Module:
         """The deterministic network for inputs of this shape, its parameters drawn from the global generator."""
-        options: dict[str, Any] = {} if self.activation is None else {"activation": self.activation}
-        shape = tuple(input_shape)
+        said, shape = self._said(), tuple(input_shape)
+        options = {name: said[name] for name in NETWORKS[self.network]}
+        if self.activation is not None:
+            options["activation"] = self.activation
         if self.network == "mlp":
-            return MLP(shape[0] if len(shape) == 1 else shape, n_outputs, self.width, self.depth, **options)
+            return MLP(shape[0] if len(shape) == 1 else shape, n_outputs, **options)
         if len(shape) != 3:
             raise ValueError(
                 f"{self.network} takes images (channels, height, width), but the inputs of {self.dataset} have shape "
@@ -241,5 +234,5 @@ class TrainRun:
         if self.network == "lenet":
             return LeNet(n_outputs, shape, **options)
         if self.network == "resnet":
-            return ResNet(n_outputs, shape, width=self.width, **options)
+            return ResNet(n_outputs, shape, **options)
         return VGG(int(self.network.removeprefix("vgg")), n_outputs, shape, **options)

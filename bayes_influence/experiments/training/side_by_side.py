@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bayes_influence.experiments.comparison.figures import save_figure
+from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
-from bayes_influence.experiments.training.report import train_and_report
+from bayes_influence.experiments.training.report import REPORT, train_and_report
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.training.schemes import find_schemes
 
@@ -62,8 +62,8 @@ def train_schemes(
         report = train_and_report(own, folder.path / name, data_folder=data_folder, mode=mode, progress=progress)
         report.insert(0, "scheme", name)
         reports.append(report)
-        curves[name] = pd.read_csv(folder.path / name / "reliability.csv")
-        histories[name] = pd.read_csv(folder.path / name / "history.csv")
+        tables = StudyFolder.open(folder.path / name).load_cell(REPORT).tables
+        curves[name], histories[name] = tables["reliability"], tables["history"]
     reported = pd.concat(reports, ignore_index=True)
     summary = summarise(reported)
     folder.write_table("reports", reported)

@@ -4,7 +4,9 @@ import torch
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.tables import hold_out, load_table
-from bayes_influence.experiments.attribution.of_run import influence_figure, influence_of_run, printed_rankings
+from bayes_influence.experiments.attribution.of_run import InfluenceRequest, influence_of_run
+from bayes_influence.experiments.attribution.pictures import influence_figure
+from bayes_influence.experiments.attribution.ranking import printed_rankings
 from bayes_influence.experiments.training.report import train_and_report
 from bayes_influence.experiments.training.run import load_run
 from bayes_influence.experiments.training.settings import TrainRun
@@ -21,7 +23,7 @@ def iris_run(tmp_path_factory):
 
 def test_the_ranking_is_that_of_the_stored_scores(iris_run, tmp_path):
     _, split, _ = load_run(iris_run)
-    found = influence_of_run(iris_run, tmp_path / "out", [12], top=4, progress=False, parameters="last-layer")
+    found = influence_of_run(iris_run, tmp_path / "out", InfluenceRequest((12,), top=4), progress=False)
     scores = InfluenceScores.load(found.folder / "scores.safetensors")
     removal = scores.removal[0]
     assert scores.test_ids.tolist() == [int(split.test.ids[12])]
@@ -39,7 +41,7 @@ def test_the_ranking_is_that_of_the_stored_scores(iris_run, tmp_path):
 def test_test_examples_are_described(iris_run, tmp_path):
     objective, split, _ = load_run(iris_run)
     ids = split.test.ids[[5, 2]].tolist()
-    found = influence_of_run(iris_run, tmp_path / "out", [5], test_ids=ids, top=1, progress=False)
+    found = influence_of_run(iris_run, tmp_path / "out", InfluenceRequest((5,), tuple(ids), top=1), progress=False)
     rows = found.ranking.drop_duplicates("test")
     assert rows["test"].tolist() == [5, 2]
     assert rows["test_id"].tolist() == ids
@@ -57,21 +59,22 @@ def test_test_examples_are_described(iris_run, tmp_path):
 def test_unknown_test_examples_are_named_with_those_there_are(iris_run, tmp_path):
     _, split, _ = load_run(iris_run)
     with pytest.raises(ValueError, match="iris: no test example 30; the 30 test examples are numbered from 0 to 29"):
-        influence_of_run(iris_run, tmp_path / "out", [30], progress=False)
+        influence_of_run(iris_run, tmp_path / "out", InfluenceRequest((30,)), progress=False)
+    request = InfluenceRequest(test_ids=(int(split.train.ids[0]),))
     with pytest.raises(ValueError, match=rf"iris: no example has id \[{int(split.train.ids[0])}\]"):
-        influence_of_run(iris_run, tmp_path / "out", test_ids=[int(split.train.ids[0])], progress=False)
+        influence_of_run(iris_run, tmp_path / "out", request, progress=False)
     with pytest.raises(ValueError, match="needs at least one test example"):
-        influence_of_run(iris_run, tmp_path / "out", progress=False)
+        InfluenceRequest()
 
 
 def test_more_than_there_are_cannot_be_ranked(iris_run, tmp_path):
     with pytest.raises(ValueError, match=r"top must lie in 1\.\.120, got 121"):
-        influence_of_run(iris_run, tmp_path / "out", [0], top=121, progress=False)
+        influence_of_run(iris_run, tmp_path / "out", InfluenceRequest((0,), top=121), progress=False)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no study"):
-        influence_of_run(tmp_path, tmp_path / "out", [0], progress=False)
+        influence_of_run(tmp_path, tmp_path / "out", InfluenceRequest((0,)), progress=False)
 
 
 def ranking(test_id):

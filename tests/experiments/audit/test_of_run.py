@@ -21,7 +21,9 @@ def test_every_network_of_a_run_keeps_its_own_running_statistics():
     params = {name: torch.stack([value, 2 * value]) for name, value in objective.params.items()}
     means = {"1.running_mean": torch.stack([torch.zeros(4), torch.ones(4)]).double()}
     nothing = torch.zeros(0, 2)
-    trained = Trained(objective, params, means, nothing, nothing)
+    trained = Trained(
+        objective=objective, params=params, buffers=means, labels=("3", "5"), values=nothing, accuracies=nothing
+    )
     networks = _networks_of_run(trained, train, {"seeds": [3, 5], "scheme": "weight-decay"}, "last-layer")
     assert [fits.seeds for fits in networks] == [(3,), (5,)]
     for index, fits in enumerate(networks):

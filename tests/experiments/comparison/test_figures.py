@@ -5,10 +5,9 @@ from matplotlib.figure import Figure
 from bayes_influence.experiments.comparison.figures import (
     comparison_figure,
     damping_figure,
-    save_figure,
-    signed_log_axis,
     sizes_figure,
 )
+from bayes_influence.experiments.store.figures import save_figure, signed_log_axis
 from bayes_influence.experiments.store.folder import StudyFolder
 
 

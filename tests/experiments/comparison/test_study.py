@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from bayes_influence.experiments.comparison.study import Study, grid
+from bayes_influence.experiments.comparison.study import Study
 
 
 def test_cells_group_schemes_that_share_an_ensemble():
@@ -16,7 +16,7 @@ def test_cells_group_schemes_that_share_an_ensemble():
 
 
 def test_a_grid_has_the_cells_of_every_size_once():
-    cells = grid(Study(schemes=("none", "bnn")), [(1, 5), (2, 5), (1, 5)])
+    cells = Study(schemes=("none", "bnn")).cells([(1, 5), (2, 5), (1, 5)])
     assert len(cells) == 4
     assert {(cell.depth, cell.width) for cell in cells.values()} == {(1, 5), (2, 5)}
 
@@ -31,10 +31,10 @@ def test_the_split_leaves_the_test_example_out_and_standardises_on_the_rest():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset": "irsi"}, "unknown dataset 'irsi'; known: breast-cancer, digits, iris, wine"),
+        ({"dataset": "irsi"}, "unknown table 'irsi'; known: breast-cancer, digits, iris, wine"),
         ({"schemes": ("bn",)}, "unknown scheme bn; known: none, weight-decay"),
         ({"activation": "sellu"}, "unknown activation 'sellu'; known: .*selu"),
-        ({"parameters": "first-layer"}, "parameters must be 'last-layer' or 'all', got 'first-layer'"),
+        ({"parameters": "first-layer"}, "unknown parameters 'first-layer'; known: last-layer, all"),
         ({"repeats": 0}, "repeats must be at least 1, got 0"),
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.experiments.ground_truth.stored_refits import stored_refits
 from bayes_influence.models.mlp import MLP
+from bayes_influence.objectives.likelihoods import GaussianNoise
+from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.retraining.protocols import Minimum, Warm
 from bayes_influence.retraining.refits import losses_after
 from bayes_influence.training.fits import fit_schemes
@@ -66,3 +70,48 @@ def test_what_does_not_fit_is_refused(fits, train, removed, tmp_path):
         stored_refits(Minimum(), fits, train, removed.flip(0), tmp_path / "refits", progress=False)
     with pytest.raises(ValueError, match="a cell holds at least 1 removal, got per_cell=0"):
         stored_refits(Minimum(), fits, train, removed, tmp_path / "other", per_cell=0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fits, train: (fits, replace(train, targets=train.targets.roll(1))),
+        lambda fits, train: (fits, replace(train, weights=torch.full((30,), 2.0, dtype=torch.float64))),
+        lambda fits, train: (replace(fits, scheme=replace(fits.scheme, decay=0.06)), train),
+        lambda fits, train: (replace(fits, objective=replace(fits.objective, regulariser=WeightDecay(0.06))), train),
+        lambda fits, train: (replace(fits, objective=replace(fits.objective, regulariser_weight=2.0)), train),
+        lambda fits, train: (replace(fits, objective=replace(fits.objective, likelihood=GaussianNoise())), train),
+        lambda fits, train: (replace(fits, objective=replace(fits.objective, parameters="all")), train),
+        lambda fits, train: (replace(fits, params={name: value + 1 for name, value in fits.params.items()}), train),
+    ],
+    ids=["targets", "weights", "scheme", "regulariser", "its weight", "likelihood", "parameters", "params"],
+)
+def test_refits_of_anything_else_are_not_taken(fits, train, removed, tmp_path, change):
+    stored_refits(Minimum(), fits, train, removed, tmp_path / "refits", progress=False)
+    with pytest.raises(ValueError, match="another configuration: fingerprint is"):
+        stored_refits(Minimum(), *change(fits, train), removed, tmp_path / "refits", progress=False)
+
+
+def test_how_long_a_training_took_does_not_count(fits, train, removed, tmp_path):
+    first = stored_refits(Minimum(), fits, train, removed, tmp_path / "refits", progress=False)
+    again = stored_refits(Minimum(), replace(fits, seconds=1e9), train, removed, tmp_path / "refits", progress=False)
+    assert torch.equal(first.gradient_norms, again.gradient_norms)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content[:-9] + b"x" + content[-8:]])
+def test_damaged_refits_are_made_again_and_the_others_kept(fits, train, removed, tmp_path, monkeypatch, damage):
+    whole = stored_refits(Minimum(), fits, train, removed, tmp_path / "refits", per_cell=1, progress=False)
+    path = tmp_path / "refits" / "cells" / "first=1,count=1.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    refit, asked = Minimum.refit, []
+
+    def counted(self, *arguments, **options):
+        asked.append(arguments[2].groups)
+        return refit(self, *arguments, **options)
+
+    monkeypatch.setattr(Minimum, "refit", counted)
+    again = stored_refits(Minimum(), fits, train, removed, tmp_path / "refits", per_cell=1, progress=False)
+    assert [[group.tolist() for group in groups] for groups in asked[0]] == [[[17]], [[8]]]
+    assert len(asked) == 1
+    for name, value in whole.params.items():
+        assert torch.equal(again.params[name], value)

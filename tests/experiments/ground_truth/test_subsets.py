@@ -1,14 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping, IdentityDamping
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.evaluation.lds import lds
 from bayes_influence.experiments.ground_truth import subsets
 from bayes_influence.experiments.ground_truth.subsets import protocol_config, random_subsets, retrain_on_subsets
 from bayes_influence.influence.influence import Influence
 from bayes_influence.models.mlp import MLP
-from bayes_influence.retraining.protocols import FromScratch, Minimum, ProximalBregman, Warm
+from bayes_influence.retraining.protocols import FromScratch, Minimum, Proximal, ProximalBregman, Warm
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Deterministic
@@ -104,10 +107,28 @@ def test_protocols_are_described_by_name_and_settings():
     described = protocol_config(FromScratch(softmax_regression, Schedule(7)))
     assert described["name"] == "cold"
     assert described["schedule"]["epochs"] == 7
-    assert "Linear(in_features=3, out_features=3, bias=True)" in described["make_network"]
+    assert (
+        described["make_network"]
+        == protocol_config(FromScratch(lambda: MLP(3, 3, depth=0), Schedule(7)))["make_network"]
+    )
+    assert (
+        described["make_network"]
+        != protocol_config(FromScratch(lambda: MLP(3, 3, width=2), Schedule(7)))["make_network"]
+    )
     assert protocol_config(ProximalBregman(0.1)) == {"name": "pbrf", "damping": 0.1, "tolerance": 1e-8}
+    fisher, identity = (protocol_config(Proximal(kind(0.1)))["damping"] for kind in (FisherDamping, IdentityDamping))
+    assert (fisher, identity) == ({"kind": "FisherDamping", "delta": 0.1}, {"kind": "IdentityDamping", "delta": 0.1})
+
+
+def test_what_is_watched_and_a_metric_count_by_their_numbers():
     watched = logistic_classes(5, n_features=3, n_classes=3, seed=1).dataset
-    assert protocol_config(Warm(Schedule(3), watch=watched))["watch"] == [0, 1, 2, 3, 4]
+    other = replace(watched, targets=watched.targets.flip(0))
+    first, second, third = (protocol_config(Warm(Schedule(3), watch=data)) for data in (watched, watched, other))
+    assert first == second
+    assert first != third
+    metrics = [protocol_config(Proximal(DiagonalDamping(0.1, torch.full((2,), size)))) for size in (1.0, 2.0)]
+    assert metrics[0]["damping"]["delta"] == 0.1
+    assert metrics[0] != metrics[1]
 
 
 @pytest.mark.parametrize(

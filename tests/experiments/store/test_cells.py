@@ -5,7 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bayes_influence.experiments.store.cells import CellResult, CorruptCellError, cell_key, decode_cell, encode_cell
+from bayes_influence.data.sealed import DamagedFileError
+from bayes_influence.experiments.store.cells import CellResult, cell_key, decode_cell, encode_cell
+from bayes_influence.training.checkpoints import encode_checkpoint
 
 
 def full_result():
@@ -48,26 +50,39 @@ def test_every_float_keeps_its_bits(values):
 def test_every_truncation_is_detected():
     content = encode_cell(full_result())
     for length in range(0, len(content), 7):
-        with pytest.raises(CorruptCellError, match="truncated or no cell"):
+        with pytest.raises(DamagedFileError, match=r"truncated, or no file of this library|checksum"):
             decode_cell(content[:length])
 
 
-def test_a_flipped_bit_is_detected():
-    content = bytearray(encode_cell(full_result()))
-    content[-3] ^= 1
-    with pytest.raises(CorruptCellError, match="checksum"):
-        decode_cell(bytes(content))
+def test_any_flipped_bit_is_detected():
+    content = encode_cell(full_result())
+    for place in range(0, 8 * len(content), 11):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        with pytest.raises(DamagedFileError, match=r"checksum|truncated"):
+            decode_cell(bytes(flipped))
 
 
 def test_another_safetensors_file_is_no_cell():
     from safetensors.numpy import save
 
-    with pytest.raises(CorruptCellError, match="no cell at all"):
+    with pytest.raises(DamagedFileError, match="no file of this library"):
         decode_cell(save({"a": np.zeros(2)}))
+    with pytest.raises(DamagedFileError, match=r"it is no cell, but holds \['checkpoint'\]"):
+        decode_cell(encode_checkpoint({"epoch": torch.tensor(1)}, {}))
 
 
 def test_a_key_says_what_distinguishes_the_cell():
     assert cell_key(scheme="weight-decay+swa", depth=1, decay=0.005) == "scheme=weight-decay+swa,depth=1,decay=0.005"
+
+
+def test_the_longest_key_and_the_widest_numbers_that_can_be_stored():
+    assert len(cell_key(key="x" * 196)) == 200
+    with pytest.raises(ValueError, match="1 to 200 letters"):
+        cell_key(key="x" * 197)
+    assert decode_cell(encode_cell(CellResult({}, {"a": np.ones(2, np.uint64)}))).arrays["a"].dtype == np.uint64
+    with pytest.raises(TypeError, match=r"array 'a' must hold .* at most 64 bits"):
+        encode_cell(CellResult({}, {"a": np.ones(2, np.longdouble)}))
 
 
 @pytest.mark.parametrize("value", ["a/b", "..", "x" * 300, "a b"])

@@ -2,12 +2,21 @@ import csv
 import json
 import logging
 import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from bayes_influence.experiments.store.cells import CorruptCellError
+from bayes_influence.data.fingerprint import fingerprint
+from bayes_influence.data.locks import BusyError
+from bayes_influence.data.sealed import DamagedFileError
+from bayes_influence.experiments.store import folder as folder_module
 from bayes_influence.experiments.store.folder import StudyFolder
 
 CONFIG = {"dataset": "iris", "schemes": ["none", "swa"], "training": {"epochs": 3000}}
@@ -71,7 +80,8 @@ def test_opening_what_is_no_study_is_an_error_and_makes_no_folder(tmp_path):
     assert not (tmp_path / "nothing").exists()
 
 
-def test_a_folder_of_another_configuration_is_refused_naming_both_values(folder):
+def test_a_folder_with_results_of_another_configuration_is_refused_naming_both_values(folder):
+    folder.save_cell("seed=1", {"results": frame(1)})
     other = {"dataset": "wine", "training": {"epochs": 60000, "decay": 0.1}}
     with pytest.raises(ValueError, match="belongs to another configuration") as error:
         StudyFolder(folder.path, other)
@@ -86,6 +96,7 @@ def test_other_versions_are_a_warning(folder, caplog):
     path = folder.path / "config.json"
     record = json.loads(path.read_text())
     record["versions"]["torch"] = "1.0"
+    record["sha256"] = fingerprint(config=record["config"], versions=record["versions"])
     path.write_text(json.dumps(record))
     with caplog.at_level(logging.WARNING):
         StudyFolder(folder.path, CONFIG)
@@ -137,7 +148,7 @@ def test_a_truncated_cell_is_set_aside_and_named(folder, caplog):
     folder.save_cell("seed=1", {"results": frame(1)})
     path = folder.path / "cells" / "seed=1.safetensors"
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(CorruptCellError, match="cell 'seed=1' in"):
+    with pytest.raises(DamagedFileError, match="cell 'seed=1' in"):
         folder.load_cell("seed=1")
     with caplog.at_level(logging.WARNING):
         assert not folder.cell_done("seed=1")
@@ -165,3 +176,113 @@ def test_what_a_killed_process_left_is_swept_and_work_in_progress_is_not(folder)
     assert not old.exists()
     assert new.exists()
     assert again.keys() == []
+
+
+def test_a_folder_without_results_is_taken_by_the_corrected_configuration(folder):
+    (folder.path / "nested").mkdir()
+    StudyFolder(folder.path / "nested", CONFIG)
+    corrected = StudyFolder(folder.path, {**CONFIG, "device": "cpu"})
+    assert StudyFolder.open(folder.path).config == corrected.config == {**CONFIG, "device": "cpu"}
+    for write in (lambda: folder.save_cell("seed=1", {}), lambda: folder.write_file("verdict.txt", b"late")):
+        with pytest.raises(ValueError, match="device is cpu there and absent here"):
+            write()
+    with pytest.raises(ValueError, match="device is cpu there and absent here"), folder.writing():
+        pytest.fail("the folder is another study's by now")
+    assert corrected.keys() == []
+
+
+@pytest.mark.parametrize("name", ["cells/seed=1.safetensors.corrupt", "scores.safetensors.solved", "nested/notes.txt"])
+def test_whatever_else_is_in_a_folder_counts_as_a_result(folder, name):
+    (folder.path / "nested").mkdir()
+    (folder.path / name).write_text("")
+    with pytest.raises(ValueError, match="belongs to another configuration"):
+        StudyFolder(folder.path, {"dataset": "wine"})
+
+
+def test_one_works_in_a_folder_at_a_time_and_so_do_its_workers(folder, monkeypatch):
+    monkeypatch.setattr(folder_module, "WAIT_SECONDS", 0.1)
+    with folder.writing(), folder.writing():
+        with pytest.raises(BusyError, match=r"another process is writing the study folder .*; wait until it has"):
+            StudyFolder(folder.path, CONFIG).writing().__enter__()
+        with pytest.raises(BusyError, match="another process is writing the study folder"):
+            StudyFolder(folder.path, CONFIG).save_cell("seed=1", {})
+        pickle.loads(pickle.dumps(folder)).save_cell("seed=2", {})
+    with StudyFolder(folder.path, CONFIG).writing():
+        assert StudyFolder.open(folder.path).keys() == ["seed=2"]
+
+
+def test_a_folder_at_work_is_not_taken_by_another_configuration(folder, monkeypatch):
+    monkeypatch.setattr(folder_module, "WAIT_SECONDS", 0.1)
+    with folder.writing(), pytest.raises(BusyError, match="another process is writing the study folder"):
+        StudyFolder(folder.path, {"dataset": "wine"})
+    assert StudyFolder.open(folder.path).config == CONFIG
+
+
+CLAIMING = """
+    import sys, time
+    from bayes_influence.experiments.store.folder import StudyFolder
+
+    while time.time() < float(sys.argv[3]):
+        pass
+    for study in range(20):
+        try:
+            folder = StudyFolder(f"{sys.argv[1]}/{study}", {"who": sys.argv[2]})
+            folder.save_cell("seed=0", {})
+            print(study)
+        except ValueError:
+            pass
+"""
+
+
+def test_of_two_processes_that_start_in_a_folder_one_has_it(tmp_path):
+    start = str(time.time() + 8)
+    claims = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(CLAIMING), str(tmp_path), who, start], stdout=subprocess.PIPE
+        )
+        for who in ("one", "other")
+    ]
+    won = [{int(study) for study in claim.communicate(timeout=120)[0].split()} for claim in claims]
+    assert [claim.returncode for claim in claims] == [0, 0]
+    assert won[0] | won[1] == set(range(20))
+    assert not won[0] & won[1]
+    for who, studies in zip(("one", "other"), won, strict=True):
+        assert all(StudyFolder.open(tmp_path / str(study)).config == {"who": who} for study in studies)
+
+
+def test_every_flipped_bit_of_a_configuration_is_noticed(folder):
+    path = folder.path / "config.json"
+    content = path.read_bytes()
+    for place in range(0, 8 * len(content), 5):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with suppress(ValueError):
+            assert StudyFolder.open(folder.path).config == CONFIG  # an indentation, perhaps
+    path.write_bytes(content.replace(b"3000", b"3001"))
+    with pytest.raises(ValueError, match=r"is damaged .its content does not match its checksum"):
+        StudyFolder.open(folder.path)
+
+
+def test_a_full_disk_leaves_a_cell_as_it_was(folder, monkeypatch):
+    folder.save_cell("seed=1", {"results": frame(1)})
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        folder.save_cell("seed=1", {"results": frame(2)})
+    monkeypatch.undo()
+    pd.testing.assert_frame_equal(folder.load_cell("seed=1").tables["results"], frame(1))
+    assert [path.name for path in (folder.path / "cells").iterdir()] == ["seed=1.safetensors"]
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: content[:-1] + b"?", lambda _: b""])
+def test_a_damaged_table_is_written_anew_out_of_the_cells(folder, damage):
+    folder.save_cell("seed=1", {"results": frame(1)})
+    path = folder.write_table("results", folder.table("results"))
+    written = path.read_bytes()
+    path.write_bytes(damage(written))
+    again = StudyFolder(folder.path, CONFIG)
+    assert again.write_table("results", again.table("results")).read_bytes() == written

@@ -13,6 +13,7 @@ import pytest
 import torch
 from joblib import cpu_count
 
+from bayes_influence.data.locks import BusyError
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import FailedCellsError, RunReport, run_cells
@@ -163,6 +164,18 @@ STUDY = """
 
 def resumed(seed):
     return CellResult({}, {"seed": np.array(-seed)})
+
+
+def test_a_study_that_another_process_is_at_is_refused(tmp_path):
+    process = start_study(tmp_path, 1)
+    try:
+        with pytest.raises(BusyError, match="another process is writing the study folder"):
+            resume(tmp_path)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+        process.stderr.close()
+    resume(tmp_path)
 
 
 def start_study(tmp_path, n_jobs):

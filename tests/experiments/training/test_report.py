@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.images import ImageSet
 from bayes_influence.experiments.training.report import (
     SWAG_SAMPLES,
     Predicted,
     outside_examples,
     predict_all,
-    report_on,
     report_row,
     train_and_report,
 )
@@ -51,9 +51,10 @@ def test_a_report_has_a_row_per_seed_and_is_stored(bayesian):
     assert {"reliability.csv", "reliability.png", "reliability.pdf", "report.csv"} <= {
         path.name for path in folder.iterdir()
     }
-    again = report_on(folder)
+    run = replace(RUN, scheme="bnn")
+    again = train_and_report(run, folder, progress=False)
     pd.testing.assert_frame_equal(again, report)
-    assert (report_on(folder, mode="linearized")["nll"] != report["nll"]).all()
+    assert (train_and_report(run, folder, mode="linearized", progress=False)["nll"] != report["nll"]).all()
 
 
 def test_a_bayesian_network_predicts_by_probit_with_the_variance_of_its_softmax(bayesian):
@@ -99,9 +100,9 @@ def test_uncertainty_is_held_against_errors_and_against_examples_from_elsewhere(
 def test_tables_have_nothing_outside_and_absent_images_are_a_warning(tmp_path, caplog, monkeypatch):
     assert outside_examples(RUN, tmp_path) is None
 
-    def absent(*arguments, **options):
-        raise FileNotFoundError("fashion-mnist: no such file")
+    def absent(self, *arguments):
+        raise FileNotFoundError(f"{self.source.name}: no such file")
 
-    monkeypatch.setattr("bayes_influence.experiments.training.report.load_images", absent)
+    monkeypatch.setattr(ImageSet, "raw_split", absent)
     assert outside_examples(replace(RUN, dataset="mnist"), tmp_path) is None
     assert "no out-of-distribution examples: fashion-mnist: no such file" in caplog.text

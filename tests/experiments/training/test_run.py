@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bayes_influence.data.locks import BusyError
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.run import CHECKPOINT, epoch_seconds, load_run, load_trained, run_training
 from bayes_influence.experiments.training.settings import TrainRun
@@ -129,7 +131,8 @@ def test_what_is_not_said_depends_on_data_and_scheme(dataset, scheme, epochs, ba
 
 @pytest.mark.parametrize("network", ["lenet", "vgg11", "resnet"])
 def test_convolutional_networks_are_built_for_images_and_refuse_tables(network):
-    run = replace(RUN, dataset="mnist", network=network, width=4, activation="relu")
+    width = 4 if network == "resnet" else None
+    run = replace(RUN, dataset="mnist", network=network, width=width, activation="relu")
     if network != "vgg11":
         assert run.make_network((1, 28, 28), 10).input_shape == (1, 28, 28)
     with pytest.raises(ValueError, match=f"{network} takes images"):
@@ -151,6 +154,9 @@ def test_convolutional_networks_are_built_for_images_and_refuse_tables(network):
         ({"train_examples": 0}, "train_examples must be at least 1, got 0"),
         ({"epochs": 0}, "epochs and batch_size must be at least 1"),
         ({"activation": "step"}, "unknown activation 'step'"),
+        ({"network": "lenet"}, "lenet has no width to choose; leave width out, or choose one of mlp, resnet"),
+        ({"network": "resnet", "depth": 3}, "resnet has no depth to choose; leave depth out, or choose one of mlp"),
+        ({"width": 0}, "width must be at least 1, got 0"),
     ],
 )
 def test_unknown_settings_are_refused(settings, message):
@@ -171,8 +177,36 @@ def test_folders_that_hold_something_else_are_refused(tmp_path):
     with pytest.raises(ValueError, match="a study of another kind"):
         load_trained(tmp_path / "study")
     (tmp_path / "run" / CHECKPOINT).write_bytes(b"partial")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: the checkpoint is truncated"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors: the checkpoint cannot be used"):
         load_run(tmp_path / "run")
     (tmp_path / "run" / CHECKPOINT).unlink()
     with pytest.raises(ValueError, match="has finished 0 of 1 epochs"):
         load_run(tmp_path / "run")
+
+
+def test_a_run_warmed_up_by_another_one_than_before_is_not_continued(tmp_path):
+    cold, warm = replace(RUN, seeds=(0,)), replace(RUN, scheme="bnn", seeds=(5,), warm_start=str(tmp_path / "cold"))
+    run_training(cold, tmp_path / "cold", progress=False)
+    run_training(warm, tmp_path / "warm", progress=False)
+    load_run(tmp_path / "warm")
+    shutil.rmtree(tmp_path / "cold")
+    run_training(replace(cold, epochs=5), tmp_path / "cold", progress=False)
+    for again in (lambda: run_training(warm, tmp_path / "warm", progress=False), lambda: load_run(tmp_path / "warm")):
+        with pytest.raises(CheckpointError, match=r"of another training: warm_start_params is '\w+' there and '\w+'"):
+            again()
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(tmp_path):
+    folder = StudyFolder(tmp_path, {"study": "train", **RUN.to_config()})
+    with folder.writing(), pytest.raises(BusyError, match="another process is writing the study folder"):
+        run_training(RUN, tmp_path, progress=False)
+    run_training(RUN, tmp_path, progress=False)
+
+
+def test_damaged_times_are_left_out_and_nothing_else(tmp_path):
+    trained, _ = run_training(RUN, tmp_path, progress=False)
+    path = tmp_path / "cells" / "seconds.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert epoch_seconds(StudyFolder.open(tmp_path)).empty
+    again, _ = run_training(RUN, tmp_path, progress=False)
+    assert_same(again, trained)

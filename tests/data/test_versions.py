@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bayes_influence.experiments.store.versions import PACKAGES, environment
+from bayes_influence.data.versions import PACKAGES, environment
 
 
 def test_names_the_software_that_is_running():

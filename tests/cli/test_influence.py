@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 from bayes_influence.cli import app
 from bayes_influence.experiments.training.report import train_and_report
 from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.influence.scores import InfluenceScores
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +38,12 @@ def test_what_is_missing_is_said(run, tmp_path, arguments, message):
     result = CliRunner().invoke(app, ["influence", str(run), *arguments, "--out", str(tmp_path / "out")])
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_a_command_that_failed_is_not_in_the_way_of_the_corrected_one(run, tmp_path):
+    command = ["influence", str(run), "--test", "3", "--out", str(tmp_path / "out")]
+    failed = CliRunner().invoke(app, [*command, "--damping", "-1"])
+    assert (failed.exit_code, (tmp_path / "out" / "scores.safetensors").exists()) == (2, False)
+    corrected = CliRunner().invoke(app, [*command, "--damping", "10"])
+    assert corrected.exit_code == 0, corrected.output
+    assert "10.0" in InfluenceScores.load(tmp_path / "out" / "scores.safetensors").damping

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,9 +13,7 @@ PARTIAL = ".partial"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes `content` to a temporary file beside `path`, forces it to disk, and renames it onto `path`.
-
-    A process killed at any moment leaves `path` as it was or complete.
+    """Writes `content` to a file beside `path` and puts it in the place of `path`, see `replacing`.
 
     Args:
         path: The file to write or replace.
@@ -22,11 +22,26 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: If the folder cannot be written or the disk is full; `path` is then what it was.
     """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` to be written; at the end it is forced to disk and renamed onto `path`.
+
+    A process killed at any moment leaves `path` as it was or complete.
+
+    Args:
+        path: The file to write or replace.
+
+    Raises:
+        OSError: If the folder cannot be written or the disk is full; `path` is then what it was.
+    """
     temporary = path.with_name(f"{path.name}.{uuid4().hex}{PARTIAL}")
     try:
-        with temporary.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
+        yield temporary
+        with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except BaseException:

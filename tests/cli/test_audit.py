@@ -43,11 +43,14 @@ def test_a_finished_run_is_audited_on_its_worst_test_examples(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["irsi"], "unknown dataset 'irsi'"),
-        (["iris", "--removals", "2"], "removals must lie in 3..149"),
+        (["irsi"], "unknown table 'irsi'"),
+        (["iris", "--removals", "2"], "an audit needs at least 3 removed examples for its correlations, got 2"),
+        (["iris", "--removals", "149"], "of which at most 148 can be removed; got removals=149"),
         (["iris", "--damping", "0"], "the damping must be positive, got 0.0; leave it out for the automatic one"),
         (["iris", "--solver", "gauss"], "unknown solver 'gauss'"),
-        (["iris", "--scheme", "none,swa"], "an audit takes one scheme, got none, swa"),
+        (["iris", "--scheme", "none,swa"], "unknown scheme none,swa"),
+        (["iris", "--tests", "9"], "--tests does not apply here: iris is no folder of a finished run; leave it out"),
+        (["iris", "--refits", "newton", "--refit-epochs", "9"], "--refit-epochs does not apply here"),
     ],
 )
 def test_mistakes_are_told_before_any_work(arguments, message, tmp_path):

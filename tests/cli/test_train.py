@@ -1,5 +1,6 @@
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from bayes_influence.cli import app
@@ -40,3 +41,14 @@ def test_mistakes_are_told_in_one_line(arguments, message, tmp_path):
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to train on")
+def test_a_command_that_failed_is_not_in_the_way_of_the_corrected_one(tmp_path):
+    failed = _run("train", "iris", *SMALL, "--device", "cuda", "--out", tmp_path)
+    assert failed.exit_code != 0
+    corrected = _run("train", "iris", *SMALL, "--device", "cpu", "--out", tmp_path)
+    assert corrected.exit_code == 0, corrected.output
+    assert load_run(tmp_path)[2]["device"] == "cpu"
+    refused = _run("train", "iris", *SMALL, "--device", "cpu", "--width", "6", "--out", tmp_path)
+    assert "width is 5 there and 6 here" in " ".join(refused.output.split())

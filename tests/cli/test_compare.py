@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -29,7 +30,7 @@ def test_compare_prints_the_table_and_says_where_the_rest_is(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compare", "irsi"], "unknown dataset 'irsi'; known: breast-cancer, digits, iris, wine"),
+        (["compare", "irsi"], "unknown table 'irsi'; known: breast-cancer, digits, iris, wine"),
         (["compare", "iris", "--schemes", "nonne"], "unknown scheme nonne; known: none, weight-decay"),
         (["compare", "iris", "--activation", "relo"], "unknown activation 'relo'"),
         (["compare", "iris", "--removals", "400"], "removals must lie in 3..149"),
@@ -85,3 +86,12 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
     assert process.returncode == 130
     assert "interrupted: 1 of 2 cells are stored" in " ".join(told.split())
     assert len(list(stored.glob("*.safetensors"))) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_output_that_cannot_be_written_is_told_in_a_sentence():
+    command = [sys.executable, "-m", "bayes_influence", "--help"]
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr == "error: cannot print (No space left on device); what was computed is in its folder\n"

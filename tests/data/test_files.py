@@ -1,6 +1,6 @@
 import pytest
 
-from bayes_influence.experiments.store.files import PARTIAL, write_whole
+from bayes_influence.data.files import PARTIAL, write_whole
 
 
 def test_writes_and_replaces_leaving_nothing_else(tmp_path):

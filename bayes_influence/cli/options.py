@@ -1,0 +1,109 @@
+"""From the options of a command to the settings of a study: one way for all commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import fields
+from types import TracebackType
+from typing import Any, TypeVar
+
+import typer
+from rich.console import Console
+from typer.core import TyperCommand
+
+console = Console()
+errors = Console(stderr=True)
+
+Made = TypeVar("Made")
+
+_given: ContextVar[dict[str, str]] = ContextVar("given", default={})  # noqa: B039 - never changed, only replaced
+
+
+def fields_of(kind: type) -> list[str]:
+    """Names of the settings of a kind."""
+    return [field.name for field in fields(kind)]
+
+
+def settings_of(kind: type[Made], given: Mapping[str, Any], **own: Any) -> Made:
+    """Settings out of a command's parameters: those of the same names, and those that had to be read first.
+
+    Args:
+        kind: A dataclass of settings.
+        given: The command's parameters by name; what is no setting, or None, is passed over.
+        **own: Settings that are not as the command line has them.
+
+    Raises:
+        ValueError: As the settings do.
+    """
+    said = {name: value for name, value in given.items() if name in fields_of(kind) and value is not None}
+    return kind(**said | own)
+
+
+class GivenOptions(TyperCommand):
+    """A command that remembers which of its options were given and which have their defaults."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        sources = {parameter: ctx.get_parameter_source(parameter.name) for parameter in self.params}
+        _given.set(
+            {
+                str(parameter.name): parameter.opts[0]
+                for parameter, source in sources.items()
+                if source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+            }
+        )
+        return super().invoke(ctx)
+
+
+def refuse_given(names: Iterable[str], why: str) -> None:
+    """Refuses options that were given, to a `GivenOptions`, though they do not apply to what was asked.
+
+    Args:
+        names: Parameters that do not apply.
+        why: The reason, after a colon.
+
+    Raises:
+        ValueError: Naming the first such option.
+    """
+    for name in names:
+        if name in _given.get():
+            raise ValueError(f"{_given.get()[name]} does not apply here: {why}; leave it out")
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """Words separated by commas."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def whole_numbers(text: str, name: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas.
+
+    Args:
+        text: What was given.
+        name: Of the option.
+
+    Raises:
+        ValueError: If a word is no whole number.
+    """
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"{name} must be whole numbers separated by commas, got {text!r}") from None
+
+
+class clear_errors:  # noqa: N801 - used like a function
+    """Prints what was expected, what came and what to do, without a traceback, and leaves with status 2 (130)."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            errors.print(str(error) or "interrupted", style="yellow", highlight=False, markup=False)
+            raise typer.Exit(130) from None
+        if isinstance(error, ValueError | TypeError | OSError | RuntimeError):
+            errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+            raise typer.Exit(2) from None

@@ -1,0 +1,87 @@
+"""The command `reproduce`: one subcommand per registered study, whose options are the study's own settings."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from bayes_influence.cli.options import clear_errors, console, split_words
+
+if TYPE_CHECKING:
+    from bayes_influence.experiments.papers.study import PaperStudy
+
+
+class StudyCommands(TyperGroup):
+    """Commands made of the registry when one is asked for, so that other commands start without it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of all studies."""
+        from bayes_influence.experiments.papers.registry import paper_studies
+
+        return list(paper_studies())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of one study, None where there is no such study."""
+        from bayes_influence.experiments.papers.registry import paper_studies
+
+        study = paper_studies().get(cmd_name)
+        if study is None:
+            return None
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command(study.name, help=study.shows)(study_command(study))
+        return get_command(single)
+
+
+def study_command(study: PaperStudy) -> Callable[..., None]:
+    """A function that typer makes a command of: its parameters are the study's options, a folder and the jobs."""
+    kinds, described = get_type_hints(type(study.settings)), study.settings.descriptions()
+    parameters = {
+        name: (_option_type(kinds[name]), described[name], _as_option(default))
+        for name, default in study.options.items()
+    }
+    parameters["out"] = (Path, "Result folder; studies that share cells share it.", Path(study.folder))
+    parameters["jobs"] = (int | None, "Cells at once; as many as there are cores, when not given.", None)
+
+    def command(**given: Any) -> None:
+        from bayes_influence.experiments.papers.registry import reproduce
+
+        out, jobs = given.pop("out"), given.pop("jobs")
+        options = {
+            name: split_words(value) if isinstance(study.options[name], tuple) else value
+            for name, value in given.items()
+        }
+        with clear_errors():
+            found = reproduce(study.name, options, out, n_jobs=jobs)
+        console.print(found.table.to_string(index=False))
+        for figure in found.figures:
+            console.print(f"Figure: {figure}", soft_wrap=True, highlight=False)
+        console.print(f"Tables and configuration: {found.folder}", soft_wrap=True, highlight=False)
+
+    command.__annotations__ = {
+        name: Annotated[kind, typer.Option(help=text)] for name, (kind, text, _) in parameters.items()
+    }
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for (name, (_, _, default)), kind in zip(parameters.items(), command.__annotations__.values(), strict=True)
+        ]
+    )
+    return command
+
+
+def _option_type(kind: Any) -> Any:
+    """The type of the option for a field: words separated by commas for a tuple, and else its own."""
+    if get_origin(kind) in (Union, UnionType):
+        return _option_type(next(one for one in get_args(kind) if one is not type(None))) | None
+    return str if get_origin(kind) is tuple else kind
+
+
+def _as_option(value: Any) -> Any:
+    return ",".join(value) if isinstance(value, tuple) else value

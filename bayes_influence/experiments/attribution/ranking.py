@@ -1,0 +1,89 @@
+"""Training examples ranked by what their removal does to the loss of a test example."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.influence.scores import InfluenceScores
+from bayes_influence.moments.moments import Moments
+from bayes_influence.objectives.objective import Objective
+
+KINDS = {"helpful": "tab:green", "harmful": "tab:red"}
+"""The two ends of a ranking by removal effect, most positive and most negative, and their colours."""
+
+
+def described_tests(objective: Objective, tests: Dataset, positions: Tensor) -> list[dict[str, Any]]:
+    """What a ranking says about each test example."""
+    params = objective.params
+    data = tests.to(dtype=next(iter(params.values())).dtype)
+    with torch.no_grad():
+        losses, outputs = objective.losses(params, data.batch()), objective.outputs(params, data.inputs)
+    predicted = (outputs.expectation if isinstance(outputs, Moments) else outputs).argmax(dim=-1)
+    return [
+        {
+            "test": int(positions[row]),
+            "test_id": int(tests.ids[row]),
+            "test_class": _class_name(tests, int(tests.targets[row])),
+            "predicted_class": _class_name(tests, int(predicted[row])),
+            "test_loss": float(losses[row]),
+        }
+        for row in range(len(tests))
+    ]
+
+
+def ranked(scores: InfluenceScores, train: Dataset, test: dict[str, Any], top: int) -> pd.DataFrame:
+    """The `top` most helpful and most harmful training examples for one test example, see `RunInfluence.ranking`.
+
+    Args:
+        scores: Of this test example and others.
+        train: The training examples.
+        test: What `described_tests` says about the test example.
+        top: How many, of each kind.
+    """
+    removal = scores.removal[scores.test_ids.tolist().index(test["test_id"])]
+    frames = []
+    for kind in KINDS:
+        ids = scores.top(top, test["test_id"], by=kind)  # type: ignore[arg-type]
+        positions = train.positions(ids)
+        columns = {
+            "kind": kind,
+            "rank": range(1, top + 1),
+            "train_id": ids.tolist(),
+            "train_class": [_class_name(train, target) for target in train.targets[positions].tolist()],
+            "removal": removal[positions].tolist(),
+        }
+        frames.append(pd.DataFrame({**{name: [value] * top for name, value in test.items()}, **columns}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _class_name(data: Dataset, target: int) -> str:
+    return data.class_names[target] if data.class_names else str(target)
+
+
+def printed_rankings(ranking: pd.DataFrame) -> list[Table]:
+    """The ranking as it is printed, one table per test example."""
+    tables = []
+    for _, rows in ranking.groupby("test", sort=False):
+        test = rows.iloc[0]
+        table = Table(
+            title=f"test {test['test']} (id {test['test_id']}): {test['test_class']}, predicted "
+            f"{test['predicted_class']}, loss {test['test_loss']:.3g}",
+            caption="removal: predicted change of this loss when the training example is left out",
+        )
+        table.add_column("rank", justify="right")
+        for kind, colour in KINDS.items():
+            table.add_column(f"most {kind}", justify="right", style=colour.removeprefix("tab:"))
+            table.add_column("class")
+            table.add_column("removal", justify="right")
+        ends = [rows[rows["kind"] == kind].itertuples() for kind in KINDS]
+        for pair in zip(*ends, strict=True):
+            cells = [(end.train_id, end.train_class, f"{end.removal:+.3e}") for end in pair]
+            table.add_row(str(pair[0].rank), *map(str, [cell for triple in cells for cell in triple]))
+        tables.append(table)
+    return tables

@@ -1,0 +1,48 @@
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from bayes_influence.cli import app
+from bayes_influence.experiments.papers import fragility_iris
+
+
+def _run(*arguments):
+    return CliRunner().invoke(app, ["reproduce", *map(str, arguments)], terminal_width=200)
+
+
+def test_the_studies_are_listed_with_what_they_show():
+    shown = " ".join(_run("--help").output.split())
+    assert "fig1" in shown
+    assert "Spearman correlation (signed)" in shown
+
+
+def test_a_study_s_options_are_its_settings():
+    shown = _run("fig3", "--help").output
+    assert "--repeats" in shown
+    assert "--depth" not in shown
+    assert "none,weight-decay,swa" in shown
+
+
+def test_a_figure_is_reproduced_from_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(fragility_iris, "SIZES", ((1, 5), (2, 5), (1, 8)))
+    options = ["--repeats", 2, "--removals", 4, "--epochs", 40, "--schemes", "weight-decay, none", "--refit-epochs", 5]
+    result = _run("fig1", *options, "--test-example", 83, "--out", tmp_path / "out", "--jobs", 1)
+    assert result.exit_code == 0, result.output
+    assert "statistic" in result.output
+    assert f"Figure: {tmp_path / 'out' / 'fig1.png'}" in result.output
+    assert pd.read_csv(tmp_path / "out" / "summary.csv")["scheme"].unique().tolist() == ["weight-decay", "none"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fig2"], "No such command 'fig2'"),
+        (["fig1", "--depth", 3], "No such option: --depth"),
+        (["fig1", "--removals", 400], "removals must lie in 3..149"),
+        (["fig1", "--schemes", "nonne"], "unknown scheme nonne; known: none"),
+    ],
+)
+def test_what_does_not_apply_is_refused(arguments, message, tmp_path):
+    result = _run(*arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
