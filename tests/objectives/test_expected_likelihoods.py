@@ -3,19 +3,23 @@ from math import log, pi
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 from torch.func import grad, vmap
 
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.expected_likelihoods import (
+    ExpectedBernoulli,
     ExpectedGaussian,
     ExtendedVI,
     JensenCategorical,
     SobolCategorical,
     TaylorCategorical,
     TiltedCategorical,
-    sobol_normals,
+    sampled_likelihood,
 )
+from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
+from bayes_influence.objectives.predictive import sobol_normals
 from bayes_influence.torch_internals import make_fx
 
 MEANS = 1.5 * torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -135,10 +139,61 @@ def test_losses_are_differentiable_member_by_member(name):
         torch.testing.assert_close(both[0], one)
 
 
+def expected_softplus(mean, variance):
+    """E log(1 + e^z) by integration over 12 standard deviations, the kink's place named."""
+    root = variance**0.5
+
+    def integrand(x):
+        return np.logaddexp(0, mean + root * x) * np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+
+    kink = float(np.clip(-mean / root, -11.9, 11.9))
+    return quad(integrand, -12, 12, points=[kink], limit=400, epsabs=1e-12)[0]
+
+
+@pytest.mark.parametrize(("variance", "error"), [(0.1, 1e-12), (4.0, 3e-8), (10.0, 1e-5), (30.0, 8e-4), (100.0, 0.014)])
+def test_expected_bernoulli_is_the_integral(variance, error):
+    means = torch.linspace(-8, 8, 17, dtype=torch.float64)
+    exact = torch.tensor([expected_softplus(float(mean), variance) for mean in means], dtype=torch.float64)
+    outputs = Moments(means, torch.full_like(means, variance))
+    for label in (0, 1):
+        found = ExpectedBernoulli()(outputs, torch.full((17,), label))
+        assert (found - (exact - label * means)).abs().max() < error
+
+
+def test_expected_bernoulli_sums_over_labels_and_is_bounded_by_the_tilted_bound_of_two_classes():
+    targets = torch.randint(0, 2, (8, 3))
+    outputs = logits(0.5)
+    alone = [
+        ExpectedBernoulli()(Moments(outputs.expectation[:, k], outputs.variance[:, k]), targets[:, k]) for k in range(3)
+    ]
+    torch.testing.assert_close(ExpectedBernoulli()(outputs, targets), torch.stack(alone).sum(0))
+    pair = Moments(
+        torch.stack([0 * MEANS[:, 0], MEANS[:, 0]], 1), torch.stack([0 * SHAPES[:, 0], 0.5 * SHAPES[:, 0]], 1)
+    )
+    bound = TiltedCategorical()(pair, targets[:, 0]) - alone[0]
+    assert (bound > -1e-9).all()
+    assert bound.max() < 0.02
+    more = ExpectedBernoulli(64)(outputs, targets)
+    torch.testing.assert_close(ExpectedBernoulli()(outputs, targets), more, rtol=0, atol=1e-12)
+
+
+def test_every_expectation_knows_the_likelihood_of_one_draw():
+    for loss in LOSSES.values():
+        assert sampled_likelihood(loss) == CrossEntropy()
+    assert sampled_likelihood(ExpectedBernoulli()) == Bernoulli()
+    assert sampled_likelihood(ExpectedGaussian(0.3)) == GaussianNoise(0.3)
+    with pytest.raises(
+        TypeError, match="the likelihood of one draw, and function does not say which that is; take Tilted"
+    ):
+        sampled_likelihood(expected_softplus)
+
+
 def test_settings_out_of_range_are_refused():
     with pytest.raises(ValueError, match="n_draws must be at least 1, got 0"):
         SobolCategorical(0)
     with pytest.raises(ValueError, match=r"the eVI noise must be positive, got 0\.0"):
         ExtendedVI(0.0)
+    with pytest.raises(ValueError, match="n_nodes must be at least 1, got 0"):
+        ExpectedBernoulli(0)
     with pytest.raises(ValueError, match=r"the noise scale must be positive, got -1\.0"):
         ExpectedGaussian(-1.0)
