@@ -7,18 +7,17 @@ in nats. Each knows the likelihood of one draw of the outputs, `sampled`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
-import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Moments
 from bayes_influence.moments.softmax import softmax
+from bayes_influence.objectives.expected_softplus import expected_softplus
 from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
-from bayes_influence.objectives.predictive import ClassPredictive, LabelPredictive, RealPredictive, sobol_normals
+from bayes_influence.objectives.predictive import ClassPredictive, LabelPredictive, RealPredictive
+from bayes_influence.objectives.quasi_random import sobol_normals
 from bayes_influence.objectives.tilt import optimal_tilt
 
 EVI_NOISE = 1e-3
@@ -132,40 +131,20 @@ class ExtendedVI(_Categorical):
         return 0.5 * (torch.log(variance) + (one_hot - probabilities.expectation).square() / variance).sum(-1)
 
 
-@lru_cache(maxsize=8)
-def _hermite(n_nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    nodes, weights = np.polynomial.hermite_e.hermegauss(n_nodes)
-    return nodes, weights / weights.sum()
-
-
 @dataclass(frozen=True)
 class ExpectedBernoulli(LabelPredictive):
     """-E log p = sum_k E log(1 + e^{z_k}) - y_k m_k for independent Gaussian logits z_k: labels that are on or off.
 
-    By Gauss-Hermite quadrature: at 32 nodes within 3e-8 of the integral for v <= 4, 1e-5 for v <= 10, 8e-4 for v <= 30
-    and .014 for v <= 100 (of 4). Not a bound.
-
-    Attributes:
-        n_nodes: Nodes of the quadrature.
-
-    Raises:
-        ValueError: If there is no node.
+    Exact, see `expected_softplus`.
     """
 
-    n_nodes: int = 32
     moments = True
-
-    def __post_init__(self) -> None:
-        if self.n_nodes < 1:
-            raise ValueError(f"n_nodes must be at least 1, got {self.n_nodes}")
 
     def __call__(self, outputs: Moments, targets: Tensor) -> Float[Tensor, " B"]:
         """Losses in nats, one per example, the sum over its labels."""
-        mean = outputs.expectation.reshape(len(outputs.expectation), -1)
-        deviation = outputs.standard_deviation.reshape(mean.shape)
-        nodes, weights = (torch.from_numpy(part).to(mean) for part in _hermite(self.n_nodes))
-        expected = F.softplus(mean.unsqueeze(-1) + deviation.unsqueeze(-1) * nodes) @ weights
-        return (expected - targets.reshape(len(targets), -1).to(mean) * mean).sum(-1)
+        mean, variance = (part.reshape(len(part), -1) for part in (outputs.expectation, outputs.variance))
+        labels = targets.reshape(len(targets), -1).to(mean)
+        return (expected_softplus(mean, variance) - labels * mean).sum(-1)
 
     def sampled(self) -> Bernoulli:
         """The likelihood of one draw of the outputs."""

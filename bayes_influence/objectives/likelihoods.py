@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from math import log, pi
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bayes_influence.objectives.expected_softplus import softplus
 from bayes_influence.objectives.predictive import ClassPredictive, LabelPredictive, RealPredictive
 
 
@@ -65,7 +65,7 @@ class Bernoulli(LabelPredictive):
     def __call__(self, outputs: Float[Tensor, "B *K"], targets: Tensor) -> Float[Tensor, " B"]:
         """Losses in nats, one per example, the sum over its labels."""
         logits = outputs.reshape(len(outputs), -1)
-        return (F.softplus(logits) - targets.reshape(len(targets), -1).to(logits) * logits).sum(-1)
+        return (softplus(logits) - targets.reshape(len(targets), -1).to(logits) * logits).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from bayes_influence.objectives.parameters import (
     moved_like,
     select_names,
 )
-from bayes_influence.objectives.predictive import check_outputs
+from bayes_influence.objectives.predictive import Predictive, check_outputs
 from bayes_influence.objectives.regularisers import NoRegulariser
 
 Likelihood = Callable[[Any, Tensor], Tensor]
@@ -219,16 +219,20 @@ class Objective:
         return losses if batch.weights is None else batch.weights * losses
 
     def check_targets(self, data: Dataset) -> None:
-        """Refuses targets that do not fit what the likelihood says of the outputs; one example is evaluated.
+        """Refuses targets that do not fit what the likelihood says of the outputs; two examples are evaluated.
+
+        Nothing is refused where it does not say what they mean.
 
         Raises:
             TypeError: If outputs or targets are of another kind.
             ValueError: If they do not fit; data set and example are named.
         """
-        first = data.select([0]).to(device=self.device, dtype=self.dtype)
+        if not isinstance(self.likelihood, Predictive):
+            return
+        first = self.fitting(data.select(range(min(2, len(data)))).inputs)
         with torch.no_grad():
-            outputs = self.outputs(self.params, first.inputs)
-        check_outputs(self.likelihood, outputs, data.targets, data.name, data.ids)
+            outputs = self.outputs(self.params, first)
+        self.likelihood.check(outputs, data.targets, data.name, data.ids)
 
     def value(
         self,

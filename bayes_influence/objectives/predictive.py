@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import lru_cache
-from math import ceil, e, log, log2, pi
+from math import e, log, pi
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.special import ndtri
-from scipy.stats import qmc
 from torch import Tensor
 
 from bayes_influence.moments.moments import Moments
+from bayes_influence.objectives.quasi_random import sobol_normals
 
 DRAWS = 128
 """Quasi-random draws of the logits; a power of two keeps the set balanced."""
@@ -324,16 +321,6 @@ def check_outputs(
     """
     if isinstance(likelihood, Predictive):
         likelihood.check(outputs, targets, name, ids)
-
-
-@lru_cache(maxsize=32)
-def sobol_normals(n_draws: int, n_classes: int, seed: int) -> Float[np.ndarray, "S C"]:
-    """Scrambled Sobol draws of independent standard normals, the same at every call.
-
-    In numpy, so that a first call under `make_fx` or `vmap` makes constants as any other call does.
-    """
-    uniform = qmc.Sobol(n_classes, rng=seed).random_base2(ceil(log2(n_draws)))[:n_draws]
-    return ndtri(uniform.clip(1e-12, 1 - 1e-12))
 
 
 def _refuse(bad: Bool[Tensor, " n"], values: Tensor, ids: Tensor | None, expected: str, advice: str) -> None:
