@@ -100,10 +100,12 @@ def train_minibatches(
 
     Raises:
         NonFiniteTrainingError: If an objective becomes NaN or infinite, naming member and step.
-        ValueError: If seeds, labels or weights do not fit the members, the state is another training's, or a step
-            cannot be repeated or taken on the smallest batch.
+        TypeError: If the targets are of another kind than the likelihood's.
+        ValueError: If seeds, labels or weights do not fit the members, targets not the likelihood, the state is another
+            training's, or a step cannot be repeated or taken on the smallest batch.
     """
     check_dataset(train, "the training examples")
+    objective.check_targets(train)
     training = _Training(
         objective, params, train, schedule, seeds, names, buffers, averaging, data_weights, step, labels
     )
