@@ -25,7 +25,7 @@ from bayes_influence.experiments.store.figures import figure_style, save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 
-NETWORKS = ((1, 5), (4, 5), (8, 5), (1, 50))
+NETWORKS = ((1, 5), (1, 50), (4, 5), (8, 5))
 """(depth, width) of the networks whose choices are put right."""
 
 ORDER = (
