@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bayes_influence.curvature.operators.hessian import Hessian
+from bayes_influence.curvature.operators.hessian import Hessian, HessianOperator
 from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.experiments.papers.fragility.choices import Choices
 from bayes_influence.experiments.papers.fragility.networks import dtype_of
@@ -154,7 +154,7 @@ def _published_effects(head: Head, test: Dataset, choices: Choices, *, summed: b
     if summed:
         solved, _ = lissa_summed(Hessian().operator(objective, head.train).dense(), rhs)
     else:
-        operator = Hessian().operator(objective, head.train)
+        operator = HessianOperator(objective, head.train)
         solved = lissa_ended_early(operator.product_of, len(head.train), rhs, seed=seed)
     parts = [
         per_example_gradients(objective, objective.fitting(part)) @ solved
