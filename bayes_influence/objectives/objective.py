@@ -27,6 +27,7 @@ from bayes_influence.objectives.parameters import (
 )
 from bayes_influence.objectives.predictive import Predictive, check_outputs
 from bayes_influence.objectives.regularisers import NoRegulariser
+from bayes_influence.torch_internals import tree_map
 
 Likelihood = Callable[[Any, Tensor], Tensor]
 """Per-example losses (B,) from the network's outputs and the targets; never reduced over the batch."""
@@ -218,7 +219,7 @@ class Objective:
             )
         return losses if batch.weights is None else batch.weights * losses
 
-    def check_targets(self, data: Dataset) -> None:
+    def check_targets(self, data: Dataset | Batch) -> None:
         """Refuses targets that do not fit what the likelihood says of the outputs; two examples are evaluated.
 
         Nothing is refused where it does not say what they mean.
@@ -229,10 +230,10 @@ class Objective:
         """
         if not isinstance(self.likelihood, Predictive):
             return
-        first = self.fitting(data.select(range(min(2, len(data)))).inputs)
         with torch.no_grad():
-            outputs = self.outputs(self.params, first)
-        self.likelihood.check(outputs, data.targets, data.name, data.ids)
+            outputs = self.outputs(self.params, self.fitting(tree_map(lambda leaf: leaf[:2], data.inputs)))
+        named = {"name": data.name, "ids": data.ids} if isinstance(data, Dataset) else {}
+        self.likelihood.check(outputs, data.targets, **named)
 
     def value(
         self,

@@ -83,8 +83,11 @@ def train_ensemble(
 
     Raises:
         NonFiniteTrainingError: If an objective becomes NaN or infinite.
-        ValueError: If members are averaged and no `averaging` says how.
+        TypeError: If shared targets are of another kind than the likelihood's.
+        ValueError: If shared targets do not fit the likelihood, or members are averaged and no `averaging` says how.
     """
+    if not own_data:
+        objective.check_targets(batch)
     layout = Flattening.of(objective.params, [name for name in objective.params if name in params])
     flat = layout.flatten(params).clone()
     members = len(flat)
