@@ -20,6 +20,7 @@ from torch import Tensor
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Moments
 from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.likelihoods import GaussianNoise
+from bayes_influence.objectives.objective import Likelihood
 from bayes_influence.objectives.tilt import optimal_tilt
 
 EVI_NOISE = 1e-3
@@ -160,3 +161,26 @@ class ExpectedGaussian:
     def sampled(self) -> GaussianNoise:
         """The likelihood of one draw of the outputs."""
         return GaussianNoise(self.scale)
+
+
+LIKELIHOODS: dict[str, Likelihood] = {
+    "tilted": TiltedCategorical(),
+    "sobol": SobolCategorical(),
+    "taylor": TaylorCategorical(),
+    "jensen": JensenCategorical(),
+    "evi": ExtendedVI(),
+}
+"""Expected log-likelihoods of classes by name."""
+
+
+def as_likelihood(likelihood: Likelihood | str) -> Likelihood:
+    """The expected log-likelihood that is meant: `TiltedCategorical()` and `"tilted"` are the same.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if not isinstance(likelihood, str):
+        return likelihood
+    if likelihood not in LIKELIHOODS:
+        raise ValueError(f"unknown likelihood {likelihood!r}; known: {', '.join(LIKELIHOODS)}")
+    return LIKELIHOODS[likelihood]
