@@ -96,9 +96,12 @@ def train_minibatches(
 
     Raises:
         NonFiniteTrainingError: If an objective becomes NaN or infinite, naming member and step.
-        ValueError: If seeds, labels or weights do not fit the members, or the state is another training's.
+        TypeError: If the targets are of another kind than the likelihood's.
+        ValueError: If seeds, labels or weights do not fit the members, targets not the likelihood, or the state is
+            another training's.
     """
     check_dataset(train, "the training examples")
+    objective.check_targets(train)
     training = _Training(objective, params, train, schedule, seeds, buffers, averaging, data_weights, step, labels)
     if state is not None:
         training.restore(state)

@@ -16,9 +16,9 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from bayes_influence.data.dataset import Batch
 from bayes_influence.moments.layers import is_bayesian
-from bayes_influence.moments.moments import Moments
-from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.parameters import Flattening, Params
+from bayes_influence.objectives.predictive import Predictive
 from bayes_influence.torch_internals import AnyBatchNorm, AnyDropout, tree_map
 
 StepValue = Callable[[Params, Params, Batch, "Tensor | None", "float | Tensor"], tuple[Tensor, Tensor]]
@@ -63,19 +63,17 @@ def step_objective(objective: Objective) -> StepObjective:
         outputs = functional_call(network, {**params, **buffers}, (batch.inputs,))
         losses = objective.losses_of(outputs, batch)
         weighted = losses if weights is None else weights * losses
-        return weighted.mean() + regulariser_weight * objective.regulariser(params), right_predictions(
-            outputs, batch.targets
-        )
+        right = right_predictions(objective.likelihood, outputs, batch.targets)
+        return weighted.mean() + regulariser_weight * objective.regulariser(params), right
 
     return StepObjective(value, alone)
 
 
-def right_predictions(outputs: Any, targets: Tensor) -> Float[Tensor, ""]:
-    """How many targets are the class of the largest (mean) output; NaN for real targets."""
-    values = outputs.expectation if isinstance(outputs, Moments) else outputs
-    if targets.is_floating_point() or not isinstance(values, Tensor):
+def right_predictions(likelihood: Likelihood, outputs: Any, targets: Tensor) -> Float[Tensor, ""]:
+    """How many predictions are right; NaN for real targets, and where the likelihood does not say what outputs mean."""
+    if not isinstance(likelihood, Predictive):
         return torch.full((), torch.nan, device=targets.device)
-    return (values.detach().argmax(-1) == targets).sum().float()
+    return likelihood.hits(outputs, targets).sum().float()
 
 
 def member_gradients(

@@ -5,7 +5,8 @@ from bayes_influence.data.dataset import Batch
 from bayes_influence.models.mlp import MLP
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.moments.moments import Moments
-from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
+from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.training.steps import derived_seed, right_predictions, seeded_noise, step_objective
 
@@ -42,8 +43,16 @@ def test_the_value_is_the_objectives_own():
 
 def test_right_predictions_of_moments_and_of_real_targets():
     outputs = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    assert right_predictions(Moments(outputs, torch.ones(2, 2)), torch.tensor([0, 0])) == 1
-    assert right_predictions(outputs, outputs).isnan()
+    moments = Moments(outputs, torch.ones(2, 2))
+    assert right_predictions(TiltedCategorical(), moments, torch.tensor([0, 0])) == 1
+    assert right_predictions(GaussianNoise(), outputs, outputs).isnan()
+
+
+def test_right_predictions_follow_from_the_likelihood():
+    logits, labels = torch.tensor([[2.0], [-1.0], [3.0]]), torch.tensor([1, 0, 0])
+    assert right_predictions(Bernoulli(), logits, labels) == 2
+    assert right_predictions(Bernoulli(), torch.cat([logits, logits], 1), torch.stack([labels, 1 - labels], 1)) == 0
+    assert right_predictions(lambda outputs, targets: outputs.sum(1), logits, labels).isnan()
 
 
 def test_noise_follows_from_the_seed_and_leaves_the_generator_alone():
