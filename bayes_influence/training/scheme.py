@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import isfinite
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.training.effects import StepEffects, watch_step
 from bayes_influence.training.schedules import SWA
-from bayes_influence.training.steps import StepObjective, step_objective
+from bayes_influence.training.steps import StepValue, step_objective
 
 MEMBERS_DIFFER_IN = ("name", "regulariser_weight", "averaging")
 """What members of one ensemble may differ in; averages are taken in one way, or not at all."""
@@ -108,23 +110,28 @@ class Scheme(ABC):
             )
         return replace(self, **options)
 
-    def step(self, objective: Objective, n_train: int) -> StepObjective:
-        """What a training step in minibatches minimises: the objective itself, its network in training mode."""
-        return step_objective(objective)
+    def step(self, objective: Objective, n_train: int, held: Collection[str] = ()) -> StepValue:
+        """What a training step in minibatches minimises: the objective itself, its network in training mode.
+
+        Args:
+            objective: Of a prepared network.
+            n_train: n, how many training examples there are.
+            held: Buffers that training leaves as they are.
+        """
+        return step_objective(objective, held)
+
+    def effects(self, objective: Objective, train: Dataset, held: Collection[str] = ()) -> StepEffects:
+        """What a training step on all examples does, seen by doing it where the objective stands, see `watch_step`.
+
+        Raises:
+            ValueError: If a step cannot be repeated.
+        """
+        return watch_step(self.step(objective, len(train), held), objective, objective.fitting(train.batch()))
 
     @property
     def bayesian(self) -> bool:
         """Whether the network that is trained propagates means and variances."""
         return False
-
-    @property
-    def sampled(self) -> bool:
-        """Whether training draws random numbers: then it is done by the minibatch trainer, one member at a time."""
-        return False
-
-    def trains_in_turns(self, objective: Objective) -> bool:
-        """Whether the minibatch trainer trains this network, because a step draws numbers or moves its buffers."""
-        return self.sampled or step_objective(objective).alone
 
     @property
     def regularised(self) -> bool:

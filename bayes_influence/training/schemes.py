@@ -5,7 +5,7 @@ A new regulariser is one class here and one line in `SCHEMES`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from bayes_influence.training.dropout import DROPOUT, with_dropout
 from bayes_influence.training.priors import Prior, prior_scales
 from bayes_influence.training.schedules import SWA
 from bayes_influence.training.scheme import Scheme
-from bayes_influence.training.steps import StepObjective
+from bayes_influence.training.steps import StepValue
 
 WEIGHT_DECAY = 0.005
 """The papers' coupled weight decay (Epifano et al., the Iris study)."""
@@ -76,11 +76,6 @@ class Dropout(Deterministic):
         super().__post_init__()
         if not 0 < self.probability < 1:
             raise ValueError(f"probability of the scheme {self.name} must lie in (0, 1), got {self.probability}")
-
-    @property
-    def sampled(self) -> bool:
-        """Masks are drawn."""
-        return True
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """The network with dropout in front of its fully connected layers."""
@@ -141,12 +136,7 @@ class MeanFieldVI(Variational):
     refitted and used for predictions.
     """
 
-    @property
-    def sampled(self) -> bool:
-        """Weights are drawn."""
-        return True
-
-    def step(self, objective: Objective, n_train: int) -> StepObjective:
+    def step(self, objective: Objective, n_train: int, held: Collection[str] = ()) -> StepValue:
         """Pyro's estimate of the negative ELBO divided by n, from one draw of the weights."""
         from bayes_influence.training.pyro_models import svi_step
 
