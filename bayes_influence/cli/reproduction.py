@@ -69,6 +69,8 @@ def study_command(study: PaperStudy) -> Callable[..., None]:
         with clear_errors():
             found = reproduce(study.name, options, out, n_jobs=jobs)
         console.print(found.table.to_string(index=False))
+        for sentence in found.findings:
+            console.print(sentence, soft_wrap=True, highlight=False)
         for figure in found.figures:
             console.print(f"Figure: {figure}", soft_wrap=True, highlight=False)
         console.print(f"Tables and configuration: {found.folder}", soft_wrap=True, highlight=False)
