@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.objectives.parameters import (
     Flattening,
@@ -25,6 +25,7 @@ from bayes_influence.objectives.parameters import (
     moved_like,
     select_names,
 )
+from bayes_influence.objectives.predictive import Predictive, check_outputs
 from bayes_influence.objectives.regularisers import NoRegulariser
 
 Likelihood = Callable[[Any, Tensor], Tensor]
@@ -217,6 +218,22 @@ class Objective:
             )
         return losses if batch.weights is None else batch.weights * losses
 
+    def check_targets(self, data: Dataset) -> None:
+        """Refuses targets that do not fit what the likelihood says of the outputs; two examples are evaluated.
+
+        Nothing is refused where it does not say what they mean.
+
+        Raises:
+            TypeError: If outputs or targets are of another kind.
+            ValueError: If they do not fit; data set and example are named.
+        """
+        if not isinstance(self.likelihood, Predictive):
+            return
+        first = self.fitting(data.select(range(min(2, len(data)))).inputs)
+        with torch.no_grad():
+            outputs = self.outputs(self.params, first)
+        self.likelihood.check(outputs, data.targets, data.name, data.ids)
+
     def value(
         self,
         state: Params,
@@ -241,10 +258,13 @@ class Objective:
         """Evaluates the losses once and refuses what no later step could work with.
 
         Raises:
-            ValueError: If the likelihood reduces over the batch, or a loss is not finite.
+            TypeError: If outputs or targets are of another kind than the likelihood says.
+            ValueError: If they do not fit it, it reduces over the batch, or a loss is not finite.
         """
         with torch.no_grad():
-            losses = self.losses(self.params, batch)
+            outputs = self.outputs(self.params, batch.inputs)
+            check_outputs(self.likelihood, outputs, batch.targets)
+            losses = self.losses_of(outputs, batch)
         if not torch.isfinite(losses).all():
             raise ValueError(f"{int((~torch.isfinite(losses)).sum())} of {len(losses)} losses are not finite")
 

@@ -67,7 +67,7 @@ def train_ensemble(
         params: Stacked starting parameters, (E, ...) each; left as they are.
         batch: All training examples, shared by the members; where `own_data`, with a leading member axis.
         schedule: Steps and learning rates.
-        held: Stacked parameters that are not trained, where `params` are not all.
+        held: Stacked parameters that are not trained, where `params` are not all, and buffers in which members differ.
         data_weights: w, one when not given; a zero removes an example from a member.
         regulariser_weights: s of each member, the objective's own when not given.
         averaged: Which members end at their SWA average and follow its learning rates.
@@ -93,8 +93,8 @@ def train_ensemble(
     averaged = torch.zeros(members, dtype=torch.bool, device=flat.device) if averaged is None else averaged
     rates = _learning_rates(schedule, flat, averaging, averaged)
 
-    views = {**(held or {}), **layout.unflatten(flat)}
-    step = trace_members(objective, views, batch, weights, scales, own_data=own_data, steps=schedule.epochs)
+    views = layout.unflatten(flat)
+    step = trace_members(objective, views, batch, weights, scales, held=held, own_data=own_data, steps=schedule.epochs)
     adam = Adam(schedule.betas, schedule.epsilon)
     optimiser = adam.start(flat)
     average = IterateAverage(flat)
@@ -109,7 +109,7 @@ def train_ensemble(
     ):
         for epoch in range(schedule.epochs):
             if record is not None:
-                recorded.append(record(views))
+                recorded.append(record({**(held or {}), **views}))
             gradients, trace[epoch] = step(views, batch, weights, scales)
             adam.step(flat, layout.flatten(gradients), rates.at(epoch), optimiser)
             rates.observe(epoch, trace[epoch])
