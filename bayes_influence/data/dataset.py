@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,9 @@ class Dataset:
         object.__setattr__(self, "class_names", checked_names(self.name, self.class_names, "class"))
         targets = checked_targets(self.name, self.targets, self.ids, self.class_names)
         object.__setattr__(self, "targets", targets)
+        self._check_weights()
+
+    def _check_weights(self) -> None:
         if self.weights is not None:
             check_weights(self.name, self.weights, self.ids)
 
@@ -195,10 +198,31 @@ class Dataset:
         Raises:
             ValueError: If the size is not positive.
         """
-        if size < 1:
-            raise ValueError(f"the batch size must be at least 1, got {size}")
+        self._check_size(size)
         for start in range(0, len(self), size):
             yield self._take(slice(start, start + size)).batch()
+
+    def in_batches(self, size: int) -> Sequence[Batch]:
+        """The same batches by number, again and again."""
+        return list(self.batches(size))
+
+    def gathered(self, positions: Int[Tensor, "..."]) -> Batch:
+        """The examples at positions of any shape, which takes the place of the leading axis; one may come twice."""
+        return tree_map(lambda leaf: leaf[positions.to(leaf.device)], self.batch())
+
+    @property
+    def example(self) -> Batch:
+        """The first example as a batch of one: what the others look like."""
+        return self._take(slice(0, 1)).batch()
+
+    def identity(self) -> dict[str, Any]:
+        """All that numbers depend on, by name: not what the data are called, nor their classes and columns."""
+        return {"inputs": self.inputs, "targets": self.targets, "ids": self.ids, "weights": self.weights}
+
+    @staticmethod
+    def _check_size(size: int) -> None:
+        if size < 1:
+            raise ValueError(f"the batch size must be at least 1, got {size}")
 
     def _take(self, index: Any) -> Dataset:
         """Some of the examples, none twice: what was checked of all of them need not be checked again."""

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.data.dataset import Batch
 from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.objectives.parameters import (
@@ -28,7 +29,10 @@ from bayes_influence.objectives.parameters import (
 from bayes_influence.objectives.regularisers import NoRegulariser
 
 Likelihood = Callable[[Any, Tensor], Tensor]
-"""Per-example losses (B,) from the network's outputs and the targets; never reduced over the batch."""
+"""Per-example losses (B,) from the network's outputs and the targets; never reduced over the batch.
+
+One with a method `check_mean(outputs, targets)` is asked, of every training batch that passes, whether its losses are
+what it stands for."""
 
 Regulariser = Callable[[Params], Tensor]
 """Everything in the objective that is not data, a scalar: weight decay, or KL(q||p)/n.
@@ -193,7 +197,7 @@ class Objective:
         """
         known = {name: value for name, value in state.items() if name in self.params or name in self.buffers}
         with self.exclusive() as network:
-            return functional_call(network, known, (inputs,))
+            return functional_call(network, known, *as_call(inputs))
 
     def losses(self, state: Params, batch: Batch) -> Float[Tensor, " B"]:
         """Per-example losses l_i, times their sample weights where the batch has some, without the regulariser.
@@ -216,6 +220,16 @@ class Objective:
                 f"{tuple(losses.shape)}; use reduction='none'"
             )
         return losses if batch.weights is None else batch.weights * losses
+
+    def check_mean(self, outputs: Any, batch: Batch) -> None:
+        """Asks a likelihood that was made of a loss over batches whether it is the mean of these examples' losses.
+
+        Raises:
+            InseparableLossError: If it is not.
+        """
+        check = getattr(self.likelihood, "check_mean", None)
+        if check is not None:
+            check(outputs, batch.targets)
 
     def value(
         self,

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.moments.layers import RHO
 from bayes_influence.torch_internals import tree_map
 
@@ -62,7 +63,8 @@ def called_last(network: nn.Module, inputs: Any) -> str:
         for path, module in owners_of_parameters(network).items()
     ]
     try:
-        network(inputs)
+        args, kwargs = as_call(inputs)
+        network(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()

@@ -144,8 +144,8 @@ def reduce(trained: Members | Objective, train: Dataset) -> Reduction:
     """
     check_dataset(train, "the training examples")
     members = Members.of(trained)
-    first = next(_parts(members.objective, train, len(members)))
-    objective = members.objective.resolved(first.inputs)
+    few = members.objective.fitting(train.select(range(min(2, len(train)))).batch())
+    objective = members.objective.resolved(few.inputs)
     members = replace(members, objective=objective)
     try:
         path = _candidate(objective)
@@ -243,7 +243,7 @@ def _first_axis(leaf: Tensor) -> Tensor:
 
 def _parts(objective: Objective, data: Dataset, members: int) -> Iterator[Batch]:
     """The examples in the dtype of the parameters, as many at a time as `ENTRIES` says."""
-    size = max(1, ENTRIES // (members * numbers_per_example(data.inputs)))
+    size = max(1, ENTRIES // (members * numbers_per_example(data.example.inputs)))
     for batch in data.batches(size):
         yield objective.fitting(batch)
 
@@ -310,6 +310,7 @@ def _checked_losses(objective: Objective, part: Batch, data: Dataset, outputs: A
     """The losses of a batch, and the positions in it of those that were evaluated in other company, too."""
     with torch.no_grad():
         losses = objective.losses_of(outputs, part)
+        objective.check_mean(outputs, part)
         bad = ~torch.isfinite(losses)
         if bad.any():
             raise ValueError(

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.data.dataset import Batch
 from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.moments.moments import Moments
@@ -60,7 +61,7 @@ def step_objective(objective: Objective) -> StepObjective:
     def value(
         params: Params, buffers: Params, batch: Batch, weights: Tensor | None, regulariser_weight: float | Tensor
     ) -> tuple[Tensor, Tensor]:
-        outputs = functional_call(network, {**params, **buffers}, (batch.inputs,))
+        outputs = functional_call(network, {**params, **buffers}, *as_call(batch.inputs))
         losses = objective.losses_of(outputs, batch)
         weighted = losses if weights is None else weights * losses
         return weighted.mean() + regulariser_weight * objective.regulariser(params), right_predictions(
