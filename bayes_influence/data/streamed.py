@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from bayes_influence.data.checks import check_finite, checked_names, checked_targets
+from bayes_influence.data.checks import check_batch_size, check_finite, checked_names, checked_targets
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.data.identities import example_ids
 from bayes_influence.data.stream import Parts, Stream, split_batch
@@ -83,6 +83,11 @@ class StreamedDataset(Dataset):
             raise ValueError(f"{self.name}: the targets vary in shape from batch to batch, so they do not fit together")
         return self._moved(checked_targets(self.name, self.stream.targets[self._positions], self.ids, self.class_names))
 
+    @property
+    def holds_targets(self) -> bool:
+        """Whether everything was read already, and the targets fit together."""
+        return self.stream.targets is not None and bool((self.stream.digests[self._positions] != 0).all())
+
     def __repr__(self) -> str:
         first = self.example
         leaves = tree_leaves(first.inputs)
@@ -100,7 +105,7 @@ class StreamedDataset(Dataset):
             ValueError: If the size is not positive.
             UnreadableExampleError: If an example cannot be read, or is not what it was.
         """
-        self._check_size(size)
+        check_batch_size(size)
         for number, parts in enumerate(self.stream.batches(self._positions, size)):
             yield self._batch(slice(number * size, (number + 1) * size), parts)
 
