@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from bayes_influence.objectives.criteria import Criterion, PerExample
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import NoRegulariser, WeightDecay
 from bayes_influence.objectives.reweighting import Convention
+
+logger = logging.getLogger(__name__)
 
 
 class Influence:
@@ -87,6 +90,12 @@ class Influence:
     ) -> None:
         self.problem = FittedProblem(objective.taking(parameters), train, dtype, batch_size)
         self.response = make_response(self.problem, curvature, damping, solver)
+        if (stated := self.response.regulariser_examples) is not None:
+            logger.warning(
+                "the objective's regulariser is a KL divided by n_train=%d, but there are %d training examples: it is "
+                "no ELBO of theirs. Give GaussianKL their number; what tempers is `regulariser_weight`",
+                *(stated, self.response.n_train),
+            )
         self.progress = progress
         self._blocks = ScoreBlocks(self.problem, scoring)
 
