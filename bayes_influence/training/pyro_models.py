@@ -26,7 +26,7 @@ from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, Gaus
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO, Params
 from bayes_influence.objectives.regularisers import GaussianKL
-from bayes_influence.training.steps import StepObjective, right_predictions
+from bayes_influence.training.steps import StepValue, right_predictions
 
 PyroModel = Callable[..., Any]
 """`model(inputs, targets, scale=1.0, prior_weight=1.0, fixed=None)`: samples the weights under their names, their
@@ -121,7 +121,7 @@ def guide_params(guide: AutoNormal) -> Params:
     return means | rhos
 
 
-def svi_step(objective: Objective, n_train: int) -> StepObjective:
+def svi_step(objective: Objective, n_train: int) -> StepValue:
     """Pyro's estimate of the objective from one draw of the weights: J = -ELBO / n, an unbiased one for a batch.
 
     Args:
@@ -167,7 +167,7 @@ def svi_step(objective: Objective, n_train: int) -> StepObjective:
             loss = functional_call(elbo, {**means, **rhos}, (batch.inputs, batch.targets), arguments)
         return loss / n_train, right_predictions(likelihood, drawn[0], batch.targets)
 
-    return StepObjective(value, alone=True)
+    return value
 
 
 def gaussian_parameters(network: nn.Module) -> dict[str, torch.Size]:
