@@ -196,7 +196,7 @@ class ImageCell:
             epochs=self.epochs,
             batch_size=BATCH_SIZE,
             learning_rate=None if bayesian else LEARNING_RATE,
-            weight_decay=None if bayesian else WEIGHT_DECAY,
+            scheme_options={} if bayesian else {"weight_decay": WEIGHT_DECAY},
             width=own.width,
             activation="relu" if own.small else None,
             train_examples=self.train_examples,

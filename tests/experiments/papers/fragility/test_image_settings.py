@@ -26,9 +26,10 @@ def test_cells_are_networks_times_seeds_trained_as_published():
         "network=MNIST_LeNet_BNN,seed=4",
     ]
     first, last = cells["network=MNIST_FC-8,seed=4"].run(), cells["network=MNIST_LeNet_BNN,seed=4"].run()
-    assert (first.width, first.activation, first.weight_decay, first.seeds) == (8, "relu", 1e-3, (4,))
+    assert (first.width, first.activation, first.seeds) == (8, "relu", (4,))
+    assert first.scheme_options == {"weight_decay": 1e-3}
     assert (first.batch_size, first.learning_rate, first.epochs, first.train_examples) == (1024, 1e-3, 6, 10_000)
-    assert (last.scheme, last.weight_decay, last.learning_rate) == ("bnn", None, None)
+    assert (last.scheme, last.scheme_options, last.learning_rate) == ("bnn", {}, None)
 
 
 def test_networks_and_seeds_may_be_added_to_a_folder_but_not_another_mode():
