@@ -9,19 +9,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from bayes_influence.arguments import kind_of
 from bayes_influence.torch_internals import tree_leaves
 
 NOTHING_SMALLER = "inputs are one tensor, or a tuple or dict of tensors, with the examples along the first axis"
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, as a message names it: its type with the package that it comes from."""
-    kind = type(value)
-    return "None" if value is None else kind.__name__ if kind.__module__ == "builtins" else _full_name(kind)
-
-
-def _full_name(kind: type) -> str:
-    return f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
 
 
 def check_tensors(name: str, inputs: Any, targets: Any) -> None:
@@ -188,17 +179,6 @@ def checked_names(name: str, names: Iterable[str], what: str, columns: int | Non
         twice = next(each for each in found if found.count(each) > 1)
         raise ValueError(f"{name}: {what} names must differ, got {twice!r} twice")
     return found
-
-
-def checked_seed(seed: Any) -> int:
-    """A seed, as all generators take it.
-
-    Raises:
-        ValueError: If it is not a whole number in 0..2^32 - 1.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"a seed is a whole number in 0..{2**32 - 1}, got {seed!r}")
-    return seed
 
 
 def _first(bad: Tensor, ids: Tensor) -> int:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from bayes_influence.arguments import check_count, check_dtype, checked_device, kind_of, shown
 from bayes_influence.data.checks import (
     check_finite,
     check_lengths,
@@ -19,7 +20,6 @@ from bayes_influence.data.checks import (
     check_weights,
     checked_names,
     checked_targets,
-    kind_of,
 )
 from bayes_influence.data.examples import pairs_of, stacked_pairs
 from bayes_influence.data.identities import example_ids, example_positions
@@ -96,6 +96,8 @@ class Dataset:
     weights: Float[Tensor, " n"] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"the name of a data set must be a string, got {shown(self.name)}")
         check_tensors(self.name, self.inputs, self.targets)
         object.__setattr__(self, "ids", example_ids(self.ids))
         self._check_ids()
@@ -193,12 +195,11 @@ class Dataset:
         """The examples in order, `size` at a time (the last batch may be smaller).
 
         Raises:
+            TypeError: If the size is no whole number.
             ValueError: If the size is not positive.
         """
-        if size < 1:
-            raise ValueError(f"the batch size must be at least 1, got {size}")
-        for start in range(0, len(self), size):
-            yield self._take(slice(start, start + size)).batch()
+        check_count(**{"the batch size": size})
+        return (self._take(slice(start, start + size)).batch() for start in range(0, len(self), size))
 
     def _take(self, index: Any) -> Dataset:
         """Some of the examples, none twice: what was checked of all of them need not be checked again."""
@@ -217,8 +218,10 @@ class Dataset:
         """The same examples with other inputs, such as their features.
 
         Raises:
+            TypeError: If they are no tensors.
             ValueError: If there are not as many, or one is not finite.
         """
+        check_tensors(self.name, inputs, self.targets)
         part = self._but(inputs=inputs)
         part._check_inputs()
         return part
@@ -276,7 +279,16 @@ class Dataset:
         return self._take(keep)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Dataset:
-        """The same examples on another device; `dtype` applies to real tensors only."""
+        """The same examples on another device; `dtype` applies to real tensors only.
+
+        Raises:
+            TypeError: If the dtype is no real floating-point one.
+            ValueError: If the device cannot be used, or a narrower dtype overflows.
+        """
+        if device is not None:
+            device = checked_device(device)
+        if dtype is not None:
+            check_dtype(dtype)
 
         def move(leaf: Tensor) -> Tensor:
             return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,16 +13,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayes_influence.arguments import check_at_least, check_dtype, check_function, checked_device, kind_of, shown
 from bayes_influence.data.dataset import Batch
 from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.objectives.parameters import (
     Flattening,
     Params,
     called_last,
+    check_shapes,
+    check_tensors_by_name,
     detached_buffers,
     detached_params,
     moved_like,
     select_names,
+    standing_at,
 )
 from bayes_influence.objectives.regularisers import NoRegulariser
 
@@ -60,7 +63,7 @@ class Objective:
 
     Raises:
         ValueError: If `parameters` name no parameter, or `params` or `buffers` do not belong to the network.
-        TypeError: If the network is no module.
+        TypeError: If the network is no module, or likelihood or regulariser no function.
     """
 
     network: nn.Module
@@ -74,19 +77,25 @@ class Objective:
     def __post_init__(self) -> None:
         if not isinstance(self.network, nn.Module):
             raise TypeError(f"an objective needs a network, an nn.Module, got {type(self.network).__name__}")
+        check_function("the likelihood", self.likelihood, "pass an object such as CrossEntropy()")
+        check_function(
+            "the regulariser", self.regulariser, "pass an object such as WeightDecay(0.01) or NoRegulariser()"
+        )
+        check_at_least(0, regulariser_weight=self.regulariser_weight)
         own = dict(self.network.named_parameters())
+        check_tensors_by_name(params=self.params, buffers=self.buffers)
         if not self.params:
             object.__setattr__(self, "params", detached_params(self.network))
         if set(self.params) != set(own):
             raise ValueError(f"params must name the network's parameters {sorted(own)}, got {sorted(self.params)}")
-        _check_shapes("parameter", self.params, own)
+        check_shapes("parameter", self.params, own)
         held = detached_buffers(self.network)
         unknown = sorted(set(self.buffers) - set(held))
         if unknown:
             raise ValueError(f"buffers must name the network's buffers {sorted(held)}, got {unknown}")
-        _check_shapes("buffer", self.buffers, held)
+        check_shapes("buffer", self.buffers, held)
         object.__setattr__(self, "buffers", {**held, **self.buffers})
-        object.__setattr__(self, "network", _standing_at(self.network, self.params, self.buffers))
+        object.__setattr__(self, "network", standing_at(self.network, self.params, self.buffers))
         object.__setattr__(self, "_lock", threading.RLock())
         select_names(self.network, self.parameters)
 
@@ -144,7 +153,13 @@ class Objective:
         return next(iter(self.params.values())).device
 
     def at(self, params: Params, buffers: Params | None = None) -> Objective:
-        """The same objective, standing at other parameters (and buffers)."""
+        """The same objective, standing at other parameters (and buffers).
+
+        Raises:
+            ValueError: If a parameter is missing.
+        """
+        if not isinstance(params, Mapping) or set(self.params) - set(params):
+            raise ValueError(f"params must name the network's parameters {sorted(self.params)}, got {shown(params)}")
         held = self.buffers if buffers is None else {**self.buffers, **buffers}
         return replace(self, params={name: params[name].detach() for name in self.params}, buffers=held)
 
@@ -153,7 +168,16 @@ class Objective:
         return self if parameters is None else replace(self, parameters=parameters)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Objective:
-        """The same objective in another floating-point dtype or on another device."""
+        """The same objective in another floating-point dtype or on another device.
+
+        Raises:
+            TypeError: If the dtype is no real floating-point one.
+            ValueError: If the device cannot be used.
+        """
+        if device is not None:
+            device = checked_device(device)
+        if dtype is not None:
+            check_dtype(dtype)
 
         def moved(tensors: Params) -> Params:
             return {
@@ -199,17 +223,25 @@ class Objective:
         """Per-example losses l_i, times their sample weights where the batch has some, without the regulariser.
 
         Raises:
+            TypeError: If this is no `Batch`.
             ValueError: If the likelihood reduces over the batch.
         """
+        if not isinstance(batch, Batch):
+            raise TypeError(
+                f"losses are of a Batch, got {kind_of(batch)}; take dataset.batch(), or Batch(inputs, targets)"
+            )
         return self.losses_of(self.outputs(state, batch.inputs), batch)
 
     def losses_of(self, outputs: Any, batch: Batch) -> Float[Tensor, " B"]:
         """The same from outputs that are there already.
 
         Raises:
+            TypeError: If the likelihood returns no tensor.
             ValueError: If the likelihood reduces over the batch.
         """
         losses = self.likelihood(outputs, batch.targets)
+        if not isinstance(losses, Tensor):
+            raise TypeError(f"the likelihood must return one loss per example, a tensor, got {kind_of(losses)}")
         if losses.shape != (len(batch.targets),):
             raise ValueError(
                 f"the likelihood must return one loss per example, shape ({len(batch.targets)},), got "
@@ -247,6 +279,22 @@ class Objective:
             losses = self.losses(self.params, batch)
         if not torch.isfinite(losses).all():
             raise ValueError(f"{int((~torch.isfinite(losses)).sum())} of {len(losses)} losses are not finite")
+
+
+def check_objective(value: Any, what: str) -> None:
+    """Refuses what is no `Objective` where one is needed.
+
+    Args:
+        value: What came.
+        what: What it should be.
+
+    Raises:
+        TypeError: If it is something else; the message says how to come to an `Objective`.
+    """
+    if not isinstance(value, Objective):
+        several = isinstance(value, Sequence) or hasattr(value, "at")
+        advice = "take one of them, such as .at(0)" if several else "make one, Objective(network, CrossEntropy(), ...)"
+        raise TypeError(f"{what} must be one Objective, got {kind_of(value)}; {advice}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,29 +342,6 @@ class FlatObjective:
     ) -> Float[Tensor, ""]:
         """J over one batch, see `Objective.value`."""
         return self.objective.value(self.state(theta), batch, data_weights, regulariser_weight)
-
-
-def _check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    wrong = [name for name, value in given.items() if value.shape != own[name].shape]
-    if wrong:
-        raise ValueError(
-            f"{what} {wrong[0]!r} must have shape {tuple(own[wrong[0]].shape)}, got {tuple(given[wrong[0]].shape)}; "
-            "take one member out of a stack with `Members.at`"
-        )
-
-
-def _standing_at(network: nn.Module, params: Params, buffers: Params) -> nn.Module:
-    """A copy of the network in evaluation mode that holds these very tensors."""
-    memo: dict[int, Any] = {}
-    for name, parameter in network.named_parameters():
-        memo[id(parameter)] = nn.Parameter(params[name], requires_grad=parameter.requires_grad)
-    for name, buffer in network.named_buffers():
-        memo[id(buffer)] = buffers[name]
-    for module in network.modules():
-        # Tensors that are computed from parameters (weight norm's) are made anew in every call, but cannot be copied.
-        derived = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
-        memo.update({id(value): value.detach().clone() for value in derived})
-    return copy.deepcopy(network, memo).eval()
 
 
 def _named(value: object) -> str:

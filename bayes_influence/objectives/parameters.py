@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from bayes_influence.arguments import shown
 from bayes_influence.moments.layers import RHO
 from bayes_influence.torch_internals import tree_map
 
@@ -85,10 +87,15 @@ def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer
         last_layer: Path of the last layer; the last that is registered when not given, see `Objective.resolved`.
 
     Raises:
+        TypeError: If this is neither a word nor names.
         ValueError: If the word is unknown, a name does not exist, or nothing is left.
     """
     names = [name for name, _ in network.named_parameters()]
     if not isinstance(parameters, str):
+        if not isinstance(parameters, Sequence) or not all(isinstance(name, str) for name in parameters):
+            raise TypeError(
+                f"parameters must be one of {', '.join(GROUPS)}, or a list of names, got {shown(parameters)}"
+            )
         unknown = sorted(set(parameters) - set(names))
         if unknown:
             raise ValueError(f"unknown parameters {unknown}; the network has {names}")
@@ -108,6 +115,53 @@ def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer
     if not (taken := tuple(name for name in names if name in set(free))):
         raise ValueError(f"parameters={parameters!r} leaves nothing: {names} are frozen (requires_grad=False)")
     return taken
+
+
+def check_tensors_by_name(**named: Any) -> None:
+    """Refuses what is no mapping of names to tensors.
+
+    Args:
+        **named: Values by the names of their arguments.
+
+    Raises:
+        TypeError: If one is something else.
+    """
+    for what, tensors in named.items():
+        if not (isinstance(tensors, Mapping) and all(isinstance(value, Tensor) for value in tensors.values())):
+            raise TypeError(f"{what} must be tensors by name, got {shown(tensors)}; leave it out for the network's own")
+
+
+def check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuses tensors of other shapes than the network's own.
+
+    Args:
+        what: "parameter" or "buffer".
+        given: By name.
+        own: The network's.
+
+    Raises:
+        ValueError: Naming the first that differs.
+    """
+    wrong = [name for name, value in given.items() if value.shape != own[name].shape]
+    if wrong:
+        raise ValueError(
+            f"{what} {wrong[0]!r} must have shape {tuple(own[wrong[0]].shape)}, got {tuple(given[wrong[0]].shape)}; "
+            "take one member out of a stack with `Members.at`"
+        )
+
+
+def standing_at(network: nn.Module, params: Params, buffers: Params) -> nn.Module:
+    """A copy of the network in evaluation mode that holds these very tensors."""
+    memo: dict[int, Any] = {}
+    for name, parameter in network.named_parameters():
+        memo[id(parameter)] = nn.Parameter(params[name], requires_grad=parameter.requires_grad)
+    for name, buffer in network.named_buffers():
+        memo[id(buffer)] = buffers[name]
+    for module in network.modules():
+        # Tensors that are computed from parameters (weight norm's) are made anew in every call, but cannot be copied.
+        derived = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
+        memo.update({id(value): value.detach().clone() for value in derived})
+    return copy.deepcopy(network, memo).eval()
 
 
 @dataclass(frozen=True)

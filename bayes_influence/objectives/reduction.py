@@ -119,8 +119,10 @@ class Reduction:
         None where these examples do not pass as the training examples did: the whole network then has to be asked.
 
         Raises:
+            TypeError: If these are no data set.
             ValueError: If a loss of theirs is not finite, or depends on the other examples.
         """
+        check_dataset(data, "examples")
         if self.features is None:
             return None
         try:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from bayes_influence.arguments import check_at_least, checked_seeds, shown
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.models.initialisation import initial_state, seeded
 from bayes_influence.moments.layers import is_bayesian
@@ -25,8 +26,8 @@ from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import full_batches
 from bayes_influence.training.minimum import minimised
-from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import Scheme, ensembles
+from bayes_influence.training.schedules import Schedule, check_schedule
+from bayes_influence.training.schemes import Scheme, check_builder, check_schemes, ensembles
 from bayes_influence.training.stacked import gradient_norms
 
 logger = logging.getLogger(__name__)
@@ -94,14 +95,20 @@ def fit_schemes(
         TwinMismatchError: If a Bayesian twin does not compute what its network computes.
         ValueError: If a class has a single member, or the network has another number of outputs than there are
             classes.
-        TypeError: If `make_network` is a network and not what builds one.
+        TypeError: If an argument is of another kind, such as a network where a function that builds one is needed.
     """
+    check_schemes(schemes)
+    check_builder(make_network)
     check_dataset(train, "the training examples")
-    if isinstance(make_network, nn.Module):
+    if not isinstance(train.inputs, Tensor) or not train.inputs.is_floating_point():
         raise TypeError(
-            f"make_network must build a new network at every call, got a {type(make_network).__name__} itself; pass a "
-            "function without arguments, e.g. lambda: MLP(4, 3)"
+            f"{train.name}: schemes train networks on one tensor of real numbers; take inputs.float(), or train an "
+            "objective of your own with minimised(...)"
         )
+    seeds = checked_seeds(seeds)
+    check_schedule(schedule)
+    if tolerance is not None:
+        check_at_least(0, tolerance=tolerance)
     _check_classes(make_network, train)
     fits: dict[str, Fits] = {}
     for members in ensembles(schemes):
@@ -115,7 +122,11 @@ def _check_classes(make_network: Callable[[], nn.Module], train: Dataset) -> Non
     if train.targets.is_floating_point():
         return
     with torch.no_grad(), seeded(0):
-        objective = Objective(make_network(), CrossEntropy()).to(train.inputs.dtype, train.inputs.device)
+        network = make_network()
+        if not isinstance(network, nn.Module) or is_bayesian(network):
+            what = "a Bayesian network" if isinstance(network, nn.Module) else shown(network)
+            raise TypeError(f"make_network must return a deterministic network, an nn.Module, got {what}")
+        objective = Objective(network, CrossEntropy()).to(train.inputs.dtype, train.inputs.device)
         outputs = objective.outputs(objective.params, train.inputs[:1])
     train.check_classes(n_outputs=outputs.shape[-1])
 

@@ -5,6 +5,7 @@ A new regulariser is one class here and one line in `SCHEMES`.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from bayes_influence.arguments import shown
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.moments.initial import relative_sigma
 from bayes_influence.objectives.expected_likelihoods import ExtendedVI, TiltedCategorical
@@ -245,11 +247,49 @@ def find_schemes(names: Sequence[str]) -> list[Scheme]:
     """The schemes with these names.
 
     Raises:
+        TypeError: If this is no list of names.
         ValueError: If a name is unknown or named twice, or there is none.
     """
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"schemes are asked for by a list of names, such as ['bnn'], got {shown(names)}")
     unknown = [name for name in names if name not in SCHEMES]
     if unknown or not names:
         raise ValueError(f"unknown scheme {', '.join(unknown) or '(none given)'}; known: {', '.join(SCHEMES)}")
     if len(set(names)) != len(names):
         raise ValueError(f"each scheme once, got {', '.join(names)}")
     return [SCHEMES[name] for name in names]
+
+
+def check_schemes(schemes: object) -> None:
+    """Refuses what is no list of different schemes.
+
+    Raises:
+        TypeError: If it is something else, such as their names.
+        ValueError: If there is none, or two have one name.
+    """
+    if not isinstance(schemes, Sequence) or not all(isinstance(scheme, Scheme) for scheme in schemes):
+        raise TypeError(f"schemes must be a list of them, such as find_schemes(['bnn']), got {shown(schemes)}")
+    names = [scheme.name for scheme in schemes]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"schemes must be one or more of different names, got {names}")
+
+
+def check_builder(make_network: object) -> None:
+    """Refuses what is no function that builds a network, a network itself among it.
+
+    Raises:
+        TypeError: If it is something else, or needs arguments.
+    """
+    advice = "pass a function without arguments, e.g. lambda: MLP(4, 3)"
+    if isinstance(make_network, nn.Module):
+        kind = type(make_network).__name__
+        raise TypeError(f"make_network must build a new network at every call, got a {kind} itself; {advice}")
+    if not callable(make_network):
+        raise TypeError(f"make_network must build a new network at every call, got {shown(make_network)}; {advice}")
+    try:
+        inspect.signature(make_network).bind()
+    except TypeError:
+        name = getattr(make_network, "__name__", repr(make_network))
+        raise TypeError(f"make_network is called without arguments, but {name} needs some; {advice}") from None
+    except ValueError:  # a builtin that does not say what it takes
+        return
