@@ -171,7 +171,7 @@ def check_dtype(dtype: Any) -> None:
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype must be a dtype of torch, got {shown(dtype)}; take torch.float32 or torch.float64")
     if not dtype.is_floating_point:
-        raise TypeError(f"dtype must be a real floating-point one, got {dtype}; take torch.float32 or torch.float64")
+        raise TypeError(f"dtype must be a real floating-point dtype, got {dtype}; take torch.float32 or torch.float64")
 
 
 def checked_device(device: Any) -> torch.device:

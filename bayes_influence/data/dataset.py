@@ -47,6 +47,10 @@ class Batch:
         """w_i l_i of the examples' losses l_i."""
         return losses if self.weights is None else self.weights * losses
 
+    def with_root_weights(self) -> Batch:
+        """The same examples with weights sqrt(w_i): products of two weighted derivatives then have w_i once."""
+        return self if self.weights is None else Batch(self.inputs, self.targets, self.weights.sqrt())
+
 
 def _flatten(batch: Batch) -> tuple[list[Any], None]:
     parts = [batch.inputs, batch.targets]

@@ -25,7 +25,8 @@ from bayes_influence.influence.score_files import ScoreRequest
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.influence.scoring import ScoreBlocks
 from bayes_influence.influence.selection import GroupSelection, select_group
-from bayes_influence.objectives.objective import Objective, check_objective
+from bayes_influence.objectives.members import check_objective
+from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reweighting import Convention
 
 

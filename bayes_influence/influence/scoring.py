@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from bayes_influence.curvature.operators.layer_records import KroneckerLayer, kronecker_layers
-from bayes_influence.curvature.operators.outer_products import Backpropagation, OuterProducts
+from bayes_influence.curvature.operators.outer_products import Backpropagation, OuterProducts, loss_slopes
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.influence.directional import losses_at
 from bayes_influence.influence.problem import BLOCK_BYTES, FittedProblem, check_finite
@@ -128,7 +128,7 @@ class ScoreBlocks:
 
     def _factors(self, block: Dataset, *, check: bool = False) -> Iterator[OuterProducts]:
         """Every layer's a and e, for all examples of the block at once."""
-        losses = Backpropagation(self.problem.reduced, "empirical", torch.Generator())
+        losses = Backpropagation(self.problem.reduced, loss_slopes(self.problem.reduced))
         return losses.through(self._layers, block, self.problem.block_length(self.problem.size), check=check)
 
     def _is_complete(self) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayes_influence.arguments import check_whole, kind_of, shown
 from bayes_influence.data.identities import example_positions
-from bayes_influence.objectives.objective import Objective, check_objective
+from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.torch_internals import tree_map
 
@@ -177,3 +177,19 @@ def member(stacked: Params, index: int) -> Params:
 def differing(stacked: Params) -> Params:
     """Those of the stacked tensors in which members differ."""
     return {name: value for name, value in stacked.items() if not torch.equal(value, value[:1].expand_as(value))}
+
+
+def check_objective(value: Any, what: str) -> None:
+    """Refuses what is no `Objective` where one is needed.
+
+    Args:
+        value: What came.
+        what: What it should be.
+
+    Raises:
+        TypeError: If it is something else; the message says how to come to an `Objective`.
+    """
+    if not isinstance(value, Objective):
+        several = isinstance(value, Sequence) or hasattr(value, "at")
+        advice = "take one of them, such as .at(0)" if several else "make one, Objective(network, CrossEntropy(), ...)"
+        raise TypeError(f"{what} must be one Objective, got {kind_of(value)}; {advice}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayes_influence.arguments import check_at_least, check_dtype, check_function, checked_device, kind_of, shown
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.objectives.parameters import (
     Flattening,
@@ -28,6 +28,7 @@ from bayes_influence.objectives.parameters import (
     select_names,
     standing_at,
 )
+from bayes_influence.objectives.predictive import Predictive, check_outputs
 from bayes_influence.objectives.regularisers import NoRegulariser
 
 Likelihood = Callable[[Any, Tensor], Tensor]
@@ -174,8 +175,7 @@ class Objective:
             TypeError: If the dtype is no real floating-point one.
             ValueError: If the device cannot be used.
         """
-        if device is not None:
-            device = checked_device(device)
+        device = None if device is None else checked_device(device)
         if dtype is not None:
             check_dtype(dtype)
 
@@ -227,9 +227,7 @@ class Objective:
             ValueError: If the likelihood reduces over the batch.
         """
         if not isinstance(batch, Batch):
-            raise TypeError(
-                f"losses are of a Batch, got {kind_of(batch)}; take dataset.batch(), or Batch(inputs, targets)"
-            )
+            raise TypeError(f"losses are of a Batch, got {kind_of(batch)}; take dataset.batch()")
         return self.losses_of(self.outputs(state, batch.inputs), batch)
 
     def losses_of(self, outputs: Any, batch: Batch) -> Float[Tensor, " B"]:
@@ -241,13 +239,29 @@ class Objective:
         """
         losses = self.likelihood(outputs, batch.targets)
         if not isinstance(losses, Tensor):
-            raise TypeError(f"the likelihood must return one loss per example, a tensor, got {kind_of(losses)}")
+            raise TypeError(f"the likelihood must return a tensor, one loss per example, got {kind_of(losses)}")
         if losses.shape != (len(batch.targets),):
             raise ValueError(
                 f"the likelihood must return one loss per example, shape ({len(batch.targets)},), got "
                 f"{tuple(losses.shape)}; use reduction='none'"
             )
         return losses if batch.weights is None else batch.weights * losses
+
+    def check_targets(self, data: Dataset) -> None:
+        """Refuses targets that do not fit what the likelihood says of the outputs; two examples are evaluated.
+
+        Nothing is refused where it does not say what they mean.
+
+        Raises:
+            TypeError: If outputs or targets are of another kind.
+            ValueError: If they do not fit; data set and example are named.
+        """
+        if not isinstance(self.likelihood, Predictive):
+            return
+        first = self.fitting(data.select(range(min(2, len(data)))).inputs)
+        with torch.no_grad():
+            outputs = self.outputs(self.params, first)
+        self.likelihood.check(outputs, data.targets, data.name, data.ids)
 
     def value(
         self,
@@ -273,28 +287,15 @@ class Objective:
         """Evaluates the losses once and refuses what no later step could work with.
 
         Raises:
-            ValueError: If the likelihood reduces over the batch, or a loss is not finite.
+            TypeError: If outputs or targets are of another kind than the likelihood says.
+            ValueError: If they do not fit it, it reduces over the batch, or a loss is not finite.
         """
         with torch.no_grad():
-            losses = self.losses(self.params, batch)
+            outputs = self.outputs(self.params, batch.inputs)
+            check_outputs(self.likelihood, outputs, batch.targets)
+            losses = self.losses_of(outputs, batch)
         if not torch.isfinite(losses).all():
             raise ValueError(f"{int((~torch.isfinite(losses)).sum())} of {len(losses)} losses are not finite")
-
-
-def check_objective(value: Any, what: str) -> None:
-    """Refuses what is no `Objective` where one is needed.
-
-    Args:
-        value: What came.
-        what: What it should be.
-
-    Raises:
-        TypeError: If it is something else; the message says how to come to an `Objective`.
-    """
-    if not isinstance(value, Objective):
-        several = isinstance(value, Sequence) or hasattr(value, "at")
-        advice = "take one of them, such as .at(0)" if several else "make one, Objective(network, CrossEntropy(), ...)"
-        raise TypeError(f"{what} must be one Objective, got {kind_of(value)}; {advice}")
 
 
 @dataclass(frozen=True, eq=False)

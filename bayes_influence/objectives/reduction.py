@@ -119,10 +119,11 @@ class Reduction:
         None where these examples do not pass as the training examples did: the whole network then has to be asked.
 
         Raises:
-            TypeError: If these are no data set.
-            ValueError: If a loss of theirs is not finite, or depends on the other examples.
+            TypeError: If these are no data set, or their targets of another kind than the likelihood's.
+            ValueError: If these do not fit it, a loss is not finite, or depends on the other examples.
         """
         check_dataset(data, "examples")
+        self.members.objective.check_targets(data)
         if self.features is None:
             return None
         try:
@@ -142,12 +143,14 @@ def reduce(trained: Members | Objective, train: Dataset) -> Reduction:
         train: The n training examples of their mean.
 
     Raises:
-        ValueError: If a loss is not finite, or depends on other examples of its batch.
+        TypeError: If the targets are of another kind than the likelihood's.
+        ValueError: If they do not fit it, a loss is not finite, or depends on other examples of its batch.
     """
     check_dataset(train, "the training examples")
     members = Members.of(trained)
     first = next(_parts(members.objective, train, len(members)))
     objective = members.objective.resolved(first.inputs)
+    objective.check_targets(train)
     members = replace(members, objective=objective)
     try:
         path = _candidate(objective)

@@ -13,7 +13,8 @@ from torch import Tensor
 from bayes_influence.arguments import check_whole
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.data.identities import example_ids
-from bayes_influence.objectives.objective import Objective, check_objective
+from bayes_influence.objectives.members import check_objective
+from bayes_influence.objectives.objective import Objective
 
 BATCH_SIZE = 1024
 """Examples whose losses are computed at a time."""

@@ -67,7 +67,7 @@ def train_ensemble(
         params: Stacked starting parameters, (E, ...) each; left as they are.
         batch: All training examples, shared by the members; where `own_data`, with a leading member axis.
         schedule: Steps and learning rates.
-        held: Stacked parameters that are not trained, where `params` are not all.
+        held: Stacked parameters that are not trained, where `params` are not all, and buffers in which members differ.
         data_weights: w, one when not given; a zero removes an example from a member.
         regulariser_weights: s of each member, the objective's own when not given.
         averaged: Which members end at their SWA average and follow its learning rates.
@@ -87,17 +87,14 @@ def train_ensemble(
     """
     layout = Flattening.of(objective.params, [name for name in objective.params if name in params])
     flat = layout.flatten(params).clone()
-    members, examples = len(flat), batch.targets.shape[1 if own_data else 0]
-    weights = flat.new_ones(members, examples) if data_weights is None else data_weights.to(flat)
-    own_weights = flat.new_full((members,), objective.regulariser_weight)
-    regulariser_weights = own_weights if regulariser_weights is None else regulariser_weights.to(flat)
+    members = len(flat)
+    weights = _or_alike(data_weights, flat.new_ones(members, batch.targets.shape[1 if own_data else 0]))
+    scales = _or_alike(regulariser_weights, flat.new_full((members,), objective.regulariser_weight))
     averaged = torch.zeros(members, dtype=torch.bool, device=flat.device) if averaged is None else averaged
     rates = _learning_rates(schedule, flat, averaging, averaged)
 
-    views = {**(held or {}), **layout.unflatten(flat)}
-    step = trace_members(
-        objective, views, batch, weights, regulariser_weights, own_data=own_data, steps=schedule.epochs
-    )
+    views = layout.unflatten(flat)
+    step = trace_members(objective, views, batch, weights, scales, held=held, own_data=own_data, steps=schedule.epochs)
     adam = Adam(schedule.betas, schedule.epsilon)
     optimiser = adam.start(flat)
     average = IterateAverage(flat)
@@ -112,8 +109,8 @@ def train_ensemble(
     ):
         for epoch in range(schedule.epochs):
             if record is not None:
-                recorded.append(record(views))
-            gradients, trace[epoch] = step(views, batch, weights, regulariser_weights)
+                recorded.append(record({**(held or {}), **views}))
+            gradients, trace[epoch] = step(views, batch, weights, scales)
             adam.step(flat, layout.flatten(gradients), rates.at(epoch), optimiser)
             rates.observe(epoch, trace[epoch])
             if epoch >= rates.first_averaged:
@@ -131,6 +128,11 @@ def train_ensemble(
         trace=trace,
         recorded=torch.stack(recorded) if recorded else None,
     )
+
+
+def _or_alike(given: Tensor | None, alike: Tensor) -> Tensor:
+    """Every member's weights: those given, or the same for all."""
+    return alike if given is None else given.to(alike)
 
 
 def _learning_rates(

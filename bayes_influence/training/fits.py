@@ -74,8 +74,9 @@ def fit_schemes(
     is a convex problem there, and an estimate of its response is exact only at its minimum. Unregularised ones are
     not: their minimum may lie at infinity. SWA's feature map stays the averaged one.
 
-    Parameters with `requires_grad=False` stay as they are. A deterministic network whose training draws random numbers
-    or moves its buffers (dropout, batch norm) is trained as `full_batches` says, one member at a time.
+    Parameters with `requires_grad=False` stay as they are. A network whose training is another thing than its
+    evaluation, because a step draws random numbers (dropout) or moves buffers (batch norm), is trained as
+    `full_batches` says, one member at a time; whether it is so is seen in a step on all examples, see `watch_step`.
 
     Args:
         schemes: What to train.
@@ -137,8 +138,18 @@ def prepared_objective(
     train: Dataset,
     seed: int,
     parameters: str | Sequence[str] = "all",
+    *,
+    checked: bool = True,
 ) -> Objective:
-    """What a scheme trains, in the examples' dtype and on their device; a Bayesian twin is checked on some of them.
+    """What a scheme trains, in the examples' dtype and on their device.
+
+    Args:
+        scheme: What is trained.
+        make_network: Builds the deterministic network.
+        train: Training examples.
+        seed: Of the network.
+        parameters: The parameters that influence will be taken in.
+        checked: Whether a Bayesian twin is held against its network on some of the examples.
 
     Raises:
         TwinMismatchError: If the twin does not compute what its network computes.
@@ -146,7 +157,7 @@ def prepared_objective(
     with seeded(seed):
         network = make_network()
         prepared = scheme.prepare(network)
-    if is_bayesian(prepared) and not is_bayesian(network):
+    if checked and is_bayesian(prepared) and not is_bayesian(network):
         check_twin(network, prepared, train.inputs[:CHECKED].to(next(network.parameters())))
     return scheme.objective(prepared, len(train), parameters).to(train.inputs.dtype, train.inputs.device)
 
@@ -171,7 +182,7 @@ def _fit_ensemble(
     start, buffers = (
         {name: value.repeat(len(schemes), *[1] * (value.ndim - 1)) for name, value in part.items()} for part in initial
     )
-    if schemes[0].trains_in_turns(objective):
+    if not schemes[0].effects(objective, train).as_evaluated:
         trained, buffers = _trained_in_turns(
             schemes, objective, start, buffers, train, seeds, schedule, labels, progress
         )
@@ -184,7 +195,7 @@ def _fit_ensemble(
             {name: start[name] for name in start if name in moves},
             train.batch(),
             schedule,
-            held={**held, **{name: own for name, own in differing(buffers).items() if own.is_floating_point()}},
+            held={**held, **differing(buffers)},
             regulariser_weights=per_member([scheme.regulariser_weight for scheme in schemes for _ in seeds]),
             averaged=torch.tensor([bool(scheme.averaging) for scheme in schemes for _ in seeds], device=device),
             averaging=averaging,

@@ -12,8 +12,8 @@ from torch import Tensor
 from bayes_influence.arguments import check_at_least
 from bayes_influence.curvature.solvers.automatic import DENSE_SIZE
 from bayes_influence.data.dataset import Dataset, check_dataset
-from bayes_influence.objectives.members import Members
-from bayes_influence.objectives.objective import Objective, check_objective
+from bayes_influence.objectives.members import Members, check_objective
+from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.training.lbfgs import minimise_lbfgs
 from bayes_influence.training.newton import NewtonResult, minimise_newton

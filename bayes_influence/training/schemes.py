@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import nn
 
 from bayes_influence.arguments import shown
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.moments.initial import relative_sigma
 from bayes_influence.objectives.expected_likelihoods import ExtendedVI, TiltedCategorical
@@ -22,9 +23,10 @@ from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
 from bayes_influence.training.averaging import SWAG
 from bayes_influence.training.dropout import DROPOUT, with_dropout
+from bayes_influence.training.effects import StepEffects, watch_step
 from bayes_influence.training.priors import prior_scales
 from bayes_influence.training.schedules import SWA
-from bayes_influence.training.steps import StepObjective, step_objective
+from bayes_influence.training.steps import StepValue, step_objective
 
 WEIGHT_DECAY = 0.005
 """The papers' coupled weight decay (Epifano et al., the Iris study)."""
@@ -95,18 +97,23 @@ class Scheme(ABC):
             )
         return replace(self, **options)
 
-    def step(self, objective: Objective, n_train: int) -> StepObjective:
-        """What a training step in minibatches minimises: the objective itself, its network in training mode."""
-        return step_objective(objective)
+    def step(self, objective: Objective, n_train: int, held: Collection[str] = ()) -> StepValue:
+        """What a training step in minibatches minimises: the objective itself, its network in training mode.
 
-    @property
-    def sampled(self) -> bool:
-        """Whether training draws random numbers: then it is done by the minibatch trainer, one member at a time."""
-        return False
+        Args:
+            objective: Of a prepared network.
+            n_train: n, how many training examples there are.
+            held: Buffers that training leaves as they are.
+        """
+        return step_objective(objective, held)
 
-    def trains_in_turns(self, objective: Objective) -> bool:
-        """Whether the minibatch trainer trains this network, because a step draws numbers or moves its buffers."""
-        return self.sampled or step_objective(objective).alone
+    def effects(self, objective: Objective, train: Dataset, held: Collection[str] = ()) -> StepEffects:
+        """What a training step on all examples does, seen by doing it where the objective stands, see `watch_step`.
+
+        Raises:
+            ValueError: If a step cannot be repeated.
+        """
+        return watch_step(self.step(objective, len(train), held), objective, objective.fitting(train.batch()))
 
     @property
     def regularised(self) -> bool:
@@ -148,11 +155,6 @@ class Dropout(Deterministic):
     """
 
     probability: float = DROPOUT
-
-    @property
-    def sampled(self) -> bool:
-        """Masks are drawn."""
-        return True
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """The network with dropout in front of its fully connected layers."""
@@ -198,12 +200,7 @@ class MeanFieldVI(Variational):
     refitted and used for predictions.
     """
 
-    @property
-    def sampled(self) -> bool:
-        """Weights are drawn."""
-        return True
-
-    def step(self, objective: Objective, n_train: int) -> StepObjective:
+    def step(self, objective: Objective, n_train: int, held: Collection[str] = ()) -> StepValue:
         """Pyro's estimate of the negative ELBO divided by n, from one draw of the weights."""
         from bayes_influence.training.pyro_models import svi_step
 

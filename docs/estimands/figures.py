@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
-from matplotlib.axes import Axes
+from drawing import panels, scatter
 from matplotlib.figure import Figure
+from problems import bayesian_iris, cancer, changes, fitted, logistic, refits
 from torch import Tensor, nn
 
 import bayes_influence as bi
@@ -27,101 +27,12 @@ from bayes_influence.influence.measurements import Margin, OutputVariance, Predi
 from bayes_influence.influence.memory_perturbation import laplace_posterior, memory_perturbation
 from bayes_influence.influence.perturbation import training_set_attack
 from bayes_influence.influence.posterior_samples import PosteriorSamples
-from bayes_influence.models import MLP
 from bayes_influence.objectives.objective import Likelihood
 from bayes_influence.training.minimum import minimum_of
-from bayes_influence.training.newton import minimise_newton
 from bayes_influence.training.nuts import nuts_reference
-from bayes_influence.training.stacked import StackedProblem
 
 IMAGES = Path(__file__).parents[1] / "images"
 FRACTIONS = (0.05, 0.2, 0.4, 0.6)
-
-
-# The problems of the pages, at exact minima, and their exact refits.
-
-
-@cache
-def cancer() -> bi.Split:
-    """Breast cancer: 455 training and 114 test examples, 30 standardised features, 2 classes."""
-    return hold_out(load_table("breast-cancer"), seed=0)
-
-
-@cache
-def logistic(decay: float = 0.01) -> bi.Objective:
-    """L2 logistic regression on it."""
-    return minimum_of(bi.Objective(nn.Linear(30, 2), bi.CrossEntropy(), bi.WeightDecay(decay)), cancer().train)
-
-
-@cache
-def network() -> bi.Objective:
-    """A 30-4-2 tanh network on it, at a minimum in all its parameters."""
-    objective = bi.Objective(MLP(30, 2, width=4, activation="tanh", seed=0), bi.CrossEntropy(), bi.WeightDecay(0.01))
-    return minimum_of(objective, cancer().train)
-
-
-def fitted() -> dict[str, bi.Objective]:
-    """Both, under their names."""
-    return {"logistic regression": logistic(), "tanh network": network()}
-
-
-@cache
-def bayesian_iris() -> tuple[bi.Split, bi.Objective]:
-    """Bayesian logistic regression on Iris at the minimum of its ELBO in means and log standard deviations."""
-    split = hold_out(load_table("iris"), seed=0)
-    twin = bi.to_bayesian(nn.Linear(4, 3).double())
-    objective = bi.Objective(twin, bi.TiltedCategorical(), bi.GaussianKL(len(split.train)))
-    return split, minimum_of(objective, split.train)
-
-
-def refits(objective: bi.Objective, train: bi.Dataset, groups: list[Tensor]) -> list[bi.Objective]:
-    """The minimum without each group, 1/n held, by Newton's method from the fit."""
-    weights = torch.ones(len(groups), len(train), dtype=torch.float64)
-    for row, ids in enumerate(groups):
-        weights[row, train.positions(ids)] = 0.0
-    stacked = {
-        name: value.double().expand(len(groups), *value.shape).clone() for name, value in objective.params.items()
-    }
-    result = minimise_newton(StackedProblem(objective, stacked, train.batch(), weights))
-    if not result.converged.all():
-        raise RuntimeError(f"{int((~result.converged).sum())} refits did not converge")
-    moved = [{name: value[row] for name, value in result.free.items()} for row in range(len(groups))]
-    return [objective.at({**objective.params, **params}) for params in moved]
-
-
-def changes(objective: bi.Objective, after: list[bi.Objective], test: bi.Dataset, measure: Likelihood) -> Tensor:
-    """(t, k) true changes of a measurement."""
-
-    def values(at: bi.Objective) -> Tensor:
-        with torch.no_grad():
-            return measure(at.outputs(at.params, test.inputs), test.targets)
-
-    return torch.stack([values(refit) - values(objective) for refit in after], dim=1)
-
-
-# Drawing.
-
-
-def scatter(axes: Axes, estimate: Tensor, truth: Tensor, title: str, colour: str = "tab:blue") -> None:
-    """Estimate against truth with the diagonal; Pearson correlation and slope (of truth on estimate) printed too."""
-    x, y = estimate.detach().flatten().numpy(), truth.detach().flatten().numpy()
-    found = bi.agreement(x, y)
-    ends = [min(x.min(), y.min()), max(x.max(), y.max())]
-    axes.plot(ends, ends, color="gray", linewidth=0.8)
-    axes.plot(x, y, ".", color=colour, markersize=4, alpha=0.5)
-    axes.set_title(f"{title}\nPearson {found.pearson:.3f}, slope {found.slope:.2f}", fontsize=9)
-    axes.set_xlabel("estimate")
-    print(f"  {title}: Pearson {found.pearson:.4f}, slope {found.slope:.3f}, largest true change {np.abs(y).max():.3g}")
-
-
-def panels(count: int, width: float = 3.1, height: float = 3.0) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side."""
-    figure = Figure(figsize=(width * count, height), layout="constrained")
-    axes = figure.subplots(1, count, squeeze=False)[0]
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
-        each.ticklabel_format(style="sci", scilimits=(-2, 3), axis="both")
-    return figure, list(axes)
 
 
 # One function per page; its name is the page's and the picture's.
@@ -164,7 +75,9 @@ def measurement() -> Figure:
     influence = bi.Influence(objective, train, damping=0.0)
     after = refits(objective, train, list(train.ids.unsqueeze(1)))
     figure, axes = panels(3)
-    measures: list[Likelihood] = [Margin(), PredictiveEntropy(), PredictiveVariance()]
+    measures: list[Likelihood] = [
+        each(objective.likelihood) for each in (Margin, PredictiveEntropy, PredictiveVariance)
+    ]
     for each, measure in zip(axes, measures, strict=True):
         estimate = influence.on_measurement(measure, test).removal
         scatter(each, estimate, changes(objective, after, test, measure), type(measure).__name__)
@@ -215,7 +128,7 @@ def perturbation() -> Figure:
     raw = load_table("digits")
     train, test = (replace(raw.at(part.ids), inputs=raw.at(part.ids).inputs / 16) for part in (split.train, split.test))
     objective = minimum_of(bi.Objective(nn.Linear(64, 10), bi.CrossEntropy(), bi.WeightDecay(0.001)), train)
-    margins = Margin()(objective.outputs(objective.params, test.inputs), test.targets)
+    margins = Margin(objective.likelihood)(objective.outputs(objective.params, test.inputs), test.targets)
     victim = test.select([int(torch.where(margins > 0, margins, torch.inf).argmin())])
     influence = bi.Influence(objective, train, damping=0.0)
     ids = influence.on_loss(victim).top(4)

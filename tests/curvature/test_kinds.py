@@ -1,5 +1,7 @@
 """What stands for a kind of curvature, and what the kinds say of themselves."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,11 @@ from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisher, Ga
 from bayes_influence.curvature.operators.hessian import Hessian, HessianOperator
 from bayes_influence.curvature.operators.last_layer import LastLayerOperator
 from bayes_influence.curvature.operators.sharded import Sharded
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reduction import reduce
+from bayes_influence.objectives.regularisers import WeightDecay
 
 
 @pytest.mark.parametrize("name", CURVATURES)
@@ -92,3 +98,52 @@ def test_hessians_in_the_outputs_that_do_not_fit_are_not_held(make_objective, cl
         operator = kind.operator(head, data)
         assert type(operator) is not LastLayerOperator
         torch.testing.assert_close(operator.dense(), hessian_of(head, data.batch()))
+
+
+def weighted_and_repeated(data):
+    """Examples with whole-number weights of mean 1 after scaling, and the same examples as often as the number says."""
+    counts = torch.arange(len(data)) % 4
+    weights = counts.double() * len(data) / counts.sum()
+    rows = torch.arange(len(data)).repeat_interleave(counts)
+    return replace(data, weights=weights), Dataset(data.inputs[rows], data.targets[rows], torch.arange(len(rows)))
+
+
+@pytest.mark.parametrize("parameters", ["all", "last-layer"])
+@pytest.mark.parametrize(
+    "kind",
+    [Hessian(), GaussNewton(), EmpiricalFisher(), EKFAC(), EKFAC(fisher="empirical")],
+    ids=["hessian", "ggn", "empirical-fisher", "ekfac", "ekfac-empirical"],
+)
+def test_a_weight_is_a_repetition_in_every_kind(make_objective, classification, kind, parameters):
+    objective = make_objective(parameters)
+    weighted, repeated = weighted_and_repeated(classification)
+    if parameters == "last-layer":
+        (objective, weighted), (_, repeated) = [
+            (one.problem.at(0), one.examples()) for one in (reduce(objective, weighted), reduce(objective, repeated))
+        ]
+    expected = kind.operator(objective, repeated).dense()
+    torch.testing.assert_close(kind.operator(objective, weighted, 7).dense(), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_weight_is_a_repetition_in_ekfac_of_random_signs(make_objective, classification):
+    # Of two classes Lambda_i has one root, whose sign cancels.
+    two = replace(classification, targets=classification.targets.clamp(max=1))
+    make = make_objective()
+    network = torch.nn.Sequential(*list(make.network)[:2], torch.nn.Linear(5, 2).double())
+    objective = Objective(network, make.likelihood, make.regulariser)
+    weighted, repeated = weighted_and_repeated(two)
+    kind = EKFAC(fisher="sampled")
+    expected = kind.operator(objective, repeated).dense()
+    torch.testing.assert_close(kind.operator(objective, weighted, 7).dense(), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("fisher", ["exact", "empirical"])
+def test_a_weight_is_a_repetition_in_convolutions_and_loose_parameters(fisher):
+    torch.manual_seed(3)
+    layers = torch.nn.Conv2d(1, 2, 2), torch.nn.PReLU(2), torch.nn.Flatten(), torch.nn.Linear(8, 3)
+    objective = Objective(torch.nn.Sequential(*layers).double(), CrossEntropy(), WeightDecay(0.1))
+    data = Dataset(torch.randn(9, 1, 3, 3).double(), torch.arange(9) % 3, torch.arange(9))
+    weighted, repeated = weighted_and_repeated(data)
+    kind = EKFAC(fisher=fisher, allow_fallback=True)
+    expected = kind.operator(objective, repeated).dense()
+    torch.testing.assert_close(kind.operator(objective, weighted, 4).dense(), expected, rtol=1e-9, atol=1e-12)

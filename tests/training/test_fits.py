@@ -165,21 +165,30 @@ def test_networks_of_the_caller_and_the_global_generator_are_left_as_they_were(i
     assert {value.dtype for value in network.parameters()} == {torch.float32}
 
 
-def test_random_buffers_are_each_members_own(iris):
-    class Scaled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("scale", torch.rand(4))
+class Drawn(nn.Module):
+    """Inputs in an order and on scales that are drawn where the network is made."""
 
-        def forward(self, inputs):
-            return inputs * self.scale
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("order", torch.randperm(4))
+        self.register_buffer("scale", torch.rand(4))
 
-    make = lambda: nn.Sequential(Scaled(), nn.Linear(4, 3))  # noqa: E731
-    (fit,) = fit_schemes(find_schemes(["weight-decay"]), make, iris.train, [4, 5], Schedule(20))
-    (alone,) = fit_schemes(find_schemes(["weight-decay"]), make, iris.train, [5], Schedule(20))
+    def forward(self, inputs):
+        return inputs[:, self.order] * self.scale
+
+
+@pytest.mark.parametrize("layer", [nn.Identity(), nn.Dropout(0.3)], ids=["together", "in turns"])
+@pytest.mark.parametrize("tolerance", [None, 1e-10], ids=["trained", "polished"])
+def test_random_buffers_are_each_members_own(iris, layer, tolerance):
+    make = lambda: nn.Sequential(Drawn(), layer, nn.Linear(4, 3))  # noqa: E731
+    both, (alone,) = (
+        fit_schemes(find_schemes(["weight-decay"]), make, iris.train, seeds, Schedule(20), tolerance=tolerance)
+        for seeds in ([4, 5], [5])
+    )
     torch.manual_seed(5)
-    assert torch.equal(fit.at(1).buffers["0.scale"], torch.rand(4).to(iris.train.inputs))
-    torch.testing.assert_close(fit.at(1).params["1.weight"], alone.at(0).params["1.weight"])
+    assert torch.equal(both[0].at(1).buffers["0.order"], torch.randperm(4))
+    assert torch.equal(both[0].at(1).buffers["0.scale"], torch.rand(4).to(iris.train.inputs))
+    torch.testing.assert_close(both[0].at(1).params["2.weight"], alone.at(0).params["2.weight"])
 
 
 def test_a_twin_that_is_not_the_network_is_refused(iris):

@@ -12,7 +12,14 @@ from torch.func import vjp, vmap
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.kind import Curvature
 from bayes_influence.curvature.operators.layer_records import KroneckerLayer, kronecker_layers
-from bayes_influence.curvature.operators.outer_products import FISHERS, Backpropagation, Fisher, OuterProducts
+from bayes_influence.curvature.operators.outer_products import (
+    FISHERS,
+    Backpropagation,
+    Fisher,
+    OuterProducts,
+    fisher_vectors,
+)
+from bayes_influence.curvature.operators.output_forms import FEW_OUTPUTS, output_curvatures
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
@@ -22,7 +29,8 @@ BATCH_SIZE = 256
 """Default number of examples that are backpropagated at a time."""
 
 GRADIENT_ENTRIES = 1 << 25
-"""Entries of per-example weight gradients that are held at a time in a convolution: 256 MiB in float64."""
+"""Entries of per-example weight gradients in a convolution, or of Hessians in the outputs, that are held at a time: 256
+MiB in float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +79,8 @@ class EKFACOperator(LinearOperator):
         `"sampled"`: their sum with random signs, the same in expectation. One pass.
         `"empirical"`: the gradient at the observed target, so that G is the empirical Fisher. One pass.
 
+    Sample weights count once in all three expectations, so that an example of weight 2 is one that is there twice.
+
     Floor: two sweeps of one forward and as many backward passes; 2 (O^2 D + O D^2) multiplications and additions twice
     for each product.
 
@@ -102,9 +112,12 @@ class EKFACOperator(LinearOperator):
         layers, unsupported = kronecker_layers(objective)
         self._regulariser = _checked_regulariser(objective, fisher, () if allow_fallback else unsupported)
         objective.check(next(data.batches(batch_size)))
+        batch_size = _examples_at_a_time(objective, data, batch_size, fisher)
         self.objective = objective
         self._places = objective.layout.unflatten(torch.arange(self.size, device=self.device))
-        self._backpropagation = Backpropagation(objective, fisher, torch.Generator().manual_seed(seed))
+        self._backpropagation = Backpropagation(
+            objective, fisher_vectors(objective, fisher, torch.Generator().manual_seed(seed))
+        )
         self.blocks = self._fitted_blocks(layers, data, batch_size)
         self.loose = torch.zeros_like(theta)
         self._is_loose = torch.zeros_like(theta, dtype=torch.bool)
@@ -122,7 +135,8 @@ class EKFACOperator(LinearOperator):
         for part in self._backpropagation.through(layers, data, batch_size):
             received, sent = part.received.flatten(0, 1), part.backpropagated.flatten(0, 1)
             if part.first:
-                inputs[part.path] = inputs.get(part.path, 0) + received.T @ received / len(data)
+                weighted = part.received if part.weights is None else part.weights[:, None, None] * part.received
+                inputs[part.path] = inputs.get(part.path, 0) + received.T @ weighted.flatten(0, 1) / len(data)
             outputs[part.path] = outputs.get(part.path, 0) + sent.T @ sent / len(data)
         bases = {path: (torch.linalg.eigh(inputs[path])[1], torch.linalg.eigh(outputs[path])[1]) for path in inputs}
         fitted: dict[str, Tensor] = {}
@@ -143,18 +157,18 @@ class EKFACOperator(LinearOperator):
         objective = self.objective
         loose = {name: objective.params[name] for name in names}
 
-        def squares(example: object, vectors: Tensor) -> Tensor:
+        def squares(example: object, vector: Tensor) -> Tensor:
             single = tree_map(lambda leaf: leaf.unsqueeze(0), example)
             at = vjp(lambda part: objective.outputs({**objective.params, **part}, single).flatten(), loose)
             outputs, pull = at[0], at[1]
-            gradients = vmap(lambda vector: pull(vector)[0])(vectors.reshape(-1, len(outputs)))
-            return torch.cat([gradients[name].square().sum(dim=0).flatten() for name in names])
+            (gradients,) = pull(vector.reshape(outputs.shape))
+            return torch.cat([gradients[name].square().flatten() for name in names])
 
         total = torch.zeros((), dtype=self.dtype, device=self.device)
         for batch in data.batches(batch_size):
             outputs = objective.outputs(objective.params, batch.inputs)
-            vectors = self._backpropagation.sent_back(outputs, batch)
-            total = total + vmap(squares, in_dims=(0, 1))(batch.inputs, vectors).sum(dim=0)
+            for vectors in self._backpropagation.sent_back(outputs, batch):
+                total = total + vmap(squares)(batch.inputs, vectors).sum(dim=0)
         return total / len(data)
 
     def _scaled(self, vectors: Tensor, factors: list[Tensor], loose: Tensor) -> Tensor:
@@ -211,6 +225,18 @@ def _checked_regulariser(objective: Objective, fisher: str, unsupported: tuple[s
     if entries is None:
         raise ValueError("EK-FAC needs a regulariser with a diagonal Hessian, as weight decay has")
     return entries
+
+
+def _examples_at_a_time(objective: Objective, data: Dataset, batch_size: int, fisher: str) -> int:
+    """Fewer where C x C numbers have to be held for each of them."""
+    first = data.select(range(min(2, len(data)))).batch()
+    with torch.no_grad():
+        outputs = objective.outputs(objective.params, first.inputs)
+    if fisher == "empirical" or not isinstance(outputs, Tensor):
+        return batch_size
+    if output_curvatures(objective, outputs, first, hold=outputs[0].numel() <= FEW_OUTPUTS) is not None:
+        return batch_size
+    return max(1, min(batch_size, GRADIENT_ENTRIES // outputs[0].numel() ** 2))
 
 
 def _check_fisher(fisher: str) -> None:

@@ -64,7 +64,9 @@ class GaussNewtonOperator(DataOperator):
 
 
 class EmpiricalFisherOperator(DataOperator):
-    """(1/n) sum_i g_i g_i' + s grad^2 R, with the gradients g_i of the losses at the observed targets.
+    """(1/n) sum_i w_i g_i g_i' + s grad^2 R, with the gradients g_i of the losses at the observed targets.
+
+    A sample weight w_i counts once, as it does in J: an example of weight 2 is one that is there twice.
 
     Neither the Gauss-Newton matrix nor the Fisher information, whose targets are drawn from the model; it tends to 0
     where the training losses do (Kunstner, Balles, Hennig 2019). Costs as much as a Gauss-Newton product.
@@ -85,8 +87,8 @@ class EmpiricalFisherOperator(DataOperator):
         return torch.stack([reverse_pulled(losses_at, theta, slope) for slope in slopes], dim=1)
 
     def _losses_at(self, batch: Batch) -> Callable[[Tensor], Tensor]:
-        flat = self.objective.flat
-        return lambda theta: flat.losses(theta, batch)
+        flat, rooted = self.objective.flat, batch.with_root_weights()
+        return lambda theta: flat.losses(theta, rooted)
 
     def semidefinite_part(self, count: int) -> LinearOperator:
         """The Gauss-Newton matrix of some examples."""

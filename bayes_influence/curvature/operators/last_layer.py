@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.output_curvature import output_hessians
+from bayes_influence.curvature.operators.output_forms import (
+    HeldCurvatures,
+    OutputCurvatures,
+    joined_curvatures,
+    output_curvatures,
+)
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
@@ -17,7 +25,10 @@ BATCH_SIZE = 4096
 """Examples whose features are computed at a time."""
 
 HELD_BYTES = 1 << 30
-"""Most that the Hessians in the outputs may take: 1 GiB. Above, products are taken without them."""
+"""Most that Hessians in the outputs may take that have no smaller form: 1 GiB. Above, products are taken without."""
+
+PRODUCT_NUMBERS = 1 << 23
+"""Numbers n x C x K of a product with K vectors that are held at a time: 64 MiB in float64."""
 
 GRAM_SIZE = 1024
 """Examples per product of the dense form: as many as stay in the processor's cache."""
@@ -31,24 +42,33 @@ class LastLayerOperator(LinearOperator):
     parameters, so Hessian and Gauss-Newton matrix are the same.
 
     Floor: the features once; then 4 n D C multiplications and additions for each vector, or n D^2 C (C + 1) for the
-    dense form, with D features (bias included) and C outputs. Memory n (D + C^2).
+    dense form, with D features (bias included) and C outputs. Memory n (D + C) where the Lambda_i have the form of a
+    softmax or are diagonal, n (D + C^2) where they have not, or where C is small.
 
     Args:
         objective: Whose Hessian this is: of one linear layer, see `reduction`.
         data: The n examples.
         data_weights: w of (1/n) sum_i w_i l_i, of shape (n,); one when not given.
+        held: The Lambda_i, where they are known already.
 
     Attributes:
         objective: Whose Hessian this is.
         inputs: a_i of shape (n, D), the constant 1 last.
-        output_hessians: Lambda_i, or w_i Lambda_i, of shape (n, C, C).
+        output_curvatures: Lambda_i, or w_i Lambda_i, in the smallest form that they have.
         regulariser: s grad^2 R.
 
     Raises:
         ValueError: If the objective is not that of a plain `nn.Linear` on vectors, in its weight with or without bias.
     """
 
-    def __init__(self, objective: Objective, data: Dataset, data_weights: Float[Tensor, " n"] | None = None) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        data: Dataset,
+        data_weights: Float[Tensor, " n"] | None = None,
+        *,
+        held: OutputCurvatures | None = None,
+    ) -> None:
         theta = objective.layout.flatten(objective.params)
         super().__init__(theta.numel(), theta.dtype, theta.device)
         if not is_linear_layer(objective, data.inputs):
@@ -61,32 +81,33 @@ class LastLayerOperator(LinearOperator):
             )
         inputs = data.inputs
         self._has_bias = len(objective.names) == 2
-        with torch.no_grad():
-            pieces = [
-                output_hessians(objective, objective.outputs(objective.params, batch.inputs), batch)
-                for batch in data.batches(BATCH_SIZE)
-            ]
         ones = inputs.new_ones(len(inputs), 1)
         self.objective = objective
         self.inputs: Float[Tensor, "n D"] = torch.cat([inputs, ones], dim=1) if self._has_bias else inputs
-        curvatures = torch.cat(pieces)
-        if data_weights is not None:
-            curvatures = data_weights[:, None, None] * curvatures
-        self.output_hessians: Float[Tensor, "n C C"] = curvatures
+        held = held or _curvatures(objective, data, hold=True)
+        assert held is not None
+        self.output_curvatures: OutputCurvatures = held if data_weights is None else held.scaled(data_weights)
         self.regulariser = RegulariserOperator(objective)
 
     def _product(self, vectors: Tensor) -> Tensor:
-        tangents = torch.einsum("nd,cdk->nck", self.inputs, self._joined(vectors))
-        cotangents = torch.bmm(self.output_hessians, tangents) / len(self.inputs)
-        return self._split(torch.einsum("nck,nd->cdk", cotangents, self.inputs)) + self.regulariser @ vectors
+        joined = self._joined(vectors)
+        total = torch.zeros_like(joined)
+        at_a_time = max(1, PRODUCT_NUMBERS // (joined.shape[0] * joined.shape[2]))
+        for inputs, curvatures in self._parts(at_a_time):
+            cotangents = curvatures.products(torch.einsum("nd,cdk->nck", inputs, joined))
+            total += torch.einsum("nck,nd->cdk", cotangents, inputs)
+        return self._split(total / len(self.inputs)) + self.regulariser @ vectors
+
+    def _parts(self, examples: int) -> Iterator[tuple[Tensor, OutputCurvatures]]:
+        yield from zip(self.inputs.split(examples), self.output_curvatures.parts(examples), strict=True)
 
     def dense(self) -> Float[Tensor, "P P"]:
         """H from C (C + 1) / 2 weighted Gram matrices of the features."""
-        classes, width = self.output_hessians.shape[1], self.inputs.shape[1]
+        classes, width = self.output_curvatures.outputs, self.inputs.shape[1]
         blocks = self.inputs.new_zeros(classes, width, classes, width)
-        for inputs, curvatures in zip(self.inputs.split(GRAM_SIZE), self.output_hessians.split(GRAM_SIZE), strict=True):
+        for inputs, curvatures in self._parts(GRAM_SIZE):
             for row in range(classes):
-                weighted = curvatures[:, row, : row + 1, None] * inputs.unsqueeze(1)
+                weighted = curvatures.row(row)[:, : row + 1, None] * inputs.unsqueeze(1)
                 blocks[row, :, : row + 1] += (inputs.T @ weighted.flatten(1)).unflatten(1, (row + 1, width))
         for row in range(classes):
             blocks[:row, :, row] = blocks[row, :, :row].transpose(0, 1)
@@ -97,7 +118,7 @@ class LastLayerOperator(LinearOperator):
 
     def _joined(self, vectors: Tensor) -> Tensor:
         """(P, K) as (C, D, K): each output's weights with its bias after them."""
-        classes = self.output_hessians.shape[1]
+        classes = self.output_curvatures.outputs
         if not self._has_bias:
             return vectors.reshape(classes, -1, vectors.shape[1])
         weight, bias = vectors[:-classes], vectors[-classes:]
@@ -114,11 +135,29 @@ class LastLayerOperator(LinearOperator):
 def last_layer_or_none(objective: Objective, data: Dataset) -> LastLayerOperator | None:
     """The closed form where the objective's network is one linear layer on vectors; None elsewhere.
 
-    None as well where its n Hessians of C x C do not fit into `HELD_BYTES`: products need none of them.
+    None as well where its n Hessians in C outputs have no smaller form and do not fit into `HELD_BYTES`: products need
+    none of them.
     """
     if not is_linear_layer(objective, data.inputs):
         return None
     classes = len(objective.params[objective.names[0]])
-    if len(data) * classes**2 * objective.dtype.itemsize > HELD_BYTES:
-        return None
-    return LastLayerOperator(objective, data)
+    fits = len(data) * classes**2 * objective.dtype.itemsize <= HELD_BYTES
+    curvatures = _curvatures(objective, data, hold=fits)
+    return None if curvatures is None else LastLayerOperator(objective, data, held=curvatures)
+
+
+def _curvatures(objective: Objective, data: Dataset, *, hold: bool) -> OutputCurvatures | None:
+    """Lambda_i of all examples in one form; None where they have no smaller one and are not to be held."""
+    pieces: list[OutputCurvatures] = []
+    with torch.no_grad():
+        outputs = [objective.outputs(objective.params, batch.inputs) for batch in data.batches(BATCH_SIZE)]
+    for values, batch in zip(outputs, data.batches(BATCH_SIZE), strict=True):
+        piece = output_curvatures(objective, values, batch, hold=hold)
+        if piece is None:
+            return None
+        pieces.append(piece)
+    joined = joined_curvatures(pieces)
+    if joined is not None or not hold:
+        return joined
+    batches = zip(outputs, data.batches(BATCH_SIZE), strict=True)
+    return HeldCurvatures(torch.cat([output_hessians(objective, values, batch) for values, batch in batches]))

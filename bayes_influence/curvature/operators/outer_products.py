@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.curvature.operators.layer_records import KroneckerLayer, LayerRecord, RecordLayers
-from bayes_influence.curvature.operators.output_curvature import OutputLosses, output_hessian_roots
+from bayes_influence.curvature.operators.output_curvature import OutputLosses
+from bayes_influence.curvature.operators.output_forms import output_curvatures
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
@@ -19,7 +20,10 @@ from bayes_influence.objectives.parameters import Params
 Fisher = Literal["exact", "sampled", "empirical"]
 
 FISHERS: tuple[Fisher, ...] = get_args(Fisher)
-"""What is sent back from the outputs, see `Backpropagation`."""
+"""What makes up a curvature when it is sent back from the outputs, see `fisher_vectors`."""
+
+SentBack = Callable[[Tensor, Batch], Iterator[Tensor]]
+"""(outputs, batch) -> vectors s_i in the outputs, of shape (B, C), one after the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +34,50 @@ class OuterProducts:
         path: Where the layer stands in the network.
         received: a of shape (B, L, D).
         backpropagated: b of shape (B, L, O).
+        weights: (B,) the examples' sample weights, which are in b already; None where all are 1.
         first: Whether this is the batch's first vector: a is the same for all of them.
     """
 
     path: str
     received: Float[Tensor, "B L D"]
     backpropagated: Float[Tensor, "B L O"]
+    weights: Float[Tensor, " B"] | None
     first: bool
+
+
+def loss_slopes(objective: Objective) -> SentBack:
+    """The gradient of every example's loss, its sample weight inside: outer products are then its gradients w_i g_i."""
+
+    def sent_back(outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
+        yield OutputLosses(objective, batch, outputs).slopes().reshape(len(outputs), -1)
+
+    return sent_back
+
+
+def fisher_vectors(objective: Objective, fisher: Fisher, generator: torch.Generator) -> SentBack:
+    """Vectors whose outer products, added up, are w_i times an example's curvature in the outputs.
+
+    Args:
+        objective: Whose likelihood.
+        fisher: `"exact"`, the columns of a root of Lambda_i; `"sampled"`, their sum with random signs; `"empirical"`,
+            the gradient at the observed target times sqrt(w_i).
+        generator: Of the random signs.
+    """
+
+    def sent_back(outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
+        if fisher == "empirical":
+            yield from loss_slopes(objective)(outputs, batch.with_root_weights())
+            return
+        curvatures = output_curvatures(objective, outputs, batch)
+        assert curvatures is not None
+        count = curvatures.root_count
+        if fisher == "exact":
+            yield from (curvatures.root(index) for index in range(count))
+        else:
+            signs = 2 * torch.randint(2, (count, len(outputs)), generator=generator).to(outputs) - 1
+            yield curvatures.drawn(signs)
+
+    return sent_back
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,25 +85,12 @@ class Backpropagation:
     """Sends vectors s_i back from the outputs through every example.
 
     Attributes:
-        objective: Whose network, likelihood and parameters are used.
-        fisher: `"exact"` sends back the columns of a root of Lambda_i, `"sampled"` their sum with random signs,
-            `"empirical"` the gradient of the loss at the observed target.
-        generator: Of the random signs.
+        objective: Whose network and parameters are used.
+        sent_back: What is sent back, `loss_slopes` or `fisher_vectors`.
     """
 
     objective: Objective
-    fisher: Fisher
-    generator: torch.Generator
-
-    def sent_back(self, outputs: Tensor, batch: Batch) -> Float[Tensor, "R B C"]:
-        """The vectors s_i, R of them for each example."""
-        if self.fisher == "empirical":
-            return OutputLosses(self.objective, batch, outputs).slopes().reshape(1, len(outputs), -1)
-        roots = output_hessian_roots(self.objective, outputs, batch)
-        if self.fisher == "exact":
-            return roots
-        signs = 2 * torch.randint(2, roots.shape[:2], generator=self.generator).to(roots) - 1
-        return (signs.unsqueeze(2) * roots).sum(dim=0, keepdim=True)
+    sent_back: SentBack
 
     def through(
         self, layers: tuple[KroneckerLayer, ...], data: Dataset, batch_size: int, *, check: bool = True
@@ -93,19 +121,21 @@ class Backpropagation:
                 f"layers are taken apart where the network returns one tensor, got {type(outputs).__name__}; use "
                 f"scoring='gradients', or curvature='ggn' instead of EK-FAC"
             )
-        sent = self.sent_back(outputs.detach(), batch)
-        shares = torch.rand(sent.shape[:2], generator=torch.Generator().manual_seed(0)).to(sent)
-        weighted = {path: torch.zeros((), dtype=sent.dtype, device=sent.device) for path in received}
-        for number, vectors in enumerate(sent):
+        generator = torch.Generator().manual_seed(0)
+        together = torch.zeros_like(outputs.detach())
+        weighted = {path: together.new_zeros(()) for path in received}
+        for number, vectors in enumerate(self.sent_back(outputs.detach(), batch)):
+            shares = torch.rand(len(vectors), generator=generator).to(vectors)
             gradients = iter(torch.autograd.grad(outputs, ends, vectors.reshape(outputs.shape), retain_graph=True))
             for path, record in recorder.records.items():
                 calls = [_positions(next(gradients), record.channels_first) for _ in record.outputs]
-                products = OuterProducts(path, received[path], torch.cat(calls, dim=1), first=number == 0)
+                products = OuterProducts(path, received[path], torch.cat(calls, dim=1), batch.weights, number == 0)
                 if check:
-                    weighted[path] = weighted[path] + shares[number, :, None, None] * products.backpropagated
+                    weighted[path] = weighted[path] + shares[:, None, None] * products.backpropagated
                 yield products
+            if check:
+                together += (shares.unsqueeze(1) * vectors).view_as(together)
         if check:
-            together = (shares.unsqueeze(2) * sent).sum(dim=0).reshape(outputs.shape)
             found = {path: torch.einsum("blo,bld->od", weighted[path], received[path]) for path in received}
             _check_complete(layers, params, outputs, together, found)
 

@@ -14,6 +14,9 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.ways import first_way, reverse_gradient, reverse_products
 from bayes_influence.torch_internals import tree_flatten, tree_leaves, tree_unflatten
 
+AT_A_TIME = 1 << 22
+"""Numbers of a block of unit vectors for all examples: 32 MiB in float64."""
+
 
 class OutputLosses:
     """The losses of a batch as a function of the network's outputs, which are joined into one vector.
@@ -75,30 +78,15 @@ def output_hessians(objective: Objective, outputs: Float[Tensor, "B *out"], batc
     """Lambda_i = grad^2 l_i in the C = prod(out) outputs of example i; diag p - p p' for softmax cross-entropy.
 
     An example's loss depends on its own outputs only, so one derivative along the same unit vector for all examples
-    gives one row of every Lambda_i: C derivatives in all. Sample weights are in l_i.
+    gives one row of every Lambda_i: C derivatives in all. Sample weights are in l_i. Memory B C^2 for the result, and
+    as much as `AT_A_TIME` numbers several times over beside it.
     """
     detached = outputs.detach()
     examples, classes = len(outputs), outputs[0].numel()
-    units = torch.eye(classes, dtype=outputs.dtype, device=outputs.device)
-    rows = OutputLosses(objective, batch, detached).products(units.repeat(examples, 1))
-    return rows.reshape(examples, classes, classes).mT
-
-
-def output_hessian_roots(
-    objective: Objective, outputs: Float[Tensor, "B *out"], batch: Batch
-) -> Float[Tensor, "R B C"]:
-    """Vectors s_ic with sum_c s_ic s_ic' = Lambda_i, at most C of them, without those that are 0 for every example.
-
-    Raises:
-        ValueError: If some Lambda_i has a negative eigenvalue.
-    """
-    eigenvalues, eigenvectors = torch.linalg.eigh(output_hessians(objective, outputs, batch))
-    rounding = 100 * torch.finfo(eigenvalues.dtype).eps * float(eigenvalues.abs().max())
-    if float(eigenvalues.min()) < -rounding:
-        raise ValueError(
-            f"the likelihood must be convex in the network's outputs, but its Hessian there has the eigenvalue "
-            f"{float(eigenvalues.min()):.3g}; use fisher='empirical'"
-        )
-    scales = torch.where(eigenvalues > rounding, eigenvalues, 0.0).sqrt()
-    roots = (eigenvectors * scales.unsqueeze(1)).permute(2, 0, 1)
-    return roots[(scales > 0).any(dim=0)]
+    losses = OutputLosses(objective, batch, detached)
+    result = outputs.new_empty(examples, classes, classes)
+    for rows in torch.arange(classes, device=outputs.device).split(max(1, AT_A_TIME // detached.numel())):
+        units = torch.zeros(classes, len(rows), dtype=outputs.dtype, device=outputs.device)
+        units[rows, torch.arange(len(rows), device=outputs.device)] = 1
+        result[:, rows] = losses.products(units.repeat(examples, 1)).unflatten(0, (examples, classes)).mT
+    return result

@@ -59,9 +59,7 @@ def audit_table(
     table = table.resolved(folder, progress=progress)
     split = table.split()
     fits = _fitted(table, split.train, progress)
-    # A training of the last layer alone does not repeat the random numbers of one of the whole network.
-    repeatable = table.parameters == "all" or not fits.scheme.sampled
-    cold = FromScratch(fits.scheme, table.make_network, Schedule(table.epochs)) if repeatable else None
+    cold = FromScratch(fits.scheme, table.make_network, Schedule(table.epochs))
     found = audit(
         fits,
         split.train,

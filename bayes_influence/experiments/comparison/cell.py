@@ -91,30 +91,61 @@ def measure(study: Study, *, progress: bool = False) -> CellResult:
 
 
 def _measure_scheme(study: Study, fits: Fits, split: Split) -> dict[str, pd.DataFrame]:
+    """Truth and estimate move the same parameters: an estimator's truth are refits of those that it is taken in."""
     started = time.perf_counter()
-    rows = range(len(fits.seeds))
+    rows = range(len(fits))
     removed = torch.stack([largest_losses(fits.at(row), split.train, study.removals) for row in rows])
-    refits = _refits(study, fits, split.train, removed)
-    truths = loss_changes(refits, split.test)[:, :, 0]
-    drift = control_drift(refits, split.test)
-    shared = (time.perf_counter() - started + fits.seconds) / len(fits.seeds)
+    described = [_describe(fits, row, split) for row in rows]
+    shared = (time.perf_counter() - started + fits.seconds) / len(rows)
+    asked = estimators(study, fits.objective)
+    truths = {
+        parameters: _truth(study, fits, parameters, split, removed) for parameters in {e.parameters for e in asked}
+    }
     results: list[dict[str, Any]] = []
     differences: list[pd.DataFrame] = []
     damping: list[dict[str, Any]] = []
     for row in rows:
-        seed_columns = _describe(fits, row, split) | _describe_refits(refits, row, drift)
-        for estimator in estimators(study, fits.objective):
+        for estimator in asked:
             began = time.perf_counter()
-            estimate = _estimate(fits.at(row), estimator, split, removed[row])
+            truth = truths[estimator.parameters]
+            objective, true = truth.fits.at(row), truth.removal[row]
+            estimate = _estimate(objective, split, removed[row])
             keys = {"scheme": fits.scheme.name, "estimator": estimator.name, "seed": fits.seeds[row]}
-            compared = agreement(estimate.removal, truths[row])
-            seconds = {"seconds": shared + time.perf_counter() - began}
-            results.append(keys | compared.to_row() | estimate.columns | seed_columns | seconds)
-            examples = {"example": removed[row], "estimated": estimate.removal, "true": truths[row]}
+            compared = agreement(estimate.removal, true).to_row()
+            seconds = {"seconds": shared + truth.seconds / len(rows) + time.perf_counter() - began}
+            results.append(keys | compared | estimate.columns | described[row] | truth.columns[row] | seconds)
+            examples = {"example": removed[row], "estimated": estimate.removal, "true": true}
             differences.append(pd.DataFrame(keys | {name: np.asarray(value) for name, value in examples.items()}))
-            damping.extend(keys | entry for entry in _sweep(fits.at(row), estimator, split, removed[row], truths[row]))
+            damping.extend(keys | entry for entry in _sweep(objective, split, removed[row], true))
     frames = {"results": pd.DataFrame(results), "damping": pd.DataFrame(damping)}
     return frames | {"differences": pd.concat(differences, ignore_index=True)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Truth:
+    """What removals do to the test loss by retraining some parameters.
+
+    Attributes:
+        fits: The networks, in those parameters.
+        removal: (S, k) changes of the test loss.
+        columns: How well each network's refits went.
+        seconds: That it took, all networks together.
+    """
+
+    fits: Fits
+    removal: Tensor
+    columns: list[dict[str, float | bool]]
+    seconds: float
+
+
+def _truth(study: Study, fits: Fits, parameters: str, split: Split, removed: Tensor) -> _Truth:
+    began = time.perf_counter()
+    fits = fits.taking(parameters)
+    refits = _refits(study, fits, split.train, removed)
+    drift = control_drift(refits, split.test)
+    columns = [_describe_refits(refits, row, drift) for row in range(len(fits))]
+    removal = loss_changes(refits, split.test)[:, :, 0]
+    return _Truth(fits, removal, columns, time.perf_counter() - began)
 
 
 def _refits(study: Study, fits: Fits, train: Dataset, removed: Tensor) -> Refits:
@@ -130,9 +161,8 @@ class _Estimate:
     columns: dict[str, float]
 
 
-def _estimate(objective: Objective, estimator: Estimator, split: Split, removed: Tensor) -> _Estimate:
+def _estimate(objective: Objective, split: Split, removed: Tensor) -> _Estimate:
     """Removal effects of the given examples; undamped where the curvature allows it, else automatically damped."""
-    objective = objective.taking(estimator.parameters)
     reduced = reduce(objective, split.train)
     problem = reduced.problem
     extremes = extreme_eigenvalues(dense_hessian(problem.at(0), reduced.examples().batch()))
@@ -150,10 +180,7 @@ def _estimate(objective: Objective, estimator: Estimator, split: Split, removed:
     return _Estimate(scores.removal[0][split.train.positions(removed)], columns)
 
 
-def _sweep(
-    objective: Objective, estimator: Estimator, split: Split, removed: Tensor, truth: Tensor
-) -> Iterator[dict[str, float]]:
-    objective = objective.taking(estimator.parameters)
+def _sweep(objective: Objective, split: Split, removed: Tensor, truth: Tensor) -> Iterator[dict[str, float]]:
     sweep = damping_sweep(objective, split.train, split.test, DAMPINGS)
     positions = split.train.positions(removed)
     for delta, removal in zip(sweep.deltas, sweep.removal[:, 0, :], strict=True):

@@ -26,10 +26,10 @@ from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.run import SECONDS, epoch_seconds, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.moments import Moments
-from bayes_influence.moments.prediction import entropy, predict
 from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.prediction import entropy, predict
 from bayes_influence.training.minibatch import Trained
 
 logger = logging.getLogger(__name__)
@@ -82,9 +82,7 @@ def predict_all(trained: Trained, index: int, data: Dataset, mode: str = "diagon
         first = objective.outputs(objective.params, data.inputs[:1])
     if not isinstance(first, Moments):
         return Predicted(torch.softmax(_outputs(objective, data), dim=-1), None)
-    parts = [
-        predict(objective.network, batch.inputs, mode=mode, params=objective.params) for batch in data.batches(BATCH)
-    ]
+    parts = [predict(objective, batch.inputs, mode=mode) for batch in data.batches(BATCH)]
     variances = [softmax(part.logits, dim=-1).variance.sum(-1) for part in parts]
     return Predicted(torch.cat([part.probabilities for part in parts]), torch.cat(variances))
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bayes_influence.arguments import checked_device
 from bayes_influence.data.catalogue import CATALOGUE, find_known
 from bayes_influence.data.dataset import Split
 from bayes_influence.experiments.store.settings import Settings
@@ -126,6 +127,7 @@ class TrainRun(Settings):
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check_known(
             dataset=CATALOGUE,
             network=NETWORKS,
@@ -149,7 +151,7 @@ class TrainRun(Settings):
             )
         self.resolved_scheme()
         self.schedule()
-        torch.device(self.device)
+        checked_device(self.device)
 
     def _said(self) -> dict[str, Any]:
         """Schedule, sizes and KL as they were said or, left unsaid, as data, network and scheme have them."""

@@ -17,9 +17,9 @@ from bayes_influence.experiments.training.report import (
 )
 from bayes_influence.experiments.training.run import load_trained
 from bayes_influence.experiments.training.settings import TrainRun
-from bayes_influence.moments.prediction import probit_probabilities
 from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.members import member
+from bayes_influence.objectives.prediction import probit_probabilities
 
 RUN = TrainRun("iris", "mlp", seeds=(3, 4), epochs=8, batch_size=32, width=5, learning_rate=0.02)
 

@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from bayes_influence.data.locks import BusyError
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.run import CHECKPOINT, epoch_seconds, load_run, load_trained, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.training import fits as fits_module
 from bayes_influence.training.checkpoints import CheckpointError, decode_checkpoint
 from bayes_influence.training.dropout import DroppedLinear
 
@@ -66,6 +68,31 @@ def test_a_killed_process_continues_to_the_same_bits(tmp_path):
     resumed, _ = run_training(run, tmp_path / "killed", progress=False)
     whole, _ = run_training(run, tmp_path / "whole", progress=False)
     assert_same(resumed, whole)
+
+
+def test_buffers_are_each_seeds_own(tmp_path, monkeypatch):
+    def make_network(*_):
+        network = nn.Sequential(nn.Linear(4, 3))
+        network.register_buffer("order", torch.randperm(4))
+        network.register_forward_pre_hook(lambda module, args: args[0][:, module.order])
+        return network
+
+    monkeypatch.setattr(TrainRun, "make_network", make_network)
+    run_training(RUN, tmp_path / "both", progress=False)
+    alone, _ = run_training(replace(RUN, seeds=(4,)), tmp_path / "alone", progress=False)
+    objective, _, _ = load_run(tmp_path / "both", index=1)
+    for part in ("params", "buffers"):
+        for name, value in getattr(alone.at(0), part).items():
+            torch.testing.assert_close(getattr(objective, part)[name], value)
+
+
+def test_a_twin_is_checked_where_it_is_trained_and_not_again_where_it_is_loaded(tmp_path, monkeypatch):
+    checks = []
+    monkeypatch.setattr(fits_module, "check_twin", lambda *_: checks.append(1))
+    run_training(replace(RUN, scheme="bnn"), tmp_path / "run", progress=False)
+    assert len(checks) == 1
+    load_run(tmp_path / "run")
+    assert len(checks) == 1
 
 
 @pytest.mark.parametrize(("scheme", "layer"), [("bnn", BayesianLayer), ("dropout", DroppedLinear)])

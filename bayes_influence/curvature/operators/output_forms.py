@@ -1,0 +1,308 @@
+"""The Hessians Lambda_i of the losses in the outputs, held in the smallest form that they have.
+
+C x C numbers for each example are too many for a thousand outputs. Softmax losses need C: Lambda_i = c_i (diag p_i -
+p_i p_i'), with c_i the weights of example and class; so do losses that are sums over outputs, whose Lambda_i are
+diagonal. Which form it is, is not concluded from a name: it is asked of every example by products with random vectors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayes_influence.curvature.operators.output_curvature import OutputLosses, output_hessians
+from bayes_influence.data.dataset import Batch
+from bayes_influence.objectives.objective import Objective
+
+FEW_OUTPUTS = 32
+"""Up to so many outputs the matrices themselves are held: products with them are as quick as with a smaller form."""
+
+PROBES = 3
+"""Random vectors that tell a form from another: the first finds the factors c_i, the others disagree with probability 1
+where the form is another."""
+
+
+@dataclass(frozen=True, eq=False)
+class OutputCurvatures(ABC):
+    """Lambda_i of B examples with C outputs each. A subclass is a form."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """C."""
+
+    @property
+    @abstractmethod
+    def root_count(self) -> int:
+        """R, how many vectors s_ir with sum_r s_ir s_ir' = Lambda_i there are for each example."""
+
+    @abstractmethod
+    def parts(self, examples: int) -> Sequence[OutputCurvatures]:
+        """The same, so many examples at a time."""
+
+    @abstractmethod
+    def scaled(self, factors: Float[Tensor, " B"]) -> OutputCurvatures:
+        """c_i Lambda_i."""
+
+    @abstractmethod
+    def products(self, vectors: Float[Tensor, "B C K"]) -> Float[Tensor, "B C K"]:
+        """Lambda_i V_i."""
+
+    @abstractmethod
+    def row(self, index: int) -> Float[Tensor, "B C"]:
+        """One row of every Lambda_i."""
+
+    @abstractmethod
+    def root(self, index: int) -> Float[Tensor, "B C"]:
+        """s_ir for one r."""
+
+    def drawn(self, signs: Float[Tensor, "R B"]) -> Float[Tensor, "B C"]:
+        """sum_r signs_ri s_ir: for random signs, a vector whose second moment is Lambda_i."""
+        return sum(
+            (signs[r].unsqueeze(1) * self.root(r) for r in range(1, len(signs))), signs[0, :, None] * self.root(0)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class HeldCurvatures(OutputCurvatures):
+    """The matrices themselves.
+
+    Attributes:
+        matrices: (B, C, C).
+        roots: (R, B, C) their roots, where they were asked for.
+    """
+
+    matrices: Float[Tensor, "B C C"]
+    roots: Float[Tensor, "R B C"] | None = None
+
+    @property
+    def outputs(self) -> int:
+        """C."""
+        return self.matrices.shape[1]
+
+    @property
+    def root_count(self) -> int:
+        """Between 1 and C: vectors that are 0 for every example are left out."""
+        return len(self._held_roots())
+
+    def parts(self, examples: int) -> Sequence[HeldCurvatures]:
+        """The same, so many examples at a time."""
+        return [HeldCurvatures(part) for part in self.matrices.split(examples)]
+
+    def scaled(self, factors: Float[Tensor, " B"]) -> HeldCurvatures:
+        """c_i Lambda_i."""
+        return HeldCurvatures(factors[:, None, None] * self.matrices)
+
+    def products(self, vectors: Float[Tensor, "B C K"]) -> Float[Tensor, "B C K"]:
+        """Lambda_i V_i."""
+        return torch.bmm(self.matrices, vectors)
+
+    def row(self, index: int) -> Float[Tensor, "B C"]:
+        """One row of every Lambda_i."""
+        return self.matrices[:, index]
+
+    def root(self, index: int) -> Float[Tensor, "B C"]:
+        """An eigenvector of each, times the root of its eigenvalue.
+
+        Raises:
+            ValueError: If some Lambda_i has a negative eigenvalue.
+        """
+        return self._held_roots()[index]
+
+    def _held_roots(self) -> Tensor:
+        if self.roots is None:
+            object.__setattr__(self, "roots", _eigen_roots(self.matrices))
+        assert self.roots is not None
+        return self.roots
+
+
+@dataclass(frozen=True, eq=False)
+class DiagonalCurvatures(OutputCurvatures):
+    """Lambda_i = diag d_i.
+
+    Attributes:
+        diagonals: d_i, of shape (B, C).
+    """
+
+    diagonals: Float[Tensor, "B C"]
+
+    @property
+    def outputs(self) -> int:
+        """C."""
+        return self.diagonals.shape[1]
+
+    @property
+    def root_count(self) -> int:
+        """C."""
+        return self.outputs
+
+    def parts(self, examples: int) -> Sequence[DiagonalCurvatures]:
+        """The same, so many examples at a time."""
+        return [DiagonalCurvatures(part) for part in self.diagonals.split(examples)]
+
+    def scaled(self, factors: Float[Tensor, " B"]) -> DiagonalCurvatures:
+        """c_i Lambda_i."""
+        return DiagonalCurvatures(factors.unsqueeze(1) * self.diagonals)
+
+    def products(self, vectors: Float[Tensor, "B C K"]) -> Float[Tensor, "B C K"]:
+        """Lambda_i V_i."""
+        return self.diagonals.unsqueeze(2) * vectors
+
+    def row(self, index: int) -> Float[Tensor, "B C"]:
+        """One row of every Lambda_i."""
+        row = torch.zeros_like(self.diagonals)
+        row[:, index] = self.diagonals[:, index]
+        return row
+
+    def root(self, index: int) -> Float[Tensor, "B C"]:
+        """The root of one entry of the diagonal.
+
+        Raises:
+            ValueError: If some Lambda_i has a negative eigenvalue.
+        """
+        _check_convex(self.diagonals)
+        root = torch.zeros_like(self.diagonals)
+        root[:, index] = self.diagonals[:, index].clamp(min=0).sqrt()
+        return root
+
+    def drawn(self, signs: Float[Tensor, "R B"]) -> Float[Tensor, "B C"]:
+        """All of them at once."""
+        _check_convex(self.diagonals)
+        return signs.T * self.diagonals.clamp(min=0).sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class SoftmaxCurvatures(OutputCurvatures):
+    """Lambda_i = c_i (diag p_i - p_i p_i'), with roots s_ir = sqrt(c_i p_ir) (e_r - p_i).
+
+    Attributes:
+        scales: c_i, of shape (B,), at least 0.
+        probabilities: p_i, of shape (B, C).
+    """
+
+    scales: Float[Tensor, " B"]
+    probabilities: Float[Tensor, "B C"]
+
+    @property
+    def outputs(self) -> int:
+        """C."""
+        return self.probabilities.shape[1]
+
+    @property
+    def root_count(self) -> int:
+        """C."""
+        return self.outputs
+
+    def parts(self, examples: int) -> Sequence[SoftmaxCurvatures]:
+        """The same, so many examples at a time."""
+        pairs = zip(self.scales.split(examples), self.probabilities.split(examples), strict=True)
+        return [SoftmaxCurvatures(*pair) for pair in pairs]
+
+    def scaled(self, factors: Float[Tensor, " B"]) -> SoftmaxCurvatures:
+        """c_i Lambda_i."""
+        return SoftmaxCurvatures(factors * self.scales, self.probabilities)
+
+    def products(self, vectors: Float[Tensor, "B C K"]) -> Float[Tensor, "B C K"]:
+        """Lambda_i V_i."""
+        centred = vectors - torch.einsum("bc,bck->bk", self.probabilities, vectors).unsqueeze(1)
+        return (self.scales.unsqueeze(1) * self.probabilities).unsqueeze(2) * centred
+
+    def row(self, index: int) -> Float[Tensor, "B C"]:
+        """One row of every Lambda_i."""
+        own = (self.scales * self.probabilities[:, index]).unsqueeze(1)
+        row = -own * self.probabilities
+        row[:, index] += own[:, 0]
+        return row
+
+    def root(self, index: int) -> Float[Tensor, "B C"]:
+        """sqrt(c_i p_ir) (e_r - p_i) for one r."""
+        own = (self.scales * self.probabilities[:, index]).sqrt()
+        root = -own.unsqueeze(1) * self.probabilities
+        root[:, index] += own
+        return root
+
+    def drawn(self, signs: Float[Tensor, "R B"]) -> Float[Tensor, "B C"]:
+        """All of them at once."""
+        own = signs.T * (self.scales.unsqueeze(1) * self.probabilities).sqrt()
+        return own - own.sum(dim=1, keepdim=True) * self.probabilities
+
+
+def output_curvatures(
+    objective: Objective, outputs: Float[Tensor, "B *out"], batch: Batch, *, hold: bool = True
+) -> OutputCurvatures | None:
+    """Lambda_i in the smallest form that all examples have.
+
+    Costs 3 products of the losses' Hessian in the outputs with one vector per example; the matrices themselves C.
+
+    Args:
+        objective: Whose losses.
+        outputs: What the network returns for the batch.
+        batch: The examples, their sample weights inside.
+        hold: Whether the matrices are held where there is no smaller form; None is returned otherwise.
+    """
+    values = outputs.detach().flatten(1)
+    if values.shape[1] > FEW_OUTPUTS:
+        found = _smaller_form(OutputLosses(objective, batch, outputs.detach()), values)
+        if found is not None:
+            return found
+    return HeldCurvatures(output_hessians(objective, outputs, batch)) if hold else None
+
+
+def joined_curvatures(pieces: Sequence[OutputCurvatures]) -> OutputCurvatures | None:
+    """Those of several batches as one; None where they are of different forms."""
+    kinds = {type(piece) for piece in pieces}
+    if len(kinds) > 1:
+        return None
+    (kind,) = kinds
+    columns = zip(*(_tensors(piece) for piece in pieces), strict=True)
+    return kind(*(torch.cat(column) for column in columns))
+
+
+def _tensors(piece: OutputCurvatures) -> tuple[Tensor, ...]:
+    if isinstance(piece, SoftmaxCurvatures):
+        return piece.scales, piece.probabilities
+    return (piece.diagonals,) if isinstance(piece, DiagonalCurvatures) else (piece.matrices,)  # type: ignore[attr-defined]
+
+
+def _smaller_form(losses: OutputLosses, values: Float[Tensor, "B C"]) -> OutputCurvatures | None:
+    generator = torch.Generator().manual_seed(0)
+    probes = torch.randn(*values.shape, PROBES, dtype=torch.float64, generator=generator).to(values)
+    images = losses.products(probes.flatten(0, 1)).view_as(probes)
+    softmax = SoftmaxCurvatures(values.new_ones(len(values)), values.softmax(dim=1))
+    expected = softmax.products(probes)[:, :, 0]
+    squares = expected.square().sum(dim=1)
+    scales = (expected * images[:, :, 0]).sum(dim=1) / torch.where(squares > 0, squares, 1.0)
+    forms: tuple[OutputCurvatures, ...] = (
+        SoftmaxCurvatures(scales.clamp(min=0), softmax.probabilities),
+        DiagonalCurvatures(images[:, :, 0] / probes[:, :, 0]),
+    )
+    rounding = torch.finfo(values.dtype).eps ** 0.75 * float(images.abs().max())
+    for form in forms:
+        if float((form.products(probes) - images).abs().max()) <= rounding:
+            return form
+    return None
+
+
+def _eigen_roots(matrices: Float[Tensor, "B C C"]) -> Float[Tensor, "R B C"]:
+    eigenvalues, eigenvectors = torch.linalg.eigh(matrices)
+    rounding = _check_convex(eigenvalues)
+    scales = torch.where(eigenvalues > rounding, eigenvalues, 0.0).sqrt()
+    roots = (eigenvectors * scales.unsqueeze(1)).permute(2, 0, 1)
+    kept = (scales > 0).any(dim=0)
+    kept[-1] = True  # one is left of examples without any curvature
+    return roots[kept]
+
+
+def _check_convex(eigenvalues: Tensor) -> float:
+    rounding = 100 * torch.finfo(eigenvalues.dtype).eps * float(eigenvalues.abs().max())
+    if float(eigenvalues.min()) < -rounding:
+        raise ValueError(
+            f"the likelihood must be convex in the network's outputs, but its Hessian there has the eigenvalue "
+            f"{float(eigenvalues.min()):.3g}; use fisher='empirical'"
+        )
+    return rounding
