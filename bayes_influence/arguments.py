@@ -25,6 +25,11 @@ def shown(value: Any) -> str:
     return f"{kind_of(value)} {text if len(text) <= 40 else text[:37] + '...'}".replace("None None", "None")
 
 
+def named(value: object) -> str:
+    """What a function, or an object by its class, is called."""
+    return getattr(value, "__name__", None) or type(value).__name__
+
+
 def check_whole(**named: Any) -> None:
     """Refuses what is no whole number; what counts nothing is left to who asks.
 
@@ -190,3 +195,15 @@ def checked_device(device: Any) -> torch.device:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ValueError(f"the device {str(found)!r} cannot be used here ({reason}); take 'cpu'") from None
     return found
+
+
+def checked_move(dtype: Any, device: Any) -> tuple[torch.dtype | None, torch.device | None]:
+    """Where tensors are to go: a real dtype and a device that can be used, each None where it stays.
+
+    Raises:
+        TypeError: If the dtype is no real floating-point one.
+        ValueError: If the device cannot be used.
+    """
+    if dtype is not None:
+        check_dtype(dtype)
+    return dtype, None if device is None else checked_device(device)

@@ -21,9 +21,8 @@ import torch
 import typer
 
 from bayes_influence.data.tables import hold_out, load_table
-from bayes_influence.experiments.training.settings import LIKELIHOODS
 from bayes_influence.models.mlp import MLP
-from bayes_influence.objectives.expected_likelihoods import SobolCategorical
+from bayes_influence.objectives.expected_likelihoods import LIKELIHOODS, SobolCategorical
 from bayes_influence.objectives.prediction import predict
 from bayes_influence.training.elbo import sampled_negative_elbo
 from bayes_influence.training.fits import fit_schemes

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from bayes_influence.arguments import kind_of
+from bayes_influence.arguments import check_count, kind_of, shown
 from bayes_influence.torch_internals import tree_leaves
 
 NOTHING_SMALLER = "inputs are one tensor, or a tuple or dict of tensors, with the examples along the first axis"
@@ -22,6 +22,8 @@ def check_tensors(name: str, inputs: Any, targets: Any) -> None:
         TypeError: If they are something else.
         ValueError: If there are no inputs, or a tensor has no axis.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a data set must be a string, got {shown(name)}")
     leaves = tree_leaves(inputs)
     if not leaves:
         raise ValueError(f"{name}: inputs hold no tensor; {NOTHING_SMALLER}")
@@ -132,6 +134,46 @@ def _check_class_indices(name: str, targets: Tensor, ids: Tensor, n_classes: int
 def _is_one_hot(targets: Int[Tensor, "n k"]) -> bool:
     """Whether every row is a single 1 among zeros; of a few sequences that may be chance."""
     return len(targets) > 3 and bool(((targets == 0) | (targets == 1)).all() and (targets.sum(1) == 1).all())
+
+
+def check_batch_size(size: int) -> None:
+    """Refuses sizes that are not positive.
+
+    Raises:
+        TypeError: If one is no whole number.
+        ValueError: If one is not.
+    """
+    check_count(**{"the batch size": size})
+
+
+def check_class_counts(
+    name: str, targets: Int[Tensor, " n"], n_classes: int, class_names: tuple[str, ...], n_outputs: int | None
+) -> None:
+    """Refuses classes with fewer than two members, and another number of them than outputs.
+
+    Args:
+        name: Of the data set.
+        targets: Class indices.
+        n_classes: How many there are.
+        class_names: One per class, or none.
+        n_outputs: How many outputs the network has, if they should be compared.
+
+    Raises:
+        ValueError: If leaving an example out would leave none of its class, or the numbers differ.
+    """
+    counts = torch.bincount(targets, minlength=n_classes).tolist()
+    for index, count in enumerate(counts):
+        if count < 2:
+            label = f" ({class_names[index]})" if class_names else ""
+            raise ValueError(
+                f"{name}: class {index}{label} has {count} member{'s' * (count != 1)}, at least 2 are needed "
+                f"to leave one out; add examples or drop the class"
+            )
+    if n_outputs is not None and n_outputs != n_classes:
+        raise ValueError(
+            f"{name} has {n_classes} classes, but the network has {n_outputs} outputs; "
+            f"build it with n_outputs={n_classes}"
+        )
 
 
 def check_weights(name: str, weights: Any, ids: Int[Tensor, " n"]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bayes_influence.arguments import check_count, check_dtype, checked_device, kind_of, shown
+from bayes_influence.arguments import checked_move, kind_of
 from bayes_influence.data.checks import (
+    check_batch_size,
+    check_class_counts,
     check_finite,
     check_lengths,
     check_tensors,
@@ -100,8 +102,6 @@ class Dataset:
     weights: Float[Tensor, " n"] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str):
-            raise TypeError(f"the name of a data set must be a string, got {shown(self.name)}")
         check_tensors(self.name, self.inputs, self.targets)
         object.__setattr__(self, "ids", example_ids(self.ids))
         self._check_ids()
@@ -111,6 +111,9 @@ class Dataset:
         object.__setattr__(self, "class_names", checked_names(self.name, self.class_names, "class"))
         targets = checked_targets(self.name, self.targets, self.ids, self.class_names)
         object.__setattr__(self, "targets", targets)
+        self._check_weights()
+
+    def _check_weights(self) -> None:
         if self.weights is not None:
             check_weights(self.name, self.weights, self.ids)
 
@@ -174,22 +177,8 @@ class Dataset:
             ValueError: If a class has fewer than two members (leaving one out would leave none), or the network has
                 another number of outputs than there are classes.
         """
-        n_classes = self.n_classes
-        if self.targets.ndim > 1:
-            return
-        counts = torch.bincount(self.targets, minlength=n_classes).tolist()
-        for index, count in enumerate(counts):
-            if count < 2:
-                label = f" ({self.class_names[index]})" if self.class_names else ""
-                raise ValueError(
-                    f"{self.name}: class {index}{label} has {count} member{'s' * (count != 1)}, at least 2 are needed "
-                    f"to leave one out; add examples or drop the class"
-                )
-        if n_outputs is not None and n_outputs != n_classes:
-            raise ValueError(
-                f"{self.name} has {n_classes} classes, but the network has {n_outputs} outputs; "
-                f"build it with n_outputs={n_classes}"
-            )
+        if self.targets.ndim == 1:
+            check_class_counts(self.name, self.targets, self.n_classes, self.class_names, n_outputs)
 
     def batch(self) -> Batch:
         """All examples as one batch."""
@@ -202,8 +191,30 @@ class Dataset:
             TypeError: If the size is no whole number.
             ValueError: If the size is not positive.
         """
-        check_count(**{"the batch size": size})
+        check_batch_size(size)
         return (self._take(slice(start, start + size)).batch() for start in range(0, len(self), size))
+
+    def in_batches(self, size: int) -> Sequence[Batch]:
+        """The same batches by number, again and again."""
+        return list(self.batches(size))
+
+    def gathered(self, positions: Int[Tensor, "..."]) -> Batch:
+        """The examples at positions of any shape, which takes the place of the leading axis; one may come twice."""
+        return tree_map(lambda leaf: leaf[positions.to(leaf.device)], self.batch())
+
+    @property
+    def example(self) -> Batch:
+        """The first example as a batch of one: what the others look like."""
+        return self._take(slice(0, 1)).batch()
+
+    @property
+    def holds_targets(self) -> bool:
+        """Whether all targets are in memory; otherwise they are looked at where they pass."""
+        return True
+
+    def identity(self) -> dict[str, Any]:
+        """All that numbers depend on, by name: not what the data are called, nor their classes and columns."""
+        return {"inputs": self.inputs, "targets": self.targets, "ids": self.ids, "weights": self.weights}
 
     def _take(self, index: Any) -> Dataset:
         """Some of the examples, none twice: what was checked of all of them need not be checked again."""
@@ -222,8 +233,7 @@ class Dataset:
         """The same examples with other inputs, such as their features.
 
         Raises:
-            TypeError: If they are no tensors.
-            ValueError: If there are not as many, or one is not finite.
+            TypeError, ValueError: If they are no tensors, there are not as many, or one is not finite.
         """
         check_tensors(self.name, inputs, self.targets)
         part = self._but(inputs=inputs)
@@ -283,16 +293,8 @@ class Dataset:
         return self._take(keep)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Dataset:
-        """The same examples on another device; `dtype` applies to real tensors only.
-
-        Raises:
-            TypeError: If the dtype is no real floating-point one.
-            ValueError: If the device cannot be used, or a narrower dtype overflows.
-        """
-        if device is not None:
-            device = checked_device(device)
-        if dtype is not None:
-            check_dtype(dtype)
+        """The same examples on another device; `dtype` applies to real tensors only."""
+        dtype, device = checked_move(dtype, device)
 
         def move(leaf: Tensor) -> Tensor:
             return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)

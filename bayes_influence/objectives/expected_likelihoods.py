@@ -16,6 +16,7 @@ from bayes_influence.moments.moments import VARIANCE_FLOOR, Moments
 from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.expected_softplus import expected_softplus
 from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
+from bayes_influence.objectives.objective import Likelihood
 from bayes_influence.objectives.predictive import ClassPredictive, LabelPredictive, RealPredictive
 from bayes_influence.objectives.quasi_random import sobol_normals
 from bayes_influence.objectives.tilt import optimal_tilt
@@ -190,3 +191,26 @@ def sampled_likelihood(likelihood: object) -> CrossEntropy | Bernoulli | Gaussia
         f"sampled outputs need the likelihood of one draw, and {type(likelihood).__name__} does not say which that is; "
         f"take TiltedCategorical (or another categorical one), ExpectedBernoulli or ExpectedGaussian"
     )
+
+
+LIKELIHOODS: dict[str, Likelihood] = {
+    "tilted": TiltedCategorical(),
+    "sobol": SobolCategorical(),
+    "taylor": TaylorCategorical(),
+    "jensen": JensenCategorical(),
+    "evi": ExtendedVI(),
+}
+"""Expected log-likelihoods of classes by name."""
+
+
+def as_likelihood(likelihood: Likelihood | str) -> Likelihood:
+    """The expected log-likelihood that is meant: `TiltedCategorical()` and `"tilted"` are the same.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if not isinstance(likelihood, str):
+        return likelihood
+    if likelihood not in LIKELIHOODS:
+        raise ValueError(f"unknown likelihood {likelihood!r}; known: {', '.join(LIKELIHOODS)}")
+    return LIKELIHOODS[likelihood]

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayes_influence.arguments import check_at_least, check_dtype, check_function, checked_device, kind_of, shown
+from bayes_influence.arguments import check_at_least, check_function, checked_move, kind_of, named, shown
+from bayes_influence.data.arguments import as_call
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.moments.layers import is_bayesian
+from bayes_influence.objectives.criteria import PerExample
 from bayes_influence.objectives.parameters import (
     Flattening,
     Params,
@@ -79,9 +81,7 @@ class Objective:
         if not isinstance(self.network, nn.Module):
             raise TypeError(f"an objective needs a network, an nn.Module, got {type(self.network).__name__}")
         check_function("the likelihood", self.likelihood, "pass an object such as CrossEntropy()")
-        check_function(
-            "the regulariser", self.regulariser, "pass an object such as WeightDecay(0.01) or NoRegulariser()"
-        )
+        check_function("the regulariser", self.regulariser, "pass an object such as WeightDecay(0.01)")
         check_at_least(0, regulariser_weight=self.regulariser_weight)
         own = dict(self.network.named_parameters())
         check_tensors_by_name(params=self.params, buffers=self.buffers)
@@ -110,8 +110,8 @@ class Objective:
         taken = self.parameters if isinstance(self.parameters, str) else list(self.names)
         count = sum(value.numel() for value in self.params.values())
         return (
-            f"Objective({type(self.network).__name__} of {count} parameters, {_named(self.likelihood)}, "
-            f"{_named(self.regulariser)} times {self.regulariser_weight:g}, parameters={taken!r})"
+            f"Objective({type(self.network).__name__} of {count} parameters, {named(self.likelihood)}, "
+            f"{named(self.regulariser)} times {self.regulariser_weight:g}, parameters={taken!r})"
         )
 
     @property
@@ -154,11 +154,7 @@ class Objective:
         return next(iter(self.params.values())).device
 
     def at(self, params: Params, buffers: Params | None = None) -> Objective:
-        """The same objective, standing at other parameters (and buffers).
-
-        Raises:
-            ValueError: If a parameter is missing.
-        """
+        """The same objective, standing at other parameters (and buffers)."""
         if not isinstance(params, Mapping) or set(self.params) - set(params):
             raise ValueError(f"params must name the network's parameters {sorted(self.params)}, got {shown(params)}")
         held = self.buffers if buffers is None else {**self.buffers, **buffers}
@@ -169,15 +165,8 @@ class Objective:
         return self if parameters is None else replace(self, parameters=parameters)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Objective:
-        """The same objective in another floating-point dtype or on another device.
-
-        Raises:
-            TypeError: If the dtype is no real floating-point one.
-            ValueError: If the device cannot be used.
-        """
-        device = None if device is None else checked_device(device)
-        if dtype is not None:
-            check_dtype(dtype)
+        """The same objective in another floating-point dtype or on another device."""
+        dtype, device = checked_move(dtype, device)
 
         def moved(tensors: Params) -> Params:
             return {
@@ -217,7 +206,7 @@ class Objective:
         """
         known = {name: value for name, value in state.items() if name in self.params or name in self.buffers}
         with self.exclusive() as network:
-            return functional_call(network, known, (inputs,))
+            return functional_call(network, known, *as_call(inputs))
 
     def losses(self, state: Params, batch: Batch) -> Float[Tensor, " B"]:
         """Per-example losses l_i, times their sample weights where the batch has some, without the regulariser.
@@ -234,17 +223,13 @@ class Objective:
         """The same from outputs that are there already.
 
         Raises:
-            TypeError: If the likelihood returns no tensor.
             ValueError: If the likelihood reduces over the batch.
         """
         losses = self.likelihood(outputs, batch.targets)
-        if not isinstance(losses, Tensor):
-            raise TypeError(f"the likelihood must return a tensor, one loss per example, got {kind_of(losses)}")
-        if losses.shape != (len(batch.targets),):
-            raise ValueError(
-                f"the likelihood must return one loss per example, shape ({len(batch.targets)},), got "
-                f"{tuple(losses.shape)}; use reduction='none'"
-            )
+        if not isinstance(losses, Tensor) or losses.shape != (len(batch.targets),):
+            got = tuple(losses.shape) if isinstance(losses, Tensor) else kind_of(losses)
+            asked = f"one loss per example, shape ({len(batch.targets)},)"
+            raise ValueError(f"the likelihood must return {asked}, got {got}; use reduction='none'")
         return losses if batch.weights is None else batch.weights * losses
 
     def check_targets(self, data: Dataset) -> None:
@@ -258,10 +243,30 @@ class Objective:
         """
         if not isinstance(self.likelihood, Predictive):
             return
-        first = self.fitting(data.select(range(min(2, len(data)))).inputs)
+        first = data.select(range(min(2, len(data))))
         with torch.no_grad():
-            outputs = self.outputs(self.params, first)
-        self.likelihood.check(outputs, data.targets, data.name, data.ids)
+            outputs = self.outputs(self.params, self.fitting(first.batch().inputs))
+        seen = data if data.holds_targets else first
+        self.likelihood.check(outputs, seen.targets, data.name, seen.ids)
+
+    def check_batch(self, outputs: Any, batch: Batch, name: str, ids: Int[Tensor, " B"]) -> None:
+        """Refuses a batch whose targets do not fit the likelihood, or a likelihood that is no mean over its examples.
+
+        Args:
+            outputs: Of the batch.
+            batch: Some examples of a data set.
+            name: Of the data set.
+            ids: Of the examples.
+
+        Raises:
+            InseparableLossError: If the likelihood was made of a loss over batches that is no mean.
+            TypeError: If outputs or targets are of another kind than the likelihood says.
+            ValueError: If they do not fit; data set and example are named.
+        """
+        if isinstance(self.likelihood, Predictive):
+            self.likelihood.check(outputs, batch.targets, name, ids)
+        elif isinstance(self.likelihood, PerExample):
+            self.likelihood.check_mean(outputs, batch.targets)
 
     def value(
         self,
@@ -343,7 +348,3 @@ class FlatObjective:
     ) -> Float[Tensor, ""]:
         """J over one batch, see `Objective.value`."""
         return self.objective.value(self.state(theta), batch, data_weights, regulariser_weight)
-
-
-def _named(value: object) -> str:
-    return getattr(value, "__name__", None) or type(value).__name__

@@ -65,8 +65,16 @@ ROWS = [
         ValueError,
         "the likelihood must return",
     ),
-    ("bi.Objective(net, lambda o, t: 3.0).check(train.batch())", TypeError, "the likelihood must return a tensor,"),
-    ("bi.Objective(net, lambda o, t: None).check(train.batch())", TypeError, "the likelihood must return a tensor,"),
+    (
+        "bi.Objective(net, lambda o, t: 3.0).check(train.batch())",
+        ValueError,
+        "the likelihood must return one loss per example",
+    ),
+    (
+        "bi.Objective(net, lambda o, t: None).check(train.batch())",
+        ValueError,
+        "the likelihood must return one loss per example",
+    ),
     ("objective.value(objective.params, train)", TypeError, "losses are of a Batch, got bayes_influence's Dataset;"),
     ("bi.WeightDecay(-1)", ValueError, "weight decay must be at least 0, got -1"),
     ("bi.WeightDecay(nan)", ValueError, "weight decay must be at least 0, got nan"),

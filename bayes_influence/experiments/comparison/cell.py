@@ -33,7 +33,6 @@ from bayes_influence.retraining.refits import ControlDrift, Refits, control_drif
 from bayes_influence.retraining.warm import Warm
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import find_schemes
 
 DAMPINGS = tuple(10.0**power for power in np.arange(-8, 1.5, 0.5))
 """The deltas of the damping sweep."""
@@ -71,7 +70,7 @@ def measure(study: Study, *, progress: bool = False) -> CellResult:
     """
     split = study.split()
     fits = fit_schemes(
-        find_schemes(study.schemes),
+        study.resolved_schemes(),
         study.make_network,
         split.train,
         study.seeds,
