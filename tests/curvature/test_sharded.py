@@ -13,19 +13,28 @@ from bayes_influence.curvature.operators.sharded import Sharded, ShardedOperator
 
 @pytest.fixture
 def in_two_processes(monkeypatch):
-    """Calls a function of the rank in two threads, whose all-reduces add what both bring."""
-    barrier, brought, ranks = threading.Barrier(2, timeout=60), {}, threading.local()
+    """Calls a function of the rank in two threads, whose all-reduces add what both bring.
+
+    In between, one of them runs at a time: torch's forward mode counts its levels for all threads together.
+    """
+    barrier, brought, ranks, baton = threading.Barrier(2, timeout=60), {}, threading.local(), threading.Lock()
+
+    def wait():
+        baton.release()
+        barrier.wait()
+        baton.acquire()
 
     def all_reduce(tensor):
         brought[ranks.own] = tensor.clone()
-        barrier.wait()
+        wait()
         tensor.copy_(brought[0] + brought[1])
-        barrier.wait()
+        wait()
 
     def run(work):
         def with_rank(rank):
             ranks.own = rank
-            return work(rank)
+            with baton:
+                return work(rank)
 
         with ThreadPoolExecutor(2) as threads:
             return list(threads.map(with_rank, range(2)))
