@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,8 +23,10 @@ from bayes_influence.curvature.operators.outer_products import (
 )
 from bayes_influence.curvature.operators.output_forms import FEW_OUTPUTS, output_curvatures
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
-from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.objectives.derivatives import singles_of
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.ways import first_way, reverse_pulled
 from bayes_influence.torch_internals import tree_map
 
 BATCH_SIZE = 256
@@ -154,21 +158,32 @@ class EKFACOperator(LinearOperator):
 
     def _loose_diagonal(self, names: tuple[str, ...], data: Dataset, batch_size: int) -> Float[Tensor, " L"]:
         """The diagonal of G in single parameters: the mean of (J_i' s_i)^2 over the examples."""
-        objective = self.objective
-        loose = {name: objective.params[name] for name in names}
+        objective, flat = self.objective, self.objective.taking(names).flat
 
-        def squares(example: object, vector: Tensor) -> Tensor:
-            single = tree_map(lambda leaf: leaf.unsqueeze(0), example)
-            at = vjp(lambda part: objective.outputs({**objective.params, **part}, single).flatten(), loose)
-            outputs, pull = at[0], at[1]
-            (gradients,) = pull(vector.reshape(outputs.shape))
-            return torch.cat([gradients[name].square().flatten() for name in names])
+        def flattened(theta: Tensor, inputs: Any) -> Tensor:
+            return flat.outputs(theta, inputs).flatten()
+
+        def squares(one: Batch, vector: Tensor) -> Tensor:
+            single = tree_map(lambda leaf: leaf.unsqueeze(0), one.inputs)
+            (pulled,) = vjp(partial(flattened, inputs=single), flat.theta)[1](vector)
+            return pulled.square()
+
+        def quick(batch: Batch, vectors: Tensor) -> Tensor:
+            return vmap(squares)(batch, vectors).sum(dim=0)
+
+        def patient(batch: Batch, vectors: Tensor) -> Tensor:
+            pulled = [
+                reverse_pulled(partial(flattened, inputs=one.inputs), flat.theta, vector)
+                for one, vector in zip(singles_of(batch), vectors, strict=True)
+            ]
+            return torch.stack(pulled).square().sum(dim=0)
 
         total = torch.zeros((), dtype=self.dtype, device=self.device)
         for batch in data.batches(batch_size):
             outputs = objective.outputs(objective.params, batch.inputs)
             for vectors in self._backpropagation.sent_back(outputs, batch):
-                total = total + vmap(squares)(batch.inputs, vectors).sum(dim=0)
+                ways = partial(quick, batch, vectors), partial(patient, batch, vectors)
+                total = total + first_way(objective.network, "gradients", *ways)
         return total / len(data)
 
     def _scaled(self, vectors: Tensor, factors: list[Tensor], loose: Tensor) -> Tensor:
