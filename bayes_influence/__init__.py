@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from bayes_influence.curvature.cost import TooLargeError
 from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping, IdentityDamping
 from bayes_influence.curvature.errors import IndefiniteCurvatureError, NotConvergedError
 from bayes_influence.data.dataset import Batch, Dataset, Split
@@ -96,6 +97,7 @@ __all__ = [
     "Scheme",
     "Split",
     "TiltedCategorical",
+    "TooLargeError",
     "TwinMismatchError",
     "UnidentifiableError",
     "UnsupportedModuleError",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from math import ceil
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import vjp, vmap
 
+from bayes_influence.curvature.cost import Plan
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.kind import Curvature
 from bayes_influence.curvature.operators.layer_records import KroneckerLayer, kronecker_layers
@@ -117,6 +120,8 @@ class EKFACOperator(LinearOperator):
         self._regulariser = _checked_regulariser(objective, fisher, () if allow_fallback else unsupported)
         objective.check(next(data.batches(batch_size)))
         batch_size = _examples_at_a_time(objective, data, batch_size, fisher)
+        self._plan = _plan(objective, layers)
+        self._plan.check(self.device)
         self.objective = objective
         self._places = objective.layout.unflatten(torch.arange(self.size, device=self.device))
         self._backpropagation = Backpropagation(
@@ -136,7 +141,9 @@ class EKFACOperator(LinearOperator):
     ) -> tuple[KroneckerBlock, ...]:
         inputs: dict[str, Tensor] = {}
         outputs: dict[str, Tensor] = {}
-        for part in self._backpropagation.through(layers, data, batch_size):
+        timed = partial(self._plan.timed, total=2 * ceil(len(data) / batch_size))
+        batches = iter(timed([*data.batches(batch_size), *data.batches(batch_size)]))
+        for part in self._backpropagation.through(layers, islice(batches, ceil(len(data) / batch_size))):
             received, sent = part.received.flatten(0, 1), part.backpropagated.flatten(0, 1)
             if part.first:
                 weighted = part.received if part.weights is None else part.weights[:, None, None] * part.received
@@ -144,7 +151,7 @@ class EKFACOperator(LinearOperator):
             outputs[part.path] = outputs.get(part.path, 0) + sent.T @ sent / len(data)
         bases = {path: (torch.linalg.eigh(inputs[path])[1], torch.linalg.eigh(outputs[path])[1]) for path in inputs}
         fitted: dict[str, Tensor] = {}
-        for part in self._backpropagation.through(layers, data, batch_size, check=False):
+        for part in self._backpropagation.through(layers, batches, check=False):
             fitted[part.path] = fitted.get(part.path, 0) + _squares(part, *bases[part.path]) / len(data)
         return tuple(self._block(layer, *bases[layer.path], fitted[layer.path]) for layer in layers)
 
@@ -252,6 +259,21 @@ def _examples_at_a_time(objective: Objective, data: Dataset, batch_size: int, fi
     if output_curvatures(objective, outputs, first, hold=outputs[0].numel() <= FEW_OUTPUTS) is not None:
         return batch_size
     return max(1, min(batch_size, GRADIENT_ENTRIES // outputs[0].numel() ** 2))
+
+
+def _plan(objective: Objective, layers: tuple[KroneckerLayer, ...]) -> Plan:
+    """Both factors of every layer with their eigenvectors, and squares of its gradients."""
+    numbers = 0
+    for layer in layers:
+        weight = objective.params[f"{layer.path}.weight".lstrip(".")]
+        outputs, received = len(weight), weight[0].numel() + 1
+        numbers += 3 * (outputs**2 + received**2) + 4 * outputs * received
+    return Plan(
+        f"EK-FAC of {len(layers)} layers",
+        numbers * objective.dtype.itemsize,
+        "take curvature='ggn', or fewer layers (parameters='last-layer')",
+        passes=2,
+    )
 
 
 def _check_fisher(fisher: str) -> None:
