@@ -8,7 +8,6 @@ from torch import _weight_norm as weight_norm
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
-from torch.nn.modules.dropout import _DropoutNd as AnyDropout
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import (
     register_pytree_node,
@@ -21,7 +20,6 @@ from torch.utils._pytree import (
 
 __all__ = [
     "AnyBatchNorm",
-    "AnyDropout",
     "TorchDispatchMode",
     "TransformType",
     "get_interpreter_stack",

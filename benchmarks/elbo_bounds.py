@@ -21,10 +21,9 @@ import torch
 import typer
 
 from bayes_influence.data.tables import hold_out, load_table
-from bayes_influence.experiments.training.settings import LIKELIHOODS
 from bayes_influence.models.mlp import MLP
-from bayes_influence.moments.prediction import predict
-from bayes_influence.objectives.expected_likelihoods import SobolCategorical
+from bayes_influence.objectives.expected_likelihoods import LIKELIHOODS, SobolCategorical
+from bayes_influence.objectives.prediction import predict
 from bayes_influence.training.elbo import sampled_negative_elbo
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
@@ -70,7 +69,7 @@ def main(
                     len(split.train) * float(one.value(one.params, split.train.batch())) for one in (objective, many)
                 )
             elbo = sampled_negative_elbo(objective, split.train)
-            predicted = predict(objective.network, split.test.inputs, mode="sampled", params=objective.params)
+            predicted = predict(objective, split.test.inputs, mode="sampled")
             nll = -predicted.probabilities.gather(1, split.test.targets.unsqueeze(1)).log().mean()
             row = {"objective": name, "seed": index, "own": own, "logits": logits, "-ELBO": elbo.value}
             row |= {"error": elbo.standard_error, "KL": elbo.divergence, "test NLL": float(nll), "seconds": seconds}

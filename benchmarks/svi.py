@@ -28,9 +28,9 @@ from torch import nn
 from bayes_influence.data.dataset import Split
 from bayes_influence.data.tables import hold_out, load_table
 from bayes_influence.models.mlp import MLP
-from bayes_influence.moments.prediction import predict
 from bayes_influence.objectives.members import stack_members
 from bayes_influence.objectives.parameters import Flattening, Params
+from bayes_influence.objectives.prediction import predict
 from bayes_influence.training.minibatch import TrainingState, train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.pyro_models import guide_params, to_pyro
@@ -107,8 +107,9 @@ def pyros(network: nn.Module, split: Split, times: Sequence[float], rate: float)
 
 def test_nll(network: nn.Module, split: Split, params: Params) -> float:
     """Of the mean over 256 draws of the weights."""
-    twin = Variational("bnn").prepare(network).eval()
-    found = predict(twin, split.test.inputs, mode="sampled", params=params).probabilities
+    scheme = Variational("bnn")
+    objective = scheme.objective(scheme.prepare(network), len(split.train), "all").at(params)
+    found = predict(objective, split.test.inputs, mode="sampled").probabilities
     return -float(found.gather(1, split.test.targets.unsqueeze(1)).log().mean())
 
 

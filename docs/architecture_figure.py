@@ -43,13 +43,13 @@ ROOMS = (
     ),
     Room(
         "moments",
-        ("Moments", "to_bayesian", "rule", "predict"),
+        ("Moments", "to_bayesian", "rule"),
         "through a Bayesian network it goes as a mean and a variance",
         2,
     ),
     Room(
         "objectives",
-        ("Objective", "Members", "Reduction", "Removals", "GaussianKL"),
+        ("Objective", "Members", "Reduction", "predict", "GaussianKL"),
         "its loss is one term of J = mean loss + weight · regulariser",
         3,
     ),

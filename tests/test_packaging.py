@@ -51,6 +51,7 @@ def test_wheel_holds_every_module_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {f"bayes_influence/{path.relative_to(ROOT)}" for path in ROOT.glob("models/**/*.py")}
     expected |= {str(path.relative_to(ROOT)) for path in ROOT.glob("bayes_influence/**/*.py")}
+    expected |= {str(path.relative_to(ROOT)) for path in ROOT.glob("bayes_influence/**/*.csv")}
     assert names == expected | {"bayes_influence/py.typed"}
 
 

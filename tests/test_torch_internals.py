@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functionalize, jvp, vmap
 
 from bayes_influence import torch_internals
-from bayes_influence.torch_internals import AnyBatchNorm, AnyDropout, TransformType, get_interpreter_stack, make_fx
+from bayes_influence.torch_internals import AnyBatchNorm, TransformType, get_interpreter_stack, make_fx
 
 TAKEN = [
     (node.module, alias.name, alias.asname or alias.name)
@@ -57,9 +57,3 @@ def test_a_trace_may_be_taken_without_memory():
 def test_every_batch_norm_is_one(layer):
     assert isinstance(layer, AnyBatchNorm)
     assert not isinstance(nn.LayerNorm(2), AnyBatchNorm)
-
-
-@pytest.mark.parametrize("layer", [nn.Dropout(), nn.Dropout1d(), nn.Dropout2d(), nn.AlphaDropout()])
-def test_every_dropout_is_one(layer):
-    assert isinstance(layer, AnyDropout)
-    assert not isinstance(nn.RReLU(), AnyDropout)

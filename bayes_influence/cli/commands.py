@@ -15,7 +15,6 @@ from rich.logging import RichHandler
 from rich.measure import Measurement
 
 from bayes_influence.cli.options import (
-    GivenOptions,
     clear_errors,
     console,
     errors,
@@ -26,6 +25,7 @@ from bayes_influence.cli.options import (
     whole_numbers,
 )
 from bayes_influence.cli.reproduction import StudyCommands
+from bayes_influence.cli.scheme_options import SchemeCommand, said_scheme_options
 from bayes_influence.curvature import cost
 
 app = typer.Typer(
@@ -85,7 +85,7 @@ TestExample = Annotated[int | None, typer.Option(help="Id of the test example; t
 Jobs = Annotated[int | None, typer.Option(help="Cells at once; as many as there are cores when not given.")]
 
 
-@app.command()
+@app.command(cls=SchemeCommand)
 def compare(
     dataset: Annotated[str, typer.Argument(help="A table by name, iris say; a wrong name lists them.")],
     depth: Depth = 1,
@@ -111,7 +111,8 @@ def compare(
     with clear_errors():
         if schemes is not None:
             given["schemes"] = split_words(schemes)
-        study = settings_of(Study, given, parameters=parameters.value)
+        own: dict[str, Any] = {"parameters": parameters.value, "scheme_options": said_scheme_options()}
+        study = settings_of(Study, given, **own)
         result = compare_regularisers(study, out or Path("runs") / f"compare-{dataset}", n_jobs=jobs)
     _print_wide(printed_table(result.summary, f"{dataset}, {study.title}, influence in {parameters.value} parameters"))
     for finding in result.findings:
@@ -119,7 +120,7 @@ def compare(
     console.print(f"Test example {result.test_example}. Tables, figure and configuration: {result.folder}")
 
 
-@app.command(cls=GivenOptions)
+@app.command(cls=SchemeCommand)
 def train(
     dataset: Annotated[str, typer.Argument(help="A data set by name, mnist say; a wrong name lists them.")],
     network: Annotated[str, typer.Option(help="mlp, lenet, resnet, or vgg11, vgg13, vgg16, vgg19.")] = "mlp",
@@ -135,13 +136,6 @@ def train(
     width: Annotated[int | None, typer.Option(help="Hidden units of an MLP, first channels of a resnet; 32.")] = None,
     depth: Annotated[int | None, typer.Option(help="Hidden layers of an MLP; 1.")] = None,
     activation: Annotated[str | None, typer.Option(help="The network's usual one when not given.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of the schemes that have it.")] = None,
-    prior_scale: Annotated[float, typer.Option(help="Standard deviation of a weight under the prior.")] = 1.0,
-    prior: Annotated[str, typer.Option(help="isotropic, or fan-in: divided by the root of the fan-in.")] = "fan-in",
-    kl_weight: Annotated[float | None, typer.Option(help="The scheme's own when not given; 1 is the ELBO.")] = None,
-    likelihood: Annotated[str | None, typer.Option(help="tilted, sobol, taylor, jensen or evi.")] = None,
-    method: Annotated[str, typer.Option(help="first-order, exact or gauss-hermite.")] = "first-order",
-    initial_sigma: Annotated[float, typer.Option(help="sigma sqrt(fan-in) at the start.")] = 0.2,
     warm_start: Annotated[str | None, typer.Option(help="Folder of a run to start from.")] = None,
     train_examples: Annotated[int | None, typer.Option(help="Use only so many training examples.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
@@ -154,13 +148,13 @@ def train(
     from bayes_influence.data.tables import TABLES
     from bayes_influence.experiments.training.report import train_and_report
     from bayes_influence.experiments.training.settings import TrainRun
-    from bayes_influence.training.schemes import Variational
 
     with clear_errors():
-        run = settings_of(TrainRun, given, seeds=whole_numbers(seeds, "seeds"))
+        own: dict[str, Any] = {"seeds": whole_numbers(seeds, "seeds"), "scheme_options": said_scheme_options()}
+        run = settings_of(TrainRun, given, **own)
         if dataset in TABLES:
             refuse_given(["data_folder"], f"{dataset} comes with scikit-learn")
-        if not isinstance(run.resolved_scheme(), Variational):
+        if not run.resolved_scheme().bayesian:
             refuse_given(["predictions"], f"{scheme} has no Bayesian network, which alone predicts in several ways")
         folder = out or Path("runs") / f"train-{dataset}-{network}-{scheme}"
         report = train_and_report(run, folder, data_folder=data_folder, mode=predictions)
@@ -169,7 +163,7 @@ def train(
     console.print(f"Report, reliability plot, checkpoint and configuration: {folder}")
 
 
-@app.command(cls=GivenOptions)
+@app.command(cls=SchemeCommand)
 def audit(
     target: Annotated[str, typer.Argument(help="A table by name, iris say, or the folder of a finished run.")],
     scheme: Annotated[str, typer.Option(help="How a table's networks are regularised.")] = "weight-decay",
@@ -208,12 +202,13 @@ def audit(
             refuse_given(["refit_epochs"], "retraining by Newton's method has no epochs")
         if Path(target).is_dir():
             of_tables = [field for field in fields_of(AuditedTable) if field not in ("dataset", "parameters")]
-            refuse_given(of_tables, f"{target} is a finished run, which has its own")
-            own: dict[str, Any] = {"parameters": parameters.value, "tests": tests, "data_folder": data_folder}
-            found, _ = audit_run(target, folder, settings, **own, n_jobs=jobs)
+            refuse_given([*of_tables, *said_scheme_options()], f"{target} is a finished run, which has its own")
+            asked: dict[str, Any] = {"parameters": parameters.value, "tests": tests, "data_folder": data_folder}
+            found, _ = audit_run(target, folder, settings, **asked, n_jobs=jobs)
         else:
             refuse_given(["tests", "data_folder"], f"{target} is no folder of a finished run")
-            table = settings_of(AuditedTable, given, dataset=target, parameters=parameters.value)
+            own = {"dataset": target, "parameters": parameters.value, "scheme_options": said_scheme_options()}
+            table = settings_of(AuditedTable, given, **own)
             found, _ = audit_table(table, folder, settings, n_jobs=jobs)
     for shown in printed_audit(found):
         _print_wide(shown)

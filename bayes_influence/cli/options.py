@@ -47,7 +47,7 @@ class GivenOptions(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
-        sources = {parameter: ctx.get_parameter_source(parameter.name) for parameter in self.params}
+        sources = {parameter: ctx.get_parameter_source(parameter.name) for parameter in self.get_params(ctx)}
         _given.set(
             {
                 str(parameter.name): parameter.opts[0]

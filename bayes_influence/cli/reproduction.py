@@ -13,9 +13,14 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from bayes_influence.cli.options import clear_errors, console, split_words
+from bayes_influence.cli.scheme_options import SchemeCommand, said_scheme_options
 
 if TYPE_CHECKING:
     from bayes_influence.experiments.papers.study import PaperStudy
+
+
+SCHEME_OPTIONS = "scheme_options"
+"""The setting of studies that compare schemes; it is said by one option per number of a scheme."""
 
 
 class StudyCommands(TyperGroup):
@@ -35,7 +40,8 @@ class StudyCommands(TyperGroup):
         if study is None:
             return None
         single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        single.command(study.name, help=study.shows)(study_command(study))
+        kind = SchemeCommand if SCHEME_OPTIONS in study.options else None
+        single.command(study.name, help=study.shows, cls=kind)(study_command(study))
         return get_command(single)
 
 
@@ -45,6 +51,7 @@ def study_command(study: PaperStudy) -> Callable[..., None]:
     parameters = {
         name: (_option_type(kinds[name]), described[name], _as_option(default))
         for name, default in study.options.items()
+        if name != SCHEME_OPTIONS
     }
     parameters["out"] = (Path, "Result folder; studies that share cells share it.", Path(study.folder))
     parameters["jobs"] = (int | None, "Cells at once; as many as there are cores, when not given.", None)
@@ -57,9 +64,13 @@ def study_command(study: PaperStudy) -> Callable[..., None]:
             name: split_words(value) if isinstance(study.options[name], tuple) else value
             for name, value in given.items()
         }
+        if SCHEME_OPTIONS in study.options:
+            options[SCHEME_OPTIONS] = said_scheme_options()
         with clear_errors():
             found = reproduce(study.name, options, out, n_jobs=jobs)
         console.print(found.table.to_string(index=False))
+        for sentence in found.findings:
+            console.print(sentence, soft_wrap=True, highlight=False)
         for figure in found.figures:
             console.print(f"Figure: {figure}", soft_wrap=True, highlight=False)
         console.print(f"Tables and configuration: {found.folder}", soft_wrap=True, highlight=False)

@@ -111,11 +111,12 @@ def score_shares(
         )
     parts = examples * tests / (eigenvalues + delta) / n_train
     scores = parts.sum(axis=1)
-    spread = ((scores - scores.mean()) ** 2).sum()
+    centred = scores - scores.mean()
+    spread = (centred**2).sum()
     rows = []
     for band, members in _bands(eigenvalues, delta, largest or float(eigenvalues.max())).items():
         own = parts[:, members].sum(axis=1)
-        shared = ((own - own.mean()) * (scores - scores.mean())).sum()
+        shared = (own * centred).sum()
         rows.append(
             {
                 "band": band,

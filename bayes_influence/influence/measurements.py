@@ -1,63 +1,70 @@
 """What can be measured on a test example besides its loss: entropies, variances and margins of the prediction.
 
-Each is a function `(outputs, targets) -> (B,)`, as a likelihood is. Outputs are logits (B, C), or `Moments` of them for
-a Bayesian network: its predictive distribution is the average softmax over independent Gaussian logits, by a fixed set
-of quasi-random draws, so that every measurement is a deterministic and smooth function of the parameters.
+Each is a function `(outputs, targets) -> (B,)`, as a likelihood is. What outputs mean, the objective's likelihood says
+(see `Predictive`): influence asks it, and who calls a measurement alone names it. Every measurement is a deterministic
+and smooth function of the parameters, of `Moments` too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import log
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.moments.moments import Moments
-from bayes_influence.objectives.expected_likelihoods import sobol_normals
 from bayes_influence.objectives.objective import Likelihood
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.predictive import Predictive, predictive_of
 
 ParameterMeasurement = Callable[[Params], Tensor]
 """A scalar function of the selected parameters, by name."""
 
-DRAWS = 128
-"""Quasi-random draws of the logits; a power of two keeps the set balanced."""
-
-
-def log_probabilities(outputs: Tensor | Moments) -> Float[Tensor, "S B C"]:
-    """Log-probabilities of the classes under S draws of the logits; S = 1 for a deterministic network."""
-    if isinstance(outputs, Moments):
-        normals = (
-            torch.from_numpy(sobol_normals(DRAWS, outputs.expectation.shape[-1], seed=0))
-            .to(outputs.expectation)
-            .unsqueeze(1)
-        )
-        return torch.log_softmax(outputs.expectation + outputs.standard_deviation * normals, dim=-1)
-    return torch.log_softmax(outputs, dim=-1).unsqueeze(0)
-
-
-def predictive(outputs: Tensor | Moments) -> Float[Tensor, "B C"]:
-    """The predictive distribution: the average softmax over the draws."""
-    return log_probabilities(outputs).exp().mean(0)
-
 
 @dataclass(frozen=True)
-class PredictiveEntropy:
-    """-sum_c p_c log p_c of the predictive distribution p, in nats: the whole uncertainty of the prediction."""
+class PredictiveMeasurement:
+    """A measurement of the predictive distribution.
+
+    Attributes:
+        likelihood: Says what the outputs mean; the objective's where it is not given.
+
+    Raises:
+        TypeError: When called, if there is no likelihood or it does not say.
+    """
+
+    likelihood: Likelihood | None = None
+
+    def of(self, likelihood: Likelihood) -> PredictiveMeasurement:
+        """The same with an objective's likelihood, unless it has one."""
+        return self if self.likelihood is not None else replace(self, likelihood=likelihood)
+
+    @property
+    def predictive(self) -> Predictive:
+        """What says what the outputs mean.
+
+        Raises:
+            TypeError: If nothing does.
+        """
+        name = type(self).__name__
+        if self.likelihood is None:
+            raise TypeError(f"{name} depends on what the outputs mean; name the likelihood, as {name}(CrossEntropy())")
+        return predictive_of(self.likelihood, name)
+
+
+class PredictiveEntropy(PredictiveMeasurement):
+    """Entropy of the predictive distribution, in nats, -sum_c q_c log q_c: the whole uncertainty of the prediction."""
 
     def __call__(self, outputs: Tensor | Moments, targets: Tensor) -> Float[Tensor, " B"]:
         """Entropies, one per example; the targets do not matter."""
-        return _entropy(torch.logsumexp(log_probabilities(outputs), dim=0) - _log_draws(outputs))
+        return self.predictive.entropy(outputs)
 
 
-@dataclass(frozen=True)
-class MutualInformation:
-    """Entropy of the predictive distribution minus the mean entropy of its draws, in nats.
+class MutualInformation(PredictiveMeasurement):
+    """Entropy of the predictive distribution minus the mean entropy given the outputs, in nats.
 
     The part of the uncertainty that more data could remove.
 
@@ -66,24 +73,30 @@ class MutualInformation:
     """
 
     def __call__(self, outputs: Tensor | Moments, targets: Tensor) -> Float[Tensor, " B"]:
-        """Mutual information of label and parameters, one per example."""
-        draws = log_probabilities(_moments(outputs, "the mutual information of label and parameters"))
-        return _entropy(torch.logsumexp(draws, dim=0) - _log_draws(outputs)) - _entropy(draws).mean(0)
+        """Mutual information of target and parameters, one per example."""
+        moments = _moments(outputs, "the mutual information of target and parameters")
+        return self.predictive.mutual_information(moments)
 
 
-@dataclass(frozen=True)
-class PredictiveVariance:
-    """sum_c p_c (1 - p_c): the total variance of the one-hot label under the predictive distribution p."""
+class PredictiveVariance(PredictiveMeasurement):
+    """Total variance of the target under the predictive distribution; of a class sum_c q_c (1 - q_c)."""
 
     def __call__(self, outputs: Tensor | Moments, targets: Tensor) -> Float[Tensor, " B"]:
         """Variances, one per example; the targets do not matter."""
-        probabilities = predictive(outputs)
-        return (probabilities * (1 - probabilities)).sum(-1)
+        return self.predictive.variance(outputs)
+
+
+class Margin(PredictiveMeasurement):
+    """z_y - max_{c != y} z_c of the logits' means: negative where the prediction is wrong."""
+
+    def __call__(self, outputs: Tensor | Moments, targets: Tensor) -> Float[Tensor, " B"]:
+        """Margins, one per example."""
+        return self.predictive.margin(outputs, targets)
 
 
 @dataclass(frozen=True)
 class OutputVariance:
-    """sum_c v_c: the total variance of a Bayesian network's outputs.
+    """sum_c v_c: the total variance of a Bayesian network's outputs, whatever they mean.
 
     Raises:
         TypeError: When called with the outputs of a deterministic network.
@@ -95,23 +108,15 @@ class OutputVariance:
         return variance.reshape(len(variance), -1).sum(-1)
 
 
-@dataclass(frozen=True)
-class Margin:
-    """z_y - max_{c != y} z_c of the logits' means: negative where the prediction is wrong."""
-
-    def __call__(self, outputs: Tensor | Moments, targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """Margins, one per example."""
-        logits = outputs.expectation if isinstance(outputs, Moments) else outputs
-        own = targets.unsqueeze(-1) == torch.arange(logits.shape[-1], device=logits.device)
-        return (logits * own).sum(-1) - torch.where(own, -torch.inf, logits).amax(-1)
-
-
 def measurement_gradients(problem: FittedProblem, measurement: Likelihood, test: Dataset) -> Float[Tensor, "t P"]:
     """Gradients of a measurement in the selected parameters, one row per test example.
 
     Raises:
+        TypeError: If it depends on what the outputs mean, and the objective's likelihood does not say.
         ValueError: If the measurement is not one number per test example, or has no finite gradient.
     """
+    likelihood = problem.objective.likelihood
+    measurement = measurement.of(likelihood) if isinstance(measurement, PredictiveMeasurement) else measurement
     data, taking = problem.taken(test)
     objective = replace(taking, likelihood=measurement)
     for batch in data.batches(problem.batch_size):
@@ -129,14 +134,6 @@ def measurement_gradients(problem: FittedProblem, measurement: Likelihood, test:
 def name_of(measurement: object) -> str:
     """What a measurement is called in scores and messages."""
     return getattr(measurement, "__name__", type(measurement).__name__)
-
-
-def _entropy(log_p: Float[Tensor, "*lead C"]) -> Float[Tensor, "*lead"]:
-    return -(log_p.exp() * log_p).sum(-1)
-
-
-def _log_draws(outputs: Tensor | Moments) -> float:
-    return log(DRAWS) if isinstance(outputs, Moments) else 0.0
 
 
 def _moments(outputs: Tensor | Moments, what: str) -> Moments:

@@ -18,13 +18,7 @@ from bayes_influence.moments.elementwise_functions import elementwise
 from bayes_influence.moments.initial import fan_in_sigma, relative_sigma
 from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Approximation, Moments
-from bayes_influence.moments.prediction import (
-    Prediction,
-    diagonal_moments,
-    linearized_moments,
-    predict,
-    sampled_moments,
-)
+from bayes_influence.moments.prediction import diagonal_moments, linearized_moments, sampled_moments
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
 from bayes_influence.moments.twins import TwinMismatchError, check_twin
 
@@ -33,7 +27,6 @@ __all__ = [
     "Approximation",
     "MomentCheck",
     "Moments",
-    "Prediction",
     "TwinMismatchError",
     "UnsupportedModuleError",
     "UnsupportedOperationError",
@@ -44,7 +37,6 @@ __all__ = [
     "is_bayesian",
     "linearized_moments",
     "moment_check",
-    "predict",
     "relative_sigma",
     "rule",
     "sampled_moments",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, no_type_check
+from typing import Any, Literal, get_args, no_type_check
 from weakref import ref
 
 import torch
@@ -22,7 +22,10 @@ VARIANCE_FLOOR = 1e-12
 """Where a rule divides by a variance or takes its root, the variance is at least this: a standard deviation of 1e-6,
 below float32's resolution of an activation of order one, and far enough above zero for finite derivatives."""
 
-METHODS = ("first-order", "exact", "gauss-hermite")
+Method = Literal["first-order", "exact", "gauss-hermite"]
+"""How moments pass elementwise activations."""
+
+METHODS = get_args(Method)
 MAX_POOLINGS = ("co-pooling", "clark")
 
 

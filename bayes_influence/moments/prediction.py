@@ -1,13 +1,10 @@
-"""Predictions of a Bayesian network with their uncertainty: propagated, linearised, or by sampled weights."""
+"""Moments of a Bayesian network's outputs: propagated, linearised, or by sampled weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from math import pi
+from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
@@ -16,9 +13,6 @@ from bayes_influence.moments.sampling import Posterior, RunningMoments, check_re
 
 JACOBIAN_ENTRIES = 2**25
 """Entries of the Jacobian that are in memory together, unless one example alone has more."""
-
-LOGIT_DRAWS = 256
-"""Draws of the logits where probabilities are averaged over them."""
 
 
 def diagonal_moments(
@@ -97,115 +91,3 @@ def sampled_moments(
         for outputs in Posterior.of(network, params).samples(inputs, n_samples, generator, progress=progress):
             running.add(outputs)
     return running.moments
-
-
-def probit_probabilities(logits: Moments) -> Float[Tensor, "n C"]:
-    """Predictive class probabilities softmax(m / sqrt(1 + pi v / 8)) (MacKay 1992), without sampling.
-
-    Close for one random logit against fixed ones; where all logits vary independently, differences of logits vary more
-    than the formula allows for, and the probabilities are a little too sharp.
-    """
-    return torch.softmax(logits.expectation / torch.sqrt(1 + pi / 8 * logits.variance), dim=-1)
-
-
-def entropy(probabilities: Float[Tensor, "*lead C"]) -> Float[Tensor, "*lead"]:
-    """-sum_c p_c log p_c, in nats."""
-    return torch.special.entr(probabilities).sum(-1)
-
-
-def mutual_information(logits: Moments) -> Float[Tensor, " n"]:
-    """1/2 (sum_c p_c v_c - sum_c p_c^2 v_c) with p = softmax(m), in nats: epistemic uncertainty to second order.
-
-    Between the label and the logits, which count as independent. Grows without bound in v, unlike the quantity itself.
-    """
-    probabilities = torch.softmax(logits.expectation, dim=-1)
-    return 0.5 * ((probabilities - probabilities.square()) * logits.variance).sum(-1)
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """Class predictions for n examples; uncertainties are in nats.
-
-    Attributes:
-        logits: Mean and variance of the logits, (n, C).
-        probabilities: Predictive mean probabilities, (n, C).
-        epistemic: Mutual information between label and weights, (n,): what more data could take away.
-    """
-
-    logits: Moments
-    probabilities: Float[Tensor, "n C"]
-    epistemic: Float[Tensor, " n"]
-
-    @property
-    def classes(self) -> Int[Tensor, " n"]:
-        """The most probable class."""
-        return self.probabilities.argmax(-1)
-
-    @property
-    def total(self) -> Float[Tensor, " n"]:
-        """Entropy of the predictive probabilities."""
-        return entropy(self.probabilities)
-
-    @property
-    def aleatoric(self) -> Float[Tensor, " n"]:
-        """What no data could take away: total minus epistemic."""
-        return self.total - self.epistemic
-
-
-_MOMENTS: dict[str, Callable[..., Moments]] = {"diagonal": diagonal_moments, "linearized": linearized_moments}
-MODES = (*_MOMENTS, "sampled")
-
-
-def predict(
-    network: nn.Module,
-    inputs: Tensor | Moments,
-    *,
-    mode: str = "linearized",
-    params: Mapping[str, Tensor] | None = None,
-    averaging: str = "probit",
-    n_samples: int = 256,
-    generator: torch.Generator | None = None,
-) -> Prediction:
-    """Class probabilities of a Bayesian network and how far they can be trusted.
-
-    Args:
-        network: A network that `to_bayesian` made, with logits (n, C) as its outputs, in evaluation mode.
-        inputs: A batch, fixed or random.
-        mode: `"diagonal"`, `"linearized"` or `"sampled"`, as the functions of those names say.
-        params: Its parameters; the network's own if not given.
-        averaging: How the first two modes come from logits to probabilities: `"probit"`, with the epistemic part to
-            second order and at most the total; or `"sampled"`, by `LOGIT_DRAWS` draws of independent logits. Mode
-            `"sampled"` averages over its own draws of the weights.
-        n_samples: Draws of the weights, in mode `"sampled"`.
-        generator: Source of the draws; seeded with 0 if not given.
-
-    Raises:
-        ValueError: If mode or averaging is unknown, the network is not Bayesian, or it is in training mode.
-    """
-    if mode not in MODES:
-        raise ValueError(f"unknown prediction mode {mode!r}; known: {', '.join(MODES)}")
-    if averaging not in ("probit", "sampled"):
-        raise ValueError(f"unknown averaging {averaging!r}; known: probit, sampled")
-    if mode == "sampled":
-        with torch.no_grad():
-            return _averaged(Posterior.of(network, params).samples(inputs, n_samples, generator))
-    logits = _MOMENTS[mode](network, inputs, params)
-    if averaging == "sampled":
-        generator = torch.Generator().manual_seed(0) if generator is None else generator
-        noise = torch.randn(LOGIT_DRAWS, *logits.shape, generator=generator, dtype=logits.dtype).to(logits.device)
-        drawn = _averaged([logits.expectation + logits.variance.sqrt() * noise])
-        return Prediction(logits, drawn.probabilities, drawn.epistemic)
-    probabilities = probit_probabilities(logits)
-    return Prediction(logits, probabilities, torch.minimum(mutual_information(logits), entropy(probabilities)))
-
-
-def _averaged(draws: Iterable[Float[Tensor, "draws n C"]]) -> Prediction:
-    """Averages drawn logits: mean probabilities, and the entropy of the mean minus the mean entropy."""
-    logits, probabilities, entropies = RunningMoments(), RunningMoments(), RunningMoments()
-    for outputs in draws:
-        drawn = torch.softmax(outputs, dim=-1)
-        logits.add(outputs)
-        probabilities.add(drawn)
-        entropies.add(entropy(drawn))
-    epistemic = (entropy(probabilities.mean) - entropies.mean).clamp(min=0)
-    return Prediction(logits.moments, probabilities.mean, epistemic)

@@ -1,25 +1,24 @@
 """Per-example losses of `Moments` outputs: expectations of the log-likelihood, bounds on it, and the eVI density.
 
 All categorical ones take independent Gaussian logits with mean m and variance v, each (B, C), and return losses
-in nats.
+in nats. Each knows the likelihood of one draw of the outputs, `sampled`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from math import ceil, log2
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.special import ndtri
-from scipy.stats import qmc
 from torch import Tensor
 
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Moments
 from bayes_influence.moments.softmax import softmax
-from bayes_influence.objectives.likelihoods import GaussianNoise
+from bayes_influence.objectives.expected_softplus import expected_softplus
+from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
+from bayes_influence.objectives.objective import Likelihood
+from bayes_influence.objectives.predictive import ClassPredictive, LabelPredictive, RealPredictive
+from bayes_influence.objectives.quasi_random import sobol_normals
 from bayes_influence.objectives.tilt import optimal_tilt
 
 EVI_NOISE = 1e-3
@@ -30,8 +29,16 @@ def _pick(values: Float[Tensor, "B C"], targets: Int[Tensor, " B"]) -> Float[Ten
     return values.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
 
 
+class _Categorical(ClassPredictive):
+    moments = True
+
+    def sampled(self) -> CrossEntropy:
+        """The likelihood of one draw of the outputs."""
+        return CrossEntropy()
+
+
 @dataclass(frozen=True)
-class TiltedCategorical:
+class TiltedCategorical(_Categorical):
     """-E log p <= 1/2 sum_c a_c^2 v_c + logsumexp(m + (1-2a) v/2) - m_y, at the best tilt a (Knowles & Minka 2011).
 
     A bound for every a, hence a true bound on the evidence; the default of `bnn`.
@@ -46,7 +53,7 @@ class TiltedCategorical:
 
 
 @dataclass(frozen=True)
-class JensenCategorical:
+class JensenCategorical(_Categorical):
     """-E log p <= logsumexp(m + v/2) - m_y: Jensen's bound, loose for large variances."""
 
     def __call__(self, outputs: Moments, targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
@@ -56,7 +63,7 @@ class JensenCategorical:
 
 
 @dataclass(frozen=True)
-class TaylorCategorical:
+class TaylorCategorical(_Categorical):
     """-E log p ~ -m_y + logsumexp(m) + 1/2 (sum p_c v_c - sum p_c^2 v_c): the delta method.
 
     Not a bound: it grows more slowly than the truth, so variances can run away.
@@ -70,18 +77,8 @@ class TaylorCategorical:
         return torch.logsumexp(mean, dim=-1) + curvature - _pick(mean, targets)
 
 
-@lru_cache(maxsize=32)
-def sobol_normals(n_draws: int, n_classes: int, seed: int) -> Float[np.ndarray, "S C"]:
-    """Scrambled Sobol draws of independent standard normals, the same at every call.
-
-    In numpy, so that a first call under `make_fx` or `vmap` makes constants as any other call does.
-    """
-    uniform = qmc.Sobol(n_classes, rng=seed).random_base2(ceil(log2(n_draws)))[:n_draws]
-    return ndtri(uniform.clip(1e-12, 1 - 1e-12))
-
-
 @dataclass(frozen=True)
-class SobolCategorical:
+class SobolCategorical(_Categorical):
     """-E log p by the same scrambled Sobol draws of the logits at every call: deterministic, the referee.
 
     Attributes:
@@ -108,7 +105,7 @@ class SobolCategorical:
 
 
 @dataclass(frozen=True)
-class ExtendedVI:
+class ExtendedVI(_Categorical):
     """eVI (Dera et al. 2019): 1/2 sum_c [log u_c + (y_c - p_c)^2 / u_c], y one-hot, u = softmax variance + noise.
 
     A *predictive* log-density of the one-hot label under the propagated softmax moments, not an expectation of the
@@ -136,7 +133,27 @@ class ExtendedVI:
 
 
 @dataclass(frozen=True)
-class ExpectedGaussian:
+class ExpectedBernoulli(LabelPredictive):
+    """-E log p = sum_k E log(1 + e^{z_k}) - y_k m_k for independent Gaussian logits z_k: labels that are on or off.
+
+    Exact, see `expected_softplus`.
+    """
+
+    moments = True
+
+    def __call__(self, outputs: Moments, targets: Tensor) -> Float[Tensor, " B"]:
+        """Losses in nats, one per example, the sum over its labels."""
+        mean, variance = (part.reshape(len(part), -1) for part in (outputs.expectation, outputs.variance))
+        labels = targets.reshape(len(targets), -1).to(mean)
+        return (expected_softplus(mean, variance) - labels * mean).sum(-1)
+
+    def sampled(self) -> Bernoulli:
+        """The likelihood of one draw of the outputs."""
+        return Bernoulli()
+
+
+@dataclass(frozen=True)
+class ExpectedGaussian(RealPredictive):
     """-E log p = 1/2 sum_k [log(2 pi s_k^2) + ((y_k - m_k)^2 + v_k) / s_k^2]: regression, exact.
 
     Attributes:
@@ -147,16 +164,53 @@ class ExpectedGaussian:
     """
 
     scale: float | None = 1.0
+    moments = True
 
     def __post_init__(self) -> None:
         self.sampled()
 
     def __call__(self, outputs: Moments, targets: Float[Tensor, "B *target"]) -> Float[Tensor, " B"]:
         """Losses in nats, one per example."""
-        noise = self.sampled()
-        mean, log_scale = noise.split(outputs.expectation)
-        return noise.losses(mean, log_scale, targets, noise.split(outputs.variance)[0])
+        mean, log_scale = self.split(outputs.expectation)
+        return GaussianNoise.losses(mean, log_scale, targets, self.split(outputs.variance)[0])
 
     def sampled(self) -> GaussianNoise:
         """The likelihood of one draw of the outputs."""
         return GaussianNoise(self.scale)
+
+
+def sampled_likelihood(likelihood: object) -> CrossEntropy | Bernoulli | GaussianNoise:
+    """The likelihood of one draw of a Bayesian network's outputs, given that of their moments.
+
+    Raises:
+        TypeError: If it does not say.
+    """
+    if isinstance(likelihood, _Categorical | ExpectedBernoulli | ExpectedGaussian):
+        return likelihood.sampled()
+    raise TypeError(
+        f"sampled outputs need the likelihood of one draw, and {type(likelihood).__name__} does not say which that is; "
+        f"take TiltedCategorical (or another categorical one), ExpectedBernoulli or ExpectedGaussian"
+    )
+
+
+LIKELIHOODS: dict[str, Likelihood] = {
+    "tilted": TiltedCategorical(),
+    "sobol": SobolCategorical(),
+    "taylor": TaylorCategorical(),
+    "jensen": JensenCategorical(),
+    "evi": ExtendedVI(),
+}
+"""Expected log-likelihoods of classes by name."""
+
+
+def as_likelihood(likelihood: Likelihood | str) -> Likelihood:
+    """The expected log-likelihood that is meant: `TiltedCategorical()` and `"tilted"` are the same.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if not isinstance(likelihood, str):
+        return likelihood
+    if likelihood not in LIKELIHOODS:
+        raise ValueError(f"unknown likelihood {likelihood!r}; known: {', '.join(LIKELIHOODS)}")
+    return LIKELIHOODS[likelihood]

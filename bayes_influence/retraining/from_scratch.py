@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.models.initialisation import initial_state
+from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.reduction import Reduction, reduce
 from bayes_influence.objectives.reweighting import Removals, as_removals
@@ -18,7 +19,8 @@ from bayes_influence.retraining.protocol import RetrainingProtocol, Trained
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.retraining.trained import trained_refits
 from bayes_influence.retraining.turns import per_network, repeated
-from bayes_influence.torch_internals import AnyBatchNorm
+from bayes_influence.training.effects import StepEffects
+from bayes_influence.training.minibatch import Trained as Minibatches
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import full_batches
 from bayes_influence.training.schedules import Schedule
@@ -31,11 +33,13 @@ class FromScratch(RetrainingProtocol):
     """Cold: the networks' own scheme, seeds, initialisation and schedule, SWA's averaging repeated.
 
     Seeds are the members'. The selected parameters restart at their initialisation; all others, such as the feature
-    map before a last layer, stay the fit's. With the fit's own schedule, the control ends where the training did
-    (before a polish).
+    map before a last layer, stay the fit's, and then running statistics do, too. With the fit's own schedule and all
+    parameters, the control ends where the training did (before a polish).
 
-    A scheme that draws random numbers while it trains draws those of the fit's seed for the control and for every
-    removal: what differs between them is the removal, not the noise.
+    A network that draws random numbers while it trains draws those of the fit's seed for the control and for every
+    removal: what differs between them is the removal, not the noise. Where examples mix while it trains, as in a batch
+    norm, a removed example is out of the batches, and the refit has running statistics of its own; noise, if there is
+    some as well, then falls on the other examples in another order.
 
     Attributes:
         scheme: How the networks were regularised.
@@ -58,8 +62,7 @@ class FromScratch(RetrainingProtocol):
         """As `RetrainingProtocol.refit`.
 
         Raises:
-            ValueError: If a scheme or network that draws random numbers while it trains is to be retrained in some
-                parameters only, or with `watch`, or if batch norms would move their running statistics.
+            ValueError: If losses are to be watched of networks whose training draws random numbers or moves buffers.
         """
         reduction = reduce(trained, train)
         members = reduction.members
@@ -71,8 +74,15 @@ class FromScratch(RetrainingProtocol):
             dtype=objective.dtype,
             device=objective.device,
         )
-        if self.scheme.trains_in_turns(objective):
-            return self._sampled(reduction, removals, start, buffers, progress)
+        effects = self.scheme.effects(objective, train)
+        held: tuple[str, ...] = ()
+        if set(objective.names) != set(objective.taking("all").names):
+            held = effects.moves
+            effects = self.scheme.effects(objective, train, held)
+            start = {**members.params, **{name: start[name] for name in objective.names}}
+            buffers = members.buffers
+        if not effects.as_evaluated:
+            return self._in_turns(reduction, removals, start, buffers, effects, held, progress)
         return trained_refits(
             reduction,
             removals,
@@ -84,47 +94,75 @@ class FromScratch(RetrainingProtocol):
             progress=progress,
         )
 
-    def _sampled(
-        self, reduction: Reduction, removals: Removals, start: Params, buffers: Params, progress: bool
+    def _in_turns(
+        self,
+        reduction: Reduction,
+        removals: Removals,
+        start: Params,
+        buffers: Params,
+        effects: StepEffects,
+        held: tuple[str, ...],
+        progress: bool,
     ) -> Refits:
-        """Trains as `fit_schemes` trains such a scheme, with the random numbers of the fit's seed, one by one."""
-        members, train, name = reduction.members, reduction.train, self.scheme.name
-        objective = members.objective
+        """Trains as `fit_schemes` trains such a network, with the random numbers of the fit's seed, one by one."""
+        members, train = reduction.members, reduction.train
         if self.watch is not None:
-            raise ValueError(f"losses of the scheme {name} cannot be watched from scratch; leave it out")
-        if set(objective.names) != set(objective.taking("all").names):
             raise ValueError(
-                f"the scheme {name} draws random numbers in the whole network while it trains, which a training of "
-                f"some parameters alone does not repeat; retrain from the fit (`Minimum`), or select all parameters"
+                f"the networks of the scheme {self.scheme.name} draw random numbers or move buffers while they train, "
+                "so their losses cannot be watched from scratch; leave `watch` out"
             )
-        norms = [module for module in objective.network.modules() if isinstance(module, AnyBatchNorm)]
-        if not objective.is_bayesian and any(module.track_running_stats for module in norms):
-            raise ValueError(
-                "every refit from scratch would have running statistics of its own, which refits do not keep; retrain "
-                "from the fit (`Warm`), whose statistics are held"
-            )
-        networks, refits = len(members), removals.count + 1
+        objective, refits = members.objective, removals.count + 1
         weights = removals.data_weights(train, objective.dtype).flatten(0, 1)
-        trained = train_minibatches(
-            objective,
-            repeated(start, refits),
-            train,
-            full_batches(self.schedule, len(train)),
-            [seed for seed in members.seeds for _ in range(refits)],
-            buffers=repeated(buffers, refits),
-            averaging=self.scheme.averaging,
-            data_weights=weights,
-            step=self.scheme.step(objective, len(train)),
-            labels=[f"{label}, refit {index}" for label in members.labels for index in range(refits)],
-            progress=progress,
+        start, buffers = repeated(start, refits), repeated(buffers, refits)
+        everyone = torch.arange(len(weights))
+        parts = [
+            self._trained(members, train, rows, start, buffers, weights[rows], held, progress)
+            for rows in everyone.split(1 if effects.mixes else len(everyone))
+        ]
+        params, moved = (
+            {name: torch.cat([part[name] for part in each]) for name in each[0]}
+            for each in zip(*((part.params, part.buffers) for part in parts), strict=True)
         )
-        batch, own_data = reduction.batch()
-        ends = StackedProblem(objective, trained.state, batch, weights, own_data=own_data)
-        norms = ends.gradients(ends.start, ends.everyone)[0].norm(dim=1).unflatten(0, (networks, -1))
+        problem = StackedProblem(objective, {**params, **moved}, objective.fitting(train.batch()), weights)
+        norms = problem.gradients(problem.start, problem.everyone)[0].norm(dim=1).unflatten(0, (len(members), -1))
         return Refits(
             reduction=reduction,
-            params=per_network({name: trained.params[name] for name in objective.names}, networks),
+            params=per_network({name: params[name] for name in objective.names}, len(members)),
             removals=removals,
             gradient_norms=norms,
             converged=torch.zeros_like(norms, dtype=torch.bool),
+            buffers=per_network({name: moved[name] for name in effects.moves}, len(members)),
+        )
+
+    def _trained(
+        self,
+        members: Members,
+        train: Dataset,
+        rows: Int[Tensor, " m"],
+        start: Params,
+        buffers: Params,
+        weights: Float[Tensor, "m n"],
+        held: tuple[str, ...],
+        progress: bool,
+    ) -> Minibatches:
+        """The refits in some rows; what weighs nothing in a single one is not in its batches."""
+        objective, refits, examples = members.objective, len(next(iter(start.values()))) // len(members), len(train)
+        if len(rows) == 1:
+            kept = weights[0] != 0
+            # The mean is over fewer examples, and what is minimised is still (1/n) sum_i w_i l_i.
+            train, weights = train.select(kept.nonzero()[:, 0]), weights[:, kept] * (kept.sum() / examples)
+        owners = [(index // refits, index % refits) for index in rows.tolist()]
+        return train_minibatches(
+            objective,
+            {name: value[rows] for name, value in start.items()},
+            train,
+            full_batches(self.schedule, len(train)),
+            [members.seeds[network] for network, _ in owners],
+            names=objective.names,
+            buffers={name: value[rows] for name, value in buffers.items()},
+            averaging=self.scheme.averaging,
+            data_weights=weights,
+            step=self.scheme.step(objective, examples, held),
+            labels=[f"{members.labels[network]}, refit {refit}" for network, refit in owners],
+            progress=progress,
         )

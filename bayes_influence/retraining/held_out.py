@@ -9,15 +9,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import vmap
 
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.dataset import Batch, Dataset, Split
 from bayes_influence.data.identities import example_ids
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.tables import leave_out
-from bayes_influence.models.initialisation import initial_params
+from bayes_influence.objectives.members import stack_members
+from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.ensemble import train_ensemble
-from bayes_influence.training.fits import fit_schemes
+from bayes_influence.training.fits import fit_schemes, prepared_objective
+from bayes_influence.training.minibatch import train_minibatches
+from bayes_influence.training.minibatch_schedule import full_batches
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Scheme
 
@@ -34,7 +37,8 @@ def held_out_losses(
 ) -> Float[Tensor, " k"]:
     """Loss of each given example under a network trained from scratch on all others, standardised on those.
 
-    All k networks start from the same seed and train as one ensemble.
+    All k networks start from the same seed, and train as `fit_schemes` trains them: as one ensemble where training is
+    minimising the objective, else one by one, see `watch_step`.
 
     Args:
         dataset: Raw (not standardised) examples, one table of real features.
@@ -47,25 +51,47 @@ def held_out_losses(
     """
     held_out = example_ids(ids).tolist()
     splits = [leave_out(dataset, index) for index in held_out]
-    network = scheme.prepare(make_network()).to(dtype=dataset.inputs.dtype, device=dataset.inputs.device)
-    objective = scheme.objective(network, len(dataset) - 1)
-    start = initial_params(
-        lambda: scheme.prepare(make_network()), [seed] * len(held_out), dataset.inputs.dtype, dataset.inputs.device
-    )
+    labels = [f"{scheme.name}, seed {seed}, without example {index}" for index in held_out]
+    objective = prepared_objective(scheme, make_network, splits[0].train, seed)
+    if not scheme.effects(objective, splits[0].train).as_evaluated:
+        pairs = zip(splits, labels, strict=True)
+        return torch.cat([_loss_alone(objective, split, scheme, schedule, seed, label) for split, label in pairs])
+    start = {name: value.expand(len(splits), *value.shape) for name, value in objective.params.items()}
+    moves = objective.taking("all").names
     trained = train_ensemble(
         objective,
-        start,
+        {name: value for name, value in start.items() if name in moves},
         _stacked([split.train for split in splits]),
         schedule,
+        held={name: value for name, value in start.items() if name not in moves},
         averaged=torch.full((len(held_out),), scheme.averaging is not None, device=dataset.inputs.device),
         averaging=scheme.averaging,
         own_data=True,
-        labels=[f"{scheme.name}, seed {seed}, without example {index}" for index in held_out],
+        labels=labels,
         progress=progress,
     )
     tests = _stacked([split.test for split in splits])
     with torch.no_grad():
-        return vmap(objective.losses)(trained.params, tests)[:, 0]
+        return vmap(objective.losses)({**start, **trained.params}, tests)[:, 0]
+
+
+def _loss_alone(
+    objective: Objective, split: Split, scheme: Scheme, schedule: Schedule, seed: int, label: str
+) -> Float[Tensor, " 1"]:
+    """The loss of the example that is held out, after a training with noise or running statistics of its own."""
+    size = len(split.train)
+    trained = train_minibatches(
+        objective,
+        stack_members([objective.params]),
+        split.train,
+        full_batches(schedule, size),
+        [seed],
+        averaging=scheme.averaging,
+        step=scheme.step(objective, size),
+        labels=[label],
+    ).at(0)
+    with torch.no_grad():
+        return trained.losses(trained.params, split.test.batch())
 
 
 def _stacked(parts: list[Dataset]) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from bayes_influence.data.dataset import Batch, Dataset
-from bayes_influence.objectives.members import Members, member
+from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.reduction import ENTRIES, Reduction, numbers_per_example
@@ -28,7 +28,7 @@ DRIFT_FLAG = 1.0
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Refits:
-    """Selected parameters after every removal; all others are the networks' own.
+    """Selected parameters after every removal, and buffers that were trained with them; all others are the networks'.
 
     What a removal does is the difference to the control, never to the parameters that the refits started from.
 
@@ -38,6 +38,7 @@ class Refits:
         removals: What was removed.
         gradient_norms: (E, k+1) norm of the gradient of what was minimised, where the refits ended.
         converged: (E, k+1) whether that is within the tolerance asked for; a fixed schedule asks for none.
+        buffers: Stacked buffers (E, k+1, ...) that a refit moved, such as running statistics; none where they are held.
         watched: (E, k+1, epochs, t) losses of the watched examples before every step of a training, if any were.
     """
 
@@ -46,6 +47,7 @@ class Refits:
     removals: Removals
     gradient_norms: Float[Tensor, "E k_plus_1"]
     converged: Bool[Tensor, "E k_plus_1"]
+    buffers: Params = field(default_factory=dict)
     watched: Float[Tensor, "E k_plus_1 epochs t"] | None = None
 
     @property
@@ -53,10 +55,17 @@ class Refits:
         """The networks that were refitted."""
         return self.reduction.members
 
+    @property
+    def state(self) -> Params:
+        """Everything in which refits differ: selected parameters and moved buffers, (E, k+1, ...)."""
+        return {**self.params, **self.buffers}
+
     def at(self, index: int, refit: int) -> Objective:
         """The whole network `index` after a refit: 0 is the control, k the k-th removal."""
         one = self.members.at(index)
-        return one.at({**one.params, **member(member(self.params, index), refit)})
+        own = ({name: value[index, refit] for name, value in part.items()} for part in (self.params, self.buffers))
+        params, buffers = own
+        return one.at({**one.params, **params}, buffers)
 
     def __repr__(self) -> str:
         members, refits = self.gradient_norms.shape
@@ -68,12 +77,12 @@ class Refits:
 
 def losses_after(refits: Refits, test: Dataset) -> Float[Tensor, "E k_plus_1 t"]:
     """Loss of every test example under every refit (index 0 of the second axis is the control)."""
-    return _under_each(refits.reduction, refits.params, test, _losses)
+    return _under_each(refits, refits.state, test, _losses)
 
 
 def outputs_after(refits: Refits, data: Dataset) -> Any:
     """Outputs of every refit on every example: leading axes (E, k+1, n); a tensor of logits, or `Moments`."""
-    return _under_each(refits.reduction, refits.params, data, _outputs)
+    return _under_each(refits, refits.state, data, _outputs)
 
 
 def _losses(objective: Objective, state: Params, batch: Batch) -> Tensor:
@@ -85,21 +94,23 @@ def _outputs(objective: Objective, state: Params, batch: Batch) -> Any:
 
 
 def _under_each(
-    reduction: Reduction, params: Params, data: Dataset, function: Callable[[Objective, Params, Batch], Any]
+    refits: Refits, states: Params, data: Dataset, function: Callable[[Objective, Params, Batch], Any]
 ) -> Any:
-    """A function of all parameters (E, r, ...) and examples, in turns over these: of last layers where they pass so."""
-    features = reduction.features_of(data)
+    """A function of states (E, r, ...) and examples, in turns over these: of last layers where they pass so."""
+    reduction = refits.reduction
+    # What a last layer receives is another thing under every refit that moved its network's buffers.
+    features = None if refits.buffers else reduction.features_of(data)
     problem = reduction.members if features is None else reduction.problem
     objective = problem.objective
-    held = {name: value for name, value in problem.state.items() if name not in params}
+    held = {name: value for name, value in problem.state.items() if name not in states}
 
     def of_one(own: Params, fixed: Params, inputs: Any, rest: Batch) -> Any:
         return function(objective, {**fixed, **own}, replace(rest, inputs=inputs))
 
     of_network = vmap(of_one, in_dims=(0, None, None, None))
     everywhere = vmap(of_network, in_dims=(0, 0, None if features is None else 0, None))
-    networks = next(iter(params.values())).shape[:2].numel()
-    size = max(1, ENTRIES // (networks * numbers_per_example(data.inputs)))
+    networks = next(iter(states.values())).shape[:2].numel()
+    size = max(1, ENTRIES // (networks * numbers_per_example(data.example.inputs)))
     whole = objective.fitting(data.batch())
     parts = []
     with torch.no_grad():
@@ -109,7 +120,7 @@ def _under_each(
             inputs = part.inputs
             if features is not None:
                 inputs = tree_map(lambda leaf, rows=rows: leaf[:, rows], features)
-            parts.append(everywhere(params, held, inputs, replace(part, inputs=())))
+            parts.append(everywhere(states, held, inputs, replace(part, inputs=())))
     return tree_map(lambda *leaves: torch.cat(leaves, dim=2), *parts)
 
 
@@ -148,9 +159,11 @@ def control_drift(refits: Refits, test: Dataset, *, warn: bool = True) -> Contro
         test: Test examples.
         warn: Whether a warning is logged where the drift is as large as the effects.
     """
-    fit = {name: refits.members.params[name].unsqueeze(1) for name in refits.params}
-    together = {name: torch.cat([fit[name], value], dim=1) for name, value in refits.params.items()}
-    losses = _under_each(refits.reduction, together, test, _losses)
+    members = refits.members
+    shared = {name: value.expand(len(members), *value.shape) for name, value in members.objective.buffers.items()}
+    fit = {**shared, **members.state}
+    together = {name: torch.cat([fit[name].unsqueeze(1), value], dim=1) for name, value in refits.state.items()}
+    losses = _under_each(refits, together, test, _losses)
     before, after = losses[:, 0], losses[:, 1:]
     drift = after[:, 0] - before
     typical = (after[:, 1:] - after[:, :1]).abs().median(dim=1).values

@@ -128,7 +128,7 @@ class _Training:
         rows = members // refits
         batch = tree_map(lambda leaf: leaf[rows], self.whole.batch) if self.whole.own_data else self.whole.batch
         objective = self.reduction.problem.objective
-        held = {name: value[rows] for name, value in self.whole.fixed.items() if value.is_floating_point()}
+        held = {name: value[rows] for name, value in self.whole.fixed.items()}
         trained = train_ensemble(
             objective,
             {name: value[rows] for name, value in self.start.items()},

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.sampling import Posterior
-from bayes_influence.objectives.expected_likelihoods import ExpectedGaussian
-from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.expected_likelihoods import sampled_likelihood
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 
@@ -36,21 +36,21 @@ def sampled_negative_elbo(
     """What a variational training is after, whichever bound or approximation it minimised.
 
     Args:
-        objective: A Bayesian network with `GaussianKL`, at its parameters; the likelihood is categorical, or Gaussian
-            where the objective's is `ExpectedGaussian`.
+        objective: A Bayesian network with `GaussianKL`, at its parameters; its likelihood of moments is replaced by
+            that of the sampled outputs.
         train: All training examples.
         n_samples: Draws of the weights.
         generator: Source of the draws; seeded with 0 if not given.
 
     Raises:
         ValueError: If the network has no Bayesian layer.
+        TypeError: If the likelihood does not say what that of sampled outputs is.
     """
-    moments = objective.likelihood
-    likelihood = moments.sampled() if isinstance(moments, ExpectedGaussian) else CrossEntropy()
+    likelihood = sampled_likelihood(objective.likelihood)
     posterior = Posterior.of(objective.network, objective.params)
 
     def total(params: Params, inputs: Tensor) -> Tensor:
-        losses = likelihood(torch.func.functional_call(posterior.network, params, (inputs,)), train.targets)
+        losses = likelihood(torch.func.functional_call(posterior.network, params, *as_call(inputs)), train.targets)
         return train.batch().weighted(losses).sum()
 
     with torch.no_grad():

@@ -13,6 +13,8 @@ from tqdm.auto import tqdm
 from bayes_influence.data.dataset import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
+from bayes_influence.objectives.predictive import check_outputs
+from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.averaging import IterateAverage
 from bayes_influence.training.finiteness import CHECK_EVERY, check_finite
 from bayes_influence.training.learning_rates import LearningRates
@@ -67,7 +69,7 @@ def train_ensemble(
         params: Stacked starting parameters, (E, ...) each; left as they are.
         batch: All training examples, shared by the members; where `own_data`, with a leading member axis.
         schedule: Steps and learning rates.
-        held: Stacked parameters that are not trained, where `params` are not all.
+        held: Stacked parameters that are not trained, where `params` are not all, and buffers in which members differ.
         data_weights: w, one when not given; a zero removes an example from a member.
         regulariser_weights: s of each member, the objective's own when not given.
         averaged: Which members end at their SWA average and follow its learning rates.
@@ -83,8 +85,15 @@ def train_ensemble(
 
     Raises:
         NonFiniteTrainingError: If an objective becomes NaN or infinite.
-        ValueError: If members are averaged and no `averaging` says how.
+        TypeError: If shared targets are of another kind than the likelihood's.
+        ValueError: If shared targets do not fit the likelihood, or members are averaged and no `averaging` says how.
     """
+    if not own_data:
+        with torch.no_grad():
+            first = objective.outputs(
+                objective.params, tree_map(lambda leaf: leaf[:2], objective.fitting(batch.inputs))
+            )
+        check_outputs(objective.likelihood, first, batch.targets)
     layout = Flattening.of(objective.params, [name for name in objective.params if name in params])
     flat = layout.flatten(params).clone()
     members = len(flat)
@@ -93,8 +102,8 @@ def train_ensemble(
     averaged = torch.zeros(members, dtype=torch.bool, device=flat.device) if averaged is None else averaged
     rates = _learning_rates(schedule, flat, averaging, averaged)
 
-    views = {**(held or {}), **layout.unflatten(flat)}
-    step = trace_members(objective, views, batch, weights, scales, own_data=own_data, steps=schedule.epochs)
+    views = layout.unflatten(flat)
+    step = trace_members(objective, views, batch, weights, scales, held=held, own_data=own_data, steps=schedule.epochs)
     adam = Adam(schedule.betas, schedule.epsilon)
     optimiser = adam.start(flat)
     average = IterateAverage(flat)
@@ -109,7 +118,7 @@ def train_ensemble(
     ):
         for epoch in range(schedule.epochs):
             if record is not None:
-                recorded.append(record(views))
+                recorded.append(record({**(held or {}), **views}))
             gradients, trace[epoch] = step(views, batch, weights, scales)
             adam.step(flat, layout.flatten(gradients), rates.at(epoch), optimiser)
             rates.observe(epoch, trace[epoch])

@@ -16,10 +16,10 @@ from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.models.initialisation import initial_state, seeded
 from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.moments.twins import check_twin
-from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.members import Members, differing, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.predictive import ClassPredictive
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.minibatch import train_minibatches
@@ -73,8 +73,9 @@ def fit_schemes(
     is a convex problem there, and an estimate of its response is exact only at its minimum. Unregularised ones are
     not: their minimum may lie at infinity. SWA's feature map stays the averaged one.
 
-    Parameters with `requires_grad=False` stay as they are. A deterministic network whose training draws random numbers
-    or moves its buffers (dropout, batch norm) is trained as `full_batches` says, one member at a time.
+    Parameters with `requires_grad=False` stay as they are. A network whose training is another thing than its
+    evaluation, because a step draws random numbers (dropout) or moves buffers (batch norm), is trained as
+    `full_batches` says, one member at a time; whether it is so is seen in a step on all examples, see `watch_step`.
 
     Args:
         schemes: What to train.
@@ -92,9 +93,10 @@ def fit_schemes(
     Raises:
         NonFiniteTrainingError: Naming scheme, seed and step.
         TwinMismatchError: If a Bayesian twin does not compute what its network computes.
-        ValueError: If a class has a single member, or the network has another number of outputs than there are
-            classes.
-        TypeError: If `make_network` is a network and not what builds one.
+        ValueError: If a class has a single member, the network has another number of outputs than there are classes,
+            or the targets do not fit a scheme's likelihood.
+        TypeError: If `make_network` is a network and not what builds one, or the targets are of another kind than a
+            scheme's likelihood.
     """
     check_dataset(train, "the training examples")
     if isinstance(make_network, nn.Module):
@@ -102,7 +104,8 @@ def fit_schemes(
             f"make_network must build a new network at every call, got a {type(make_network).__name__} itself; pass a "
             "function without arguments, e.g. lambda: MLP(4, 3)"
         )
-    _check_classes(make_network, train)
+    for members in ensembles(schemes):
+        _check_targets(prepared_objective(members[0], make_network, train, seeds[0]), train)
     fits: dict[str, Fits] = {}
     for members in ensembles(schemes):
         for fit in _fit_ensemble(members, make_network, train, seeds, schedule, parameters, tolerance, progress):
@@ -110,14 +113,13 @@ def fit_schemes(
     return [fits[scheme.name] for scheme in schemes]
 
 
-def _check_classes(make_network: Callable[[], nn.Module], train: Dataset) -> None:
-    """Refuses labels that the network cannot learn, before any training."""
-    if train.targets.is_floating_point():
-        return
-    with torch.no_grad(), seeded(0):
-        objective = Objective(make_network(), CrossEntropy()).to(train.inputs.dtype, train.inputs.device)
-        outputs = objective.outputs(objective.params, train.inputs[:1])
-    train.check_classes(n_outputs=outputs.shape[-1])
+def _check_targets(objective: Objective, train: Dataset) -> None:
+    """Refuses targets that the network cannot learn, before any training."""
+    objective.check_targets(train)
+    if isinstance(objective.likelihood, ClassPredictive) and not train.targets.is_floating_point():
+        with torch.no_grad():
+            outputs = objective.outputs(objective.params, objective.fitting(train.inputs[:2]))
+        train.check_classes(n_outputs=objective.likelihood.class_logits(outputs).shape[-1])
 
 
 def prepared_objective(
@@ -126,8 +128,18 @@ def prepared_objective(
     train: Dataset,
     seed: int,
     parameters: str | Sequence[str] = "all",
+    *,
+    checked: bool = True,
 ) -> Objective:
-    """What a scheme trains, in the examples' dtype and on their device; a Bayesian twin is checked on some of them.
+    """What a scheme trains, in the examples' dtype and on their device.
+
+    Args:
+        scheme: What is trained.
+        make_network: Builds the deterministic network.
+        train: Training examples.
+        seed: Of the network.
+        parameters: The parameters that influence will be taken in.
+        checked: Whether a Bayesian twin is held against its network on some of the examples.
 
     Raises:
         TwinMismatchError: If the twin does not compute what its network computes.
@@ -135,7 +147,7 @@ def prepared_objective(
     with seeded(seed):
         network = make_network()
         prepared = scheme.prepare(network)
-    if is_bayesian(prepared) and not is_bayesian(network):
+    if checked and is_bayesian(prepared) and not is_bayesian(network):
         check_twin(network, prepared, train.inputs[:CHECKED].to(next(network.parameters())))
     return scheme.objective(prepared, len(train), parameters).to(train.inputs.dtype, train.inputs.device)
 
@@ -160,7 +172,7 @@ def _fit_ensemble(
     start, buffers = (
         {name: value.repeat(len(schemes), *[1] * (value.ndim - 1)) for name, value in part.items()} for part in initial
     )
-    if schemes[0].trains_in_turns(objective):
+    if not schemes[0].effects(objective, train).as_evaluated:
         trained, buffers = _trained_in_turns(
             schemes, objective, start, buffers, train, seeds, schedule, labels, progress
         )
@@ -173,7 +185,7 @@ def _fit_ensemble(
             {name: start[name] for name in start if name in moves},
             train.batch(),
             schedule,
-            held={**held, **{name: own for name, own in differing(buffers).items() if own.is_floating_point()}},
+            held={**held, **differing(buffers)},
             regulariser_weights=per_member([scheme.regulariser_weight for scheme in schemes for _ in seeds]),
             averaged=torch.tensor([bool(scheme.averaging) for scheme in schemes for _ in seeds], device=device),
             averaging=averaging,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,19 +11,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bayes_influence.data.dataset import Batch, Dataset, check_dataset
+from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Flattening, Params
-from bayes_influence.torch_internals import tree_map
+from bayes_influence.objectives.parameters import Flattening, Params, moved_like
 from bayes_influence.training.averaging import IterateAverage, SwagPosterior
 from bayes_influence.training.batch_norm import refreshed_buffers
+from bayes_influence.training.effects import watch_step
 from bayes_influence.training.finiteness import CHECK_EVERY, check_finite
 from bayes_influence.training.learning_rates import LearningRates
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.optimisers import clipped
 from bayes_influence.training.schedules import SWA
-from bayes_influence.training.steps import StepObjective, derived_seed, member_gradients, step_objective
+from bayes_influence.training.steps import StepValue, derived_seed, member_gradients, step_objective
 
 TrainingState = dict[str, Tensor]
 """Everything a training needs to go on exactly: parameters, optimiser, buffers, averages, history, finished epochs."""
@@ -60,10 +59,11 @@ def train_minibatches(
     schedule: MinibatchSchedule,
     seeds: Sequence[int],
     *,
+    names: Sequence[str] | None = None,
     buffers: Params | None = None,
     averaging: SWA | None = None,
     data_weights: Float[Tensor, "E n"] | None = None,
-    step: StepObjective | None = None,
+    step: StepValue | None = None,
     labels: Sequence[str] | None = None,
     state: TrainingState | None = None,
     on_epoch: Callable[[TrainingState], None] | None = None,
@@ -76,7 +76,8 @@ def train_minibatches(
     it would end alone (up to rounding). On the CPU the same call gives the same bits, whether it ran through or was
     continued from a `state`.
 
-    Parameters of the network with `requires_grad=False` stay where they start.
+    What a step does beside its value is seen in a step on a batch of the smallest size, see `watch_step`: members whose
+    steps draw random numbers or move buffers take turns.
 
     Args:
         objective: What is minimised; its network is used in training mode (see `step_objective`) and left as it is.
@@ -84,6 +85,7 @@ def train_minibatches(
         train: All training examples; batches move to the parameters' device and dtype.
         schedule: Epochs, batches and learning rates.
         seeds: One per member: of its order of examples and of its random numbers.
+        names: Parameters that are trained; all but those with `requires_grad=False` when not given.
         buffers: Stacked buffers at the start, where they are not the objective's for every member.
         averaging: Average the iterates at the end of every epoch from its `start` on, and end at the average; `SWAG`
             collects a Gaussian around it as well. Its fractions are of the epochs.
@@ -96,10 +98,15 @@ def train_minibatches(
 
     Raises:
         NonFiniteTrainingError: If an objective becomes NaN or infinite, naming member and step.
-        ValueError: If seeds, labels or weights do not fit the members, or the state is another training's.
+        TypeError: If the targets are of another kind than the likelihood's.
+        ValueError: If seeds, labels or weights do not fit the members, targets not the likelihood, the state is another
+            training's, or a step cannot be repeated or taken on the smallest batch.
     """
     check_dataset(train, "the training examples")
-    training = _Training(objective, params, train, schedule, seeds, buffers, averaging, data_weights, step, labels)
+    objective.check_targets(train)
+    training = _Training(
+        objective, params, train, schedule, seeds, names, buffers, averaging, data_weights, step, labels
+    )
     if state is not None:
         training.restore(state)
     total, done = training.steps, training.epoch * training.batches
@@ -119,10 +126,11 @@ class _Training:
         train: Dataset,
         schedule: MinibatchSchedule,
         seeds: Sequence[int],
+        names: Sequence[str] | None,
         buffers: Params | None,
         averaging: SWA | None,
         data_weights: Float[Tensor, "E n"] | None,
-        step: StepObjective | None,
+        step: StepValue | None,
         labels: Sequence[str] | None,
     ) -> None:
         self.objective, self.train, self.schedule, self.seeds = objective, train, schedule, list(seeds)
@@ -142,7 +150,9 @@ class _Training:
             )
         self.data_weights = None if data_weights is None else data_weights.to(self.flat)
         self.step = step_objective(objective) if step is None else step
-        self.frozen = _frozen(objective, self.layout).to(self.flat.device)
+        self.frozen = _frozen(objective.taking("all").names if names is None else names, self.layout).to(
+            self.flat.device
+        )
         own = {name: buffer.expand(members, *buffer.shape) for name, buffer in objective.buffers.items()}
         self.buffers = {name: value.to(self.flat.device).clone() for name, value in {**own, **(buffers or {})}.items()}
         self.optimiser = schedule.optimiser.start(self.flat)
@@ -150,6 +160,10 @@ class _Training:
         self.average = IterateAverage(self.flat, averaging.rank) if averaging else None
         self.epoch, self.batches = 0, schedule.batches(len(train))
         self.steps = schedule.epochs * self.batches
+        first = objective.at(*(member(part, 0) for part in (self.layout.unflatten(self.flat), self.buffers)))
+        self.effects = watch_step(
+            self.step, first, first.fitting(train.select(range(len(train) // self.batches)).batch())
+        )
         self.rates = LearningRates(
             lambda step: schedule.rate(step, self.steps),
             schedule.epochs,
@@ -171,8 +185,11 @@ class _Training:
             regulariser_weight = self.objective.regulariser_weight * self.schedule.regulariser_factor(step, self.steps)
             noise = [derived_seed(seed, step, 1) for seed in self.seeds]
             weights = None if self.data_weights is None else self.data_weights.gather(1, where.to(self.flat.device))
+            batch = moved_like(self.train.gathered(where), self.flat)
             gradient, value, hits = member_gradients(
-                self.step, self.layout, self.flat, self.buffers, self._batch(where), weights, regulariser_weight, noise
+                *(self.step, self.layout, self.flat, self.buffers, batch, weights),
+                *(regulariser_weight, noise),
+                alone=self.effects.alone,
             )
             values.append(value)
             right.append(hits)
@@ -190,13 +207,6 @@ class _Training:
         """A permutation of the examples for every member, from its seed and the epoch."""
         generators = [torch.Generator().manual_seed(derived_seed(seed, self.epoch, 0)) for seed in self.seeds]
         return torch.stack([torch.randperm(len(self.train), generator=generator) for generator in generators])
-
-    def _batch(self, where: Int[Tensor, "E B"]) -> Batch:
-        return tree_map(partial(self._gathered, where), self.train.batch())
-
-    def _gathered(self, where: Int[Tensor, "E B"], leaf: Tensor) -> Tensor:
-        dtype = self.flat.dtype if leaf.is_floating_point() else leaf.dtype
-        return leaf[where.to(leaf.device)].to(device=self.flat.device, dtype=dtype)
 
     def _finish_epoch(self, values: Float[Tensor, "steps E"], right: Float[Tensor, "steps E"]) -> None:
         mean = values.mean(0)
@@ -268,9 +278,9 @@ class _Training:
         posteriors: tuple[SwagPosterior, ...] = ()
         if self.average and self.average.count:
             flat = self.average.mean
-            buffers = refreshed_buffers(
-                self.objective, self.layout.unflatten(flat), buffers, self.train, self.schedule.batch_size
-            )
+            if self.effects.moves:
+                averaged = self.layout.unflatten(flat)
+                buffers = refreshed_buffers(self.objective, averaged, buffers, self.train, self.schedule.batch_size)
             if self.average.rank:
                 posteriors = tuple(self.average.posterior(index, self.layout) for index in range(len(flat)))
         params = {name: value.clone() for name, value in self.layout.unflatten(flat).items()}
@@ -285,15 +295,10 @@ class _Training:
         )
 
 
-def _frozen(objective: Objective, layout: Flattening) -> Int[Tensor, " k"]:
+def _frozen(trained: Sequence[str], layout: Flattening) -> Int[Tensor, " k"]:
     """Where a flat vector has the parameters that are not trained; optimisers leave entries without a gradient."""
-    trained = {name: value.requires_grad for name, value in objective.network.named_parameters()}
-    return torch.cat(
-        [
-            torch.full((shape.numel(),), not trained[name])
-            for name, shape in zip(layout.names, layout.shapes, strict=True)
-        ]
-    ).nonzero()[:, 0]
+    sizes = zip(layout.names, layout.sizes, strict=True)
+    return torch.cat([torch.full((size,), name not in trained) for name, size in sizes]).nonzero()[:, 0]
 
 
 def _part(state: TrainingState, part: str) -> dict[str, Tensor]:

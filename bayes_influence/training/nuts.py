@@ -14,8 +14,9 @@ from pyro.ops.stats import effective_sample_size, gelman_rubin
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.objectives.likelihoods import CrossEntropy, GaussianNoise
+from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.parameters import Params
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def potential(
     network: nn.Module,
     train: Dataset,
     prior_scale: float | dict[str, float] = 1.0,
-    likelihood: CrossEntropy | GaussianNoise = CrossEntropy(),  # noqa: B008 - frozen and without state
+    likelihood: CrossEntropy | Bernoulli | GaussianNoise = CrossEntropy(),  # noqa: B008 - frozen and without state
 ) -> Callable[[Params], Tensor]:
     """-log p(targets, w | inputs) up to a constant: sum_i w_i l_i(w) + sum (w / s)^2 / 2 over all parameters.
 
@@ -60,7 +61,7 @@ def potential(
     """
 
     def energy(weights: Params) -> Tensor:
-        losses = likelihood(functional_call(network, weights, (train.inputs,)), train.targets)
+        losses = likelihood(functional_call(network, weights, *as_call(train.inputs)), train.targets)
         scale = prior_scale if isinstance(prior_scale, dict) else dict.fromkeys(weights, prior_scale)
         prior = sum(0.5 * (value / scale[name]).square().sum() for name, value in weights.items())
         return train.batch().weighted(losses).sum() + prior
@@ -74,7 +75,7 @@ def nuts_reference(
     inputs: Tensor,
     *,
     prior_scale: float | dict[str, float] = 1.0,
-    likelihood: CrossEntropy | GaussianNoise = CrossEntropy(),  # noqa: B008 - frozen and without state
+    likelihood: CrossEntropy | Bernoulli | GaussianNoise = CrossEntropy(),  # noqa: B008 - frozen and without state
     draws: int = 500,
     warmup: int = 300,
     chains: int = 2,
@@ -122,8 +123,10 @@ def nuts_reference(
             kept.append({name: value.detach() for name, value in sampler.get_samples().items()})
     params = {name: torch.cat([chain[name] for chain in kept]) for name in kept[0]}
     with torch.no_grad():
-        outputs = vmap(lambda weights: functional_call(network, weights, (inputs,)))(params)
-    values = outputs if isinstance(likelihood, GaussianNoise) else torch.softmax(outputs, dim=-1)
+        outputs = vmap(lambda weights: functional_call(network, weights, *as_call(inputs)))(params)
+    values = outputs
+    if not isinstance(likelihood, GaussianNoise):
+        values = torch.softmax(vmap(likelihood.class_logits)(outputs), dim=-1)
     by_chain = values.unflatten(0, (chains, draws))
     r_hat = float(gelman_rubin(by_chain, chain_dim=0, sample_dim=1).max())
     effective = float(effective_sample_size(by_chain, chain_dim=0, sample_dim=1).min())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -11,7 +12,10 @@ from bayes_influence.moments.layers import BayesianLayer
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
 
-PRIORS = ("isotropic", "fan-in")
+Prior = Literal["isotropic", "fan-in"]
+"""What the scale of a prior is of: of every weight, or of a layer's with its fan-in."""
+
+PRIORS = get_args(Prior)
 
 RELATIVE_SIGMA = 0.1
 """sigma / |w| at a start from a trained network: small enough to keep its predictions, large enough that the KL's

@@ -21,12 +21,12 @@ from torch.func import functional_call
 
 from bayes_influence.data.dataset import Batch
 from bayes_influence.moments.convert import to_bayesian, to_deterministic
-from bayes_influence.objectives.expected_likelihoods import ExpectedGaussian
-from bayes_influence.objectives.likelihoods import CrossEntropy, GaussianNoise
+from bayes_influence.objectives.expected_likelihoods import sampled_likelihood
+from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO, Params
 from bayes_influence.objectives.regularisers import GaussianKL
-from bayes_influence.training.steps import StepObjective, right_predictions
+from bayes_influence.training.steps import StepValue, right_predictions
 
 PyroModel = Callable[..., Any]
 """`model(inputs, targets, scale=1.0, prior_weight=1.0, fixed=None)`: samples the weights under their names, their
@@ -37,13 +37,13 @@ the network's outputs. `fixed` has values of other parameters and buffers."""
 def to_pyro(
     network: nn.Module,
     prior_scale: float | dict[str, float] = 1.0,
-    likelihood: CrossEntropy | GaussianNoise = CrossEntropy(),  # noqa: B008 - frozen and without state
+    likelihood: CrossEntropy | Bernoulli | GaussianNoise = CrossEntropy(),  # noqa: B008 - frozen and without state
 ) -> PyroModel:
     """The network with Gaussian weights as a Pyro model.
 
     w ~ N(0, s^2) for the weights and biases that `to_bayesian` makes Gaussian (any other parameter stays the number
     that it is), and targets from the likelihood of the network's outputs: log p(w) + sum_i log p(y_i | x_i, w), the
-    target of `GaussianKL` and `CrossEntropy` or `GaussianNoise`. With all n examples and `scale=1` it is what
+    target of `GaussianKL` and that likelihood. With all n examples and `scale=1` it is what
     `pyro.infer.MCMC` samples; with a batch of size B take `scale=n / B`.
 
     Args:
@@ -53,7 +53,10 @@ def to_pyro(
 
     Raises:
         UnsupportedModuleError: If the network has no Bayesian twin.
+        ValueError: If the likelihood has class weights or smoothed labels, which are not of a probabilistic model.
     """
+    if isinstance(likelihood, CrossEntropy) and likelihood != CrossEntropy():
+        raise ValueError(f"a Pyro model needs the likelihood itself, CrossEntropy() without options, got {likelihood}")
     return _model(network, gaussian_parameters(to_bayesian(network)), prior_scale, likelihood)
 
 
@@ -61,7 +64,7 @@ def _model(
     network: nn.Module,
     shapes: dict[str, torch.Size],
     prior_scale: float | dict[str, float],
-    likelihood: CrossEntropy | GaussianNoise,
+    likelihood: CrossEntropy | Bernoulli | GaussianNoise,
 ) -> PyroModel:
     """The Pyro model of a deterministic network, some of whose parameters are random."""
     like = next(network.parameters()).detach()
@@ -83,6 +86,10 @@ def _model(
         with pyro.plate("examples", len(targets)), poutine.scale(scale=scale):
             if isinstance(likelihood, CrossEntropy):
                 pyro.sample("targets", dist.Categorical(logits=outputs), obs=targets)
+            elif isinstance(likelihood, Bernoulli):
+                logits = outputs.reshape(len(targets), -1)
+                labels = targets.reshape(len(targets), -1).to(logits)
+                pyro.sample("targets", dist.Bernoulli(logits=logits).to_event(1), obs=labels)
             else:
                 mean, log_scale = (part.reshape(len(targets), -1) for part in likelihood.split(outputs))
                 noise = dist.Normal(mean, log_scale.exp())
@@ -114,21 +121,21 @@ def guide_params(guide: AutoNormal) -> Params:
     return means | rhos
 
 
-def svi_step(objective: Objective, n_train: int) -> StepObjective:
+def svi_step(objective: Objective, n_train: int) -> StepValue:
     """Pyro's estimate of the objective from one draw of the weights: J = -ELBO / n, an unbiased one for a batch.
 
     Args:
         objective: A Bayesian twin with a `GaussianKL`; its likelihood of moments is replaced by that of the sampled
-            outputs, categorical for class indices and Gaussian where it is `ExpectedGaussian`.
+            outputs.
         n_train: n.
 
     Raises:
-        TypeError: If the regulariser is no `GaussianKL`.
+        TypeError: If the regulariser is no `GaussianKL`, or the likelihood does not say what that of
+            sampled outputs is.
     """
     if not isinstance(objective.regulariser, GaussianKL):
         raise TypeError(f"svi_step needs a GaussianKL as the regulariser, got {type(objective.regulariser).__name__}")
-    moments = objective.likelihood
-    likelihood = moments.sampled() if isinstance(moments, ExpectedGaussian) else CrossEntropy()
+    likelihood = sampled_likelihood(objective.likelihood)
     sites, scales = gaussian_parameters(objective.network), objective.regulariser.prior_scale
     model = _model(to_deterministic(objective.network), sites, scales, likelihood)
     drawn: list[Any] = []
@@ -158,9 +165,9 @@ def svi_step(objective: Objective, n_train: int) -> StepObjective:
                 "fixed": {**fixed, **buffers},
             }
             loss = functional_call(elbo, {**means, **rhos}, (batch.inputs, batch.targets), arguments)
-        return loss / n_train, right_predictions(drawn[0], batch.targets)
+        return loss / n_train, right_predictions(likelihood, drawn[0], batch.targets)
 
-    return StepObjective(value, alone=True)
+    return value
 
 
 def gaussian_parameters(network: nn.Module) -> dict[str, torch.Size]:

@@ -5,24 +5,25 @@ A new regulariser is one class here and one line in `SCHEMES`.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.moments.initial import relative_sigma
-from bayes_influence.objectives.expected_likelihoods import ExtendedVI, TiltedCategorical
+from bayes_influence.moments.moments import Method
+from bayes_influence.objectives.expected_likelihoods import ExtendedVI, TiltedCategorical, as_likelihood
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
 from bayes_influence.training.averaging import SWAG
 from bayes_influence.training.dropout import DROPOUT, with_dropout
-from bayes_influence.training.priors import prior_scales
+from bayes_influence.training.priors import Prior, prior_scales
 from bayes_influence.training.schedules import SWA
-from bayes_influence.training.steps import StepObjective, step_objective
+from bayes_influence.training.scheme import Scheme
+from bayes_influence.training.steps import StepValue
 
 WEIGHT_DECAY = 0.005
 """The papers' coupled weight decay (Epifano et al., the Iris study)."""
@@ -30,86 +31,6 @@ WEIGHT_DECAY = 0.005
 TEMPERED_KL = 0.1
 """Weight of the KL in `bnn-tempered`: a "cold" posterior (Wenzel et al. 2020), narrower than the Bayesian one. Chosen
 on 5000 training images of MNIST held out for that, see docs/bayesian_training.md."""
-
-
-MEMBERS_DIFFER_IN = ("name", "regulariser_weight", "averaging")
-"""What members of one ensemble may differ in; averages are taken in one way, or not at all."""
-
-
-@dataclass(frozen=True)
-class Scheme(ABC):
-    """How a deterministic network is turned into something trainable, and with which objective.
-
-    Attributes:
-        name: What tables, files and options call it.
-        averaging: How the iterates are averaged, None to keep the last one.
-        regulariser_weight: s in J = data + s R; members of one ensemble may differ in it.
-    """
-
-    name: str
-    averaging: SWA | None = None
-    regulariser_weight: float = 1.0
-
-    @abstractmethod
-    def prepare(self, network: nn.Module) -> nn.Module:
-        """The network that is trained; the deterministic one is not changed."""
-
-    @abstractmethod
-    def objective(self, network: nn.Module, n_train: int, parameters: str | Sequence[str] = "all") -> Objective:
-        """What is trained, linearised and retrained, for a prepared network and n training examples."""
-
-    def shares_ensemble(self, other: Scheme) -> bool:
-        """Whether both train as members of one ensemble: alike in class and in all that is stored in them.
-
-        Members may differ in their name, in the regulariser's weight, and in whether (not in how) they average.
-        """
-        own, others = (
-            {name: value for name, value in vars(scheme).items() if name not in MEMBERS_DIFFER_IN}
-            for scheme in (self, other)
-        )
-        averages_alike = self.averaging is None or other.averaging is None or self.averaging == other.averaging
-        return type(self) is type(other) and own == others and averages_alike
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What can be set with `with_options`, and how it stands: every field that changes what is trained."""
-        idle = {"name"}
-        if self.averaging is None:
-            idle.add("averaging")
-        if not self.regularised:
-            idle.add("regulariser_weight")
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in idle}
-
-    def with_options(self, **options: Any) -> Scheme:
-        """The scheme with other numbers.
-
-        Raises:
-            ValueError: If the scheme has no such option; the message lists those that it has.
-        """
-        unknown = sorted(set(options) - set(self.options))
-        if unknown:
-            raise ValueError(
-                f"the scheme {self.name} has no option {', '.join(unknown)}; it has {', '.join(self.options) or 'none'}"
-            )
-        return replace(self, **options)
-
-    def step(self, objective: Objective, n_train: int) -> StepObjective:
-        """What a training step in minibatches minimises: the objective itself, its network in training mode."""
-        return step_objective(objective)
-
-    @property
-    def sampled(self) -> bool:
-        """Whether training draws random numbers: then it is done by the minibatch trainer, one member at a time."""
-        return False
-
-    def trains_in_turns(self, objective: Objective) -> bool:
-        """Whether the minibatch trainer trains this network, because a step draws numbers or moves its buffers."""
-        return self.sampled or step_objective(objective).alone
-
-    @property
-    def regularised(self) -> bool:
-        """Whether the objective has a regulariser, and so a minimum at finite parameters."""
-        return self.regulariser_weight > 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +42,10 @@ class Deterministic(Scheme):
     """
 
     weight_decay: float = WEIGHT_DECAY
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_positive("weight_decay")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -147,10 +72,10 @@ class Dropout(Deterministic):
 
     probability: float = DROPOUT
 
-    @property
-    def sampled(self) -> bool:
-        """Masks are drawn."""
-        return True
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.probability < 1:
+            raise ValueError(f"probability of the scheme {self.name} must lie in (0, 1), got {self.probability}")
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """The network with dropout in front of its fully connected layers."""
@@ -162,7 +87,7 @@ class Variational(Scheme):
     """A Bayesian network with propagated moments: an expected log-likelihood and the KL to the prior.
 
     Attributes:
-        likelihood: Per-example losses of the propagated logits.
+        likelihood: Per-example losses of the propagated logits, or the name of one in `LIKELIHOODS`.
         prior_scale: s, the scale of the prior's standard deviations.
         prior: `"isotropic"` for s everywhere, `"fan-in"` for s / sqrt(fan-in) in each layer, see `prior_scales`.
         method: How moments pass the activations, see `to_bayesian`.
@@ -170,12 +95,27 @@ class Variational(Scheme):
         relative_sigma: sigma / |w| at the start instead (clamped), for a start from a trained network.
     """
 
-    likelihood: Likelihood = TiltedCategorical()  # noqa: RUF009 - frozen and without state
+    likelihood: Likelihood | str = TiltedCategorical()  # noqa: RUF009 - frozen and without state
     prior_scale: float = 1.0
-    prior: str = "isotropic"
-    method: str = "first-order"
+    prior: Prior = "isotropic"
+    method: Method = "first-order"
     initial_sigma: float | None = None
     relative_sigma: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_positive("prior_scale", "initial_sigma", "relative_sigma")
+        if not self.regularised:
+            raise ValueError(
+                f"regulariser_weight of the scheme {self.name} must be positive, got {self.regulariser_weight}: "
+                "without a KL nothing holds the variances up"
+            )
+        object.__setattr__(self, "likelihood", as_likelihood(self.likelihood))
+
+    @property
+    def bayesian(self) -> bool:
+        """Means and variances are trained."""
+        return True
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """The moment-propagating twin, its means at the network's weights."""
@@ -185,7 +125,7 @@ class Variational(Scheme):
     def objective(self, network: nn.Module, n_train: int, parameters: str | Sequence[str] = "all") -> Objective:
         """The negative ELBO divided by n."""
         regulariser = GaussianKL(n_train, prior_scales(network, self.prior_scale, self.prior))
-        return Objective(network, self.likelihood, regulariser, self.regulariser_weight, parameters)
+        return Objective(network, as_likelihood(self.likelihood), regulariser, self.regulariser_weight, parameters)
 
 
 @dataclass(frozen=True)
@@ -196,12 +136,7 @@ class MeanFieldVI(Variational):
     refitted and used for predictions.
     """
 
-    @property
-    def sampled(self) -> bool:
-        """Weights are drawn."""
-        return True
-
-    def step(self, objective: Objective, n_train: int) -> StepObjective:
+    def step(self, objective: Objective, n_train: int, held: Collection[str] = ()) -> StepValue:
         """Pyro's estimate of the negative ELBO divided by n, from one draw of the weights."""
         from bayes_influence.training.pyro_models import svi_step
 
@@ -241,15 +176,30 @@ def ensembles(schemes: Sequence[Scheme]) -> list[list[Scheme]]:
     return groups
 
 
-def find_schemes(names: Sequence[str]) -> list[Scheme]:
+def find_schemes(names: Sequence[str], options: Mapping[str, Any] | None = None) -> list[Scheme]:
     """The schemes with these names.
 
+    Args:
+        names: Keys of `SCHEMES`.
+        options: Numbers and words that are to be others than the schemes' own, by field; each goes to all of the
+            schemes that have it.
+
     Raises:
-        ValueError: If a name is unknown or named twice, or there is none.
+        ValueError: If a name is unknown or named twice, or there is none; if no scheme has an option, or as
+            `Scheme.with_options`.
+        TypeError: As `Scheme.with_options`.
     """
     unknown = [name for name in names if name not in SCHEMES]
     if unknown or not names:
         raise ValueError(f"unknown scheme {', '.join(unknown) or '(none given)'}; known: {', '.join(SCHEMES)}")
     if len(set(names)) != len(names):
         raise ValueError(f"each scheme once, got {', '.join(names)}")
-    return [SCHEMES[name] for name in names]
+    schemes, given = [SCHEMES[name] for name in names], dict(options or {})
+    for option in given:
+        if not any(option in scheme.options for scheme in schemes):
+            having = [scheme.name for scheme in SCHEMES.values() if option in scheme.options]
+            raise ValueError(
+                f"{', '.join(names)}: no option {option} to choose; "
+                + (f"schemes that have it: {', '.join(having)}" if having else "no scheme has one of that name")
+            )
+    return [scheme.with_options(**scheme.own(given)) for scheme in schemes]

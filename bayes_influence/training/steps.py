@@ -3,83 +3,71 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.data.dataset import Batch
 from bayes_influence.moments.layers import is_bayesian
-from bayes_influence.moments.moments import Moments
-from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.parameters import Flattening, Params
-from bayes_influence.torch_internals import AnyBatchNorm, AnyDropout, tree_map
+from bayes_influence.objectives.predictive import Predictive
+from bayes_influence.torch_internals import AnyBatchNorm, tree_map
 
 StepValue = Callable[[Params, Params, Batch, "Tensor | None", "float | Tensor"], tuple[Tensor, Tensor]]
-"""(params, buffers, batch, data weights, regulariser weight) -> (J over the batch, number of right predictions)."""
-
-_NOISE = (AnyDropout, nn.RReLU)
-
-
-@dataclass(frozen=True)
-class StepObjective:
-    """What a step minimises.
-
-    Attributes:
-        value: J over one batch, for one member.
-        alone: Whether members take turns: because they draw random numbers, or update buffers in place.
-    """
-
-    value: StepValue
-    alone: bool
+"""What a step minimises, for one member: (params, buffers, batch, data weights, regulariser weight) -> (J over the
+batch, number of right predictions). Buffers are updated in place."""
 
 
-def step_objective(objective: Objective) -> StepObjective:
+def step_objective(objective: Objective, held: Collection[str] = ()) -> StepValue:
     """The objective with its network in training mode: dropout drops, batch norm takes the batch's statistics.
 
     A Bayesian network's batch norms keep their running statistics: a batch's own would tie its examples together. Its
     dropout is a moment rule and draws nothing.
+
+    Args:
+        objective: Left as it is.
+        held: Buffers that stay what they are: the modules that have them are in evaluation mode.
     """
     network = copy.deepcopy(objective.network).train()
     bayesian = is_bayesian(network)
-    if bayesian:
-        for module in network.modules():
-            if isinstance(module, AnyBatchNorm):
-                module.eval()
-    noisy = not bayesian and any(
-        isinstance(module, _NOISE) and getattr(module, "p", 1.0) > 0 for module in network.modules()
-    )
-    alone = noisy or any(isinstance(module, AnyBatchNorm) and module.training for module in network.modules())
+    still = {name.rpartition(".")[0] for name in held}
+    for path, module in network.named_modules():
+        if path in still or (bayesian and isinstance(module, AnyBatchNorm)):
+            module.training = False
 
     def value(
         params: Params, buffers: Params, batch: Batch, weights: Tensor | None, regulariser_weight: float | Tensor
     ) -> tuple[Tensor, Tensor]:
-        outputs = functional_call(network, {**params, **buffers}, (batch.inputs,))
+        state = {**params, **buffers}
+        outputs = functional_call(network, state, *as_call(batch.inputs))
+        for name, buffer in buffers.items():
+            if state[name] is not buffer:  # a module that assigns its buffer anew, and does not write into it
+                buffer.copy_(state[name].detach())
         losses = objective.losses_of(outputs, batch)
         weighted = losses if weights is None else weights * losses
-        return weighted.mean() + regulariser_weight * objective.regulariser(params), right_predictions(
-            outputs, batch.targets
-        )
+        right = right_predictions(objective.likelihood, outputs, batch.targets)
+        return weighted.mean() + regulariser_weight * objective.regulariser(params), right
 
-    return StepObjective(value, alone)
+    return value
 
 
-def right_predictions(outputs: Any, targets: Tensor) -> Float[Tensor, ""]:
-    """How many targets are the class of the largest (mean) output; NaN for real targets."""
-    values = outputs.expectation if isinstance(outputs, Moments) else outputs
-    if targets.is_floating_point() or not isinstance(values, Tensor):
+def right_predictions(likelihood: Likelihood, outputs: Any, targets: Tensor) -> Float[Tensor, ""]:
+    """How many predictions are right; NaN for real targets, and where the likelihood does not say what outputs mean."""
+    if not isinstance(likelihood, Predictive):
         return torch.full((), torch.nan, device=targets.device)
-    return (values.detach().argmax(-1) == targets).sum().float()
+    return likelihood.hits(outputs, targets).sum().float()
 
 
 def member_gradients(
-    objective: StepObjective,
+    step: StepValue,
     layout: Flattening,
     flat: Float[Tensor, "E P"],
     buffers: Params,
@@ -87,6 +75,8 @@ def member_gradients(
     weights: Float[Tensor, "E B"] | None,
     regulariser_weight: float,
     seeds: list[int],
+    *,
+    alone: bool,
 ) -> tuple[Float[Tensor, "E P"], Float[Tensor, " E"], Float[Tensor, " E"]]:
     """Gradients, objectives and numbers of right predictions of every member on its own batch.
 
@@ -94,7 +84,7 @@ def member_gradients(
     have some take turns, too.
 
     Args:
-        objective: What is differentiated.
+        step: What is differentiated.
         layout: Order of the parameters in `flat`.
         flat: Stacked parameters.
         buffers: Stacked buffers, updated in place.
@@ -102,19 +92,18 @@ def member_gradients(
         weights: Data weights of the batches' examples.
         regulariser_weight: Of the regulariser.
         seeds: Of each member's random numbers in this step.
+        alone: Whether members take turns, because a step draws random numbers or moves buffers.
     """
     members = len(flat)
-    if members > 1 and not objective.alone and all(len(shape) <= 2 for shape in layout.shapes):
-        return _together(objective, layout, flat, buffers, batch, weights, regulariser_weight)
+    if members > 1 and not alone and all(len(shape) <= 2 for shape in layout.shapes):
+        return _together(step, layout, flat, buffers, batch, weights, regulariser_weight)
     results = []
     for index in range(members):
         own = tree_map(lambda leaf, index=index: leaf[index], batch)
         leaves = {name: view.detach().requires_grad_() for name, view in layout.unflatten(flat[index]).items()}
         mine = {name: buffer[index] for name, buffer in buffers.items()}
-        with seeded_noise(seeds[index], flat.device) if objective.alone else torch.enable_grad():
-            value, right = objective.value(
-                leaves, mine, own, None if weights is None else weights[index], regulariser_weight
-            )
+        with seeded_noise(seeds[index], flat.device) if alone else torch.enable_grad():
+            value, right = step(leaves, mine, own, None if weights is None else weights[index], regulariser_weight)
             gradients = torch.autograd.grad(value, list(leaves.values()))
         results.append((torch.cat([gradient.reshape(-1) for gradient in gradients]), value.detach(), right))
     gradient, value, right = (torch.stack(parts) for parts in zip(*results, strict=True))
@@ -122,7 +111,7 @@ def member_gradients(
 
 
 def _together(
-    objective: StepObjective,
+    step: StepValue,
     layout: Flattening,
     flat: Float[Tensor, "E P"],
     buffers: Params,
@@ -131,10 +120,10 @@ def _together(
     regulariser_weight: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     def value(params: Params, own: Params, data: Batch, data_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        return objective.value(params, own, data, data_weights, regulariser_weight)
+        return step(params, own, data, data_weights, regulariser_weight)
 
-    step = vmap(grad_and_value(value, has_aux=True), in_dims=(0, 0, 0, None if weights is None else 0))
-    gradients, (values, right) = step(layout.unflatten(flat), buffers, batch, weights)
+    of_all = vmap(grad_and_value(value, has_aux=True), in_dims=(0, 0, 0, None if weights is None else 0))
+    gradients, (values, right) = of_all(layout.unflatten(flat), buffers, batch, weights)
     return layout.flatten(gradients), values, right
 
 

@@ -124,6 +124,7 @@ def trace_members(
     data_weights: Tensor,
     regulariser_weights: Tensor,
     *,
+    held: Params | None = None,
     own_data: bool = False,
     steps: int = 1,
 ) -> TracedStep:
@@ -132,6 +133,7 @@ def trace_members(
     Args:
         objective: What is minimised; its `value` is called once, under `vmap` and `grad`.
         params: Stacked parameters, (E, ...) each.
+        held: Stacked parameters and buffers that have no gradient; constants of the step.
         batch: Shared by all members, or with a leading member axis where `own_data`.
         data_weights: (E, n).
         regulariser_weights: (E,).
@@ -142,10 +144,14 @@ def trace_members(
         The traced step; it expects arguments of exactly these shapes.
     """
 
-    def value(member: Params, data: Batch, weights: Tensor, regulariser_weight: Tensor) -> Tensor:
-        return objective.value(member, data, weights, regulariser_weight)
+    def value(member: Params, fixed: Params, data: Batch, weights: Tensor, regulariser_weight: Tensor) -> Tensor:
+        return objective.value({**fixed, **member}, data, weights, regulariser_weight)
 
-    step = vmap(grad_and_value(value), in_dims=(0, 0 if own_data else None, 0, 0))
+    of_all = vmap(grad_and_value(value), in_dims=(0, 0, 0 if own_data else None, 0, 0))
+
+    def step(stacked: Params, data: Batch, weights: Tensor, strengths: Tensor) -> tuple[Params, Tensor]:
+        return of_all(stacked, held or {}, data, weights, strengths)
+
     traced = _rewrite(make_fx(step)(params, batch, data_weights, regulariser_weights))
     values = (node.meta.get("val") for node in traced.graph.nodes)
     largest = max(value.numel() for value in values if isinstance(value, Tensor))

@@ -75,7 +75,9 @@ def measurement() -> Figure:
     influence = bi.Influence(objective, train, damping=0.0)
     after = refits(objective, train, list(train.ids.unsqueeze(1)))
     figure, axes = panels(3)
-    measures: list[Likelihood] = [Margin(), PredictiveEntropy(), PredictiveVariance()]
+    measures: list[Likelihood] = [
+        each(objective.likelihood) for each in (Margin, PredictiveEntropy, PredictiveVariance)
+    ]
     for each, measure in zip(axes, measures, strict=True):
         estimate = influence.on_measurement(measure, test).removal
         scatter(each, estimate, changes(objective, after, test, measure), type(measure).__name__)
@@ -126,7 +128,7 @@ def perturbation() -> Figure:
     raw = load_table("digits")
     train, test = (replace(raw.at(part.ids), inputs=raw.at(part.ids).inputs / 16) for part in (split.train, split.test))
     objective = minimum_of(bi.Objective(nn.Linear(64, 10), bi.CrossEntropy(), bi.WeightDecay(0.001)), train)
-    margins = Margin()(objective.outputs(objective.params, test.inputs), test.targets)
+    margins = Margin(objective.likelihood)(objective.outputs(objective.params, test.inputs), test.targets)
     victim = test.select([int(torch.where(margins > 0, margins, torch.inf).argmin())])
     influence = bi.Influence(objective, train, damping=0.0)
     ids = influence.on_loss(victim).top(4)

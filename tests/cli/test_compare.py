@@ -27,9 +27,23 @@ def test_compare_prints_the_table_and_says_where_the_rest_is(tmp_path):
     assert pd.read_csv(out / "summary.csv")["scheme"].tolist() == ["weight-decay", "none"]
 
 
+def test_numbers_of_schemes_reach_those_that_have_them(tmp_path):
+    options = ["--schemes", "weight-decay,none", "--weight-decay", "0.02", "--jobs", 1]
+    result = _run("compare", "iris", *SMALL, *options, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv").set_index("scheme")
+    assert summary.loc["weight-decay", "hessian_min"] == pytest.approx(0.02, rel=1e-6)
+    assert abs(summary.loc["none", "hessian_min"]) < 1e-6
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["compare", "iris", "--schemes", "none,swa", "--weight-decay", "1"], "none, swa: no option weight_decay to"),
+        (
+            ["compare", "iris", "--weight-decay", "-1"],
+            "weight_decay of the scheme weight-decay must be positive, got -1",
+        ),
         (["compare", "irsi"], "unknown table 'irsi'; known: breast-cancer, digits, iris, wine"),
         (["compare", "iris", "--schemes", "nonne"], "unknown scheme nonne; known: none, weight-decay"),
         (["compare", "iris", "--activation", "relo"], "unknown activation 'relo'"),

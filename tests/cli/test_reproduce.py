@@ -3,7 +3,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bayes_influence.cli import app
-from bayes_influence.experiments.papers import fragility_iris
+from bayes_influence.experiments.papers.fragility import settings
 
 
 def _run(*arguments):
@@ -24,11 +24,12 @@ def test_a_study_s_options_are_its_settings():
 
 
 def test_a_figure_is_reproduced_from_the_command_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(fragility_iris, "SIZES", ((1, 5), (2, 5), (1, 8)))
+    monkeypatch.setitem(settings.SCALES, "medium", settings.Scale(9, 9, 9, ((1, 5), (2, 5), (1, 8))))
     options = ["--repeats", 2, "--removals", 4, "--epochs", 40, "--schemes", "weight-decay, none", "--refit-epochs", 5]
     result = _run("fig1", *options, "--test-example", 83, "--out", tmp_path / "out", "--jobs", 1)
     assert result.exit_code == 0, result.output
     assert "statistic" in result.output
+    assert "weight-decay: mean signed Spearman from" in result.output
     assert f"Figure: {tmp_path / 'out' / 'fig1.png'}" in result.output
     assert pd.read_csv(tmp_path / "out" / "summary.csv")["scheme"].unique().tolist() == ["weight-decay", "none"]
 
@@ -36,9 +37,10 @@ def test_a_figure_is_reproduced_from_the_command_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fig2"], "No such command 'fig2'"),
+        (["fig9"], "No such command 'fig9'"),
         (["fig1", "--depth", 3], "No such option: --depth"),
         (["fig1", "--removals", 400], "removals must lie in 3..149"),
+        (["fig1", "--mode", "published"], "unknown mode 'published'; known: corrected, as-published"),
         (["fig1", "--schemes", "nonne"], "unknown scheme nonne; known: none"),
     ],
 )

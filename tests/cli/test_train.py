@@ -14,7 +14,9 @@ def _run(*arguments):
 
 
 def test_train_prints_the_report_and_leaves_a_run_that_loads(tmp_path):
-    result = _run("train", "iris", *SMALL, "--scheme", "bnn", "--seeds", "1,2", "--prior", "fan-in", "--out", tmp_path)
+    result = _run(
+        "train", "iris", *SMALL, "--scheme", "bnn", "--seeds", "1,2", "--prior", "isotropic", "--out", tmp_path
+    )
     assert result.exit_code == 0, result.output
     header = next(line for line in result.output.splitlines() if "accuracy" in line)
     assert header.split()[0] == "seed"
@@ -22,7 +24,7 @@ def test_train_prints_the_report_and_leaves_a_run_that_loads(tmp_path):
     assert "outside" not in result.output
     assert pd.read_csv(tmp_path / "report.csv")["seed"].tolist() == [1, 2]
     objective, split, config = load_run(tmp_path, index=1)
-    assert (config["prior"], config["seeds"], config["network"]) == ("fan-in", [1, 2], "mlp")
+    assert (config["scheme_options"]["prior"], config["seeds"], config["network"]) == ("isotropic", [1, 2], "mlp")
     assert len(split.train) + len(split.test) == 150
     assert "0.weight_rho" in objective.params
 
@@ -35,6 +37,15 @@ def test_train_prints_the_report_and_leaves_a_run_that_loads(tmp_path):
         (["train", "iris", "--network", "lenet"], "lenet takes images (channels, height, width)"),
         (["train", "iris", "--data-folder", "."], "--data-folder does not apply here: iris comes with scikit-learn"),
         (["train", "iris", "--scheme", "none", "--predictions", "sampled"], "--predictions does not apply here: none"),
+        (
+            ["train", "iris", "--scheme", "none", "--weight-decay", "0.1"],
+            "none: no option weight_decay to choose; schem",
+        ),
+        (
+            ["train", "iris", "--scheme", "swa", "--prior", "fan-in"],
+            "swa: no option prior to choose; schemes that have",
+        ),
+        (["train", "iris", "--likelihood", "probit"], "unknown likelihood 'probit'; known: tilted, sobol"),
         (["train", "mnist", "--network", "lenet", "--depth", "2"], "lenet has no depth to choose; leave depth out"),
         (["train", "iris", "--seeds", "0,x"], "seeds must be whole numbers separated by commas, got '0,x'"),
     ],

@@ -58,6 +58,11 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
     assert (curve.loc[0, "low"], curve.loc[0, "high"]) == (0, 0.5)
 
 
+def test_a_confidence_that_rounding_took_above_one_belongs_to_the_last_bin():
+    curve = reliability([[1 + 1e-7, 0.0], [0.3, 0.7]], [0, 1], n_bins=4)
+    assert curve[["low", "high", "count"]].values.tolist() == [[0.5, 0.75, 1], [0.75, 1, 1]]
+
+
 def test_one_bin_compares_mean_confidence_with_accuracy():
     (row,) = reliability(P, Y, n_bins=1).to_dict("records")
     assert (row["low"], row["high"], row["count"]) == (0, 1, 400)

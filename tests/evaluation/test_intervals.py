@@ -20,6 +20,13 @@ def test_students_interval_is_the_one_sample_t_tests(level):
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
+def test_two_seeds_have_the_wide_interval_of_one_degree_of_freedom():
+    """t₁ is Cauchy's distribution, so that the half width is tan(0.95 π/2) s / √2, and s / √2 = |difference| / 2."""
+    found = mean_interval([0.2, 0.6])
+    half = np.tan(0.95 * np.pi / 2) * 0.2
+    assert (found.low, found.high, found.level) == pytest.approx((0.4 - half, 0.4 + half, 0.95))
+
+
 def test_undefined_seeds_are_left_out_and_counted():
     found = mean_interval([*VALUES, np.nan, np.nan])
     assert found == Interval(**{**vars(mean_interval(VALUES)), "undefined": 2})

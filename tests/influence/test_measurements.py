@@ -1,5 +1,7 @@
 """Measurements against closed forms, Monte Carlo and refits; what is not a measurement is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,9 @@ from bayes_influence.influence.measurements import (
     name_of,
 )
 from bayes_influence.moments.moments import Moments
+from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
+from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy
+from bayes_influence.objectives.objective import Objective
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.1, 0.2, 0.3]], dtype=torch.float64)
 TARGETS = torch.tensor([0, 1])
@@ -36,36 +41,44 @@ def entropy(p):
 
 def test_deterministic_predictions():
     p = torch.softmax(LOGITS, dim=-1)
-    torch.testing.assert_close(PredictiveEntropy()(LOGITS, TARGETS), entropy(p))
-    torch.testing.assert_close(PredictiveVariance()(LOGITS, TARGETS), 1 - p.square().sum(-1))
-    torch.testing.assert_close(Margin()(LOGITS, TARGETS), torch.tensor([1.5, -0.1], dtype=torch.float64))
+    torch.testing.assert_close(PredictiveEntropy(CrossEntropy())(LOGITS, TARGETS), entropy(p))
+    torch.testing.assert_close(PredictiveVariance(CrossEntropy())(LOGITS, TARGETS), 1 - p.square().sum(-1))
+    torch.testing.assert_close(Margin(CrossEntropy())(LOGITS, TARGETS), torch.tensor([1.5, -0.1], dtype=torch.float64))
 
 
 def test_bayesian_predictions_match_monte_carlo():
     draws = monte_carlo(moments())
     p = draws.mean(0)
-    torch.testing.assert_close(PredictiveEntropy()(moments(), TARGETS), entropy(p), rtol=0, atol=0.005)
-    torch.testing.assert_close(PredictiveVariance()(moments(), TARGETS), 1 - p.square().sum(-1), rtol=0, atol=0.005)
+    torch.testing.assert_close(
+        PredictiveEntropy(TiltedCategorical())(moments(), TARGETS), entropy(p), rtol=0, atol=0.005
+    )
+    torch.testing.assert_close(
+        PredictiveVariance(TiltedCategorical())(moments(), TARGETS), 1 - p.square().sum(-1), rtol=0, atol=0.005
+    )
     shared = entropy(p) - entropy(draws).mean(0)
-    torch.testing.assert_close(MutualInformation()(moments(), TARGETS), shared, rtol=0, atol=0.005)
+    torch.testing.assert_close(MutualInformation(TiltedCategorical())(moments(), TARGETS), shared, rtol=0, atol=0.005)
     torch.testing.assert_close(OutputVariance()(moments(), TARGETS), moments().variance.sum(-1))
-    torch.testing.assert_close(Margin()(moments(), TARGETS), Margin()(LOGITS, TARGETS))
+    torch.testing.assert_close(Margin(TiltedCategorical())(moments(), TARGETS), Margin(CrossEntropy())(LOGITS, TARGETS))
 
 
 def test_without_variance_a_bayesian_prediction_is_deterministic():
-    torch.testing.assert_close(PredictiveEntropy()(moments(0.0), TARGETS), PredictiveEntropy()(LOGITS, TARGETS))
-    assert MutualInformation()(moments(0.0), TARGETS).abs().max() < 1e-8
+    torch.testing.assert_close(
+        PredictiveEntropy(TiltedCategorical())(moments(0.0), TARGETS),
+        PredictiveEntropy(CrossEntropy())(LOGITS, TARGETS),
+    )
+    assert MutualInformation(TiltedCategorical())(moments(0.0), TARGETS).abs().max() < 1e-8
 
 
-@pytest.mark.parametrize("measurement", [MutualInformation(), OutputVariance()])
+@pytest.mark.parametrize("measurement", [MutualInformation(TiltedCategorical()), OutputVariance()])
 def test_some_measurements_need_a_bayesian_network(measurement):
     with pytest.raises(TypeError, match="needs a Bayesian network; this one returns Tensor"):
         measurement(LOGITS, TARGETS)
 
 
-@pytest.mark.parametrize("measurement", [PredictiveEntropy(), PredictiveVariance(), Margin()])
-def test_influence_on_a_measurement_is_its_derivative_under_refits(linear, train, test, reweighted, measurement):
-    scores = Influence(linear, train, damping=0.0).on_measurement(measurement, test)
+@pytest.mark.parametrize("kind", [PredictiveEntropy, PredictiveVariance, Margin])
+def test_influence_on_a_measurement_is_its_derivative_under_refits(linear, train, test, reweighted, kind):
+    measurement = kind(CrossEntropy())
+    scores = Influence(linear, train, damping=0.0).on_measurement(kind(), test)
     assert scores.measurement == name_of(measurement)
     nudge = torch.zeros(40, dtype=torch.float64)
     nudge[6] = 40 * STEP
@@ -105,3 +118,31 @@ def test_measurements_that_are_not_scalar_are_refused(linear, train, test):
 def test_a_parameter_measurement_without_gradient_is_refused(linear, train):
     with pytest.raises(ValueError, match="gradient of the measurement '<lambda>' is not finite"):
         Influence(linear, train).on_measurement(lambda params: (params["0.bias"] * 0).sum().sqrt())
+
+
+KINDS = [PredictiveEntropy, PredictiveVariance, Margin]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_logit_has_the_influence_of_two_classes(kind, train, test):
+    train, test = (replace(data, targets=(data.targets == 0).long(), class_names=()) for data in (train, test))
+    one = Objective(nn.Linear(3, 1).double(), Bernoulli())
+    weight, bias = one.params["weight"], one.params["bias"]
+    two = Objective(nn.Linear(3, 2).double(), CrossEntropy())
+    two = two.at({"weight": torch.cat([0 * weight, weight]), "bias": torch.cat([0 * bias, bias])})
+    found = Influence(one, train, damping=0.1).on_measurement(kind(), test).values
+    # With z = z_1 - z_0 the curvature in (w_0, w_1) along (-1, 1) is twice that in w, and so is what damping it takes.
+    expected = Influence(two, train, damping=0.2).on_measurement(kind(), test).values
+    torch.testing.assert_close(found, expected)
+    assert found.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_a_likelihood_that_does_not_say_they_are_refused(kind, linear, train, test):
+    own = replace(linear, likelihood=nn.CrossEntropyLoss(reduction="none"))
+    with pytest.raises(TypeError, match=f"{kind.__name__} depends on .* likelihood 'CrossEntropyLoss' does not say"):
+        Influence(own, train, damping=0.1).on_measurement(kind(), test)
+    named = Influence(own, train, damping=0.1).on_measurement(kind(CrossEntropy()), test).values
+    torch.testing.assert_close(named, Influence(linear, train, damping=0.1).on_measurement(kind(), test).values)
+    with pytest.raises(TypeError, match=rf"name the likelihood, as {kind.__name__}\(CrossEntropy\(\)\)"):
+        kind()(LOGITS, TARGETS)

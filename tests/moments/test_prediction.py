@@ -7,13 +7,11 @@ from bayes_influence.moments import (
     Moments,
     diagonal_moments,
     linearized_moments,
-    predict,
     prediction,
     sampled_moments,
     to_bayesian,
     to_deterministic,
 )
-from bayes_influence.moments.prediction import MODES, entropy, mutual_information, probit_probabilities
 
 DOUBLE = torch.float64
 
@@ -95,78 +93,10 @@ def test_convolutions_share_weights_and_the_linearisation_keeps_their_covariance
     assert diagonal_moments(twin, images).variance.sum() < 0.9 * sampled
 
 
-def test_probit_probabilities_against_sampled_logits(draw):
-    logits = Moments(torch.tensor([[1.0, 0.0]], dtype=DOUBLE), torch.tensor([[2.0, 0.0]], dtype=DOUBLE))
-    exact = torch.softmax(draw(logits, 200_000), -1).mean(0)
-    assert torch.allclose(probit_probabilities(logits), exact, atol=0.01)
-    certain = Moments(logits.expectation, torch.zeros_like(logits.expectation))
-    assert torch.equal(probit_probabilities(certain), torch.softmax(logits.expectation, -1))
-
-
-def test_entropy_and_mutual_information_in_closed_form():
-    assert entropy(torch.full((2, 4), 0.25, dtype=DOUBLE))[0].item() == pytest.approx(torch.tensor(4.0).log().item())
-    assert entropy(torch.tensor([1.0, 0.0])).item() == 0
-    uniform = Moments(torch.zeros(1, 2, dtype=DOUBLE), torch.full((1, 2), 0.01, dtype=DOUBLE))
-    assert mutual_information(uniform).item() == pytest.approx(0.5 * (0.01 - 0.5 * 0.01))
-
-
-def test_mutual_information_against_samples(draw):
-    logits = Moments(torch.randn(3, 4, dtype=DOUBLE), torch.full((3, 4), 0.02, dtype=DOUBLE))
-    samples = torch.softmax(draw(logits, 400_000), -1)
-    exact = entropy(samples.mean(0)) - entropy(samples).mean(0)
-    assert torch.allclose(mutual_information(logits), exact, rtol=0.05)
-
-
-@pytest.mark.parametrize("averaging", ["probit", "sampled"])
-@pytest.mark.parametrize("mode", MODES)
-def test_predictions_split_their_uncertainty(mode, averaging, x):
-    result = predict(small(initial_sigma=1.0), x, mode=mode, averaging=averaging)
-    assert result.logits.shape == (6, 3)
-    assert torch.allclose(result.probabilities.sum(-1), torch.ones(6, dtype=DOUBLE))
-    assert torch.equal(result.classes, result.probabilities.argmax(-1))
-    assert torch.allclose(result.total, entropy(result.probabilities))
-    assert torch.allclose(result.epistemic + result.aleatoric, result.total)
-    assert (result.epistemic >= 0).all()
-    assert (result.aleatoric >= 0).all()
-
-
-def test_modes_and_averages_agree_where_they_should(x):
-    network = small(initial_sigma=0.2)
-    referee = predict(network, x, mode="sampled", n_samples=4_000)
-    for mode in ("diagonal", "linearized"):
-        for averaging in ("probit", "sampled"):
-            result = predict(network, x, mode=mode, averaging=averaging)
-            assert torch.allclose(result.probabilities, referee.probabilities, atol=0.01)
-            assert torch.allclose(result.epistemic, referee.epistemic, atol=0.005)
-
-
-def test_a_certain_network_has_no_epistemic_uncertainty(x):
-    network = small()
-    certain = {name: p.detach() - (1e4 if name.endswith("_rho") else 0) for name, p in network.named_parameters()}
-    for mode in MODES:
-        result = predict(network, x, mode=mode, params=certain)
-        assert torch.allclose(result.epistemic, torch.zeros(6, dtype=DOUBLE), atol=1e-12)
-        assert torch.allclose(result.probabilities, torch.softmax(to_deterministic(network)(x), -1))
-
-
-def test_sampled_predictions_repeat_with_the_seed(x):
-    network = small()
-    first, again, other = (
-        predict(network, x, mode="sampled", n_samples=8, generator=torch.Generator().manual_seed(seed)).probabilities
-        for seed in (3, 3, 4)
-    )
-    assert torch.equal(first, again)
-    assert not torch.allclose(first, other)
-
-
-def test_bad_requests_are_refused(x):
-    with pytest.raises(ValueError, match="unknown prediction mode 'exact'; known: diagonal, linearized, sampled"):
-        predict(small(), x, mode="exact")
-    with pytest.raises(ValueError, match="unknown averaging 'mean'; known: probit, sampled"):
-        predict(small(), x, averaging="mean")
+@pytest.mark.parametrize("moments", [diagonal_moments, linearized_moments, sampled_moments])
+def test_a_network_in_training_mode_or_without_variances_is_refused(moments, x):
     with pytest.raises(ValueError, match="has no Bayesian layer"):
-        predict(to_deterministic(small()), x)
+        moments(to_deterministic(small()), x)
     training = to_bayesian(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))).train()
-    for mode in MODES:
-        with pytest.raises(ValueError, match="'1' is in training mode"):
-            predict(training, torch.zeros(2, 4), mode=mode)
+    with pytest.raises(ValueError, match="'1' is in training mode"):
+        moments(training, torch.zeros(2, 4))

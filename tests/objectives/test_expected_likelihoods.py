@@ -8,14 +8,17 @@ from torch.func import grad, vmap
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.expected_likelihoods import (
+    ExpectedBernoulli,
     ExpectedGaussian,
     ExtendedVI,
     JensenCategorical,
     SobolCategorical,
     TaylorCategorical,
     TiltedCategorical,
-    sobol_normals,
+    sampled_likelihood,
 )
+from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
+from bayes_influence.objectives.quasi_random import sobol_normals
 from bayes_influence.torch_internals import make_fx
 
 MEANS = 1.5 * torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -133,6 +136,45 @@ def test_losses_are_differentiable_member_by_member(name):
     for one, both in zip(alone, together, strict=True):
         assert torch.isfinite(both).all()
         torch.testing.assert_close(both[0], one)
+
+
+@pytest.mark.parametrize("variance", [0.0, 0.1, 30.0, 1e4])
+def test_expected_bernoulli_is_the_mean_loss_of_one_draw(variance):
+    means = torch.linspace(-8, 8, 5, dtype=torch.float64)
+    points = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    weights = torch.exp(-points.square() / 2)
+    outputs = Moments(means, torch.full_like(means, variance))
+    for label in (0, 1):
+        found = ExpectedBernoulli()(outputs, torch.full((5,), label))
+        drawn = [Bernoulli()(mean + variance**0.5 * points, torch.full((200_001,), label)) for mean in means]
+        exact = torch.stack([weights @ losses for losses in drawn]) / weights.sum()
+        torch.testing.assert_close(found, exact, rtol=0, atol=2e-12)
+
+
+def test_expected_bernoulli_sums_over_labels_and_is_bounded_by_the_tilted_bound_of_two_classes():
+    targets = torch.randint(0, 2, (8, 3))
+    outputs = logits(0.5)
+    alone = [
+        ExpectedBernoulli()(Moments(outputs.expectation[:, k], outputs.variance[:, k]), targets[:, k]) for k in range(3)
+    ]
+    torch.testing.assert_close(ExpectedBernoulli()(outputs, targets), torch.stack(alone).sum(0))
+    pair = Moments(
+        torch.stack([0 * MEANS[:, 0], MEANS[:, 0]], 1), torch.stack([0 * SHAPES[:, 0], 0.5 * SHAPES[:, 0]], 1)
+    )
+    bound = TiltedCategorical()(pair, targets[:, 0]) - alone[0]
+    assert (bound > -1e-9).all()
+    assert bound.max() < 0.02
+
+
+def test_every_expectation_knows_the_likelihood_of_one_draw():
+    for loss in LOSSES.values():
+        assert sampled_likelihood(loss) == CrossEntropy()
+    assert sampled_likelihood(ExpectedBernoulli()) == Bernoulli()
+    assert sampled_likelihood(ExpectedGaussian(0.3)) == GaussianNoise(0.3)
+    with pytest.raises(
+        TypeError, match="the likelihood of one draw, and function does not say which that is; take Tilted"
+    ):
+        sampled_likelihood(expected_cross_entropy)
 
 
 def test_settings_out_of_range_are_refused():

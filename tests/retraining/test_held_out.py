@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.data.tables import leave_out
@@ -21,13 +22,41 @@ def make_network():
     return MLP(3, 3, width=4, activation="tanh")
 
 
-@pytest.mark.parametrize("name", ["weight-decay", "swa", "bnn"])
-def test_held_out_losses_are_those_of_networks_trained_alone(data, name):
+def frozen():
+    network = make_network()
+    network[0].requires_grad_(False)
+    return network
+
+
+def normalised():
+    return nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
+
+
+def with_random_buffers():
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
+    network.register_buffer("order", torch.randperm(3))
+    network.register_forward_pre_hook(lambda module, args: args[0][:, module.order])
+    return network
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("weight-decay", make_network),
+        ("swa", make_network),
+        ("bnn", make_network),
+        ("dropout", make_network),
+        ("weight-decay", frozen),
+        ("swa", normalised),
+        ("none", with_random_buffers),
+    ],
+)
+def test_held_out_losses_are_those_of_networks_trained_alone(data, name, make):
     ids = torch.tensor([4, 21])
-    losses = held_out_losses(data, ids, make_network, SCHEMES[name], SHORT, seed=3)
+    losses = held_out_losses(data, ids, make, SCHEMES[name], SHORT, seed=3)
     for index, loss in zip(ids, losses, strict=True):
         split = leave_out(data, int(index))
-        (fits,) = fit_schemes([SCHEMES[name]], make_network, split.train, [3], SHORT, tolerance=None)
+        (fits,) = fit_schemes([SCHEMES[name]], make, split.train, [3], SHORT, tolerance=None)
         objective = fits.at(0)
         torch.testing.assert_close(loss, objective.losses(objective.params, split.test.batch())[0])
 

@@ -1,12 +1,20 @@
 import pytest
 import torch
+from torch import nn
 
+from bayes_influence.models.initialisation import initial_state
+from bayes_influence.objectives.derivatives import gradient
+from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.from_scratch import FromScratch
+from bayes_influence.retraining.refits import control_drift, losses_after
 from bayes_influence.training.fits import fit_schemes
+from bayes_influence.training.minibatch import train_minibatches
+from bayes_influence.training.minibatch_schedule import full_batches
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import Dropout
+from bayes_influence.training.schemes import Dropout, find_schemes
 from tests.fitted import DECAY, tanh_network
 
+RENEWED = "renormalised"
 SCHEDULE = Schedule(20, 0.02)
 SCHEME = Dropout("dropout", weight_decay=DECAY, probability=0.3)
 
@@ -21,6 +29,7 @@ def test_the_control_repeats_the_training_with_its_masks(train, removed):
     refits = FromScratch(SCHEME, tanh_network, SCHEDULE).refit(fits, train, removed)
     for name, value in fits.params.items():
         torch.testing.assert_close(refits.params[name][:, 0], value, rtol=0, atol=1e-10)
+    assert not refits.converged.any()  # a fixed schedule claims none
 
 
 def test_a_removal_differs_by_the_removal_and_not_by_the_masks(train, removed):
@@ -32,9 +41,77 @@ def test_a_removal_differs_by_the_removal_and_not_by_the_masks(train, removed):
     assert 0 < of_removal < 0.2 * of_seed
 
 
-def test_what_cannot_be_repeated_is_refused(train, test, removed):
-    fits = _fits(train, "last-layer")
-    with pytest.raises(ValueError, match="a training of some parameters alone does not repeat"):
-        FromScratch(SCHEME, tanh_network, SCHEDULE).refit(fits, train, removed)
-    with pytest.raises(ValueError, match="the scheme dropout cannot be watched from scratch"):
+def test_losses_of_noisy_trainings_cannot_be_watched(train, test, removed):
+    with pytest.raises(ValueError, match="of the scheme dropout draw random numbers or move buffers while they train"):
         FromScratch(SCHEME, tanh_network, SCHEDULE, watch=test).refit(_fits(train, "all"), train, removed)
+
+
+@pytest.mark.parametrize("name", ["dropout", "mean-field-vi"])
+def test_a_last_layer_alone_restarts_with_the_noise_of_the_training(train, removed, name):
+    (fits,) = fit_schemes(find_schemes([name]), tanh_network, train, [0, 1], SCHEDULE, tolerance=None)
+    refits = FromScratch(fits.scheme, tanh_network, SCHEDULE).refit(fits, train, removed)
+    assert set(refits.params) == set(fits.objective.names)
+    objective, index, refit = fits.at(1), 1, 2
+    start, _ = initial_state(lambda: fits.scheme.prepare(tanh_network()), [1], objective.dtype)
+    weights = torch.ones(1, len(train), dtype=objective.dtype)
+    weights[0, train.positions(removed[1, 1])] = 0.0
+    alone = train_minibatches(
+        objective,
+        {name: start[name] if name in objective.names else value[None] for name, value in objective.params.items()},
+        train,
+        full_batches(SCHEDULE, len(train)),
+        [1],
+        names=objective.names,
+        data_weights=weights,
+        step=fits.scheme.step(objective, len(train)),
+    )
+    for parameter, value in refits.params.items():
+        torch.testing.assert_close(value[index, refit], alone.params[parameter][0])
+        assert not torch.equal(value[index, refit], value[index, 0])
+    body = refits.at(1, 2).params["0.weight"]
+    assert torch.equal(body, fits.params["0.weight"][1])
+
+
+def normalised():
+    # Without a bias before the batch norm: its gradient would be rounding, which Adam makes steps of.
+    return nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("name", ["none", "weight-decay", "swa"])
+def test_a_refit_with_running_statistics_is_a_training_alone_without_the_example(train, test, removed, name):
+    (fits,) = fit_schemes(find_schemes([name]), normalised, train, [4, 7], SCHEDULE, parameters="all", tolerance=None)
+    refits = FromScratch(fits.scheme, normalised, SCHEDULE).refit(fits, train, Removals.one_at_a_time(removed, RENEWED))
+    (alone,) = fit_schemes(
+        find_schemes([name]), normalised, train.without(removed[1, 2]), [7], SCHEDULE, parameters="all", tolerance=None
+    )
+    control, refit = refits.at(1, 0), refits.at(1, 3)
+    for part in ("params", "buffers"):
+        for tensor, value in getattr(alone.at(0), part).items():
+            torch.testing.assert_close(getattr(refit, part)[tensor], value)
+        for tensor, value in getattr(fits.at(1), part).items():
+            torch.testing.assert_close(getattr(control, part)[tensor], value)
+    losses = losses_after(refits, test)
+    for objective, found in ((alone.at(0), losses[1, 3]), (fits.at(1), losses[1, 0])):
+        torch.testing.assert_close(found, objective.losses(objective.params, test.batch()))
+    torch.testing.assert_close(control_drift(refits, test, warn=False).drift, torch.zeros(2, 6).double())
+    rest = train.without(removed[1, 2])
+    norm = gradient(refit, rest.batch()).norm()
+    torch.testing.assert_close(refits.gradient_norms[1, 3], norm)
+
+
+def test_one_over_n_stays_where_an_example_is_out_of_the_batches(train, removed):
+    (fits,) = fit_schemes(
+        find_schemes(["weight-decay"]), normalised, train, [4], SCHEDULE, parameters="all", tolerance=None
+    )
+    refits = FromScratch(fits.scheme, normalised, SCHEDULE).refit(fits, train, removed[:1])
+    refit, rest = refits.at(0, 1), train.without(removed[0, 0])
+    weights = torch.full((39,), 39 / 40, dtype=torch.float64)
+    torch.testing.assert_close(refits.gradient_norms[0, 1], gradient(refit, rest.batch(), weights).norm())
+
+
+def test_a_last_layer_alone_keeps_the_running_statistics_of_the_fit(train, test, removed):
+    (fits,) = fit_schemes(find_schemes(["none"]), normalised, train, [4, 7], SCHEDULE, tolerance=None)
+    refits = FromScratch(fits.scheme, normalised, SCHEDULE, watch=test).refit(fits, train, removed)
+    assert not refits.buffers
+    for name, value in fits.at(1).buffers.items():
+        assert torch.equal(refits.at(1, 2).buffers[name], value)

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,11 +7,13 @@ from torch import nn
 
 from bayes_influence.moments import TwinMismatchError
 from bayes_influence.objectives.derivatives import gradient
+from bayes_influence.objectives.expected_likelihoods import ExpectedBernoulli
+from bayes_influence.objectives.likelihoods import Bernoulli
 from bayes_influence.training import fits as fits_module
 from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import SWA, Schedule
-from bayes_influence.training.schemes import SCHEMES, Deterministic, find_schemes
+from bayes_influence.training.schemes import SCHEMES, Deterministic, Variational, find_schemes
 
 
 def make_network():
@@ -89,6 +92,55 @@ def test_a_class_with_one_member_is_refused_before_training(iris):
         fit_schemes(find_schemes(["none"]), make_network, lonely, [0], Schedule(10**9))
 
 
+class Labels(Deterministic):
+    """Weight decay under the likelihood of labels."""
+
+    def objective(self, network, n_train, parameters="all"):
+        return replace(super().objective(network, n_train, parameters), likelihood=Bernoulli())
+
+
+SETOSA = [Labels("labels"), Variational("bayesian-labels", likelihood=ExpectedBernoulli())]
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_schemes_of_labels_train_networks_with_a_logit_each(iris, outputs):
+    one_hot = torch.eye(3)[iris.train.targets][:, :outputs]
+    labels = replace(iris.train, targets=one_hot.squeeze(1), class_names=())
+    for fits in fit_schemes(SETOSA, lambda: nn.Linear(4, outputs), labels, [0], Schedule(300, 0.05), tolerance=1e-5):
+        objective = fits.at(0)
+        outputs_there = objective.outputs(objective.params, labels.inputs)
+        assert objective.likelihood.hits(outputs_there, labels.targets).mean() > (0.95 if outputs == 1 else 0.7)
+
+
+def test_whole_number_labels_count_as_off_and_on(iris):
+    labels = replace(iris.train, targets=(iris.train.targets == 0).long(), class_names=())
+    (fits,) = fit_schemes(SETOSA[:1], lambda: nn.Linear(4, 1), labels, [0], Schedule(50, 0.05), tolerance=None)
+    assert fits.at(0).losses(fits.at(0).params, labels.batch()).mean() < 0.5
+    lonely = labels.select([0, *torch.where(labels.targets == 1 - labels.targets[0])[0].tolist()])
+    with pytest.raises(ValueError, match="has 1 member, at least 2 are needed"):
+        fit_schemes(SETOSA[:1], lambda: nn.Linear(4, 1), lonely, [0], Schedule(10**9))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "error", "message"),
+    [
+        (1, lambda classes: (classes == 0).long(), ValueError, "one logit of two classes is Bernoulli's"),
+        (
+            3,
+            lambda classes: torch.stack([classes > 0, classes > 1, classes > 2], 1).long(),
+            ValueError,
+            "Bernoulli for",
+        ),
+        (3, lambda classes: classes.float(), TypeError, "needs class indices, int64, got torch.float32"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["none", "bnn"])
+def test_targets_that_are_no_classes_are_refused_before_training(iris, scheme, outputs, targets, error, message):
+    other = replace(iris.train, targets=targets(iris.train.targets), class_names=())
+    with pytest.raises(error, match=f"iris: .*{message}"):
+        fit_schemes(find_schemes([scheme]), lambda: nn.Linear(4, outputs), other, [0], Schedule(10**9))
+
+
 def test_two_ways_of_averaging_train_apart(iris):
     schemes = [SCHEMES["swa"], Deterministic("early-swa", averaging=SWA(start=0.5), regulariser_weight=0.0)]
     late, early = fit_schemes(schemes, make_network, iris.train, [0], Schedule(20))
@@ -165,21 +217,30 @@ def test_networks_of_the_caller_and_the_global_generator_are_left_as_they_were(i
     assert {value.dtype for value in network.parameters()} == {torch.float32}
 
 
-def test_random_buffers_are_each_members_own(iris):
-    class Scaled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("scale", torch.rand(4))
+class Drawn(nn.Module):
+    """Inputs in an order and on scales that are drawn where the network is made."""
 
-        def forward(self, inputs):
-            return inputs * self.scale
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("order", torch.randperm(4))
+        self.register_buffer("scale", torch.rand(4))
 
-    make = lambda: nn.Sequential(Scaled(), nn.Linear(4, 3))  # noqa: E731
-    (fit,) = fit_schemes(find_schemes(["weight-decay"]), make, iris.train, [4, 5], Schedule(20))
-    (alone,) = fit_schemes(find_schemes(["weight-decay"]), make, iris.train, [5], Schedule(20))
+    def forward(self, inputs):
+        return inputs[:, self.order] * self.scale
+
+
+@pytest.mark.parametrize("layer", [nn.Identity(), nn.Dropout(0.3)], ids=["together", "in turns"])
+@pytest.mark.parametrize("tolerance", [None, 1e-10], ids=["trained", "polished"])
+def test_random_buffers_are_each_members_own(iris, layer, tolerance):
+    make = lambda: nn.Sequential(Drawn(), layer, nn.Linear(4, 3))  # noqa: E731
+    both, (alone,) = (
+        fit_schemes(find_schemes(["weight-decay"]), make, iris.train, seeds, Schedule(20), tolerance=tolerance)
+        for seeds in ([4, 5], [5])
+    )
     torch.manual_seed(5)
-    assert torch.equal(fit.at(1).buffers["0.scale"], torch.rand(4).to(iris.train.inputs))
-    torch.testing.assert_close(fit.at(1).params["1.weight"], alone.at(0).params["1.weight"])
+    assert torch.equal(both[0].at(1).buffers["0.order"], torch.randperm(4))
+    assert torch.equal(both[0].at(1).buffers["0.scale"], torch.rand(4).to(iris.train.inputs))
+    torch.testing.assert_close(both[0].at(1).params["2.weight"], alone.at(0).params["2.weight"])
 
 
 def test_a_twin_that_is_not_the_network_is_refused(iris):

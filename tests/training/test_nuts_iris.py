@@ -5,7 +5,7 @@ import torch
 
 from bayes_influence.data.tables import hold_out, load_table
 from bayes_influence.models.mlp import MLP
-from bayes_influence.moments.prediction import predict
+from bayes_influence.objectives.prediction import predict
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Variational
@@ -33,6 +33,6 @@ def test_the_tilted_network_predicts_as_the_posterior_does():
         tolerance=None,
     )
     objective = fit.at(0)
-    predicted = predict(objective.network, split.test.inputs, mode="sampled", params=objective.params, n_samples=512)
+    predicted = predict(objective, split.test.inputs, mode="sampled", n_samples=512)
     reference = torch.tensor(FIXTURE["probabilities"], dtype=torch.float64)
     assert (predicted.probabilities - reference).abs().mean() < 0.025

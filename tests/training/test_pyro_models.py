@@ -100,7 +100,7 @@ def test_a_step_estimates_the_negative_elbo(gaussian):
     estimates, direct = [], []
     with torch.no_grad():
         for _ in range(250):
-            estimates.append(step.value(params, {}, Batch(INPUTS, targets), weights, 0.5)[0])
+            estimates.append(step(params, {}, Batch(INPUTS, targets), weights, 0.5)[0])
             drawn = {
                 name: params[name] + params[name + RHO].exp() * torch.randn_like(params[name])
                 for name in dict(NETWORK.named_parameters())
@@ -121,7 +121,7 @@ def test_a_step_differentiates_means_and_scales_and_follows_the_seed():
     for _ in range(2):
         torch.manual_seed(3)
         leaves = {name: value.clone().requires_grad_() for name, value in objective.params.items()}
-        value, right = step.value(leaves, {}, batch, None, 1.0)
+        value, right = step(leaves, {}, batch, None, 1.0)
         results.append([value, right, *torch.autograd.grad(value, list(leaves.values()))])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
     assert all(part.abs().max() > 0 for part in results[0][2:])

@@ -2,6 +2,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from bayes_influence.objectives.expected_likelihoods import ExtendedVI, as_likelihood
 from bayes_influence.training.averaging import SWAG
 from bayes_influence.training.schedules import SWA
 from bayes_influence.training.schemes import (
@@ -81,3 +82,64 @@ def test_options_are_set_by_name():
 def test_options_that_a_scheme_does_not_have_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         SCHEMES[name].with_options(**options)
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        (
+            "weight-decay",
+            {"weight_decay": "0.1"},
+            TypeError,
+            "weight_decay of the scheme weight-decay must be a finite",
+        ),
+        ("weight-decay", {"weight_decay": True}, TypeError, "must be a finite number, got True"),
+        ("weight-decay", {"weight_decay": float("nan")}, TypeError, "must be a finite number, got nan"),
+        ("weight-decay", {"weight_decay": None}, TypeError, "must be a finite number, got None"),
+        (
+            "weight-decay",
+            {"weight_decay": 0},
+            ValueError,
+            "weight_decay of the scheme weight-decay must be positive, got",
+        ),
+        ("weight-decay", {"regulariser_weight": -1.0}, ValueError, "must not be negative, got -1"),
+        ("dropout", {"probability": 1.0}, ValueError, r"probability of the scheme dropout must lie in \(0, 1\), got 1"),
+        ("swa", {"averaging": 0.75}, TypeError, "averaging of the scheme swa must be SWA, got 0.75"),
+        ("bnn", {"prior": "flat"}, ValueError, "prior of the scheme bnn must be one of isotropic, fan-in, got 'flat'"),
+        ("bnn", {"prior": 1}, TypeError, "must be one of isotropic, fan-in, got 1"),
+        ("bnn", {"method": "exakt"}, ValueError, "must be one of first-order, exact, gauss-hermite, got 'exakt'"),
+        ("bnn", {"prior_scale": 0.0}, ValueError, "prior_scale of the scheme bnn must be positive, got 0"),
+        ("bnn", {"initial_sigma": -0.1}, ValueError, "initial_sigma of the scheme bnn must be positive, got -0.1"),
+        ("bnn", {"regulariser_weight": 0.0}, ValueError, "must be positive, got 0.0: without a KL nothing holds"),
+        ("bnn", {"likelihood": "probit"}, ValueError, "unknown likelihood 'probit'; known: tilted, sobol"),
+        ("bnn", {"likelihood": 3}, TypeError, "likelihood of the scheme bnn must be str or a function, got 3"),
+    ],
+)
+def test_values_that_an_option_cannot_have_are_refused(name, options, error, message):
+    with pytest.raises(error, match=message):
+        SCHEMES[name].with_options(**options)
+
+
+def test_names_parse_to_likelihoods_and_none_leaves_the_start_unsaid():
+    scheme = SCHEMES["bnn"].with_options(likelihood="evi", initial_sigma=None, prior_scale=2)
+    assert scheme == Variational("bnn", likelihood=ExtendedVI(), prior_scale=2)
+    assert scheme.likelihood is as_likelihood("evi")
+    assert as_likelihood(len) is len
+
+
+def test_what_is_said_to_several_schemes_goes_to_those_that_have_it():
+    none, decayed, bayesian = find_schemes(["none", "weight-decay", "bnn"], {"weight_decay": 0.1, "method": "exact"})
+    assert none == SCHEMES["none"]
+    assert (decayed.weight_decay, bayesian.method) == (0.1, "exact")
+    with pytest.raises(
+        ValueError, match="none, swa: no option weight_decay to choose; schemes that have it: weight-decay, w"
+    ):
+        find_schemes(["none", "swa"], {"weight_decay": 0.1})
+    with pytest.raises(ValueError, match="no option momentum to choose; no scheme has one of that name"):
+        find_schemes(["none"], {"momentum": 0.9})
+
+
+def test_schemes_say_whether_their_networks_are_bayesian():
+    bayesian = [name for name, scheme in SCHEMES.items() if scheme.bayesian]
+    assert bayesian == ["bnn", "bnn-tempered", "bnn-evi", "mean-field-vi"]

@@ -4,28 +4,49 @@ from torch import nn
 from bayes_influence.data.dataset import Batch
 from bayes_influence.models.mlp import MLP
 from bayes_influence.moments.convert import to_bayesian
+from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.moments.moments import Moments
-from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
+from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.training.steps import derived_seed, right_predictions, seeded_noise, step_objective
 
-
-def alone(network):
-    return step_objective(Objective(network, CrossEntropy())).alone
+BATCH = Batch(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2)
 
 
-def test_networks_that_draw_or_update_take_turns():
-    assert not alone(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)))
-    assert alone(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
-    assert alone(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
-    assert not alone(to_bayesian(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.5)).eval()))
+def moved_by_a_step(network, held=()):
+    objective = Objective(network, TiltedCategorical() if is_bayesian(network) else CrossEntropy())
+    buffers = {name: value.clone() for name, value in objective.buffers.items()}
+    step_objective(objective, held)(objective.params, buffers, BATCH, None, 0.0)
+    return {name for name, value in buffers.items() if not torch.equal(value, objective.buffers[name])}
+
+
+def test_running_statistics_move_but_those_of_bayesian_networks_and_held_ones():
+    network = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.5)).eval()
+    statistics = {f"{index}.{name}" for index in (0, 2) for name in dict(network[0].named_buffers())}
+    assert moved_by_a_step(network) == statistics
+    assert moved_by_a_step(network, ["0.running_mean"]) == {name for name in statistics if name.startswith("2.")}
+    assert not moved_by_a_step(to_bayesian(network))
+
+
+def test_a_buffer_that_is_assigned_anew_moves_too():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, inputs):
+            self.calls = self.calls + self.training
+            return inputs
+
+    assert moved_by_a_step(nn.Sequential(Counting(), nn.Linear(2, 2))) == {"0.calls"}
 
 
 def test_the_network_is_trained_in_training_mode_and_left_in_its_own():
     network = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.99)).eval()
     objective = Objective(network, lambda outputs, targets: outputs[:, 0])
     batch = Batch(torch.ones(64, 2), torch.zeros(64, dtype=torch.int64))
-    value, _ = step_objective(objective).value(objective.params, {}, batch, None, 0.0)
+    value, _ = step_objective(objective)(objective.params, {}, batch, None, 0.0)
     assert not network.training
     assert value != objective.value(objective.params, batch)
 
@@ -34,7 +55,7 @@ def test_the_value_is_the_objectives_own():
     objective = Objective(MLP(2, 3, seed=0), CrossEntropy(), lambda params: params["0.bias"].sum())
     batch = Batch(torch.randn(8, 2), torch.arange(8) % 3)
     weights = torch.rand(8)
-    value, right = step_objective(objective).value(objective.params, {}, batch, weights, 0.5)
+    value, right = step_objective(objective)(objective.params, {}, batch, weights, 0.5)
     torch.testing.assert_close(value, objective.value(objective.params, batch, weights, 0.5))
     predicted = objective.outputs(objective.params, batch.inputs).argmax(-1)
     assert right == (predicted == batch.targets).sum()
@@ -42,8 +63,16 @@ def test_the_value_is_the_objectives_own():
 
 def test_right_predictions_of_moments_and_of_real_targets():
     outputs = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    assert right_predictions(Moments(outputs, torch.ones(2, 2)), torch.tensor([0, 0])) == 1
-    assert right_predictions(outputs, outputs).isnan()
+    moments = Moments(outputs, torch.ones(2, 2))
+    assert right_predictions(TiltedCategorical(), moments, torch.tensor([0, 0])) == 1
+    assert right_predictions(GaussianNoise(), outputs, outputs).isnan()
+
+
+def test_right_predictions_follow_from_the_likelihood():
+    logits, labels = torch.tensor([[2.0], [-1.0], [3.0]]), torch.tensor([1, 0, 0])
+    assert right_predictions(Bernoulli(), logits, labels) == 2
+    assert right_predictions(Bernoulli(), torch.cat([logits, logits], 1), torch.stack([labels, 1 - labels], 1)) == 0
+    assert right_predictions(lambda outputs, targets: outputs.sum(1), logits, labels).isnan()
 
 
 def test_noise_follows_from_the_seed_and_leaves_the_generator_alone():
@@ -61,5 +90,5 @@ def test_the_examples_own_weights_count_as_in_the_objective():
     objective = Objective(MLP(2, 3, seed=0), CrossEntropy())
     batch = Batch(torch.randn(8, 2), torch.arange(8) % 3, torch.rand(8))
     for removed in (None, torch.arange(8) / 8):
-        value, _ = step_objective(objective).value(objective.params, {}, batch, removed, 0.5)
+        value, _ = step_objective(objective)(objective.params, {}, batch, removed, 0.5)
         torch.testing.assert_close(value, objective.value(objective.params, batch, removed, 0.5))

@@ -15,7 +15,6 @@ from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.retraining.from_scratch import FromScratch
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import find_schemes
 
 
 def audit_table(
@@ -59,9 +58,7 @@ def audit_table(
     table = table.resolved(folder, progress=progress)
     split = table.split()
     fits = _fitted(table, split.train, progress)
-    # A training of the last layer alone does not repeat the random numbers of one of the whole network.
-    repeatable = table.parameters == "all" or not fits.scheme.sampled
-    cold = FromScratch(fits.scheme, table.make_network, Schedule(table.epochs)) if repeatable else None
+    cold = FromScratch(fits.scheme, table.make_network, Schedule(table.epochs))
     found = audit(
         fits,
         split.train,
@@ -79,10 +76,9 @@ def audit_table(
 
 def _fitted(table: AuditedTable, train: Dataset, progress: bool) -> Fits:
     """The networks; cheap enough, and reproducible, to be trained again when an audit resumes."""
-    (scheme,) = find_schemes([table.scheme])
     tolerance = 1e-10 if table.parameters == "last-layer" else None
     (fits,) = fit_schemes(
-        [scheme],
+        [table.resolved_scheme()],
         table.make_network,
         train,
         table.seeds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from bayes_influence.curvature.damping import Damping
 from bayes_influence.curvature.solvers.registry import as_solver
@@ -13,6 +14,7 @@ from bayes_influence.experiments.training.table_networks import TableNetworks
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.training.schedules import Schedule
+from bayes_influence.training.scheme import Scheme
 from bayes_influence.training.schemes import find_schemes
 
 REFITS = ("auto", "newton", "trained")
@@ -71,6 +73,7 @@ class AuditedTable(TableNetworks):
 
     Attributes:
         scheme: A key of `SCHEMES`.
+        scheme_options: Numbers and words of the scheme that are to be others than its own, by field.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -80,7 +83,12 @@ class AuditedTable(TableNetworks):
     repeats: int = 3
     parameters: str = "all"
     scheme: str = "weight-decay"
+    scheme_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        find_schemes([self.scheme])
+        self.resolved_scheme()
+
+    def resolved_scheme(self) -> Scheme:
+        """The scheme with these numbers."""
+        return find_schemes([self.scheme], self.scheme_options)[0]

@@ -22,10 +22,10 @@ from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.influence.damping_sweep import damping_sweep
 from bayes_influence.influence.influence import Influence
 from bayes_influence.moments.convert import to_deterministic
-from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.derivatives import dense_hessian
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.predictive import predictive_of
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.retraining.minimum import Minimum
@@ -33,7 +33,6 @@ from bayes_influence.retraining.refits import ControlDrift, Refits, control_drif
 from bayes_influence.retraining.warm import Warm
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import find_schemes
 
 DAMPINGS = tuple(10.0**power for power in np.arange(-8, 1.5, 0.5))
 """The deltas of the damping sweep."""
@@ -71,7 +70,7 @@ def measure(study: Study, *, progress: bool = False) -> CellResult:
     """
     split = study.split()
     fits = fit_schemes(
-        find_schemes(study.schemes),
+        study.resolved_schemes(),
         study.make_network,
         split.train,
         study.seeds,
@@ -229,5 +228,4 @@ def _describe_refits(refits: Refits, row: int, drift: ControlDrift) -> dict[str,
 def _accuracy(objective: Objective, data: Dataset) -> float:
     with torch.no_grad():
         outputs = objective.outputs(objective.params, data.inputs)
-    logits = outputs.expectation if isinstance(outputs, Moments) else outputs
-    return float((logits.argmax(-1) == data.targets).double().mean())
+    return float(predictive_of(objective.likelihood, "accuracy").hits(outputs, data.targets).double().mean())

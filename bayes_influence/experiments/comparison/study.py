@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from bayes_influence.evaluation.agreement import MIN_POINTS
 from bayes_influence.experiments.store.cells import cell_key
 from bayes_influence.experiments.training.table_networks import TableNetworks
+from bayes_influence.training.scheme import Scheme
 from bayes_influence.training.schemes import DEFAULT_SCHEMES, ensembles, find_schemes
 
 
@@ -21,6 +23,8 @@ class Study(TableNetworks):
     Attributes:
         removals: Training examples of largest loss that are removed one at a time.
         schemes: Keys of `SCHEMES`.
+        scheme_options: Numbers and words of the schemes that are to be others than their own, by field; each goes to
+            all of the schemes that have it.
         refit_epochs: Steps of a refit where Newton's method does not apply.
 
     Raises:
@@ -29,11 +33,12 @@ class Study(TableNetworks):
 
     removals: int = 40
     schemes: tuple[str, ...] = DEFAULT_SCHEMES
+    scheme_options: dict[str, Any] = field(default_factory=dict)
     refit_epochs: int = 1000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        find_schemes(self.schemes)
+        self.resolved_schemes()
         self.check_at_least(refit_epochs=1)
         others = len(self.raw_data()) - 1
         if not MIN_POINTS <= self.removals <= others:
@@ -42,10 +47,14 @@ class Study(TableNetworks):
                 f"the test example), got {self.removals}"
             )
 
+    def resolved_schemes(self) -> list[Scheme]:
+        """The schemes with this study's numbers."""
+        return find_schemes(self.schemes, self.scheme_options)
+
     @property
-    def ensembles(self) -> list[tuple[str, ...]]:
+    def ensembles(self) -> list[list[Scheme]]:
         """The schemes, grouped by the ensemble that they train in."""
-        return [tuple(scheme.name for scheme in group) for group in ensembles(find_schemes(self.schemes))]
+        return ensembles(self.resolved_schemes())
 
     def cells(self, sizes: Sequence[tuple[int, int]] | None = None) -> dict[str, Study]:
         """One cell per network and ensemble, each a study of its own, under the key that it is stored by.
@@ -53,10 +62,11 @@ class Study(TableNetworks):
         Args:
             sizes: (depth, width) of the networks; the study's own when not given.
         """
-        return {
-            cell_key(depth=depth, width=width, schemes="_".join(names)): replace(
-                self, depth=depth, width=width, schemes=names
-            )
-            for depth, width in sizes or [(self.depth, self.width)]
-            for names in self.ensembles
-        }
+        found = {}
+        for depth, width in sizes or [(self.depth, self.width)]:
+            for group in self.ensembles:
+                names = tuple(scheme.name for scheme in group)
+                options = {name: said for scheme in group for name, said in scheme.own(self.scheme_options).items()}
+                cell = replace(self, depth=depth, width=width, schemes=names, scheme_options=options)
+                found[cell_key(depth=depth, width=width, schemes="_".join(names))] = cell
+        return found

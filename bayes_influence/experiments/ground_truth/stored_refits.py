@@ -26,6 +26,9 @@ from bayes_influence.retraining.refits import Refits
 PARAMS = "params/"
 """Before the names of parameters among the arrays of a cell."""
 
+BUFFERS = "buffers/"
+"""Before the names of buffers there."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Job:
@@ -91,18 +94,24 @@ def stored_refits(
 def refit_arrays(refits: Refits) -> dict[str, Tensor]:
     """What a cell keeps of refits."""
     arrays: dict[str, Tensor] = {PARAMS + name: value for name, value in refits.params.items()}
+    arrays |= {BUFFERS + name: value for name, value in refits.buffers.items()}
     arrays |= {"gradient_norms": refits.gradient_norms, "converged": refits.converged}
     return arrays if refits.watched is None else arrays | {"watched": refits.watched}
 
 
 def refits_from(arrays: dict[str, Tensor], reduction: Reduction, removals: Removals) -> Refits:
     """The refits that `refit_arrays` took apart, with the networks and the removals that they belong to."""
+    params, buffers = (
+        {name.removeprefix(part): value for name, value in arrays.items() if name.startswith(part)}
+        for part in (PARAMS, BUFFERS)
+    )
     return Refits(
         reduction=reduction,
-        params={name.removeprefix(PARAMS): value for name, value in arrays.items() if name.startswith(PARAMS)},
+        params=params,
         removals=removals,
         gradient_norms=arrays["gradient_norms"],
         converged=arrays["converged"],
+        buffers=buffers,
         watched=arrays.get("watched"),
     )
 

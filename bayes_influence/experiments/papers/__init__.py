@@ -2,5 +2,5 @@
 
 - `reproduce`, `paper_studies` (`registry`): every study by name. A new file of studies is one line there.
 - `PaperStudy`, `Reproduced` (`study`): what a study is, and what it came to.
-- `fragility_iris`: Epifano et al., figures 1 and 3.
+- `fragility`: Epifano et al., both modes.
 """

@@ -10,7 +10,7 @@ from typing import Any
 
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
 
-FILES = ("fragility_iris",)
+FILES = ("fragility.iris",)
 """Modules of this room that have `STUDIES`."""
 
 

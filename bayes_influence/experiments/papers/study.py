@@ -20,11 +20,13 @@ class Reproduced:
         folder: Where everything is stored.
         table: What is printed of it.
         figures: The files of its figures.
+        findings: What agrees with the paper and what does not, in sentences.
     """
 
     folder: Path
     table: pd.DataFrame
     figures: tuple[Path, ...] = ()
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
+import pandas as pd
 import torch
 from joblib import Parallel, cpu_count, delayed, effective_n_jobs
 from tqdm.auto import tqdm
@@ -22,6 +23,10 @@ from bayes_influence.training.threads import torch_threads
 logger = logging.getLogger(__name__)
 
 Cell = TypeVar("Cell")
+
+
+FAILURES = "failures"
+"""Table in which cells that raised are recorded."""
 
 
 class FailedCellsError(BayesInfluenceError, RuntimeError):
@@ -79,7 +84,7 @@ def run_cells(
     Raises:
         ValueError: If a key cannot be a file name; before any work is done.
         BusyError: If another process, or another thread, works in the folder.
-        FailedCellsError: If cells raised; after all others have been stored.
+        FailedCellsError: If cells raised; after all others have been stored, and these recorded in `failures.csv`.
         KeyboardInterrupt: On Ctrl-C, saying how many cells are stored and where.
     """
     for key in cells:
@@ -113,9 +118,18 @@ def _run(
             f"interrupted: {stored} of {len(cells)} cells are stored in {folder.path}; run the same study again to "
             "continue"
         ) from None
+    _record(folder, {key: failures[key] for key in pending if key in failures})
     if failures:
         raise FailedCellsError({key: failures[key] for key in pending if key in failures}, len(cells), folder)
     return RunReport(computed=tuple(pending), skipped=skipped)
+
+
+def _record(folder: StudyFolder, failures: Mapping[str, str]) -> None:
+    """Writes what failed, with its traceback, into the folder; nothing is left of an earlier run's failures."""
+    if failures:
+        folder.write_table(FAILURES, pd.DataFrame({"cell": list(failures), "error": list(failures.values())}))
+    else:
+        (folder.path / f"{FAILURES}.csv").unlink(missing_ok=True)
 
 
 def _outcomes(

@@ -48,12 +48,8 @@ class Settings:
 
     @classmethod
     def descriptions(cls) -> dict[str, str]:
-        """What the docstrings of the class and of its bases say about every field, in one line each."""
-        found: dict[str, str] = {}
-        for base in reversed(cls.__mro__):
-            _, _, attributes = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
-            section = attributes.split("\n\n")[0]
-            found |= {name: " ".join(text.split()) for name, text in ATTRIBUTE.findall(section)}
+        """What is said about every field, see `attributes_of`."""
+        found = attributes_of(cls)
         return {one.name: found.get(one.name, "") for one in fields(cls)}
 
     def check_known(self, **known: Iterable[str]) -> None:
@@ -83,6 +79,16 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, got {value}")
+
+
+def attributes_of(kind: type) -> dict[str, str]:
+    """What the docstrings of a class and of its bases say about every attribute, in one line each."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        _, _, attributes = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
+        section = attributes.split("\n\n")[0]
+        found |= {name: " ".join(text.split()) for name, text in ATTRIBUTE.findall(section)}
+    return found
 
 
 def _read(kind: Any, value: Any) -> Any:

@@ -15,7 +15,7 @@ from bayes_influence.data.dataset import Split
 from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.settings import TrainRun
-from bayes_influence.models.initialisation import initial_params
+from bayes_influence.models.initialisation import initial_state
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.training.checkpoints import CheckpointError, encode_checkpoint, matching_state
@@ -35,11 +35,13 @@ class _Start:
     Attributes:
         objective: What it minimises.
         params: Stacked parameters.
+        buffers: Stacked buffers.
         config: What its checkpoint belongs to: the run's configuration, and the parameters of the warm start if any.
     """
 
     objective: Objective
     params: Params
+    buffers: Params
     config: dict[str, Any]
 
 
@@ -72,7 +74,7 @@ def run_training(
     folder = StudyFolder(out, {"study": "train", **run.to_config()})
     split = run.split(data_folder)
     with folder.writing():
-        return _trained(run, folder, _starting_point(run, split, data_folder), split, progress), split
+        return _trained(run, folder, _starting_point(run, split, data_folder, checked=True), split, progress), split
 
 
 def load_run(
@@ -109,7 +111,7 @@ def load_trained(folder: str | Path, *, data_folder: str | Path | None = None) -
         raise ValueError(f"{folder} holds a study of another kind ({study.config.get('study')}), not a training run")
     run = TrainRun.from_config(config)
     split = run.split(data_folder)
-    start = _starting_point(run, split, data_folder)
+    start = _starting_point(run, split, data_folder, checked=False)
     state = _stored_state(study, start.config)
     done, epochs = 0 if state is None else int(state["epoch"]), run.schedule().epochs
     if done < epochs:
@@ -117,7 +119,8 @@ def load_trained(folder: str | Path, *, data_folder: str | Path | None = None) -
     return _trained(run, study, start, split, progress=False), split, config
 
 
-def _starting_point(run: TrainRun, split: Split, data_folder: str | Path | None) -> _Start:
+def _starting_point(run: TrainRun, split: Split, data_folder: str | Path | None, *, checked: bool) -> _Start:
+    """What a run starts from, a Bayesian twin `checked` where it has not been before."""
     scheme, config = run.resolved_scheme(), run.to_config()
     split.train.check_classes()
     shape, n_outputs = split.train.inputs.shape[1:], split.train.n_classes
@@ -128,9 +131,9 @@ def _starting_point(run: TrainRun, split: Split, data_folder: str | Path | None)
         config["warm_start_params"] = fingerprint(params=start.params, buffers=start.buffers)
         make = lambda: network  # noqa: E731
     dtype = split.train.inputs.dtype
-    params = initial_params(lambda: scheme.prepare(make()), run.seeds, dtype=dtype, device=run.device)
-    objective = prepared_objective(scheme, make, split.train, run.seeds[0]).to(device=run.device)
-    return _Start(objective, params, config)
+    params, buffers = initial_state(lambda: scheme.prepare(make()), run.seeds, dtype=dtype, device=run.device)
+    objective = prepared_objective(scheme, make, split.train, run.seeds[0], checked=checked).to(device=run.device)
+    return _Start(objective, params, buffers, config)
 
 
 def _trained(run: TrainRun, folder: StudyFolder, start: _Start, split: Split, progress: bool) -> Trained:
@@ -147,6 +150,7 @@ def _trained(run: TrainRun, folder: StudyFolder, start: _Start, split: Split, pr
         split.train,
         run.schedule(),
         run.seeds,
+        buffers=start.buffers,
         averaging=scheme.averaging,
         step=scheme.step(start.objective, len(split.train)),
         labels=[f"{scheme.name}, seed {seed}" for seed in run.seeds],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,11 @@ from bayes_influence.models.lenet import LeNet
 from bayes_influence.models.mlp import MLP
 from bayes_influence.models.resnet import ResNet
 from bayes_influence.models.vgg import CONVOLUTIONS, VGG
-from bayes_influence.objectives.expected_likelihoods import (
-    ExtendedVI,
-    JensenCategorical,
-    SobolCategorical,
-    TaylorCategorical,
-    TiltedCategorical,
-)
-from bayes_influence.objectives.objective import Likelihood
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.optimisers import OPTIMISERS
-from bayes_influence.training.priors import PRIORS, RELATIVE_SIGMA
-from bayes_influence.training.schemes import Scheme, Variational, find_schemes
-
-LIKELIHOODS: dict[str, Likelihood] = {
-    "tilted": TiltedCategorical(),
-    "sobol": SobolCategorical(),
-    "taylor": TaylorCategorical(),
-    "jensen": JensenCategorical(),
-    "evi": ExtendedVI(),
-}
-"""Expected log-likelihoods of Bayesian networks by name."""
+from bayes_influence.training.priors import RELATIVE_SIGMA
+from bayes_influence.training.scheme import Scheme
+from bayes_influence.training.schemes import find_schemes
 
 LEARNING_RATE = 2e-3
 """Of deterministic networks."""
@@ -46,9 +30,10 @@ LEARNING_RATE = 2e-3
 BAYESIAN_LEARNING_RATE = 5e-3
 """Of Bayesian networks. Adam moves log sigma by the learning rate per step at most, and it has units to go."""
 
-INITIAL_SIGMA = 0.2
-"""sigma sqrt(fan-in) at the start of a Bayesian network: from a smaller one the KL, which only log sigma's slow way to
-the prior's scale takes down, dominates a training of a few epochs."""
+SCHEME_OPTIONS = {"prior": "fan-in", "initial_sigma": 0.2}
+"""Numbers of a scheme that a run has others of when nothing is said. sigma sqrt(fan-in) at the start of a Bayesian
+network: from a smaller one the KL, which only log sigma's slow way to the prior's scale takes down, dominates a
+training of a few epochs."""
 
 SIZES = {"width": 32, "depth": 1}
 """What a network's size is when nothing is said."""
@@ -81,14 +66,8 @@ class TrainRun(Settings):
         width: Units of an MLP's hidden layers, or channels of a residual network's first stage; 32 when not given.
         depth: Hidden layers of an MLP; 1 when not given.
         activation: A key of `ACTIVATIONS`; the network's usual one when not given.
-        weight_decay: lambda, of schemes that have it; the scheme's own when not given.
-        prior_scale: Of Bayesian networks, see `prior_scales`.
-        prior: `"isotropic"` or `"fan-in"`.
-        kl_weight: What the KL is multiplied by in a Bayesian network's objective; the scheme's own when not given. At 1
-            that is minus the evidence lower bound; below 1 the posterior is tempered ("cold"), not the Bayesian one.
-        likelihood: Of Bayesian networks, a key of `LIKELIHOODS`; the scheme's own when not given.
-        method: How moments pass activations, see `to_bayesian`.
-        initial_sigma: sigma sqrt(fan-in) of a Bayesian network at the start.
+        scheme_options: Numbers and words of the scheme that are to be others than its own, by field; of Bayesian
+            networks the prior is by fan-in and sigma sqrt(fan-in) starts at 0.2 when nothing is said.
         warm_start: Folder of another run of the same network whose parameters this one starts from; sigma then starts
             at `RELATIVE_SIGMA` |w| instead.
         train_examples: How many of the training examples are used, the first ones; all when not given.
@@ -113,13 +92,7 @@ class TrainRun(Settings):
     width: int | None = None
     depth: int | None = None
     activation: str | None = None
-    weight_decay: float | None = None
-    prior_scale: float = 1.0
-    prior: str = "fan-in"
-    kl_weight: float | None = None
-    likelihood: str | None = None
-    method: str = "first-order"
-    initial_sigma: float = INITIAL_SIGMA
+    scheme_options: dict[str, Any] = field(default_factory=dict)
     warm_start: str | None = None
     train_examples: int | None = None
     dtype: str = "float32"
@@ -130,8 +103,6 @@ class TrainRun(Settings):
             dataset=CATALOGUE,
             network=NETWORKS,
             optimiser=OPTIMISERS,
-            prior=PRIORS,
-            likelihood=LIKELIHOODS,
             dtype=("float32", "float64"),
         )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
@@ -143,31 +114,27 @@ class TrainRun(Settings):
                 raise ValueError(f"{self.network} has no {name} to choose; leave {name} out, or choose one of {having}")
         if self.activation is not None:
             activation_module(self.activation)
-        if self.kl_weight is not None and not self.kl_weight > 0:
-            raise ValueError(
-                f"kl_weight must be positive, got {self.kl_weight}; without a KL nothing holds the variances up"
-            )
         self.resolved_scheme()
         self.schedule()
         torch.device(self.device)
 
     def _said(self) -> dict[str, Any]:
-        """Schedule, sizes and KL as they were said or, left unsaid, as data, network and scheme have them."""
-        (scheme,) = find_schemes([self.scheme])
-        bayesian, known = isinstance(scheme, Variational), find_known(self.dataset)
+        """Schedule and sizes as they were said or, left unsaid, as data, network and scheme have them."""
+        bayesian, known = self.resolved_scheme().bayesian, find_known(self.dataset)
         defaults = {
             "epochs": known.epochs,
             "batch_size": known.batch_size,
             "learning_rate": BAYESIAN_LEARNING_RATE if bayesian else LEARNING_RATE,
-            "kl_weight": scheme.regulariser_weight if bayesian else None,
             **{name: size for name, size in SIZES.items() if name in NETWORKS[self.network]},
         }
         said = {name: getattr(self, name) for name in defaults}
         return {name: default if said[name] is None else said[name] for name, default in defaults.items()}
 
     def resolved(self) -> TrainRun:
-        """The same run with nothing left unsaid about its schedule, its network's size and its KL."""
-        return replace(self, **self._said())
+        """The same run with nothing left unsaid about its schedule, its network's size and its scheme's numbers."""
+        options = self.resolved_scheme().options
+        numbers = {name: value for name, value in options.items() if isinstance(value, float | str)}
+        return replace(self, **self._said(), scheme_options=numbers | self.scheme_options)
 
     def to_config(self) -> dict[str, Any]:
         """Everything needed to repeat the run, as JSON can hold it; what was left unsaid is said."""
@@ -187,23 +154,10 @@ class TrainRun(Settings):
         )
 
     def resolved_scheme(self) -> Scheme:
-        """The scheme with this run's weight decay, prior and likelihood."""
+        """The scheme with this run's numbers."""
         (scheme,) = find_schemes([self.scheme])
-        if self.weight_decay is not None:
-            scheme = scheme.with_options(weight_decay=self.weight_decay)
-        if isinstance(scheme, Variational):
-            likelihood = scheme.likelihood if self.likelihood is None else LIKELIHOODS[self.likelihood]
-            start = None if self.warm_start is None else RELATIVE_SIGMA
-            return scheme.with_options(
-                likelihood=likelihood,
-                prior_scale=self.prior_scale,
-                prior=self.prior,
-                regulariser_weight=self._said()["kl_weight"],
-                method=self.method,
-                initial_sigma=self.initial_sigma,
-                relative_sigma=start,
-            )
-        return scheme
+        usual = SCHEME_OPTIONS if self.warm_start is None else SCHEME_OPTIONS | {"relative_sigma": RELATIVE_SIGMA}
+        return find_schemes([self.scheme], scheme.own(usual) | self.scheme_options)[0]
 
     def split(self, data_folder: str | Path | None = None) -> Split:
         """Training and test examples, standardised on the former: tables by feature, images by channel.

@@ -39,7 +39,8 @@ def train_schemes(
     """Trains a run under several schemes, each in a folder of its name, and compares them over the seeds.
 
     Args:
-        run: Data, network, seeds and whatever else is said; its scheme is replaced by each of the schemes.
+        run: Data, network, seeds and whatever else is said; its scheme is replaced by each of the schemes,
+            which take those of its scheme's numbers that they have.
         schemes: Names, the one to compare with first.
         out: Folder of the study; it gets `reports.csv` (a row per scheme and seed), `summary.csv` and the plots
             `reliability-all` and `history-all`. What is finished is not trained again, so schemes can be added.
@@ -53,12 +54,12 @@ def train_schemes(
     Raises:
         ValueError: If a scheme is unknown or named twice, or the folder belongs to other settings.
     """
-    find_schemes(schemes)
+    asked = find_schemes(schemes, run.scheme_options)
     shared = {name: value for name, value in asdict(run).items() if name != "scheme"}
     folder = StudyFolder(out, {"study": "train-schemes", **shared})
     reports, curves, histories = [], {}, {}
-    for name in schemes:
-        own = replace(run, scheme=name)
+    for name, scheme in zip(schemes, asked, strict=True):
+        own = replace(run, scheme=name, scheme_options=scheme.own(run.scheme_options))
         report = train_and_report(own, folder.path / name, data_folder=data_folder, mode=mode, progress=progress)
         report.insert(0, "scheme", name)
         reports.append(report)

@@ -20,10 +20,20 @@ def test_a_grid_has_the_cells_of_every_size_once():
     assert {(cell.depth, cell.width) for cell in cells.values()} == {(1, 5), (2, 5)}
 
 
+def test_a_cell_has_the_numbers_of_its_own_schemes():
+    study = Study(schemes=("none", "weight-decay", "bnn"), scheme_options={"weight_decay": 0.1, "prior": "fan-in"})
+    first, second, third = study.cells().values()
+    assert (first.schemes, first.scheme_options) == (("none",), {})
+    assert (second.schemes, second.scheme_options) == (("weight-decay",), {"weight_decay": 0.1})
+    assert (third.schemes, third.scheme_options) == (("bnn",), {"prior": "fan-in"})
+    assert second.resolved_schemes()[0].weight_decay == 0.1
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"schemes": ("bn",)}, "unknown scheme bn; known: none, weight-decay"),
+        ({"schemes": ("none",), "scheme_options": {"prior": "fan-in"}}, "none: no option prior to choose; schemes"),
         ({"removals": 150}, r"removals must lie in 3\.\.149 \(iris has 149 training examples"),
         ({"removals": 2}, r"removals must lie in 3\.\.149"),
         ({"refit_epochs": 0}, "refit_epochs must be at least 1, got 0"),

@@ -113,6 +113,16 @@ def test_failing_cells_are_named_after_the_others_are_stored(tmp_path, n_jobs):
     assert folder_at(tmp_path).keys() == ["seed=0", "seed=2", "seed=4"]
 
 
+def test_what_failed_is_recorded_in_the_folder_until_it_succeeds(tmp_path):
+    with pytest.raises(FailedCellsError):
+        run(tmp_path, compute=fail_on_odd, n_jobs=1)
+    recorded = pd.read_csv(tmp_path / "failures.csv")
+    assert recorded["cell"].tolist() == ["seed=1", "seed=3", "seed=5"]
+    assert recorded["error"].str.contains("Traceback").all()
+    run(tmp_path, n_jobs=1)
+    assert not (tmp_path / "failures.csv").exists()
+
+
 def test_a_result_that_cannot_be_stored_is_its_cells_failure(tmp_path):
     def broken(seed):
         return CellResult({"results": pd.DataFrame({"x": [object()]})}) if seed == 0 else draw(seed)

@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from bayes_influence.data.locks import BusyError
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.run import CHECKPOINT, epoch_seconds, load_run, load_trained, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.training import fits as fits_module
 from bayes_influence.training.checkpoints import CheckpointError, decode_checkpoint
 from bayes_influence.training.dropout import DroppedLinear
 
@@ -68,6 +70,31 @@ def test_a_killed_process_continues_to_the_same_bits(tmp_path):
     assert_same(resumed, whole)
 
 
+def test_buffers_are_each_seeds_own(tmp_path, monkeypatch):
+    def make_network(*_):
+        network = nn.Sequential(nn.Linear(4, 3))
+        network.register_buffer("order", torch.randperm(4))
+        network.register_forward_pre_hook(lambda module, args: args[0][:, module.order])
+        return network
+
+    monkeypatch.setattr(TrainRun, "make_network", make_network)
+    run_training(RUN, tmp_path / "both", progress=False)
+    alone, _ = run_training(replace(RUN, seeds=(4,)), tmp_path / "alone", progress=False)
+    objective, _, _ = load_run(tmp_path / "both", index=1)
+    for part in ("params", "buffers"):
+        for name, value in getattr(alone.at(0), part).items():
+            torch.testing.assert_close(getattr(objective, part)[name], value)
+
+
+def test_a_twin_is_checked_where_it_is_trained_and_not_again_where_it_is_loaded(tmp_path, monkeypatch):
+    checks = []
+    monkeypatch.setattr(fits_module, "check_twin", lambda *_: checks.append(1))
+    run_training(replace(RUN, scheme="bnn"), tmp_path / "run", progress=False)
+    assert len(checks) == 1
+    load_run(tmp_path / "run")
+    assert len(checks) == 1
+
+
 @pytest.mark.parametrize(("scheme", "layer"), [("bnn", BayesianLayer), ("dropout", DroppedLinear)])
 def test_a_finished_run_is_loaded_where_it_ended(scheme, layer, tmp_path):
     run = replace(RUN, scheme=scheme)
@@ -102,10 +129,9 @@ def test_a_run_uses_the_first_training_examples():
 
 
 def test_settings_reach_the_scheme():
-    assert replace(RUN, weight_decay=0.3).resolved_scheme().weight_decay == 0.3
-    run = replace(
-        RUN, scheme="bnn", prior="fan-in", prior_scale=2.0, likelihood="taylor", initial_sigma=0.3, kl_weight=0.5
-    )
+    assert replace(RUN, scheme_options={"weight_decay": 0.3}).resolved_scheme().weight_decay == 0.3
+    options = {"prior_scale": 2.0, "likelihood": "taylor", "initial_sigma": 0.3, "regulariser_weight": 0.5}
+    run = replace(RUN, scheme="bnn", scheme_options=options)
     scheme = run.resolved_scheme()
     assert (scheme.prior, scheme.prior_scale, scheme.initial_sigma) == ("fan-in", 2.0, 0.3)
     assert type(scheme.likelihood).__name__ == "TaylorCategorical"
@@ -129,6 +155,20 @@ def test_what_is_not_said_depends_on_data_and_scheme(dataset, scheme, epochs, ba
     assert replace(run, scheme="none").schedule().learning_rate == 0.002
 
 
+def test_a_configuration_says_the_schemes_numbers_also_where_they_are_its_own():
+    assert RUN.to_config()["scheme_options"] == {"regulariser_weight": 1.0, "weight_decay": 0.005}
+    bayesian = replace(RUN, scheme="bnn", scheme_options={"likelihood": "evi"})
+    assert bayesian.to_config()["scheme_options"] == {
+        "regulariser_weight": 1.0,
+        "prior_scale": 1.0,
+        "prior": "fan-in",
+        "method": "first-order",
+        "initial_sigma": 0.2,
+        "likelihood": "evi",
+    }
+    assert TrainRun.from_config(bayesian.to_config()).resolved_scheme() == bayesian.resolved_scheme()
+
+
 @pytest.mark.parametrize("network", ["lenet", "vgg11", "resnet"])
 def test_convolutional_networks_are_built_for_images_and_refuse_tables(network):
     width = 4 if network == "resnet" else None
@@ -146,11 +186,11 @@ def test_convolutional_networks_are_built_for_images_and_refuse_tables(network):
         ({"network": "vgg12"}, "unknown network 'vgg12'; known: mlp, lenet"),
         ({"scheme": "ridge"}, "unknown scheme ridge; known: none"),
         ({"optimiser": "lion"}, "unknown optimiser 'lion'; known: adam, sgd"),
-        ({"likelihood": "probit"}, "unknown likelihood 'probit'; known: tilted"),
-        ({"prior": "cauchy"}, "unknown prior 'cauchy'; known: isotropic"),
+        ({"scheme": "bnn", "scheme_options": {"likelihood": "probit"}}, "unknown likelihood 'probit'; known: tilted"),
+        ({"scheme_options": {"prior": "fan-in"}}, "no option prior to choose; schemes that have it: bnn, bnn-temp"),
+        ({"scheme_options": {"priors": "fan-in"}}, "no option priors to choose; no scheme has one of that name"),
         ({"seeds": ()}, r"seeds must be one or more different numbers from 0 on, got \(\)"),
         ({"seeds": (1, 1)}, r"got \(1, 1\)"),
-        ({"kl_weight": 0.0}, r"kl_weight must be positive, got 0\.0"),
         ({"train_examples": 0}, "train_examples must be at least 1, got 0"),
         ({"epochs": 0}, "epochs and batch_size must be at least 1"),
         ({"activation": "step"}, "unknown activation 'step'"),

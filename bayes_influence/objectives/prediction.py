@@ -1,0 +1,165 @@
+"""Predictions of a fitted objective with their uncertainty: what its likelihood says that the outputs mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import pi
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import vmap
+
+from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.prediction import diagonal_moments, linearized_moments
+from bayes_influence.moments.sampling import Posterior, RunningMoments
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.predictive import ClassPredictive, predictive_of
+
+LOGIT_DRAWS = 256
+"""Draws of the logits where probabilities are averaged over them."""
+
+
+def probit_probabilities(logits: Moments) -> Float[Tensor, "n *K C"]:
+    """Predictive class probabilities softmax(m / sqrt(1 + pi v / 8)) (MacKay 1992), without sampling.
+
+    Close for one random logit against fixed ones; where all logits vary independently, differences of logits vary more
+    than the formula allows for, and the probabilities are a little too sharp.
+    """
+    return torch.softmax(logits.expectation / torch.sqrt(1 + pi / 8 * logits.variance), dim=-1)
+
+
+def entropy(probabilities: Float[Tensor, "*lead C"]) -> Float[Tensor, "*lead"]:
+    """-sum_c p_c log p_c, in nats."""
+    return torch.special.entr(probabilities).sum(-1)
+
+
+def mutual_information(logits: Moments) -> Float[Tensor, "n *K"]:
+    """1/2 (sum_c p_c v_c - sum_c p_c^2 v_c) with p = softmax(m), in nats: epistemic uncertainty to second order.
+
+    Between the label and the logits, which count as independent. Grows without bound in v, unlike the quantity itself.
+    """
+    probabilities = torch.softmax(logits.expectation, dim=-1)
+    return 0.5 * ((probabilities - probabilities.square()) * logits.variance).sum(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Class predictions for n examples; uncertainties are in nats.
+
+    Of several labels each is a class, off (0) or on (1), with an axis K of its own; uncertainties add up over them. One
+    logit z is two classes with the logits (0, z).
+
+    Attributes:
+        logits: Mean and variance of the logits, (n, C), or (n, K, 2) of K labels.
+        probabilities: Predictive mean probabilities, likewise.
+        epistemic: Mutual information between label and weights, (n,): what more data could take away.
+    """
+
+    logits: Moments
+    probabilities: Float[Tensor, "n *K C"]
+    epistemic: Float[Tensor, " n"]
+
+    @property
+    def classes(self) -> Int[Tensor, "n *K"]:
+        """The most probable class (of every label)."""
+        return self.probabilities.argmax(-1)
+
+    @property
+    def total(self) -> Float[Tensor, " n"]:
+        """Entropy of the predictive probabilities."""
+        return _per_example(entropy(self.probabilities))
+
+    @property
+    def aleatoric(self) -> Float[Tensor, " n"]:
+        """What no data could take away: total minus epistemic."""
+        return self.total - self.epistemic
+
+
+_MOMENTS: dict[str, Callable[..., Moments]] = {"diagonal": diagonal_moments, "linearized": linearized_moments}
+MODES = (*_MOMENTS, "sampled")
+
+
+def predict(
+    objective: Objective,
+    inputs: Any,
+    *,
+    mode: str = "linearized",
+    averaging: str = "probit",
+    n_samples: int = 256,
+    generator: torch.Generator | None = None,
+) -> Prediction:
+    """Class probabilities of a Bayesian network and how far they can be trusted.
+
+    Args:
+        objective: A Bayesian network where it stands, with a likelihood of classes or labels.
+        inputs: A batch, fixed or random.
+        mode: `"diagonal"`, `"linearized"` or `"sampled"`, as the functions of those names say.
+        averaging: How the first two modes come from logits to probabilities: `"probit"`, with the epistemic part to
+            second order and at most the total; or `"sampled"`, by `LOGIT_DRAWS` draws of independent logits. Mode
+            `"sampled"` averages over its own draws of the weights.
+        n_samples: Draws of the weights, in mode `"sampled"`.
+        generator: Source of the draws; seeded with 0 if not given.
+
+    Raises:
+        TypeError: If it is a network without an objective, or the likelihood does not say that outputs are classes.
+        ValueError: If mode or averaging is unknown, or the network is not Bayesian.
+    """
+    if mode not in MODES:
+        raise ValueError(f"unknown prediction mode {mode!r}; known: {', '.join(MODES)}")
+    if averaging not in ("probit", "sampled"):
+        raise ValueError(f"unknown averaging {averaging!r}; known: probit, sampled")
+    classes = classes_of(objective)
+    network, params = objective.network, objective.params
+    if mode == "sampled":
+        with torch.no_grad():
+            draws = Posterior.of(network, params).samples(inputs, n_samples, generator)
+            return _averaged(vmap(classes.class_logits)(drawn) for drawn in draws)
+    logits = classes.class_logits(_MOMENTS[mode](network, inputs, params))
+    if averaging == "sampled":
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        noise = torch.randn(LOGIT_DRAWS, *logits.shape, generator=generator, dtype=logits.dtype).to(logits.device)
+        drawn = _averaged([logits.expectation + logits.variance.sqrt() * noise])
+        return Prediction(logits, drawn.probabilities, drawn.epistemic)
+    probabilities = probit_probabilities(logits)
+    total = _per_example(entropy(probabilities))
+    return Prediction(logits, probabilities, torch.minimum(_per_example(mutual_information(logits)), total))
+
+
+def classes_of(objective: Objective) -> ClassPredictive:
+    """An objective's likelihood, where it is one of classes or labels.
+
+    Raises:
+        TypeError: If it is a network without an objective, or the likelihood does not say that outputs are classes.
+    """
+    if not isinstance(objective, Objective):
+        raise TypeError(
+            f"predict takes an Objective, whose likelihood says what the outputs mean, got {type(objective).__name__}; "
+            f"as Objective(network, TiltedCategorical()) for classes, with ExpectedBernoulli() for one logit"
+        )
+    found = predictive_of(objective.likelihood, "a prediction of classes")
+    if not isinstance(found, ClassPredictive):
+        raise TypeError(
+            f"predictions are probabilities of classes, and {type(found).__name__} means real numbers; their mean and "
+            f"variance are those of linearized_moments, to which the noise adds its own variance"
+        )
+    return found
+
+
+def _averaged(draws: Iterable[Float[Tensor, "draws n *K C"]]) -> Prediction:
+    """Averages drawn logits: mean probabilities, and the entropy of the mean minus the mean entropy."""
+    logits, probabilities, entropies = RunningMoments(), RunningMoments(), RunningMoments()
+    for outputs in draws:
+        drawn = torch.softmax(outputs, dim=-1)
+        logits.add(outputs)
+        probabilities.add(drawn)
+        entropies.add(entropy(drawn))
+    epistemic = _per_example(entropy(probabilities.mean) - entropies.mean).clamp(min=0)
+    return Prediction(logits.moments, probabilities.mean, epistemic)
+
+
+def _per_example(values: Float[Tensor, "n *K"]) -> Float[Tensor, " n"]:
+    """The sum over labels."""
+    return values.reshape(len(values), -1).sum(-1)

@@ -1,0 +1,53 @@
+import pandas as pd
+import pytest
+
+from bayes_influence.experiments.papers.fragility import iris, settings
+from bayes_influence.experiments.papers.fragility.iris import FIGURES, reproduce_figure
+from bayes_influence.experiments.papers.fragility.settings import FragilityStudy, Scale
+
+SMALL = FragilityStudy(scale="quick", removals=4, schemes=("weight-decay", "none"), test_example=83)
+
+
+@pytest.fixture(autouse=True)
+def _three_small_networks(monkeypatch):
+    monkeypatch.setitem(settings.SCALES, "quick", Scale(2, 40, 10, ((1, 5), (2, 5), (1, 8))))
+
+
+@pytest.mark.parametrize("mode", ["corrected", "as-published"])
+def test_both_figures_come_from_the_same_cells(tmp_path, mode):
+    study = FragilityStudy(**{**SMALL.to_config(), "mode": mode})
+    found = reproduce_figure("fig1", study, tmp_path / "grid", 1, progress=False)
+    assert len(pd.read_csv(tmp_path / "grid" / "summary.csv")) == 6
+    assert set(found.table["between"]) == {"schemes", "depths", "widths"}
+    cells = sorted((tmp_path / "grid" / "cells").iterdir())
+    stamps = [path.stat().st_mtime_ns for path in cells]
+    reproduce_figure("fig3", study, tmp_path / "grid", 1, progress=False)
+    assert [path.stat().st_mtime_ns for path in cells] == stamps
+    for name in ("fig1.png", "fig3.pdf", "fig1-anova.csv", "fig3-anova.csv", "fig1-pairs.csv", "results.csv"):
+        assert (tmp_path / "grid" / name).exists()
+    assert (tmp_path / "grid" / "fig1-summary.txt").read_text().splitlines() == list(found.findings)
+    other = FragilityStudy(**{**study.to_config(), "seed": 5})
+    with pytest.raises(ValueError, match="belongs to another configuration: seed is 0 there and 5 here"):
+        reproduce_figure("fig1", other, tmp_path / "grid", progress=False)
+    other_mode = "corrected" if mode == "as-published" else "as-published"
+    other = FragilityStudy(**{**study.to_config(), "mode": other_mode})
+    with pytest.raises(ValueError, match=f"belongs to another configuration: mode is {mode} there and {other_mode}"):
+        reproduce_figure("fig1", other, tmp_path / "grid", progress=False)
+
+
+def test_a_network_s_numbers_as_published_do_not_depend_on_its_company():
+    cells = iris.published_cells(SMALL.networks(), ((1, 5), (2, 5)))
+    assert len(cells) == 4
+    one = iris.measure_as_published(cells["mode=as-published,depth=1,width=5,scheme=none"]).tables
+    assert one["results"]["scheme"].unique().tolist() == ["none"]
+    assert one["differences"].groupby("seed").size().tolist() == [4, 4]
+    both = iris.Pipeline(SMALL.networks(), 4).measure(iris.AS_PUBLISHED.correcting("points")).results
+    none = both[both["scheme"] == "none"]
+    assert none["train_loss"].to_numpy() == pytest.approx(one["results"]["train_loss"].to_numpy(), rel=1e-4)
+
+
+def test_the_spectrum_of_a_network_is_drawn_once_for_all_its_estimators(compared):
+    drawn = FIGURES["fig3"].series(compared.summary)
+    assert drawn["scheme"].tolist() == ["none", "weight-decay", "swa", "weight-decay+swa", "bnn"]
+    assert len(FIGURES["fig3"].series(compared.results)) == 5 * 2
+    assert len(FIGURES["fig1"].series(compared.summary)) == 6

@@ -1,0 +1,41 @@
+import pytest
+
+from bayes_influence.experiments.papers.fragility.settings import SCALES, SIZES, FragilityStudy
+
+
+def test_the_grid_is_the_paper_s():
+    assert len(SIZES) == 14
+    assert {depth for depth, width in SIZES if width == 5} == set(range(1, 9))
+    assert {width for depth, width in SIZES if depth == 1} == {5, 8, 14, 20, 30, 40, 50}
+    full = SCALES["full"]
+    assert (full.repeats, full.epochs, full.refit_epochs, full.sizes) == (50, 60000, 7500, SIZES)
+
+
+def test_what_is_said_goes_before_the_scale_and_the_mode():
+    networks = FragilityStudy(scale="full", epochs=30, mode="as-published").networks()
+    assert (networks.repeats, networks.epochs, networks.refit_epochs, networks.removals) == (50, 30, 7500, 25)
+    assert FragilityStudy().networks().removals == 40
+    assert FragilityStudy(removals=7).networks().removals == 7
+
+
+def test_a_folder_belongs_to_numbers_and_mode_not_to_how_they_were_said():
+    assert FragilityStudy(scale="full", repeats=10, epochs=4000, refit_epochs=1000).configuration() == (
+        FragilityStudy(scale="medium").configuration()
+    )
+    published = FragilityStudy(mode="as-published", removals=40).configuration()
+    assert {key for key, value in FragilityStudy().configuration().items() if published[key] != value} == {"mode"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "published"}, "unknown mode 'published'; known: corrected, as-published"),
+        ({"scale": "huge"}, "unknown scale 'huge'; known: quick, medium, full"),
+        ({"repeats": 0}, "repeats must be at least 1, got 0"),
+        ({"removals": 400}, "removals must lie in 3..149"),
+        ({"mode": "as-published", "schemes": ("swag",)}, "as published there are the schemes none, .* got swag"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        FragilityStudy(**options)

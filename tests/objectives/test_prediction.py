@@ -1,0 +1,141 @@
+"""Predictions against samples and closed forms; what is no prediction of classes is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+import bayes_influence as bi
+from bayes_influence.moments import Moments, to_bayesian, to_deterministic
+from bayes_influence.objectives.expected_likelihoods import ExpectedBernoulli, ExpectedGaussian
+from bayes_influence.objectives.prediction import MODES, entropy, mutual_information, predict, probit_probabilities
+
+DOUBLE = torch.float64
+
+
+def small(initial_sigma=0.3, method="exact"):
+    network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    return bi.Objective(to_bayesian(network, method=method, initial_sigma=initial_sigma), bi.TiltedCategorical())
+
+
+def draw(moments, n):
+    noise = torch.randn(n, *moments.shape, dtype=moments.dtype)
+    return moments.expectation + moments.variance.sqrt() * noise
+
+
+@pytest.fixture
+def x():
+    return torch.randn(6, 4, dtype=DOUBLE)
+
+
+def test_probit_probabilities_against_sampled_logits():
+    logits = Moments(torch.tensor([[1.0, 0.0]], dtype=DOUBLE), torch.tensor([[2.0, 0.0]], dtype=DOUBLE))
+    exact = torch.softmax(draw(logits, 200_000), -1).mean(0)
+    assert torch.allclose(probit_probabilities(logits), exact, atol=0.01)
+    certain = Moments(logits.expectation, torch.zeros_like(logits.expectation))
+    assert torch.equal(probit_probabilities(certain), torch.softmax(logits.expectation, -1))
+
+
+def test_entropy_and_mutual_information_in_closed_form():
+    assert entropy(torch.full((2, 4), 0.25, dtype=DOUBLE))[0].item() == pytest.approx(torch.tensor(4.0).log().item())
+    assert entropy(torch.tensor([1.0, 0.0])).item() == 0
+    uniform = Moments(torch.zeros(1, 2, dtype=DOUBLE), torch.full((1, 2), 0.01, dtype=DOUBLE))
+    assert mutual_information(uniform).item() == pytest.approx(0.5 * (0.01 - 0.5 * 0.01))
+
+
+def test_mutual_information_against_samples():
+    logits = Moments(torch.randn(3, 4, dtype=DOUBLE), torch.full((3, 4), 0.02, dtype=DOUBLE))
+    samples = torch.softmax(draw(logits, 400_000), -1)
+    exact = entropy(samples.mean(0)) - entropy(samples).mean(0)
+    assert torch.allclose(mutual_information(logits), exact, rtol=0.05)
+
+
+@pytest.mark.parametrize("averaging", ["probit", "sampled"])
+@pytest.mark.parametrize("mode", MODES)
+def test_predictions_split_their_uncertainty(mode, averaging, x):
+    result = predict(small(initial_sigma=1.0), x, mode=mode, averaging=averaging)
+    assert result.logits.shape == (6, 3)
+    assert torch.allclose(result.probabilities.sum(-1), torch.ones(6, dtype=DOUBLE))
+    assert torch.equal(result.classes, result.probabilities.argmax(-1))
+    assert torch.allclose(result.total, entropy(result.probabilities))
+    assert torch.allclose(result.epistemic + result.aleatoric, result.total)
+    assert (result.epistemic >= 0).all()
+    assert (result.aleatoric >= 0).all()
+
+
+def test_modes_and_averages_agree_where_they_should(x):
+    network = small(initial_sigma=0.2)
+    referee = predict(network, x, mode="sampled", n_samples=4_000)
+    for mode in ("diagonal", "linearized"):
+        for averaging in ("probit", "sampled"):
+            result = predict(network, x, mode=mode, averaging=averaging)
+            assert torch.allclose(result.probabilities, referee.probabilities, atol=0.01)
+            assert torch.allclose(result.epistemic, referee.epistemic, atol=0.005)
+
+
+def test_a_certain_network_has_no_epistemic_uncertainty(x):
+    objective = small()
+    certain = {name: p - (1e4 if name.endswith("_rho") else 0) for name, p in objective.params.items()}
+    for mode in MODES:
+        result = predict(objective.at(certain), x, mode=mode)
+        assert torch.allclose(result.epistemic, torch.zeros(6, dtype=DOUBLE), atol=1e-12)
+        assert torch.allclose(result.probabilities, torch.softmax(to_deterministic(objective.network)(x), -1))
+
+
+def test_sampled_predictions_repeat_with_the_seed(x):
+    network = small()
+    first, again, other = (
+        predict(network, x, mode="sampled", n_samples=8, generator=torch.Generator().manual_seed(seed)).probabilities
+        for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+def test_bad_requests_are_refused(x):
+    with pytest.raises(ValueError, match="unknown prediction mode 'exact'; known: diagonal, linearized, sampled"):
+        predict(small(), x, mode="exact")
+    with pytest.raises(ValueError, match="unknown averaging 'mean'; known: probit, sampled"):
+        predict(small(), x, averaging="mean")
+    deterministic = bi.Objective(to_deterministic(small().network), bi.CrossEntropy())
+    for mode in MODES:
+        with pytest.raises(ValueError, match="has no Bayesian layer"):
+            predict(deterministic, x, mode=mode)
+
+
+def test_what_does_not_say_that_outputs_are_classes_is_refused(x, as_installed):
+    network = small().network
+    with pytest.raises(TypeError, match=r"predict takes an Objective.* got Sequential; .* Objective\(network, Tilted"):
+        predict(network, x)
+    with pytest.raises(TypeError, match=r"predictions are .* of classes, and ExpectedGaussian means real"):
+        predict(bi.Objective(network, ExpectedGaussian()), x)
+    with pytest.raises(TypeError, match=r"a prediction of classes depends on .* the likelihood 'own' does not say"):
+        predict(bi.Objective(network, own), x)
+
+
+def own(outputs, targets):
+    return outputs.expectation.sum(-1)
+
+
+@pytest.mark.parametrize("averaging", ["probit", "sampled"])
+@pytest.mark.parametrize("mode", MODES)
+def test_one_logit_is_two_classes(mode, averaging, x):
+    network = to_bayesian(nn.Linear(4, 1).double(), initial_sigma=0.5)
+    result = predict(bi.Objective(network, ExpectedBernoulli()), x, mode=mode, averaging=averaging, n_samples=4000)
+    p = torch.sigmoid(draw(network.eval()(x).flatten(1), 200_000)).mean(0).squeeze(1)
+    assert result.probabilities.shape == (6, 2)
+    assert torch.allclose(result.probabilities[:, 1], p, atol={"probit": 0.01, "sampled": 0.03}[averaging])
+    assert torch.equal(result.classes, (network(x).expectation.squeeze(1) > 0).long())
+    assert torch.allclose(result.total, torch.distributions.Bernoulli(result.probabilities[:, 1]).entropy())
+    assert (result.epistemic > 0).all()
+
+
+def test_labels_have_a_prediction_each_and_their_uncertainties_add_up(x):
+    network = to_bayesian(nn.Linear(4, 3).double(), initial_sigma=0.5).eval()
+    result = predict(bi.Objective(network, ExpectedBernoulli()), x)
+    assert result.probabilities.shape == (6, 3, 2)
+    assert result.classes.shape == (6, 3)
+    p = torch.sigmoid(network(x).expectation / torch.sqrt(1 + torch.pi / 8 * network(x).variance))
+    assert torch.allclose(result.probabilities[..., 1], p)
+    assert torch.allclose(result.total, torch.distributions.Bernoulli(p).entropy().sum(1))
+    one = torch.softmax(torch.stack([torch.zeros(6, 3), network(x).expectation], -1), -1)[..., 1]
+    assert torch.allclose(result.epistemic, (0.5 * one * (1 - one) * network(x).variance).sum(1))
