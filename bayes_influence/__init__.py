@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from bayes_influence.curvature.cost import TooLargeError
 from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping, IdentityDamping
 from bayes_influence.curvature.errors import IndefiniteCurvatureError, NotConvergedError
 from bayes_influence.data.arguments import Arguments
@@ -33,8 +34,8 @@ from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import UnsupportedOperationError
 from bayes_influence.moments.twins import TwinMismatchError
 from bayes_influence.objectives.criteria import InseparableLossError, PerExample
-from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
-from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.expected_likelihoods import ExpectedBernoulli, TiltedCategorical
+from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
@@ -64,17 +65,20 @@ __all__ = [
     "AuditSettings",
     "Batch",
     "BayesInfluenceError",
+    "Bernoulli",
     "BusyError",
     "CheckpointError",
     "CrossEntropy",
     "DamagedFileError",
     "Dataset",
     "DiagonalDamping",
+    "ExpectedBernoulli",
     "FailedCellsError",
     "FisherDamping",
     "Fits",
     "FromScratch",
     "GaussianKL",
+    "GaussianNoise",
     "IdentityDamping",
     "IndefiniteCurvatureError",
     "Influence",
@@ -103,6 +107,7 @@ __all__ = [
     "Scheme",
     "Split",
     "TiltedCategorical",
+    "TooLargeError",
     "TwinMismatchError",
     "UnidentifiableError",
     "UnreadableExampleError",

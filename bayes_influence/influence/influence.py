@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import grad
 from torch.utils.data import DataLoader
 
+from bayes_influence.arguments import check_function, kind_of
 from bayes_influence.curvature.damping import Damping
 from bayes_influence.curvature.kinds import CurvatureLike
 from bayes_influence.curvature.solvers.registry import SolverLike
@@ -28,6 +30,7 @@ from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.influence.scoring import ScoreBlocks
 from bayes_influence.influence.selection import GroupSelection, select_group
 from bayes_influence.objectives.criteria import Criterion, PerExample
+from bayes_influence.objectives.members import check_objective
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import NoRegulariser, WeightDecay
 from bayes_influence.objectives.reweighting import Convention
@@ -70,6 +73,7 @@ class Influence:
     Raises:
         IndefiniteCurvatureError: If C + D is factored and not positive definite; the message names lambda_min and what
             to do.
+        TypeError: If an argument is of another kind.
         ValueError: If the likelihood is reduced over the batch, a loss is not finite, a selected parameter takes no
             part in the losses, or a name is unknown.
     """
@@ -88,6 +92,7 @@ class Influence:
         scoring: str = "auto",
         progress: bool = False,
     ) -> None:
+        check_objective(objective, "what influence is taken of")
         self.problem = FittedProblem(objective.taking(parameters), train, dtype, batch_size)
         self.response = make_response(self.problem, curvature, damping, solver)
         if (stated := self.response.regulariser_examples) is not None:
@@ -169,12 +174,12 @@ class Influence:
             path: A score file to stream to: scores are then memory-mapped from it, and a killed run resumes.
         """
         tests = self._tests(test)
-        return self._scored(self.problem.gradients(*self.problem.taken(tests)), tests.ids, "loss", path)
+        return self._scored(self.problem.gradients(*self.problem.taken(tests)), tests, "loss", path)
 
     def on_measurement(
         self,
         measurement: Callable[..., Tensor],
-        test: Dataset | None = None,
+        test: Any = None,
         path: str | Path | None = None,
     ) -> InfluenceScores:
         """Influence of every training example on any scalar, -grad m_t' (C + D)^-1 g_i.
@@ -187,22 +192,26 @@ class Influence:
             path: A score file to stream to.
 
         Raises:
+            TypeError: If the measurement is no function.
             ValueError: If the measurement is not one number (per test example), or has no finite gradient.
         """
+        check_function("the measurement", measurement, "pass an object such as Margin(), or a function")
         if test is not None:
-            gradients = measurement_gradients(self.problem, measurement, test)
-            return self._scored(gradients, test.ids, name_of(measurement), path)
+            tests = self._tests(test)
+            gradients = measurement_gradients(self.problem, measurement, tests)
+            return self._scored(gradients, tests, name_of(measurement), path)
         gradients = self._parameter_gradient(measurement).unsqueeze(0)
-        return self._scored(gradients, torch.zeros(1, dtype=torch.int64), name_of(measurement), path)
+        return self._scored(gradients, None, name_of(measurement), path)
 
     def _parameter_gradient(self, measurement: ParameterMeasurement) -> Float[Tensor, " P"]:
         layout = self.problem.reduced.layout
 
         def value(theta: Tensor) -> Tensor:
             result = measurement(layout.unflatten(theta))
-            if result.shape != ():
+            if not isinstance(result, Tensor) or result.shape != ():
+                got = tuple(result.shape) if isinstance(result, Tensor) else kind_of(result)
                 raise ValueError(
-                    f"a measurement of the parameters must be one number, shape (), got {tuple(result.shape)}; for one "
+                    f"a measurement of the parameters must be one number, shape (), got {got}; for one "
                     f"per test example pass `test`"
                 )
             return result
@@ -266,7 +275,9 @@ class Influence:
         return as_dataset(test, "the test examples").to(device=self.problem.objective.device)
 
     def _scored(
-        self, gradients: Float[Tensor, "t P"], test_ids: Tensor, measurement: str, path: str | Path | None
+        self, gradients: Float[Tensor, "t P"], tests: Dataset | None, measurement: str, path: str | Path | None
     ) -> InfluenceScores:
+        test_ids = torch.zeros(1, dtype=torch.int64) if tests is None else tests.ids
         request = ScoreRequest(self.response, self._blocks, gradients, test_ids, measurement, self.progress)
-        return request.in_memory() if path is None else request.to_file(path)
+        scores = request.in_memory() if path is None else request.to_file(path)
+        return scores if tests is None else replace(scores, examples=(self.problem.train, tests))

@@ -48,6 +48,7 @@ class InfluenceRequest(Settings):
     damping: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check_at_least(top=1, index=0)
         if not self.tests and not self.test_ids:
             raise ValueError("influence needs at least one test example, by position or by id")

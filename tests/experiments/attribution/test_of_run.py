@@ -105,4 +105,4 @@ def test_digits_are_shown_as_the_images_that_they_are():
     figure = influence_figure(rows, split.train, split.test)
     (shown,) = figure.axes[0].get_images()
     raw = load_table("digits").at(split.test.ids[0]).inputs.reshape(8, 8)
-    assert torch.allclose(torch.as_tensor(shown.get_array().data), raw / raw.max())
+    assert torch.allclose(torch.as_tensor(shown.get_array().data), (raw / raw.max()).float())
