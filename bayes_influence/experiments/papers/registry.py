@@ -10,7 +10,14 @@ from typing import Any
 
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
 
-FILES = ("fragility.iris", "fragility.images", "fragility.curves", "fragility.ablation", "fragility.everything")
+FILES = (
+    "fragility.iris",
+    "fragility.images",
+    "fragility.curves",
+    "fragility.ablation",
+    "fragility.refit_length",
+    "fragility.everything",
+)
 """Modules of this room that have `STUDIES`."""
 
 
