@@ -207,7 +207,7 @@ STUDIES = (
         "Beyond Epifano et al.: agreement against the length of the refits, last layer and all layers, SELU and tanh",
         reproduce_length,
         LengthStudy(),
-        fixed=("mode",),
+        fixed=("mode", "only"),
         folder="runs/fragility-refit-length",
     ),
 )
