@@ -23,6 +23,7 @@ from bayes_influence.objectives.parameters import (
     detached_buffers,
     detached_params,
     moved_like,
+    same_memory,
     select_names,
 )
 from bayes_influence.objectives.predictive import Predictive, check_outputs
@@ -145,9 +146,12 @@ class Objective:
         return next(iter(self.params.values())).device
 
     def at(self, params: Params, buffers: Params | None = None) -> Objective:
-        """The same objective, standing at other parameters (and buffers)."""
+        """The same objective, standing at other parameters (and buffers); itself where it stands there already."""
         held = self.buffers if buffers is None else {**self.buffers, **buffers}
-        return replace(self, params={name: params[name].detach() for name in self.params}, buffers=held)
+        moved = {name: params[name].detach() for name in self.params}
+        if same_memory(moved, self.params) and same_memory(held, self.buffers):
+            return self
+        return replace(self, params=moved, buffers=held)
 
     def taking(self, parameters: str | Sequence[str] | None) -> Objective:
         """The same objective with influence taken in other parameters; itself where none are named."""

@@ -145,3 +145,14 @@ class Flattening:
             name: piece.view((*flat.shape[:-1], *shape))
             for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)
         }
+
+
+def same_memory(one: Params, other: Params) -> bool:
+    """Whether these are the very numbers: what a network holds of one, it holds of the other."""
+    return all(
+        value.data_ptr() == other[name].data_ptr()
+        and value.dtype == other[name].dtype
+        and value.shape == other[name].shape
+        and value.stride() == other[name].stride()
+        for name, value in one.items()
+    )
