@@ -1,11 +1,14 @@
 import pandas as pd
 import pytest
+import torch
 
 from bayes_influence.experiments.attribution.of_run import InfluenceRequest, influence_of_run
 from bayes_influence.experiments.attribution.ranking import printed_rankings
 from bayes_influence.experiments.training.report import train_and_report
 from bayes_influence.experiments.training.run import load_run
 from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.influence.influence import Influence
+from bayes_influence.influence.measurements import Margin
 from bayes_influence.influence.scores import InfluenceScores
 
 
@@ -71,3 +74,15 @@ def test_more_than_there_are_cannot_be_ranked(iris_run, tmp_path):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no study"):
         influence_of_run(tmp_path, tmp_path / "out", InfluenceRequest((0,)), progress=False)
+
+
+def test_influence_on_another_measurement_is_asked_for_by_name(iris_run, tmp_path):
+    objective, split, _ = load_run(iris_run)
+    request = InfluenceRequest((12,), top=2, measurement="margin", damping=0.1)
+    found = influence_of_run(iris_run, tmp_path / "out", request, progress=False)
+    influence = Influence(objective, split.train, damping=0.1, parameters="last-layer")
+    expected = influence.on_measurement(Margin(), split.test.select([12])).removal
+    assert torch.allclose(found.scores.removal, expected)
+    assert found.ranking["removal"].iloc[0] == pytest.approx(float(expected.max()))
+    with pytest.raises(ValueError, match="unknown measurement 'margins'; known: entropy, mutual-information"):
+        InfluenceRequest((12,), measurement="margins")
