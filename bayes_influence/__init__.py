@@ -4,11 +4,14 @@ from importlib.metadata import version
 
 from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping, IdentityDamping
 from bayes_influence.curvature.errors import IndefiniteCurvatureError, NotConvergedError
+from bayes_influence.data.arguments import Arguments
 from bayes_influence.data.dataset import Batch, Dataset, Split
 from bayes_influence.data.fingerprint import UnidentifiableError
 from bayes_influence.data.locks import BusyError
 from bayes_influence.data.sealed import DamagedFileError
+from bayes_influence.data.sources import as_dataset
 from bayes_influence.data.standardisation import standardise
+from bayes_influence.data.stream import UnreadableExampleError
 from bayes_influence.data.tables import hold_out, leave_out, load_table
 from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.evaluation.agreement import Agreement, agreement
@@ -29,8 +32,9 @@ from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian,
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import UnsupportedOperationError
 from bayes_influence.moments.twins import TwinMismatchError
-from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
-from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.criteria import InseparableLossError, PerExample
+from bayes_influence.objectives.expected_likelihoods import ExpectedBernoulli, TiltedCategorical
+from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
@@ -55,25 +59,30 @@ __all__ = [
     "SCHEMES",
     "SWA",
     "Agreement",
+    "Arguments",
     "Audit",
     "AuditSettings",
     "Batch",
     "BayesInfluenceError",
+    "Bernoulli",
     "BusyError",
     "CheckpointError",
     "CrossEntropy",
     "DamagedFileError",
     "Dataset",
     "DiagonalDamping",
+    "ExpectedBernoulli",
     "FailedCellsError",
     "FisherDamping",
     "Fits",
     "FromScratch",
     "GaussianKL",
+    "GaussianNoise",
     "IdentityDamping",
     "IndefiniteCurvatureError",
     "Influence",
     "InfluenceScores",
+    "InseparableLossError",
     "LinearResponse",
     "Margin",
     "Members",
@@ -86,6 +95,7 @@ __all__ = [
     "NotConvergedError",
     "Objective",
     "OutputVariance",
+    "PerExample",
     "Plateau",
     "PredictiveEntropy",
     "PredictiveVariance",
@@ -98,12 +108,14 @@ __all__ = [
     "TiltedCategorical",
     "TwinMismatchError",
     "UnidentifiableError",
+    "UnreadableExampleError",
     "UnsupportedModuleError",
     "UnsupportedOperationError",
     "Warm",
     "WeightDecay",
     "__version__",
     "agreement",
+    "as_dataset",
     "audit",
     "find_schemes",
     "fit_schemes",

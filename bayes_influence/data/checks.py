@@ -143,6 +143,46 @@ def _is_one_hot(targets: Int[Tensor, "n k"]) -> bool:
     return len(targets) > 3 and bool(((targets == 0) | (targets == 1)).all() and (targets.sum(1) == 1).all())
 
 
+def check_batch_size(size: int) -> None:
+    """Refuses sizes that are not positive.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    if size < 1:
+        raise ValueError(f"the batch size must be at least 1, got {size}")
+
+
+def check_class_counts(
+    name: str, targets: Int[Tensor, " n"], n_classes: int, class_names: tuple[str, ...], n_outputs: int | None
+) -> None:
+    """Refuses classes with fewer than two members, and another number of them than outputs.
+
+    Args:
+        name: Of the data set.
+        targets: Class indices.
+        n_classes: How many there are.
+        class_names: One per class, or none.
+        n_outputs: How many outputs the network has, if they should be compared.
+
+    Raises:
+        ValueError: If leaving an example out would leave none of its class, or the numbers differ.
+    """
+    counts = torch.bincount(targets, minlength=n_classes).tolist()
+    for index, count in enumerate(counts):
+        if count < 2:
+            label = f" ({class_names[index]})" if class_names else ""
+            raise ValueError(
+                f"{name}: class {index}{label} has {count} member{'s' * (count != 1)}, at least 2 are needed "
+                f"to leave one out; add examples or drop the class"
+            )
+    if n_outputs is not None and n_outputs != n_classes:
+        raise ValueError(
+            f"{name} has {n_classes} classes, but the network has {n_outputs} outputs; "
+            f"build it with n_outputs={n_classes}"
+        )
+
+
 def check_weights(name: str, weights: Any, ids: Int[Tensor, " n"]) -> None:
     """Refuses weights that are not one real number of at least 0 for every example, or all 0.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayes_influence.data.checks import (
+    check_batch_size,
+    check_class_counts,
     check_finite,
     check_lengths,
     check_tensors,
@@ -109,6 +111,9 @@ class Dataset:
         object.__setattr__(self, "class_names", checked_names(self.name, self.class_names, "class"))
         targets = checked_targets(self.name, self.targets, self.ids, self.class_names)
         object.__setattr__(self, "targets", targets)
+        self._check_weights()
+
+    def _check_weights(self) -> None:
         if self.weights is not None:
             check_weights(self.name, self.weights, self.ids)
 
@@ -172,22 +177,8 @@ class Dataset:
             ValueError: If a class has fewer than two members (leaving one out would leave none), or the network has
                 another number of outputs than there are classes.
         """
-        n_classes = self.n_classes
-        if self.targets.ndim > 1:
-            return
-        counts = torch.bincount(self.targets, minlength=n_classes).tolist()
-        for index, count in enumerate(counts):
-            if count < 2:
-                label = f" ({self.class_names[index]})" if self.class_names else ""
-                raise ValueError(
-                    f"{self.name}: class {index}{label} has {count} member{'s' * (count != 1)}, at least 2 are needed "
-                    f"to leave one out; add examples or drop the class"
-                )
-        if n_outputs is not None and n_outputs != n_classes:
-            raise ValueError(
-                f"{self.name} has {n_classes} classes, but the network has {n_outputs} outputs; "
-                f"build it with n_outputs={n_classes}"
-            )
+        if self.targets.ndim == 1:
+            check_class_counts(self.name, self.targets, self.n_classes, self.class_names, n_outputs)
 
     def batch(self) -> Batch:
         """All examples as one batch."""
@@ -199,10 +190,31 @@ class Dataset:
         Raises:
             ValueError: If the size is not positive.
         """
-        if size < 1:
-            raise ValueError(f"the batch size must be at least 1, got {size}")
+        check_batch_size(size)
         for start in range(0, len(self), size):
             yield self._take(slice(start, start + size)).batch()
+
+    def in_batches(self, size: int) -> Sequence[Batch]:
+        """The same batches by number, again and again."""
+        return list(self.batches(size))
+
+    def gathered(self, positions: Int[Tensor, "..."]) -> Batch:
+        """The examples at positions of any shape, which takes the place of the leading axis; one may come twice."""
+        return tree_map(lambda leaf: leaf[positions.to(leaf.device)], self.batch())
+
+    @property
+    def example(self) -> Batch:
+        """The first example as a batch of one: what the others look like."""
+        return self._take(slice(0, 1)).batch()
+
+    @property
+    def holds_targets(self) -> bool:
+        """Whether all targets are in memory; otherwise they are looked at where they pass."""
+        return True
+
+    def identity(self) -> dict[str, Any]:
+        """All that numbers depend on, by name: not what the data are called, nor their classes and columns."""
+        return {"inputs": self.inputs, "targets": self.targets, "ids": self.ids, "weights": self.weights}
 
     def _take(self, index: Any) -> Dataset:
         """Some of the examples, none twice: what was checked of all of them need not be checked again."""

@@ -27,9 +27,6 @@ from torch import Tensor, nn
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.errors import BayesInfluenceError
 
-DESCRIPTION = ("name", "feature_names", "class_names")
-"""What a data set says about itself, on which no number depends."""
-
 MODULE_STATE = frozenset(vars(nn.Module()))
 """What every module holds beside what its class gives it."""
 
@@ -160,7 +157,7 @@ class _Digest:
             yield from ((".__func__", value.__func__), (".__self__", value.__self__))
         elif isinstance(value, Dataset):
             self._text("dataset")
-            yield from ((f".{f.name}", getattr(value, f.name)) for f in fields(value) if f.name not in DESCRIPTION)
+            yield from ((f".{name}", part) for name, part in value.identity().items())
         elif isinstance(value, Structure):
             self._text("structure")
             yield from _of_module(value.network, with_numbers=False)

@@ -88,7 +88,7 @@ def average_waterfall(gaps: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFram
     keys = [*by, "gap", "before", "after"]
     measures = ["output_distance", "effect_distance", "loss_difference", "output_effect", "loss_effect"]
     means = gaps.groupby(keys, sort=False)[measures].mean().reset_index()
-    groups = means.groupby(list(by), sort=False)["output_distance"] if by else None
+    groups = means.groupby(list(by))["output_distance"] if by else None
     total = means["output_distance"].sum() if groups is None else groups.transform("sum")
     return means.assign(output_share=means["output_distance"] / total)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad
+from torch.utils.data import DataLoader
 
 from bayes_influence.curvature.damping import Damping
 from bayes_influence.curvature.kinds import CurvatureLike
 from bayes_influence.curvature.solvers.registry import SolverLike
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.sources import as_dataset
 from bayes_influence.influence.groups import GroupInfluence, group_influence
 from bayes_influence.influence.measurements import ParameterMeasurement, measurement_gradients, name_of
 from bayes_influence.influence.perturbation import perturbation_influence
@@ -24,8 +27,12 @@ from bayes_influence.influence.score_files import ScoreRequest
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.influence.scoring import ScoreBlocks
 from bayes_influence.influence.selection import GroupSelection, select_group
+from bayes_influence.objectives.criteria import Criterion, PerExample
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import NoRegulariser, WeightDecay
 from bayes_influence.objectives.reweighting import Convention
+
+logger = logging.getLogger(__name__)
 
 
 class Influence:
@@ -83,8 +90,53 @@ class Influence:
     ) -> None:
         self.problem = FittedProblem(objective.taking(parameters), train, dtype, batch_size)
         self.response = make_response(self.problem, curvature, damping, solver)
+        if (stated := self.response.regulariser_examples) is not None:
+            logger.warning(
+                "the objective's regulariser is a KL divided by n_train=%d, but there are %d training examples: it is "
+                "no ELBO of theirs. Give GaussianKL their number; what tempers is `regulariser_weight`",
+                *(stated, self.response.n_train),
+            )
         self.progress = progress
         self._blocks = ScoreBlocks(self.problem, scoring)
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        loss: Criterion,
+        train: Any,
+        *,
+        weight_decay: float = 0.0,
+        parameters: str | Sequence[str] = "last-layer",
+        **options: Any,
+    ) -> Influence:
+        """Influence of a model that is trained already, in whoever's loop.
+
+        Its objective is taken to be the mean loss over the training examples plus (weight_decay / 2) ||theta||^2, and
+        the model to stand at a minimum of it; `scores` say how far that is from being so.
+
+        Args:
+            model: Any network, on any device; it is copied, and left as it is.
+            loss: What it was trained with: a criterion of torch, or a function of outputs and targets with one loss per
+                example or their mean; see `PerExample`.
+            train: What it was trained on: a loader or a dataset of torch, a `Dataset`, or a pair of arrays; see
+                `as_dataset`.
+            weight_decay: As in `torch.optim.SGD(..., weight_decay=)` and in Adam, of all parameters. AdamW's decoupled
+                decay belongs to no objective; its number is a first guess.
+            parameters: Which parameters influence is taken in.
+            **options: See `Influence`.
+
+        Raises:
+            InseparableLossError: If the loss is no mean over examples.
+            TypeError: If model, loss or data are none.
+            ValueError: As for `Influence`, or if a loader leaves examples out.
+        """
+        regulariser = WeightDecay(weight_decay) if weight_decay else NoRegulariser()
+        objective = Objective(model, PerExample(loss), regulariser, parameters=parameters)
+        data = as_dataset(train, "the training examples").to(device=objective.device)
+        if isinstance(train, DataLoader) and train.batch_size:
+            options.setdefault("batch_size", train.batch_size)
+        return cls(objective, data, **options)
 
     @property
     def damping(self) -> Damping:
@@ -106,17 +158,18 @@ class Influence:
         data = self.problem.data if ids is None else self.problem.data.at(ids)
         return self.response.solve(self.problem.gradients(data).T).value.T / self.response.n_train
 
-    def on_loss(self, test: Dataset, path: str | Path | None = None) -> InfluenceScores:
+    def on_loss(self, test: Any, path: str | Path | None = None) -> InfluenceScores:
         """Influence of every training example on the loss of every test example, -g_t' (C + D)^-1 g_i.
 
         Memory: t P for the solved systems, one block of training examples, and t n for the scores unless they go to a
         file.
 
         Args:
-            test: Test examples.
+            test: Test examples: a `Dataset`, or anything that `as_dataset` takes.
             path: A score file to stream to: scores are then memory-mapped from it, and a killed run resumes.
         """
-        return self._scored(self.problem.gradients(*self.problem.taken(test)), test.ids, "loss", path)
+        tests = self._tests(test)
+        return self._scored(self.problem.gradients(*self.problem.taken(tests)), tests.ids, "loss", path)
 
     def on_measurement(
         self,
@@ -208,6 +261,9 @@ class Influence:
         return select_group(
             self.response, test, size, method=method, direction=direction, convention=convention, progress=self.progress
         )
+
+    def _tests(self, test: Any) -> Dataset:
+        return as_dataset(test, "the test examples").to(device=self.problem.objective.device)
 
     def _scored(
         self, gradients: Float[Tensor, "t P"], test_ids: Tensor, measurement: str, path: str | Path | None

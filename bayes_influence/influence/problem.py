@@ -91,7 +91,7 @@ class FittedProblem:
     @property
     def is_linear_head(self) -> bool:
         """Whether the reduced problem is one `nn.Linear` on vectors, its weight first, its bias (if any) second."""
-        return is_linear_layer(self.reduced, self.data.inputs)
+        return is_linear_layer(self.reduced, self.data.example.inputs)
 
     def taken(self, data: Dataset) -> tuple[Dataset, Objective]:
         """Other examples, in this problem's dtype, and the objective that takes them.

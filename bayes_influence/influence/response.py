@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isclose
 
 import torch
 from jaxtyping import Float
@@ -46,6 +47,18 @@ class Response:
     solver: Solver
     operator: LinearOperator
     solve: Solve
+
+    @property
+    def regulariser_examples(self) -> int | None:
+        """The n that a KL(q || p) / n is divided by, where that is another than `n_train`; None where there is none.
+
+        A weight s = n / n_train of the regulariser makes up for it.
+        """
+        objective = self.problem.objective
+        stated = getattr(objective.regulariser, "n_train", None)
+        if stated is None or isclose(objective.regulariser_weight * self.n_train, stated) or stated == self.n_train:
+            return None
+        return stated
 
     def on(self, objective: Objective, data: Dataset, damping: Float[Tensor, " P"]) -> Response:
         """The same kind of curvature of another objective on other (reduced) examples, with its own damping diagonal.

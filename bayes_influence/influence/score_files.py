@@ -132,6 +132,7 @@ class ScoreRequest:
             "converged": solution.converged,
             "smallest_eigenvalue": solution.smallest_eigenvalue,
             "largest_eigenvalue": solution.largest_eigenvalue,
+            "regulariser_examples": self.response.regulariser_examples,
             "stationarity": float(self.response.problem.gradient.norm()) if self._is_whole else None,
         }
         return SolvedTests(solution.value, solution.residual * self.gradients.norm(dim=1), notes)

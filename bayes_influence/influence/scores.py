@@ -50,6 +50,8 @@ class InfluenceScores:
         stationarity: ||grad J|| where the objective stands: 0 at a minimum, which an estimate takes for granted.
         drift: (n_test,) -g_t' (H + D)^-1 grad J: the change of the measurement that a Newton step to the minimum would
             bring with nothing removed.
+        regulariser_examples: The n of the regulariser KL(q || p) / n where that is another than the number of training
+            examples, so that the objective is no ELBO of theirs.
     """
 
     values: Float[Tensor, "t n"]
@@ -66,6 +68,7 @@ class InfluenceScores:
     gradient_norms: Float[Tensor, " n"] | None = None
     stationarity: float | None = None
     drift: Float[Tensor, " t"] | None = None
+    regulariser_examples: int | None = None
 
     def __repr__(self) -> str:
         tests, examples = self.values.shape
@@ -77,9 +80,11 @@ class InfluenceScores:
 
     def _standing(self) -> str:
         """What the estimate stands on, in a few words."""
+        stated = self.regulariser_examples
+        counted = "" if stated is None else f"; no ELBO of these examples: its KL is divided by {stated}"
         if self.stationarity is None or self.drift is None:
-            return ""
-        return (
+            return counted
+        return counted + (
             f"; gradient norm of J {self.stationarity:.1e}, a step to its minimum moves the {self.measurement} "
             f"{float(self.relative_drift.median()):.2g} times as much as a removal"
         )

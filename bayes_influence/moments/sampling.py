@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from tqdm.auto import tqdm
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.moments.convert import to_deterministic
 from bayes_influence.moments.layers import RHO, is_bayesian
 from bayes_influence.moments.moments import Moments
@@ -102,7 +103,7 @@ class Posterior:
         if n_samples < 2:
             raise ValueError(f"n_samples must be at least 2 to have a variance, got {n_samples}")
         generator = torch.Generator().manual_seed(0) if generator is None else generator
-        call = function or (lambda params, x: functional_call(self.network, params, (x,)))
+        call = function or (lambda params, x: functional_call(self.network, params, *as_call(x)))
         with tqdm(total=n_samples, desc="weight samples", disable=None if progress else True) as bar:
             for start in range(0, n_samples, SAMPLES_AT_ONCE):
                 size = min(SAMPLES_AT_ONCE, n_samples - start)

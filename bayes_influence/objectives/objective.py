@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.data.dataset import Batch, Dataset
 from bayes_influence.moments.layers import is_bayesian
+from bayes_influence.objectives.criteria import PerExample
 from bayes_influence.objectives.parameters import (
     Flattening,
     Params,
     called_last,
+    check_shapes,
     detached_buffers,
     detached_params,
     moved_like,
     same_memory,
     select_names,
+    standing_at,
 )
 from bayes_influence.objectives.predictive import Predictive, check_outputs
 from bayes_influence.objectives.regularisers import NoRegulariser
@@ -81,14 +84,14 @@ class Objective:
             object.__setattr__(self, "params", detached_params(self.network))
         if set(self.params) != set(own):
             raise ValueError(f"params must name the network's parameters {sorted(own)}, got {sorted(self.params)}")
-        _check_shapes("parameter", self.params, own)
+        check_shapes("parameter", self.params, own)
         held = detached_buffers(self.network)
         unknown = sorted(set(self.buffers) - set(held))
         if unknown:
             raise ValueError(f"buffers must name the network's buffers {sorted(held)}, got {unknown}")
-        _check_shapes("buffer", self.buffers, held)
+        check_shapes("buffer", self.buffers, held)
         object.__setattr__(self, "buffers", {**held, **self.buffers})
-        object.__setattr__(self, "network", _standing_at(self.network, self.params, self.buffers))
+        object.__setattr__(self, "network", standing_at(self.network, self.params, self.buffers))
         object.__setattr__(self, "_lock", threading.RLock())
         select_names(self.network, self.parameters)
 
@@ -198,7 +201,7 @@ class Objective:
         """
         known = {name: value for name, value in state.items() if name in self.params or name in self.buffers}
         with self.exclusive() as network:
-            return functional_call(network, known, (inputs,))
+            return functional_call(network, known, *as_call(inputs))
 
     def losses(self, state: Params, batch: Batch) -> Float[Tensor, " B"]:
         """Per-example losses l_i, times their sample weights where the batch has some, without the regulariser.
@@ -233,10 +236,30 @@ class Objective:
         """
         if not isinstance(self.likelihood, Predictive):
             return
-        first = self.fitting(data.select(range(min(2, len(data)))).inputs)
+        first = data.select(range(min(2, len(data))))
         with torch.no_grad():
-            outputs = self.outputs(self.params, first)
-        self.likelihood.check(outputs, data.targets, data.name, data.ids)
+            outputs = self.outputs(self.params, self.fitting(first.batch().inputs))
+        seen = data if data.holds_targets else first
+        self.likelihood.check(outputs, seen.targets, data.name, seen.ids)
+
+    def check_batch(self, outputs: Any, batch: Batch, name: str, ids: Int[Tensor, " B"]) -> None:
+        """Refuses a batch whose targets do not fit the likelihood, or a likelihood that is no mean over its examples.
+
+        Args:
+            outputs: Of the batch.
+            batch: Some examples of a data set.
+            name: Of the data set.
+            ids: Of the examples.
+
+        Raises:
+            InseparableLossError: If the likelihood was made of a loss over batches that is no mean.
+            TypeError: If outputs or targets are of another kind than the likelihood says.
+            ValueError: If they do not fit; data set and example are named.
+        """
+        if isinstance(self.likelihood, Predictive):
+            self.likelihood.check(outputs, batch.targets, name, ids)
+        elif isinstance(self.likelihood, PerExample):
+            self.likelihood.check_mean(outputs, batch.targets)
 
     def value(
         self,
@@ -318,29 +341,6 @@ class FlatObjective:
     ) -> Float[Tensor, ""]:
         """J over one batch, see `Objective.value`."""
         return self.objective.value(self.state(theta), batch, data_weights, regulariser_weight)
-
-
-def _check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    wrong = [name for name, value in given.items() if value.shape != own[name].shape]
-    if wrong:
-        raise ValueError(
-            f"{what} {wrong[0]!r} must have shape {tuple(own[wrong[0]].shape)}, got {tuple(given[wrong[0]].shape)}; "
-            "take one member out of a stack with `Members.at`"
-        )
-
-
-def _standing_at(network: nn.Module, params: Params, buffers: Params) -> nn.Module:
-    """A copy of the network in evaluation mode that holds these very tensors."""
-    memo: dict[int, Any] = {}
-    for name, parameter in network.named_parameters():
-        memo[id(parameter)] = nn.Parameter(params[name], requires_grad=parameter.requires_grad)
-    for name, buffer in network.named_buffers():
-        memo[id(buffer)] = buffers[name]
-    for module in network.modules():
-        # Tensors that are computed from parameters (weight norm's) are made anew in every call, but cannot be copied.
-        derived = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
-        memo.update({id(value): value.detach().clone() for value in derived})
-    return copy.deepcopy(network, memo).eval()
 
 
 def _named(value: object) -> str:

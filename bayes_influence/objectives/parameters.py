@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.moments.layers import RHO
 from bayes_influence.torch_internals import tree_map
 
@@ -62,7 +64,8 @@ def called_last(network: nn.Module, inputs: Any) -> str:
         for path, module in owners_of_parameters(network).items()
     ]
     try:
-        network(inputs)
+        args, kwargs = as_call(inputs)
+        network(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()
@@ -156,3 +159,36 @@ def same_memory(one: Params, other: Params) -> bool:
         and value.stride() == other[name].stride()
         for name, value in one.items()
     )
+
+
+def check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuses tensors that are not shaped as the network's own.
+
+    Args:
+        what: What they are.
+        given: By name.
+        own: The network's.
+
+    Raises:
+        ValueError: Naming the first one.
+    """
+    wrong = [name for name, value in given.items() if value.shape != own[name].shape]
+    if wrong:
+        raise ValueError(
+            f"{what} {wrong[0]!r} must have shape {tuple(own[wrong[0]].shape)}, got {tuple(given[wrong[0]].shape)}; "
+            "take one member out of a stack with `Members.at`"
+        )
+
+
+def standing_at(network: nn.Module, params: Params, buffers: Params) -> nn.Module:
+    """A copy of the network in evaluation mode that holds these very tensors."""
+    memo: dict[int, Any] = {}
+    for name, parameter in network.named_parameters():
+        memo[id(parameter)] = nn.Parameter(params[name], requires_grad=parameter.requires_grad)
+    for name, buffer in network.named_buffers():
+        memo[id(buffer)] = buffers[name]
+    for module in network.modules():
+        # Tensors that are computed from parameters (weight norm's) are made anew in every call, but cannot be copied.
+        derived = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
+        memo.update({id(value): value.detach().clone() for value in derived})
+    return copy.deepcopy(network, memo).eval()

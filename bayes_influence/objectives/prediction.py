@@ -111,7 +111,7 @@ def predict(
         raise ValueError(f"unknown prediction mode {mode!r}; known: {', '.join(MODES)}")
     if averaging not in ("probit", "sampled"):
         raise ValueError(f"unknown averaging {averaging!r}; known: probit, sampled")
-    classes = _classes_of(objective)
+    classes = classes_of(objective)
     network, params = objective.network, objective.params
     if mode == "sampled":
         with torch.no_grad():
@@ -128,8 +128,12 @@ def predict(
     return Prediction(logits, probabilities, torch.minimum(_per_example(mutual_information(logits)), total))
 
 
-def _classes_of(objective: Objective) -> ClassPredictive:
-    """The likelihood, where it is one of classes."""
+def classes_of(objective: Objective) -> ClassPredictive:
+    """An objective's likelihood, where it is one of classes or labels.
+
+    Raises:
+        TypeError: If it is a network without an objective, or the likelihood does not say that outputs are classes.
+    """
     if not isinstance(objective, Objective):
         raise TypeError(
             f"predict takes an Objective, whose likelihood says what the outputs mean, got {type(objective).__name__}; "
@@ -138,7 +142,7 @@ def _classes_of(objective: Objective) -> ClassPredictive:
     found = predictive_of(objective.likelihood, "a prediction of classes")
     if not isinstance(found, ClassPredictive):
         raise TypeError(
-            f"predict gives probabilities of classes, and {type(found).__name__} means real numbers; their mean and "
+            f"predictions are probabilities of classes, and {type(found).__name__} means real numbers; their mean and "
             f"variance are those of linearized_moments, to which the noise adds its own variance"
         )
     return found

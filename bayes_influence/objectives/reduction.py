@@ -147,8 +147,8 @@ def reduce(trained: Members | Objective, train: Dataset) -> Reduction:
     """
     check_dataset(train, "the training examples")
     members = Members.of(trained)
-    first = next(_parts(members.objective, train, len(members)))
-    objective = members.objective.resolved(first.inputs)
+    few = members.objective.fitting(train.select(range(min(2, len(train)))).batch())
+    objective = members.objective.resolved(few.inputs)
     objective.check_targets(train)
     members = replace(members, objective=objective)
     try:
@@ -156,8 +156,8 @@ def reduce(trained: Members | Objective, train: Dataset) -> Reduction:
         features = _features(members, path, train)
     except _StaysWholeError as error:
         for one in members:
-            for part in _parts(one, train, 1):
-                _checked_losses(one, part, train, one.outputs(one.params, part.inputs))
+            for part, ids in _parts(one, train, 1):
+                _checked_losses(one, part, train.name, ids, one.outputs(one.params, part.inputs))
         return Reduction(members, train, members, None, str(error))
     reason = f"the selected parameters are those of {path or 'the network'!r}, whose output is the network's"
     return Reduction(members, train, _heads(members, path), features, reason)
@@ -231,9 +231,9 @@ def _features(members: Members, path: str, data: Dataset) -> Any:
     each = []
     for one in members:
         received = []
-        for part in _parts(one, data, 1):
+        for part, ids in _parts(one, data, 1):
             features, outputs = _watched(one, path, part.inputs)
-            losses, rows = _checked_losses(one, part, data, outputs)
+            losses, rows = _checked_losses(one, part, data.name, ids, outputs)
             if len(rows) < len(losses):
                 _check_rows(one, path, part, features, rows)
             received.append(tree_map(Tensor.detach, features))
@@ -245,11 +245,11 @@ def _first_axis(leaf: Tensor) -> Tensor:
     return leaf.unsqueeze(0)
 
 
-def _parts(objective: Objective, data: Dataset, members: int) -> Iterator[Batch]:
-    """The examples in the dtype of the parameters, as many at a time as `ENTRIES` says."""
-    size = max(1, ENTRIES // (members * numbers_per_example(data.inputs)))
-    for batch in data.batches(size):
-        yield objective.fitting(batch)
+def _parts(objective: Objective, data: Dataset, members: int) -> Iterator[tuple[Batch, Tensor]]:
+    """The examples in the dtype of the parameters, and their ids, as many at a time as `ENTRIES` says."""
+    size = max(1, ENTRIES // (members * numbers_per_example(data.example.inputs)))
+    for batch, ids in zip(data.batches(size), data.ids.split(size), strict=True):
+        yield objective.fitting(batch), ids
 
 
 def _watched(objective: Objective, path: str, inputs: Any) -> tuple[Any, Any]:
@@ -310,14 +310,15 @@ def _check_rows(objective: Objective, path: str, part: Batch, features: Any, row
             raise _StaysWholeError(f"what {path or 'the network'!r} receives of an example depends on the others")
 
 
-def _checked_losses(objective: Objective, part: Batch, data: Dataset, outputs: Any) -> tuple[Tensor, Tensor]:
+def _checked_losses(objective: Objective, part: Batch, name: str, ids: Tensor, outputs: Any) -> tuple[Tensor, Tensor]:
     """The losses of a batch, and the positions in it of those that were evaluated in other company, too."""
     with torch.no_grad():
+        objective.check_batch(outputs, part, name, ids)
         losses = objective.losses_of(outputs, part)
         bad = ~torch.isfinite(losses)
         if bad.any():
             raise ValueError(
-                f"{data.name}: {int(bad.sum())} of {len(losses)} losses are not finite; check the inputs' scale, the "
+                f"{name}: {int(bad.sum())} of {len(losses)} losses are not finite; check the inputs' scale, the "
                 f"targets, and that the network was trained to its end"
             )
         if len(losses) == 1:
@@ -332,7 +333,7 @@ def _checked_losses(objective: Objective, part: Batch, data: Dataset, outputs: A
     if not _close(losses[rows], again):
         worst = int((losses[rows] - again).abs().argmax())
         raise ValueError(
-            f"{data.name}: the loss of an example depends on the other examples of its batch: "
+            f"{name}: the loss of an example depends on the other examples of its batch: "
             f"{float(losses[rows][worst]):.6g} among {len(losses)}, {float(again[worst]):.6g} among {len(rows)}. "
             f"Nothing can be said of single examples then. Look for losses over pairs, batch norm without running "
             f"statistics, means over the batch, outputs of shape (n, 1) against targets of shape (n,), or a network "

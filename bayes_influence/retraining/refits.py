@@ -110,7 +110,7 @@ def _under_each(
     of_network = vmap(of_one, in_dims=(0, None, None, None))
     everywhere = vmap(of_network, in_dims=(0, 0, None if features is None else 0, None))
     networks = next(iter(states.values())).shape[:2].numel()
-    size = max(1, ENTRIES // (networks * numbers_per_example(data.inputs)))
+    size = max(1, ENTRIES // (networks * numbers_per_example(data.example.inputs)))
     whole = objective.fitting(data.batch())
     parts = []
     with torch.no_grad():

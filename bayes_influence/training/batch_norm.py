@@ -7,6 +7,7 @@ import copy
 import torch
 from torch.func import functional_call
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.objectives.members import member
@@ -50,5 +51,5 @@ def refreshed_buffers(objective: Objective, params: Params, buffers: Params, tra
                 for norm in norms.values():
                     norm.momentum = len(part) / seen
                 batch = train.select(part).batch()
-                functional_call(network, own, (moved_like(batch.inputs, like),))
+                functional_call(network, own, *as_call(moved_like(batch.inputs, like)))
     return refreshed

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.sampling import Posterior
 from bayes_influence.objectives.expected_likelihoods import sampled_likelihood
@@ -49,7 +50,7 @@ def sampled_negative_elbo(
     posterior = Posterior.of(objective.network, objective.params)
 
     def total(params: Params, inputs: Tensor) -> Tensor:
-        losses = likelihood(torch.func.functional_call(posterior.network, params, (inputs,)), train.targets)
+        losses = likelihood(torch.func.functional_call(posterior.network, params, *as_call(inputs)), train.targets)
         return train.batch().weighted(losses).sum()
 
     with torch.no_grad():

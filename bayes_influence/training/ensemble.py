@@ -13,6 +13,8 @@ from tqdm.auto import tqdm
 from bayes_influence.data.dataset import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
+from bayes_influence.objectives.predictive import check_outputs
+from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.averaging import IterateAverage
 from bayes_influence.training.finiteness import CHECK_EVERY, check_finite
 from bayes_influence.training.learning_rates import LearningRates
@@ -83,8 +85,15 @@ def train_ensemble(
 
     Raises:
         NonFiniteTrainingError: If an objective becomes NaN or infinite.
-        ValueError: If members are averaged and no `averaging` says how.
+        TypeError: If shared targets are of another kind than the likelihood's.
+        ValueError: If shared targets do not fit the likelihood, or members are averaged and no `averaging` says how.
     """
+    if not own_data:
+        with torch.no_grad():
+            first = objective.outputs(
+                objective.params, tree_map(lambda leaf: leaf[:2], objective.fitting(batch.inputs))
+            )
+        check_outputs(objective.likelihood, first, batch.targets)
     layout = Flattening.of(objective.params, [name for name in objective.params if name in params])
     flat = layout.flatten(params).clone()
     members = len(flat)

@@ -16,10 +16,10 @@ from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.models.initialisation import initial_state, seeded
 from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.moments.twins import check_twin
-from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.members import Members, differing, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.predictive import ClassPredictive
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.minibatch import train_minibatches
@@ -93,9 +93,10 @@ def fit_schemes(
     Raises:
         NonFiniteTrainingError: Naming scheme, seed and step.
         TwinMismatchError: If a Bayesian twin does not compute what its network computes.
-        ValueError: If a class has a single member, or the network has another number of outputs than there are
-            classes.
-        TypeError: If `make_network` is a network and not what builds one.
+        ValueError: If a class has a single member, the network has another number of outputs than there are classes,
+            or the targets do not fit a scheme's likelihood.
+        TypeError: If `make_network` is a network and not what builds one, or the targets are of another kind than a
+            scheme's likelihood.
     """
     check_dataset(train, "the training examples")
     if isinstance(make_network, nn.Module):
@@ -103,7 +104,8 @@ def fit_schemes(
             f"make_network must build a new network at every call, got a {type(make_network).__name__} itself; pass a "
             "function without arguments, e.g. lambda: MLP(4, 3)"
         )
-    _check_classes(make_network, train)
+    for members in ensembles(schemes):
+        _check_targets(prepared_objective(members[0], make_network, train, seeds[0]), train)
     fits: dict[str, Fits] = {}
     for members in ensembles(schemes):
         for fit in _fit_ensemble(members, make_network, train, seeds, schedule, parameters, tolerance, progress):
@@ -111,14 +113,13 @@ def fit_schemes(
     return [fits[scheme.name] for scheme in schemes]
 
 
-def _check_classes(make_network: Callable[[], nn.Module], train: Dataset) -> None:
-    """Refuses labels that the network cannot learn, before any training."""
-    if train.targets.is_floating_point():
-        return
-    with torch.no_grad(), seeded(0):
-        objective = Objective(make_network(), CrossEntropy()).to(train.inputs.dtype, train.inputs.device)
-        outputs = objective.outputs(objective.params, train.inputs[:1])
-    train.check_classes(n_outputs=outputs.shape[-1])
+def _check_targets(objective: Objective, train: Dataset) -> None:
+    """Refuses targets that the network cannot learn, before any training."""
+    objective.check_targets(train)
+    if isinstance(objective.likelihood, ClassPredictive) and not train.targets.is_floating_point():
+        with torch.no_grad():
+            outputs = objective.outputs(objective.params, objective.fitting(train.inputs[:2]))
+        train.check_classes(n_outputs=objective.likelihood.class_logits(outputs).shape[-1])
 
 
 def prepared_objective(

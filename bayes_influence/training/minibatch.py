@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bayes_influence.data.dataset import Batch, Dataset, check_dataset
+from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Flattening, Params
-from bayes_influence.torch_internals import tree_map
+from bayes_influence.objectives.parameters import Flattening, Params, moved_like
 from bayes_influence.training.averaging import IterateAverage, SwagPosterior
 from bayes_influence.training.batch_norm import refreshed_buffers
 from bayes_influence.training.effects import watch_step
@@ -187,8 +185,9 @@ class _Training:
             regulariser_weight = self.objective.regulariser_weight * self.schedule.regulariser_factor(step, self.steps)
             noise = [derived_seed(seed, step, 1) for seed in self.seeds]
             weights = None if self.data_weights is None else self.data_weights.gather(1, where.to(self.flat.device))
+            batch = moved_like(self.train.gathered(where), self.flat)
             gradient, value, hits = member_gradients(
-                *(self.step, self.layout, self.flat, self.buffers, self._batch(where), weights),
+                *(self.step, self.layout, self.flat, self.buffers, batch, weights),
                 *(regulariser_weight, noise),
                 alone=self.effects.alone,
             )
@@ -208,13 +207,6 @@ class _Training:
         """A permutation of the examples for every member, from its seed and the epoch."""
         generators = [torch.Generator().manual_seed(derived_seed(seed, self.epoch, 0)) for seed in self.seeds]
         return torch.stack([torch.randperm(len(self.train), generator=generator) for generator in generators])
-
-    def _batch(self, where: Int[Tensor, "E B"]) -> Batch:
-        return tree_map(partial(self._gathered, where), self.train.batch())
-
-    def _gathered(self, where: Int[Tensor, "E B"], leaf: Tensor) -> Tensor:
-        dtype = self.flat.dtype if leaf.is_floating_point() else leaf.dtype
-        return leaf[where.to(leaf.device)].to(device=self.flat.device, dtype=dtype)
 
     def _finish_epoch(self, values: Float[Tensor, "steps E"], right: Float[Tensor, "steps E"]) -> None:
         mean = values.mean(0)

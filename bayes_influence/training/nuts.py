@@ -14,6 +14,7 @@ from pyro.ops.stats import effective_sample_size, gelman_rubin
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.parameters import Params
@@ -60,7 +61,7 @@ def potential(
     """
 
     def energy(weights: Params) -> Tensor:
-        losses = likelihood(functional_call(network, weights, (train.inputs,)), train.targets)
+        losses = likelihood(functional_call(network, weights, *as_call(train.inputs)), train.targets)
         scale = prior_scale if isinstance(prior_scale, dict) else dict.fromkeys(weights, prior_scale)
         prior = sum(0.5 * (value / scale[name]).square().sum() for name, value in weights.items())
         return train.batch().weighted(losses).sum() + prior
@@ -122,7 +123,7 @@ def nuts_reference(
             kept.append({name: value.detach() for name, value in sampler.get_samples().items()})
     params = {name: torch.cat([chain[name] for chain in kept]) for name in kept[0]}
     with torch.no_grad():
-        outputs = vmap(lambda weights: functional_call(network, weights, (inputs,)))(params)
+        outputs = vmap(lambda weights: functional_call(network, weights, *as_call(inputs)))(params)
     values = outputs
     if not isinstance(likelihood, GaussianNoise):
         values = torch.softmax(vmap(likelihood.class_logits)(outputs), dim=-1)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.data.dataset import Batch
 from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.objectives.objective import Likelihood, Objective
@@ -46,7 +47,7 @@ def step_objective(objective: Objective, held: Collection[str] = ()) -> StepValu
         params: Params, buffers: Params, batch: Batch, weights: Tensor | None, regulariser_weight: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         state = {**params, **buffers}
-        outputs = functional_call(network, state, (batch.inputs,))
+        outputs = functional_call(network, state, *as_call(batch.inputs))
         for name, buffer in buffers.items():
             if state[name] is not buffer:  # a module that assigns its buffer anew, and does not write into it
                 buffer.copy_(state[name].detach())

@@ -1,6 +1,8 @@
 """`InfluenceScores`: signs, rankings, tables and files."""
 
+import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,12 @@ from torch import nn
 from bayes_influence.data.sealed import UNSEALED, seal_file
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.scores import InfluenceScores
+from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.derivatives import dense_hessian, gradient, per_example_gradients
+from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
 from bayes_influence.training.minimum import minimum_of
 
 
@@ -201,6 +205,64 @@ def test_what_an_estimate_stands_on_is_measured_and_said(train, test, caplog):
     typical = found.removal.square().mean(dim=1).sqrt()
     torch.testing.assert_close(found.relative_drift, found.drift.abs() / typical)
     assert "times as much as a removal" in repr(found)
+
+
+def _fitted(train, network, likelihood, regulariser):
+    return minimum_of(Objective(network, likelihood, regulariser), train)
+
+
+@pytest.fixture(scope="module")
+def elbo(train):
+    torch.manual_seed(0)
+    twin = to_bayesian(nn.Linear(3, 3).double(), initial_sigma=0.3)
+    return _fitted(train, twin, TiltedCategorical(), GaussianKL(len(train)))
+
+
+@pytest.fixture(scope="module")
+def decayed(train):
+    torch.manual_seed(0)
+    return _fitted(train, nn.Linear(3, 3).double(), CrossEntropy(), WeightDecay(0.05))
+
+
+def doubled(outputs, targets):
+    return 2 * nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+NO_MINIMA = {
+    "no regulariser": lambda decayed, elbo: replace(decayed, regulariser=NoRegulariser()),
+    "another weight decay": lambda decayed, elbo: replace(decayed, regulariser=WeightDecay(0.1)),
+    "weight decay on a Bayesian network": lambda decayed, elbo: replace(elbo, regulariser=WeightDecay(0.05)),
+    "a Bayesian network without its KL": lambda decayed, elbo: replace(elbo, regulariser=NoRegulariser()),
+    "another likelihood": lambda decayed, elbo: replace(decayed, likelihood=doubled),
+    "a KL of another weight": lambda decayed, elbo: replace(elbo, regulariser_weight=0.3),
+}
+
+
+@pytest.mark.parametrize("case", NO_MINIMA)
+def test_an_objective_that_was_not_trained_is_said_to_be_at_no_minimum(train, test, decayed, elbo, case, caplog):
+    for right in (decayed, elbo):
+        Influence(right, train, damping=1e-3).on_loss(test)
+    assert "at no minimum" not in caplog.text
+    Influence(NO_MINIMA[case](decayed, elbo), train, damping=1e-3).on_loss(test)
+    assert "the objective is at no minimum: its gradient norm is" in caplog.text
+
+
+def test_a_kl_of_another_number_of_examples_is_said(train, test, elbo, caplog, tmp_path):
+    """Also at its minimum, which is then that of another bound."""
+    half = len(train) // 2
+    fitted = minimum_of(replace(elbo, regulariser=GaussianKL(half)), train)
+    influence = Influence(fitted, train, damping=1e-3)
+    expected = f"a KL divided by n_train={half}, but there are {len(train)} training examples: it is no ELBO of theirs"
+    assert expected in caplog.text
+    for found in (influence.on_loss(test), influence.on_loss(test, path=tmp_path / "scores")):
+        assert found.regulariser_examples == half
+        assert f"no ELBO of these examples: its KL is divided by {half}" in repr(found)
+        assert json.loads(found.notes())["regulariser_examples"] == half
+    caplog.clear()
+    for same in (elbo, replace(elbo, regulariser_weight=0.1), replace(fitted, regulariser_weight=0.5)):
+        found = Influence(same, train, damping=1e-3).on_loss(test)
+        assert found.regulariser_examples is None
+        assert "ELBO" not in repr(found) + caplog.text
 
 
 def test_scores_without_a_drift_say_so(train):

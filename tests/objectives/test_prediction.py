@@ -106,7 +106,7 @@ def test_what_does_not_say_that_outputs_are_classes_is_refused(x, as_installed):
     network = small().network
     with pytest.raises(TypeError, match=r"predict takes an Objective.* got Sequential; .* Objective\(network, Tilted"):
         predict(network, x)
-    with pytest.raises(TypeError, match=r"probabilities of classes, and ExpectedGaussian means real numbers"):
+    with pytest.raises(TypeError, match=r"predictions are .* of classes, and ExpectedGaussian means real"):
         predict(bi.Objective(network, ExpectedGaussian()), x)
     with pytest.raises(TypeError, match=r"a prediction of classes depends on .* the likelihood 'own' does not say"):
         predict(bi.Objective(network, own), x)

@@ -7,7 +7,6 @@ from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.derivatives import gradient
 from bayes_influence.objectives.members import member
 from bayes_influence.objectives.reweighting import Removals
-from bayes_influence.retraining import turns
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import loss_changes, losses_after
 from bayes_influence.training.fits import fit_schemes
@@ -112,14 +111,6 @@ def test_refits_of_a_smooth_network_in_all_parameters_are_minima(network, train,
             options={"gtol": 1e-9},
         )
         np.testing.assert_allclose(there.layout.flatten(there.params), found.x, atol=1e-5)
-
-
-def test_refits_do_not_depend_on_which_seeds_share_a_turn(regression, train, removed, monkeypatch):
-    together = Minimum().refit(regression, train, removed)
-    monkeypatch.setattr(turns, "HESSIANS_AT_ONCE", 1)
-    apart = Minimum().refit(regression, train, removed)
-    for name, value in together.params.items():
-        torch.testing.assert_close(apart.params[name], value, rtol=0, atol=1e-12)
 
 
 def test_refits_that_do_not_converge_are_marked(unfinished, train, removed):

@@ -1,5 +1,6 @@
 import logging
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,16 @@ from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.linear_response import LinearResponse
 from bayes_influence.retraining.minimum import Minimum
-from bayes_influence.retraining.proximal import Proximal, ProximalBregman, held_problem
+from bayes_influence.retraining.proximal import (
+    ANCHOR,
+    METRIC,
+    OWN,
+    Anchored,
+    Proximal,
+    ProximalBregman,
+    ProximalObjective,
+    held_problem,
+)
 from bayes_influence.retraining.refits import control_drift
 from bayes_influence.training import minimum
 from bayes_influence.training.fits import fit_schemes
@@ -22,6 +32,8 @@ from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import SCHEMES
 from bayes_influence.training.stacked import StackedProblem
 from tests.fitted import DECAY, tanh_network
+
+SHORT = Schedule(60, 0.02)
 
 
 def _problem(fits, train, metric, bregman):
@@ -58,6 +70,49 @@ def test_the_value_is_the_formula(network, train, bregman):
         values = [objective.value(params, data, weights) for params in (moved, objective.params)]
         expected = values[0] - values[1] + 0.15 * step.square().sum()
     torch.testing.assert_close(after - before, expected)
+
+
+@pytest.mark.parametrize("bregman", [False, True])
+def test_the_regulariser_counts_by_the_weight_that_is_given_and_by_its_own_where_none_is(network, train, bregman):
+    reduction = reduce(network, train)
+    objective, whole = reduction.problem.objective, StackedProblem.of(reduction)
+    hat, theta = whole.start[0], whole.start[0] + 0.1
+    parts = {OWN: objective.layout.unflatten(theta)}
+    parts |= {ANCHOR: objective.layout.unflatten(hat), METRIC: objective.layout.unflatten(torch.zeros_like(hat))}
+    state = {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
+    anchored = ProximalObjective(
+        Anchored(objective.network), objective.likelihood, objective.regulariser, 2.0, params=state, bregman=bregman
+    )
+    value = partial(anchored.value, state, train.batch())
+    # What weight decay adds, and with Bregman divergences that without its value and slope at the anchor.
+    added = DECAY / 2 * theta.square().sum() - (DECAY * hat @ (theta - hat) if bregman else 0.0)
+    for weight in (0.0, 1.0, 3.0):
+        torch.testing.assert_close(value() - value(regulariser_weight=weight), (2 - weight) * added)
+
+
+class Scaled(torch.nn.Module):
+    """A linear layer of inputs times a number that is a buffer, or written down."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 3)
+        if isinstance(scale, torch.Tensor):
+            self.register_buffer("scale", scale)
+        else:
+            self.scale = scale
+
+    def forward(self, inputs):
+        return self.linear(inputs * self.scale)
+
+
+@pytest.mark.parametrize("protocol", [Proximal(0.1), ProximalBregman(0.1), LinearResponse(0.1)])
+def test_buffers_stay_what_they_are(train, removed, protocol):
+    ends = []
+    for scale in (torch.tensor(2.0, dtype=torch.float64), 2.0):
+        scheme = SCHEMES["weight-decay"]
+        (fits,) = fit_schemes([scheme], lambda scale=scale: Scaled(scale), train, [0, 1], SHORT, parameters="all")
+        ends.append(_flat(fits, protocol.refit(fits, train, removed)))
+    torch.testing.assert_close(*ends)
 
 
 def test_the_hessian_of_the_bregman_objective_at_the_fit_is_the_gauss_newton_matrix(unfinished, network, train):
@@ -105,6 +160,22 @@ def test_the_linear_response_is_damped_influence(regression, train, removed):
         # For outputs linear in the parameters the Gauss-Newton matrix is the Hessian.
         influence = Influence(regression.at(seed), train, damping=0.01)
         torch.testing.assert_close(steps, influence.on_parameters(removed[seed]), rtol=1e-9, atol=1e-14)
+
+
+def test_a_linear_response_says_how_far_from_the_pbrfs_minimum_its_one_step_ends(regression, train, removed):
+    """(1/n) sum_j (p_j - p̂_j) x_j' - (1/n) (p_i - y_i) x_i' + (lambda + delta) (theta - hat)."""
+    response = LinearResponse(0.1).refit(regression, train, removed)
+    assert response.converged.all()  # it is solved, not minimised
+    torch.testing.assert_close(response.gradient_norms[:, 0], torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-12)
+    x = torch.cat([train.inputs, torch.ones(40, 1, dtype=torch.float64)], dim=1)
+    one_hot = torch.eye(3, dtype=torch.float64)[train.targets]
+    theta = torch.cat([response.params["0.weight"], response.params["0.bias"].unsqueeze(-1)], dim=-1)
+    for seed in range(2):
+        for refit, index in enumerate(removed[seed].tolist(), 1):
+            here, hat = ((x @ theta[seed, at].T).softmax(-1) for at in (refit, 0))
+            own = torch.outer(here[index] - one_hot[index], x[index])
+            gradient = ((here - hat).T @ x - own) / 40 + (DECAY + 0.1) * (theta[seed, refit] - theta[seed, 0])
+            torch.testing.assert_close(response.gradient_norms[seed, refit], gradient.norm())
 
 
 def test_a_network_that_did_not_converge_stands_still_under_the_pbrf_only(unfinished, train, test, removed, caplog):

@@ -4,7 +4,7 @@ import torch
 
 from bayes_influence.moments.moments import Moments
 from bayes_influence.retraining.minimum import Minimum
-from bayes_influence.retraining.refits import control_drift, loss_changes, losses_after, outputs_after
+from bayes_influence.retraining.refits import ControlDrift, control_drift, loss_changes, losses_after, outputs_after
 from bayes_influence.retraining.warm import Warm
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
@@ -20,6 +20,19 @@ def test_losses_are_those_of_every_single_refit(network, train, test, removed):
             there = refits.at(seed, index)
             torch.testing.assert_close(losses[seed, index], there.losses(there.params, test.batch()))
             torch.testing.assert_close(outputs[seed, index], there.network(test.inputs))
+
+
+def test_what_no_refit_moves_is_every_networks_own(train, test, removed):
+    """The first layer is refitted, on the last layer that each seed has."""
+    scheme = SCHEMES["weight-decay"]
+    (fits,) = fit_schemes([scheme], tanh_network, train, [0, 1], Schedule(20), parameters=["0.weight"], tolerance=None)
+    refits = Warm(Schedule(2)).refit(fits, train, removed)
+    assert set(refits.params) == {"0.weight"}
+    losses = losses_after(refits, test)
+    for seed in range(2):
+        for index in range(4):
+            there = refits.at(seed, index)
+            torch.testing.assert_close(losses[seed, index], there.losses(there.params, test.batch()))
 
 
 def test_changes_are_counted_from_the_control(unfinished, train, test, removed):
@@ -50,6 +63,12 @@ def test_refits_are_shown_in_a_line(regression, train, removed):
         f"Refits({members} x {count} removals and a control each, {total} of {total} converged, worst gradient norm "
     )
     assert shown.startswith(start)
+
+
+def test_drift_as_far_as_a_typical_effect_is_flagged():
+    assert ControlDrift(torch.zeros(1, 3), torch.tensor([[0.99, 1.0, 2.0]])).exceeds_effects.tolist() == [
+        [False, True, True]
+    ]
 
 
 def test_drift_is_counted_from_the_fit_in_units_of_the_typical_effect(unfinished, train, test, removed, caplog):

@@ -29,6 +29,7 @@ def test_the_control_repeats_the_training_with_its_masks(train, removed):
     refits = FromScratch(SCHEME, tanh_network, SCHEDULE).refit(fits, train, removed)
     for name, value in fits.params.items():
         torch.testing.assert_close(refits.params[name][:, 0], value, rtol=0, atol=1e-10)
+    assert not refits.converged.any()  # a fixed schedule claims none
 
 
 def test_a_removal_differs_by_the_removal_and_not_by_the_masks(train, removed):

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,11 +7,13 @@ from torch import nn
 
 from bayes_influence.moments import TwinMismatchError
 from bayes_influence.objectives.derivatives import gradient
+from bayes_influence.objectives.expected_likelihoods import ExpectedBernoulli
+from bayes_influence.objectives.likelihoods import Bernoulli
 from bayes_influence.training import fits as fits_module
 from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import SWA, Schedule
-from bayes_influence.training.schemes import SCHEMES, Deterministic, find_schemes
+from bayes_influence.training.schemes import SCHEMES, Deterministic, Variational, find_schemes
 
 
 def make_network():
@@ -87,6 +90,55 @@ def test_a_class_with_one_member_is_refused_before_training(iris):
     lonely = iris.train.select([*range(60), 120])
     with pytest.raises(ValueError, match=r"iris: class 2 \(virginica\) has 1 member, at least 2 are needed"):
         fit_schemes(find_schemes(["none"]), make_network, lonely, [0], Schedule(10**9))
+
+
+class Labels(Deterministic):
+    """Weight decay under the likelihood of labels."""
+
+    def objective(self, network, n_train, parameters="all"):
+        return replace(super().objective(network, n_train, parameters), likelihood=Bernoulli())
+
+
+SETOSA = [Labels("labels"), Variational("bayesian-labels", likelihood=ExpectedBernoulli())]
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_schemes_of_labels_train_networks_with_a_logit_each(iris, outputs):
+    one_hot = torch.eye(3)[iris.train.targets][:, :outputs]
+    labels = replace(iris.train, targets=one_hot.squeeze(1), class_names=())
+    for fits in fit_schemes(SETOSA, lambda: nn.Linear(4, outputs), labels, [0], Schedule(300, 0.05), tolerance=1e-5):
+        objective = fits.at(0)
+        outputs_there = objective.outputs(objective.params, labels.inputs)
+        assert objective.likelihood.hits(outputs_there, labels.targets).mean() > (0.95 if outputs == 1 else 0.7)
+
+
+def test_whole_number_labels_count_as_off_and_on(iris):
+    labels = replace(iris.train, targets=(iris.train.targets == 0).long(), class_names=())
+    (fits,) = fit_schemes(SETOSA[:1], lambda: nn.Linear(4, 1), labels, [0], Schedule(50, 0.05), tolerance=None)
+    assert fits.at(0).losses(fits.at(0).params, labels.batch()).mean() < 0.5
+    lonely = labels.select([0, *torch.where(labels.targets == 1 - labels.targets[0])[0].tolist()])
+    with pytest.raises(ValueError, match="has 1 member, at least 2 are needed"):
+        fit_schemes(SETOSA[:1], lambda: nn.Linear(4, 1), lonely, [0], Schedule(10**9))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "error", "message"),
+    [
+        (1, lambda classes: (classes == 0).long(), ValueError, "one logit of two classes is Bernoulli's"),
+        (
+            3,
+            lambda classes: torch.stack([classes > 0, classes > 1, classes > 2], 1).long(),
+            ValueError,
+            "Bernoulli for",
+        ),
+        (3, lambda classes: classes.float(), TypeError, "needs class indices, int64, got torch.float32"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["none", "bnn"])
+def test_targets_that_are_no_classes_are_refused_before_training(iris, scheme, outputs, targets, error, message):
+    other = replace(iris.train, targets=targets(iris.train.targets), class_names=())
+    with pytest.raises(error, match=f"iris: .*{message}"):
+        fit_schemes(find_schemes([scheme]), lambda: nn.Linear(4, outputs), other, [0], Schedule(10**9))
 
 
 def test_two_ways_of_averaging_train_apart(iris):

@@ -24,6 +24,9 @@ from bayes_influence.torch_internals import tree_leaves
 
 logger = logging.getLogger(__name__)
 
+Shape = tuple[torch.Size, ...]
+"""Shapes of a batch's tensors, and of the vectors that a product takes."""
+
 BATCH_SIZE = 1024
 """Default number of examples that are differentiated at a time."""
 
@@ -79,12 +82,12 @@ class DataOperator(LinearOperator):
         self.kept_bytes = 0
         self.regulariser = RegulariserOperator(objective)
         self._theta = theta
-        self._batches: list[Batch] = list(data.batches(self.batch_size))
+        self._batches = data.in_batches(self.batch_size)
         self._leading: LeadingExamples | None = None
         self._is_untraceable = False
         self._is_checked = False
-        self._work: Counter[tuple[int, int]] = Counter()
-        self._traced: dict[tuple[int, int], TracedProduct] = {}
+        self._work: Counter[Shape] = Counter()
+        self._traced: dict[Shape, TracedProduct] = {}
         self._kept: dict[tuple[str, int, int], tuple[Tensor, ...]] = {}
         objective.check(self._batches[0])
 
@@ -155,7 +158,7 @@ class DataOperator(LinearOperator):
         total = self.regulariser @ vectors
         prepared: dict[TracedProduct, tuple[Tensor, ...]] = {}
         for index, batch in enumerate(batches):
-            traced = self._traced.get((len(batch.targets), vectors.shape[1]))
+            traced = self._traced.get(_shape(batch, vectors))
             if traced is None:
                 product = self._untraced_product(batch, vectors)
             else:
@@ -172,29 +175,35 @@ class DataOperator(LinearOperator):
 
         In between them, what is kept would hold on to the memory around it.
         """
-        fits = True
         for index in range(len(batches)):
             key = (part, index, vectors.shape[1])
             if key in self._kept:
                 continue
+            if not self._traces:
+                return
             batch = batches[index]
             traced = self._traced_for(batch, vectors)
-            if traced is None or not fits:
+            if traced is None:
                 continue
             kept = traced.linearise(self._theta, batch)
             size = kept_bytes(kept, [self._theta, *tree_leaves(batch)])
-            fits = self.kept_bytes + size <= self.cache_bytes
-            if fits:
-                self._kept[key] = kept
-                self.kept_bytes += size
+            if self.kept_bytes + size > self.cache_bytes:
+                return
+            self._kept[key] = kept
+            self.kept_bytes += size
+
+    @property
+    def _traces(self) -> bool:
+        """Whether a product may be traced at all."""
+        return self.cache_bytes > 0 and not self._is_untraceable and is_quick(self.objective.network, "products")
 
     def _traced_for(self, batch: Batch, vectors: Tensor) -> TracedProduct | None:
         """The trace for this shape, once products without it have cost as much; None before, and where it fails."""
-        if self.cache_bytes <= 0 or self._is_untraceable or not is_quick(self.objective.network, "products"):
+        if not self._traces:
             return None
-        shape = len(batch.targets), vectors.shape[1]
+        shape = _shape(batch, vectors)
         if shape not in self._traced:
-            self._work[shape] += int(6 * len(batch.targets) * self.size * shape[1] + CALL_WORK)
+            self._work[shape] += int(6 * len(batch.targets) * self.size * vectors.shape[1] + CALL_WORK)
             if self._work[shape] <= TRACE_WORK:
                 return None
             try:
@@ -203,6 +212,11 @@ class DataOperator(LinearOperator):
                 logger.info("products are not traced, and so nothing is kept between them: %s", error)
                 self._is_untraceable = True
         return self._traced.get(shape)
+
+
+def _shape(batch: Batch, vectors: Tensor) -> Shape:
+    """What a trace is good for: tensors of these shapes, in a batch and in vectors."""
+    return *(leaf.shape for leaf in tree_leaves(batch)), vectors.shape
 
 
 class _LeadingPart(LinearOperator):

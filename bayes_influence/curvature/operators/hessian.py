@@ -58,6 +58,6 @@ class Hessian(Curvature):
         self, objective: Objective, data: Dataset, operator: LinearOperator, batch_size: int | None = None
     ) -> LinearOperator:
         """The Gauss-Newton matrix; in a linear layer that is the Hessian itself."""
-        if is_linear_layer(objective, data.inputs):
+        if is_linear_layer(objective, data.example.inputs):
             return operator
         return GaussNewton().operator(objective, data, batch_size)

@@ -22,10 +22,10 @@ from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.influence.damping_sweep import damping_sweep
 from bayes_influence.influence.influence import Influence
 from bayes_influence.moments.convert import to_deterministic
-from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.derivatives import dense_hessian
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.predictive import predictive_of
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.retraining.minimum import Minimum
@@ -228,5 +228,4 @@ def _describe_refits(refits: Refits, row: int, drift: ControlDrift) -> dict[str,
 def _accuracy(objective: Objective, data: Dataset) -> float:
     with torch.no_grad():
         outputs = objective.outputs(objective.params, data.inputs)
-    logits = outputs.expectation if isinstance(outputs, Moments) else outputs
-    return float((logits.argmax(-1) == data.targets).double().mean())
+    return float(predictive_of(objective.likelihood, "accuracy").hits(outputs, data.targets).double().mean())

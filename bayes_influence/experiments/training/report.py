@@ -29,7 +29,8 @@ from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.prediction import entropy, predict
+from bayes_influence.objectives.prediction import classes_of, entropy, predict
+from bayes_influence.objectives.predictive import ClassPredictive
 from bayes_influence.training.minibatch import Trained
 
 logger = logging.getLogger(__name__)
@@ -71,25 +72,36 @@ def predict_all(trained: Trained, index: int, data: Dataset, mode: str = "diagon
         index: Which one.
         data: Examples.
         mode: How a Bayesian network predicts, see `predict`.
+
+    Raises:
+        TypeError: If the likelihood does not say that outputs are classes.
+        ValueError: If examples have several labels each.
     """
     objective = trained.at(index)
+    classes = classes_of(objective)
+    with torch.no_grad():
+        first = objective.outputs(objective.params, data.inputs[:1])
+    if (labels := classes.class_logits(first)).ndim > 2:
+        raise ValueError(
+            f"{data.name}: a report is on one class per example, got {labels.shape[1]} labels each; take what "
+            f"`predict` returns, label by label"
+        )
     if trained.posteriors:
         draws = trained.posteriors[index].sample(SWAG_SAMPLES, torch.Generator().manual_seed(0))
         objectives = [objective.at(member(draws, draw)) for draw in range(SWAG_SAMPLES)]
-        outputs = torch.stack([torch.softmax(_outputs(own, data), dim=-1) for own in objectives])
+        outputs = torch.stack([_probabilities(own, classes, data) for own in objectives])
         return Predicted(outputs.mean(0), outputs.var(0).sum(-1))
-    with torch.no_grad():
-        first = objective.outputs(objective.params, data.inputs[:1])
     if not isinstance(first, Moments):
-        return Predicted(torch.softmax(_outputs(objective, data), dim=-1), None)
+        return Predicted(_probabilities(objective, classes, data), None)
     parts = [predict(objective, batch.inputs, mode=mode) for batch in data.batches(BATCH)]
     variances = [softmax(part.logits, dim=-1).variance.sum(-1) for part in parts]
     return Predicted(torch.cat([part.probabilities for part in parts]), torch.cat(variances))
 
 
-def _outputs(objective: Objective, data: Dataset) -> Float[Tensor, "n C"]:
+def _probabilities(objective: Objective, classes: ClassPredictive, data: Dataset) -> Float[Tensor, "n C"]:
     with torch.no_grad():
-        return torch.cat([objective.outputs(objective.params, batch.inputs) for batch in data.batches(BATCH)])
+        outputs = [objective.outputs(objective.params, batch.inputs) for batch in data.batches(BATCH)]
+    return torch.softmax(classes.class_logits(torch.cat(outputs)), dim=-1)
 
 
 def report_row(predicted: Predicted, data: Dataset, outside: Predicted | None = None) -> dict[str, float | int]:

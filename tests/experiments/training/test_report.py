@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.images import ImageSet
@@ -17,9 +18,15 @@ from bayes_influence.experiments.training.report import (
 )
 from bayes_influence.experiments.training.run import load_trained
 from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.moments.softmax import softmax
-from bayes_influence.objectives.members import member
+from bayes_influence.objectives.expected_likelihoods import ExpectedBernoulli
+from bayes_influence.objectives.likelihoods import Bernoulli, GaussianNoise
+from bayes_influence.objectives.members import member, stack_members
+from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.prediction import probit_probabilities
+from bayes_influence.training.minibatch import train_minibatches
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 
 RUN = TrainRun("iris", "mlp", seeds=(3, 4), epochs=8, batch_size=32, width=5, learning_rate=0.02)
 
@@ -81,6 +88,37 @@ def test_a_single_network_has_no_variance(tmp_path):
     report, trained, split = run_of("weight-decay", tmp_path / "run")
     assert predict_all(trained, 0, split.test).variance is None
     assert report["variance_auroc"].isna().all()
+
+
+def trained_on(data, network, likelihood, epochs):
+    start = Objective(network, likelihood)
+    return train_minibatches(start, stack_members([start.params]), data, MinibatchSchedule(epochs, 30, 0.1), [0])
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), ExpectedBernoulli()])
+def test_a_report_on_one_logit_is_that_on_two_classes(likelihood):
+    inputs = torch.randn(30, 3)
+    data = Dataset(inputs, (inputs[:, 0] + 0.5 * torch.randn(30) > 0).long(), torch.arange(30))
+    network = nn.Linear(3, 1)
+    network = to_bayesian(network, initial_sigma=0.5) if likelihood.moments else network
+    trained = trained_on(data, network, likelihood, epochs=40)
+    predicted = predict_all(trained, 0, data)
+    logits = trained.at(0).outputs(trained.at(0).params, inputs)
+    on = logits.expectation / torch.sqrt(1 + torch.pi / 8 * logits.variance) if likelihood.moments else logits
+    torch.testing.assert_close(predicted.probabilities[:, 1], torch.sigmoid(on).squeeze(1))
+    row = report_row(predicted, data)
+    right = (on.squeeze(1) > 0) == data.targets.bool()
+    assert row["accuracy"] == pytest.approx(float(right.double().mean()))
+    assert row["nll"] == pytest.approx(float(Bernoulli()(on, data.targets).mean()), rel=1e-5)
+    assert (predicted.variance is not None) == likelihood.moments
+
+
+def test_a_report_on_several_labels_or_real_numbers_is_refused():
+    data = Dataset(torch.randn(4, 3), torch.eye(4, 3), torch.arange(4), "toy")
+    with pytest.raises(ValueError, match="toy: a report is on one class per example, got 3 labels each; take what"):
+        predict_all(trained_on(data, nn.Linear(3, 3), Bernoulli(), epochs=1), 0, data)
+    with pytest.raises(TypeError, match="predictions are probabilities of classes, and GaussianNoise means real"):
+        predict_all(trained_on(data, nn.Linear(3, 3), GaussianNoise(), epochs=1), 0, data)
 
 
 def test_uncertainty_is_held_against_errors_and_against_examples_from_elsewhere():

@@ -1,0 +1,85 @@
+"""A model that somebody else trained, in three lines."""
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+import bayes_influence as bi
+
+GENERATOR = torch.Generator().manual_seed(2)
+X = torch.randn(60, 3, generator=GENERATOR)
+Y = (X[:, 0] + 0.5 * torch.randn(60, generator=GENERATOR) > 0).long()
+DECAY = 0.05
+
+
+class Items(Dataset):
+    """What a loop trains on."""
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        return X[index], int(Y[index])
+
+
+def trained(without=None):
+    """Ordinary full-batch training to its end, with the optimiser's own weight decay."""
+    keep = torch.tensor([index for index in range(60) if index != without])
+    torch.manual_seed(0)
+    network = nn.Linear(3, 2)
+    optimiser = torch.optim.LBFGS(network.parameters(), max_iter=500, tolerance_grad=1e-9, tolerance_change=0)
+
+    def closure():
+        optimiser.zero_grad()
+        losses = F.cross_entropy(network(X[keep]), Y[keep], reduction="sum") / 60
+        value = losses + DECAY / 2 * sum(p.square().sum() for p in network.parameters())
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+    return network
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), F.cross_entropy, bi.CrossEntropy()])
+def test_scores_foretell_what_the_loop_itself_gives_without_an_example(loss):
+    network = trained()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    loader = DataLoader(Items(), batch_size=16, shuffle=True)
+    scores = bi.Influence.of(network, loss, loader, weight_decay=DECAY, damping=0.0).on_loss(loader)
+    assert scores.train_ids.tolist() == scores.test_ids.tolist() == list(range(60))
+    assert scores.relative_drift.max() < 1e-2
+    before = F.cross_entropy(network(X), Y, reduction="none")
+    for example in (0, 17, 41):
+        with torch.no_grad():
+            change = F.cross_entropy(trained(without=example)(X), Y, reduction="none") - before
+        estimate = scores.removal[:, example]
+        assert torch.corrcoef(torch.stack([estimate.float(), change]))[0, 1] > 0.99
+        assert estimate[example] > 0
+        assert change[example] > 0
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert network.training
+
+
+def test_the_last_layer_is_taken_unless_others_are_named():
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    assert bi.Influence.of(network, F.cross_entropy, (X, Y), damping=0.1).problem.size == 10
+    assert bi.Influence.of(network, F.cross_entropy, (X, Y), damping=1.0, parameters="all").problem.size == 26
+
+
+def test_the_loaders_batch_size_is_used():
+    network = nn.Linear(3, 2)
+    assert bi.Influence.of(network, F.cross_entropy, DataLoader(Items(), batch_size=7)).problem.batch_size == 7
+    assert bi.Influence.of(network, F.cross_entropy, (X, Y), batch_size=9).problem.batch_size == 9
+
+
+def test_what_is_no_model_no_loss_or_no_data_is_refused(as_installed):
+    with pytest.raises(TypeError, match=r"an objective needs a network, an nn.Module, got str"):
+        bi.Influence.of("resnet", F.cross_entropy, (X, Y))
+    with pytest.raises(TypeError, match=r"a loss must be a module or a function .* got 'ce'"):
+        bi.Influence.of(nn.Linear(3, 2), "ce", (X, Y))
+    with pytest.raises(TypeError, match=r"the training examples must be a Dataset, .* got str"):
+        bi.Influence.of(nn.Linear(3, 2), F.cross_entropy, "mnist")
+    with pytest.raises(TypeError, match=r"the test examples must be a Dataset, .* got None"):
+        bi.Influence.of(nn.Linear(3, 2), F.cross_entropy, (X, Y)).on_loss(None)

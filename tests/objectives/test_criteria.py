@@ -1,0 +1,99 @@
+"""Losses as training loops call them, taken apart into examples."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+import bayes_influence as bi
+from bayes_influence.objectives.criteria import InseparableLossError, PerExample
+
+GENERATOR = torch.Generator().manual_seed(0)
+LOGITS = torch.randn(6, 3, generator=GENERATOR, dtype=torch.float64)
+CLASSES = torch.tensor([0, 2, 1, 1, 0, 2])
+REALS = torch.randn(6, 3, generator=GENERATOR, dtype=torch.float64)
+LABELS = (REALS > 0).double()
+WEIGHTS = torch.tensor([1.0, 2.0, 5.0]).double()
+
+MEANS = [
+    (nn.CrossEntropyLoss(), CLASSES, F.cross_entropy(LOGITS, CLASSES, reduction="none")),
+    (
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        CLASSES,
+        F.cross_entropy(LOGITS, CLASSES, reduction="none", label_smoothing=0.1),
+    ),
+    (F.cross_entropy, CLASSES, F.cross_entropy(LOGITS, CLASSES, reduction="none")),
+    (nn.MultiMarginLoss(), CLASSES, F.multi_margin_loss(LOGITS, CLASSES, reduction="none")),
+    (nn.MSELoss(), REALS, (LOGITS - REALS).square().mean(1)),
+    (nn.L1Loss(), REALS, (LOGITS - REALS).abs().mean(1)),
+    (nn.HuberLoss(), REALS, F.huber_loss(LOGITS, REALS, reduction="none").mean(1)),
+    (nn.BCEWithLogitsLoss(), LABELS, F.binary_cross_entropy_with_logits(LOGITS, LABELS, reduction="none").mean(1)),
+    (nn.CrossEntropyLoss(reduction="none"), CLASSES, F.cross_entropy(LOGITS, CLASSES, reduction="none")),
+    (lambda outputs, targets: (outputs - targets).square().sum(1), REALS, (LOGITS - REALS).square().sum(1)),
+    (lambda outputs, targets: (outputs - targets).square().sum(1).mean(), REALS, (LOGITS - REALS).square().sum(1)),
+]
+
+
+@pytest.mark.parametrize(("criterion", "targets", "expected"), MEANS)
+def test_a_mean_is_taken_apart_into_the_losses_of_its_examples(criterion, targets, expected):
+    losses = PerExample(criterion)
+    torch.testing.assert_close(losses(LOGITS, targets), expected)
+    losses.check_mean(LOGITS, targets)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "targets", "message"),
+    [
+        (
+            nn.CrossEntropyLoss(weight=WEIGHTS),
+            CLASSES,
+            "CrossEntropyLoss returns .* no mean",
+        ),
+        (lambda outputs, targets: F.cross_entropy(outputs, targets, reduction="sum"), CLASSES, "it is the sum over"),
+        (lambda outputs, targets: F.cross_entropy(outputs - outputs.mean(0), targets), CLASSES, "it is no mean"),
+        (nn.CrossEntropyLoss(ignore_index=1), CLASSES, r"returns .* it is no mean"),
+    ],
+)
+def test_what_is_no_mean_over_examples_is_refused(criterion, targets, message):
+    with pytest.raises(InseparableLossError, match=message):
+        PerExample(criterion).check_mean(LOGITS, targets)
+
+
+def test_a_sum_is_refused_at_once(as_installed):
+    with pytest.raises(InseparableLossError, match=r"MSELoss sums over the batch.* reduction='mean'"):
+        PerExample(nn.MSELoss(reduction="sum"))
+    with pytest.raises(TypeError, match="must be a module or a function of outputs and targets, got 'mse'"):
+        PerExample("mse")
+
+
+@dataclass
+class _Output:
+    logits: torch.Tensor
+
+
+def test_torchs_own_criteria_are_given_the_logits_of_an_output_and_others_the_output():
+    output = _Output(LOGITS)
+    torch.testing.assert_close(PerExample(nn.CrossEntropyLoss())(output, CLASSES), MEANS[0][2])
+    own = PerExample(lambda output, targets: F.cross_entropy(output.logits, targets, reduction="none"))
+    torch.testing.assert_close(own(output, CLASSES), MEANS[0][2])
+
+
+def test_a_batch_that_is_no_mean_is_refused_before_influence_is_taken():
+    data = bi.Dataset(LOGITS, CLASSES, torch.arange(6))
+    weighted = nn.CrossEntropyLoss(weight=WEIGHTS)
+    objective = bi.Objective(nn.Linear(3, 3).double(), PerExample(weighted))
+    for parameters in ("last-layer", "all"):
+        with pytest.raises(InseparableLossError, match="no mean"):
+            bi.Influence(objective, data, damping=0.1, parameters=parameters)
+
+
+def test_derivatives_are_those_of_the_library_s_own_loss():
+    data = bi.Dataset(LOGITS, CLASSES, torch.arange(6))
+    network = nn.Linear(3, 3).double()
+    scores = [
+        bi.Influence(bi.Objective(network, loss), data, damping=0.1).on_loss(data.select([2])).values
+        for loss in (PerExample(nn.CrossEntropyLoss()), bi.CrossEntropy())
+    ]
+    torch.testing.assert_close(*scores, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+
+from bayes_influence.objectives.reduction import reduce
+from bayes_influence.objectives.reweighting import as_removals
+from bayes_influence.retraining import turns
+from bayes_influence.retraining.minimum import Minimum
+from bayes_influence.retraining.turns import from_controls, refits_in_turns, repeated_problem
+from bayes_influence.training.fits import fit_schemes
+from bayes_influence.training.newton import minimise_newton
+from bayes_influence.training.schedules import Schedule
+from bayes_influence.training.schemes import SCHEMES
+from bayes_influence.training.stacked import StackedProblem
+from tests.fitted import DECAY, tanh_network
+from tests.references import softmax_regression_minimum
+
+
+def _turns_of(fits, train, removed):
+    """How many networks were refitted at a time."""
+    taken = []
+
+    def solve(problem, rows, positions):
+        taken.append(len(rows))
+        return from_controls(problem, len(rows), positions, 1e-6)
+
+    refits_in_turns(reduce(fits, train), as_removals(removed, len(fits)), solve)
+    return taken
+
+
+@pytest.fixture(scope="module")
+def three(train):
+    """Last layers of three tanh networks, each on features of its own: P = 15, D = 4."""
+    schedule = Schedule(20)
+    (fits,) = fit_schemes([SCHEMES["weight-decay"]], tanh_network, train, [0, 1, 2], schedule, tolerance=None)
+    return fits
+
+
+@pytest.mark.parametrize(("room", "taken"), [(3.0, [3]), (2.9, [2, 1]), (2.0, [2, 1]), (1.9, [1] * 3), (0.1, [1] * 3)])
+def test_no_more_hessians_are_held_than_there_is_room_for(three, train, monkeypatch, room, taken):
+    """A control and two refits, of 15 parameters each, are 3 * 15^2 entries."""
+    monkeypatch.setattr(turns, "HESSIANS_AT_ONCE", int(room * 3 * 15 * 15))
+    assert _turns_of(three, train, torch.tensor([[0, 1]] * 3)) == taken
+
+
+@pytest.mark.parametrize(("room", "taken"), [(3.0, [3]), (2.9, [2, 1]), (2.0, [2, 1]), (1.9, [1] * 3), (0.1, [1] * 3)])
+def test_no_more_features_are_held_than_there_is_room_for(three, train, monkeypatch, room, taken):
+    """Every one of three refits of a network has its features beside it: 40 examples of 4 numbers."""
+    monkeypatch.setattr(turns, "ENTRIES", int(room * 3 * 40 * 4))
+    assert _turns_of(three, train, torch.tensor([[0, 1]] * 3)) == taken
+
+
+@pytest.mark.parametrize("entries", [1, turns.HESSIANS_AT_ONCE])
+def test_refits_do_not_depend_on_which_networks_share_a_turn(regression, train, removed, monkeypatch, entries):
+    monkeypatch.setattr(turns, "HESSIANS_AT_ONCE", entries)
+    refits = Minimum().refit(regression, train, removed)
+    assert refits.converged.shape == (2, 4)
+    assert refits.converged.all()
+    assert float(refits.gradient_norms.max()) <= 1e-10
+    for seed in range(2):
+        for index in range(4):
+            weights = np.ones(40)
+            weights[removed[seed, :index][-1:]] = 0
+            weight, bias = softmax_regression_minimum(train.inputs, train.targets, weights, DECAY, 3)
+            np.testing.assert_allclose(refits.params["0.weight"][seed, index], weight, atol=1e-8)
+            np.testing.assert_allclose(refits.params["0.bias"][seed, index], bias, atol=1e-8)
+
+
+def test_refits_start_from_the_hessian_without_their_example(regression, train, removed, monkeypatch):
+    """Which for the control's parameters is that of J without it, by finite differences of its gradients."""
+    reduction, given = reduce(regression, train), []
+    weights = as_removals(removed, 2).data_weights(train)
+    problem = repeated_problem(reduction, StackedProblem.of(reduction), torch.arange(2), weights)
+
+    def minimise(problem, *, tolerance, hessians=None):
+        given.append(hessians)
+        return minimise_newton(problem, tolerance=tolerance, hessians=hessians)
+
+    monkeypatch.setattr(turns, "minimise", minimise)
+    from_controls(problem, 2, removed, 1e-10)
+    controls, found = given
+    assert controls is None
+    steps = 1e-5 * torch.eye(problem.start.shape[1], dtype=torch.float64)
+    for member in range(8):
+        which = torch.full((len(steps),), member)
+        ahead, behind = (problem.gradients(problem.start[member] + sign * steps, which)[0] for sign in (1, -1))
+        torch.testing.assert_close(found[member], (ahead - behind) / 2e-5, rtol=1e-5, atol=1e-8)
