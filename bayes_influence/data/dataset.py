@@ -208,6 +208,11 @@ class Dataset:
         return self._take(slice(0, 1)).batch()
 
     @property
+    def holds_inputs(self) -> bool:
+        """Whether the examples are in memory; otherwise targets are looked at where they pass."""
+        return True
+
+    @property
     def holds_targets(self) -> bool:
         """Whether all targets are in memory; otherwise they are looked at where they pass."""
         return True

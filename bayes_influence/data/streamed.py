@@ -84,6 +84,11 @@ class StreamedDataset(Dataset):
         return self._moved(checked_targets(self.name, self.stream.targets[self._positions], self.ids, self.class_names))
 
     @property
+    def holds_inputs(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def holds_targets(self) -> bool:
         """Whether everything was read already, and the targets fit together."""
         return self.stream.targets is not None and bool((self.stream.digests[self._positions] != 0).all())

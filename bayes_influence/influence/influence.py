@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +170,12 @@ class Influence:
             path: A score file to stream to: scores are then memory-mapped from it, and a killed run resumes.
         """
         tests = self._tests(test)
-        return self._scored(self.problem.gradients(*self.problem.taken(tests)), tests.ids, "loss", path)
+        return self._scored(self.problem.gradients(*self.problem.taken(tests)), tests, "loss", path)
 
     def on_measurement(
         self,
         measurement: Callable[..., Tensor],
-        test: Dataset | None = None,
+        test: Any = None,
         path: str | Path | None = None,
     ) -> InfluenceScores:
         """Influence of every training example on any scalar, -grad m_t' (C + D)^-1 g_i.
@@ -190,10 +191,11 @@ class Influence:
             ValueError: If the measurement is not one number (per test example), or has no finite gradient.
         """
         if test is not None:
-            gradients = measurement_gradients(self.problem, measurement, test)
-            return self._scored(gradients, test.ids, name_of(measurement), path)
+            tests = self._tests(test)
+            gradients = measurement_gradients(self.problem, measurement, tests)
+            return self._scored(gradients, tests, name_of(measurement), path)
         gradients = self._parameter_gradient(measurement).unsqueeze(0)
-        return self._scored(gradients, torch.zeros(1, dtype=torch.int64), name_of(measurement), path)
+        return self._scored(gradients, None, name_of(measurement), path)
 
     def _parameter_gradient(self, measurement: ParameterMeasurement) -> Float[Tensor, " P"]:
         layout = self.problem.reduced.layout
@@ -266,7 +268,9 @@ class Influence:
         return as_dataset(test, "the test examples").to(device=self.problem.objective.device)
 
     def _scored(
-        self, gradients: Float[Tensor, "t P"], test_ids: Tensor, measurement: str, path: str | Path | None
+        self, gradients: Float[Tensor, "t P"], tests: Dataset | None, measurement: str, path: str | Path | None
     ) -> InfluenceScores:
+        test_ids = torch.zeros(1, dtype=torch.int64) if tests is None else tests.ids
         request = ScoreRequest(self.response, self._blocks, gradients, test_ids, measurement, self.progress)
-        return request.in_memory() if path is None else request.to_file(path)
+        scores = request.in_memory() if path is None else request.to_file(path)
+        return scores if tests is None else replace(scores, examples=(self.problem.train, tests))

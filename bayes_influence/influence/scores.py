@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from html import escape
 from pathlib import Path
@@ -15,9 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bayes_influence.data.appearance import Decode, appearances
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.files import replacing
 from bayes_influence.data.identities import example_ids
 from bayes_influence.data.sealed import UNSEALED, DamagedFileError, seal_file, sealed_file_header
+from bayes_influence.influence.shown import KINDS, Shown, ShownExample, ShownTest
 
 SHOWN_TESTS, SHOWN_EXAMPLES = 10, 3
 """Test examples that a notebook shows, and training examples at both ends of each."""
@@ -52,6 +56,7 @@ class InfluenceScores:
             bring with nothing removed.
         regulariser_examples: The n of the regulariser KL(q || p) / n where that is another than the number of training
             examples, so that the objective is no ELBO of theirs.
+        examples: The training and the test examples themselves, for `show`; not saved.
     """
 
     values: Float[Tensor, "t n"]
@@ -69,6 +74,7 @@ class InfluenceScores:
     stationarity: float | None = None
     drift: Float[Tensor, " t"] | None = None
     regulariser_examples: int | None = None
+    examples: tuple[Dataset, Dataset] | None = None
 
     def __repr__(self) -> str:
         tests, examples = self.values.shape
@@ -183,6 +189,46 @@ class InfluenceScores:
             raise ValueError(f"{len(found)} test examples have id {int(wanted)}; give each an id of its own")
         return int(found[0, 0])
 
+    def show(
+        self,
+        k: int = 5,
+        *,
+        tests: int | Iterable[int] | None = None,
+        train: Dataset | None = None,
+        test: Dataset | None = None,
+        decode: Decode | None = None,
+    ) -> Shown:
+        """The k most helpful and the k most harmful training examples of every test example, as a person sees them.
+
+        Pictures, texts or rows, with ids; printed it is a text, in a notebook a page, and `save` writes either or a
+        figure.
+
+        Args:
+            k: How many at each end.
+            tests: Which test examples, by id; the first `SHOWN_TESTS` when not given.
+            train: The training examples, where the scores were loaded from a file.
+            test: The test examples, likewise.
+            decode: Token ids to text, as a tokenizer's `decode`.
+
+        Raises:
+            ValueError: If k is out of range, a test example is unknown, or the examples are not at hand.
+        """
+        both = (train, test) if train is not None and test is not None else self.examples
+        if both is None:
+            raise ValueError("scores from a file do not hold the examples; pass them, show(k, train=..., test=...)")
+        ids = self.test_ids[:SHOWN_TESTS] if tests is None else example_ids(tests)
+        shown = [self._shown(int(one), k, *both, decode) for one in ids]
+        return Shown(shown, self.measurement, repr(self))
+
+    def _shown(self, test_id: int, k: int, train: Dataset, test: Dataset, decode: Decode | None) -> ShownTest:
+        removal, ends = self.removal[self._row(test_id)], {}
+        for kind in KINDS:
+            ids = self.top(k, test_id, by=kind).tolist()  # type: ignore[arg-type]
+            looks = appearances(train, ids, decode)
+            changes = {int(one): float(value) for one, value in zip(self.train_ids, removal, strict=True)}
+            ends[kind] = [ShownExample(one, changes[one], look) for one, look in zip(ids, looks, strict=True)]
+        return ShownTest(test_id, appearances(test, [test_id], decode, train)[0], **ends)
+
     def to_frame(self) -> pd.DataFrame:
         """One row per (test, training) pair: test_id, train_id, value, removal, and error where it is known."""
         tests, examples = self.values.shape
@@ -212,7 +258,7 @@ class InfluenceScores:
     def notes(self) -> str:
         """Everything but the tensors, as JSON."""
         return json.dumps(
-            {field.name: getattr(self, field.name) for field in fields(self) if field.name not in TENSORS}
+            {one.name: getattr(self, one.name) for one in fields(self) if one.name not in (*TENSORS, "examples")}
         )
 
     @classmethod

@@ -8,6 +8,7 @@ from torch import nn
 from bayes_influence.models.lenet import LeNet
 from bayes_influence.models.resnet import ResNet
 from bayes_influence.moments import Moments, TwinMismatchError, UnsupportedOperationError, check_twin, to_bayesian
+from bayes_influence.torch_internals import tree_flatten
 
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
 
@@ -27,7 +28,9 @@ class Custom(nn.Module):
 def checked(compute, change=lambda network: None):
     network = Custom(compute)
     change(network)
-    check_twin(network, to_bayesian(network), X)
+    twin = to_bayesian(network)
+    check_twin(network, twin, X)
+    return network, twin
 
 
 @pytest.mark.parametrize("method", ["first-order", "exact", "gauss-hermite"])
@@ -62,8 +65,18 @@ def in_place_on_an_alias(net, x):
         lambda net, x: 0 * net.third(x),
     ],
 )
-def test_networks_that_a_twin_follows_pass(compute):
-    checked(compute)
+def test_networks_that_a_twin_follows_pass_and_are_followed(compute):
+    network, twin = checked(compute)
+    with torch.no_grad():
+        for name, rho in twin.named_parameters():
+            if name.endswith("_rho"):
+                rho.fill_(-1e4)
+        outputs, expected = (
+            tree_flatten(each(X), is_leaf=lambda value: isinstance(value, Moments))[0] for each in (twin, network)
+        )
+    for output, value in zip(outputs, expected, strict=True):
+        mean = output.expectation if isinstance(output, Moments) else output
+        torch.testing.assert_close(mean, value, equal_nan=True)
 
 
 def test_nothing_is_changed_and_no_random_number_is_taken():

@@ -7,15 +7,13 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from bayes_influence.data.catalogue import picture
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.experiments.attribution.ranking import KINDS, LOSS, heading
+from bayes_influence.experiments.attribution.ranking import LOSS, heading
+from bayes_influence.influence.shown import KINDS, draw_picture
 
 PICTURED = 8
 """Training images that a picture shows of each kind, at most."""
@@ -45,9 +43,9 @@ def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset, meas
         _draw(axes, tests, int(test["test_id"]))
         axes.set_title(f"test {test['test']}: {test['test_class']}")
         axes.set_xlabel(f"predicted {test['predicted_class']}\nloss {test['test_loss']:.2g}")
-        for (kind, colour), row in zip(KINDS.items(), right.subfigures(2, 1), strict=True):
+        for (kind, (colour, sign)), row in zip(KINDS.items(), right.subfigures(2, 1), strict=True):
             changed = f"removal changes the test {measured} by ... $\\times 10^{{{exponent}}}$"
-            row.suptitle(f"{heading(kind, measured)}: {changed}", color=colour)
+            row.suptitle(f"{sign} {heading(kind, measured)}: {changed}", color=colour)
             chosen = ranking[ranking["kind"] == kind].head(shown)
             for axes, example in zip(row.subplots(1, shown, squeeze=False)[0], chosen.itertuples(), strict=True):
                 _draw(axes, train, int(example.train_id))  # type: ignore[arg-type]
@@ -57,22 +55,11 @@ def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset, meas
 
 
 def _label_colour(example: Any) -> str:
-    return "black" if example.train_class == example.test_class else "tab:blue"
+    return "black" if example.train_class == example.test_class else "tab:purple"
 
 
 def _draw(axes: Axes, data: Dataset, example: int) -> None:
     image = picture(data, example)
     if image is None:
         raise ValueError(f"{data.name}: example {example} is no image and cannot be drawn")
-    axes.imshow(_as_shown(image), cmap="gray_r")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for side in axes.spines.values():
-        side.set_color("lightgray")
-
-
-def _as_shown(image: Float[Tensor, "channels height width"]) -> np.ndarray:
-    """An image as imshow takes it, its values stretched to 0..1."""
-    stretched = (image - image.min()) / (image.max() - image.min()).clamp(min=torch.finfo(image.dtype).tiny)
-    channels_last = stretched.movedim(0, -1).cpu().numpy()
-    return channels_last[..., 0] if channels_last.shape[-1] == 1 else channels_last
+    draw_picture(axes, image)

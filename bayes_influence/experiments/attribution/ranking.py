@@ -11,12 +11,9 @@ from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.scores import InfluenceScores
+from bayes_influence.influence.shown import KINDS
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.objective import Objective
-
-KINDS = {"helpful": "tab:green", "harmful": "tab:red"}
-"""The two ends of a ranking by removal effect, most positive and most negative, and their colours."""
-
 
 LOSS = "loss"
 """What influence is on when nothing else is measured."""
@@ -93,8 +90,8 @@ def printed_rankings(ranking: pd.DataFrame, measured: str = LOSS) -> list[Table]
             caption=f"removal: predicted change of this {measured} when the training example is left out",
         )
         table.add_column("rank", justify="right")
-        for kind, colour in KINDS.items():
-            table.add_column(heading(kind, measured), justify="right", style=colour.removeprefix("tab:"))
+        for kind, (_, sign) in KINDS.items():
+            table.add_column(f"{sign} {heading(kind, measured)}", justify="right")
             table.add_column("class")
             table.add_column("removal", justify="right")
         ends = [rows[rows["kind"] == kind].itertuples() for kind in KINDS]

@@ -35,7 +35,7 @@ def test_digits_are_shown_as_the_images_that_they_are():
     figure = influence_figure(rows, split.train, split.test)
     (shown,) = figure.axes[0].get_images()
     raw = load_table("digits").at(split.test.ids[0]).inputs.reshape(8, 8)
-    assert torch.allclose(torch.as_tensor(shown.get_array().data), raw / raw.max())
+    assert torch.allclose(torch.as_tensor(shown.get_array().data), (raw / raw.max()).float())
 
 
 def test_what_cannot_be_drawn_is_known_and_refused():
@@ -48,4 +48,4 @@ def test_what_cannot_be_drawn_is_known_and_refused():
 def test_labels_other_than_the_test_images_are_marked():
     data = Dataset(torch.rand(7, 1, 4, 4), torch.arange(7) % 2, torch.arange(7))
     colours = [axes.title.get_color() for axes in influence_figure(ranking(6), data, data).axes[1:]]
-    assert colours == ["black", "tab:blue", "black"] * 2
+    assert colours == ["black", "tab:purple", "black"] * 2

@@ -1,0 +1,110 @@
+"""What an example looks like to a person: a picture, a text, or a row of named numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayes_influence.data.catalogue import picture
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.torch_internals import tree_leaves
+
+Decode = Callable[[list[int]], str]
+"""Token ids to text, as a tokenizer's `decode`."""
+
+SHOWN_COLUMNS = 6
+"""Columns of a row that are told, those that stand out most."""
+
+SHOWN_LETTERS = 280
+"""Letters of a text that are told."""
+
+SMALLEST_PICTURE = 4
+"""Height and width from which on a tensor with one or three channels is taken for a picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class Appearance:
+    """An example as it is shown.
+
+    Attributes:
+        label: Its target: the class name, or the number.
+        picture: (channels, height, width), None where it is no picture.
+        text: What is written of it; nothing of a picture.
+    """
+
+    label: str
+    picture: Float[Tensor, "channels height width"] | None
+    text: str
+
+
+def appearances(
+    data: Dataset, ids: list[int], decode: Decode | None = None, among: Dataset | None = None
+) -> list[Appearance]:
+    """How examples are shown.
+
+    A picture where the inputs are one tensor (channels, height, width) of one or three channels, or a known table of
+    pictures; a text where they hold whole numbers along one axis and there is a `decode`; a row where they are one
+    vector: of its columns those whose value is furthest from the others', in units of the columns' own spread.
+
+    Args:
+        data: Whose examples.
+        ids: Which.
+        decode: For texts.
+        among: The examples that a row stands out from; the data themselves when not given.
+    """
+    rows = data.at(ids).batch()
+    drawn = [_picture(data, example, index, rows.inputs) for index, example in enumerate(ids)]
+    texts = _texts(data if among is None else among, rows.inputs, decode)
+    labels = [_label(data, target) for target in rows.targets]
+    return [
+        Appearance(label, image, "" if image is not None else text)
+        for label, image, text in zip(labels, drawn, texts, strict=True)
+    ]
+
+
+def _picture(data: Dataset, example: int, index: int, inputs: Any) -> Tensor | None:
+    if isinstance(inputs, Tensor) and inputs.ndim == 4:
+        image = inputs[index]
+        fits = image.shape[0] in (1, 3) and min(image.shape[1:]) >= SMALLEST_PICTURE
+        return image if fits else None
+    return picture(data, example) if isinstance(inputs, Tensor) and inputs.ndim == 2 else None
+
+
+def _texts(among: Dataset, inputs: Any, decode: Decode | None) -> list[str]:
+    leaves = tree_leaves(inputs)
+    tokens = [leaf for leaf in leaves if leaf.ndim == 2 and not leaf.is_floating_point()]
+    if tokens and decode is not None:
+        return [_shortened(decode(row.tolist())) for row in tokens[0]]
+    if len(leaves) == 1 and leaves[0].ndim == 2:
+        return _rows(among, leaves[0])
+    shapes = ", ".join(f"{tuple(leaf.shape[1:])} {str(leaf.dtype).removeprefix('torch.')}" for leaf in leaves)
+    return [f"numbers of shape {shapes}"] * len(leaves[0])
+
+
+def _rows(among: Dataset, values: Tensor) -> list[str]:
+    names = among.feature_names or tuple(f"[{column}]" for column in range(values.shape[1]))
+    numbers = values.to(torch.float64)
+    known = among.inputs.to(torch.float64) if among.holds_inputs else numbers
+    spread = known.std(dim=0, correction=0).clamp(min=torch.finfo(torch.float64).tiny)
+    order = ((numbers - known.mean(dim=0)) / spread).abs().argsort(dim=1, descending=True, stable=True)
+    return [
+        ", ".join(f"{names[column]} = {float(row[column]):.4g}" for column in columns[:SHOWN_COLUMNS].tolist())
+        for row, columns in zip(numbers, order, strict=True)
+    ]
+
+
+def _label(data: Dataset, target: Tensor) -> str:
+    if target.ndim:
+        return "" if target.numel() > 1 else f"{float(target):.4g}"
+    if target.is_floating_point():
+        return f"{float(target):.4g}"
+    return data.class_names[int(target)] if data.class_names else str(int(target))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]} ..."
