@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.arguments import check_count, check_dtype
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.objectives.derivatives import gradient, per_example_gradients
 from bayes_influence.objectives.objective import Objective
@@ -57,10 +58,8 @@ class FittedProblem:
         batch_size: int = BATCH_SIZE,
     ) -> None:
         check_dataset(train, "the training examples")
-        if not dtype.is_floating_point:
-            raise TypeError(f"influence needs a real floating-point dtype, got {dtype}")
-        if batch_size < 1:
-            raise ValueError(f"the batch size must be at least 1, got {batch_size}")
+        check_dtype(dtype)
+        check_count(**{"the batch size": batch_size})
         self.dtype = dtype
         self.batch_size = batch_size
         self.train = train

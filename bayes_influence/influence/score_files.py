@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bayes_influence.data.files import checked_place
 from bayes_influence.data.fingerprint import UnidentifiableError, fingerprint
 from bayes_influence.data.locks import only_writer
 from bayes_influence.data.versions import environment
@@ -77,9 +78,10 @@ class ScoreRequest:
 
         Raises:
             BusyError: If another process, or another thread, streams to the same path.
-            ValueError: If an unfinished run of something else is in the way.
+            TypeError: If this is no path.
+            ValueError: If an unfinished run of something else is in the way, or the path is no place for a file.
         """
-        target = Path(path)
+        target = checked_place(path, "scores")
         with only_writer(target, f"scores to {target}"):
             kept = UnfinishedScores(target, *self._identity())
             solved = kept.read_solved()

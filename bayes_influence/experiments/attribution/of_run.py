@@ -51,6 +51,7 @@ class InfluenceRequest(Settings):
     measurement: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check_at_least(top=1, index=0)
         self.check_known(measurement=MEASUREMENTS)
         if not self.tests and not self.test_ids:
