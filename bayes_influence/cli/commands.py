@@ -26,6 +26,7 @@ from bayes_influence.cli.options import (
 )
 from bayes_influence.cli.reproduction import StudyCommands
 from bayes_influence.cli.scheme_options import SchemeCommand, said_scheme_options
+from bayes_influence.curvature import cost
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,6 +67,7 @@ def run_program() -> None:
 def main(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False) -> None:
     """Which training examples shaped a prediction, and can that answer be trusted?"""
     level = logging.INFO if verbose else logging.WARNING
+    logging.getLogger(cost.__name__).setLevel(logging.INFO)
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
 
 
