@@ -10,7 +10,7 @@ from typing import Any
 
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
 
-FILES = ("fragility.iris",)
+FILES = ("fragility.iris", "fragility.images", "fragility.curves", "fragility.ablation", "fragility.everything")
 """Modules of this room that have `STUDIES`."""
 
 
