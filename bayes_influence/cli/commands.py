@@ -228,6 +228,7 @@ def influence(
     curvature: Annotated[str, typer.Option(help="hessian, ggn, empirical-fisher or ekfac.")] = "hessian",
     solver: Annotated[str, typer.Option(help="auto, cholesky, conjugate-gradients, lissa, ...")] = "auto",
     damping: Annotated[float | None, typer.Option(help="Automatic when not given.")] = None,
+    measurement: Annotated[str | None, typer.Option(help="entropy, margin, variance, ...; the loss otherwise.")] = None,
     index: Annotated[int, typer.Option(help="Which of the run's seeds, counted from 0.")] = 0,
     data_folder: DataFolder = None,
     out: Annotated[Path | None, typer.Option(help="Result folder; RUN-influence-TEST when not given.")] = None,
@@ -242,7 +243,7 @@ def influence(
     with clear_errors():
         request = settings_of(InfluenceRequest, given, tests=tests, test_ids=test_ids)
         found = influence_of_run(run, out or run.with_name(named), request, data_folder=data_folder)
-    for table in printed_rankings(found.ranking):
+    for table in printed_rankings(found.ranking, request.measured):
         _print_wide(table)
     console.print(f"Scores, table and pictures: {found.folder}")
 

@@ -27,6 +27,7 @@ from bayes_influence.objectives.parameters import (
     detached_buffers,
     detached_params,
     moved_like,
+    same_memory,
     select_names,
     standing_at,
 )
@@ -154,11 +155,14 @@ class Objective:
         return next(iter(self.params.values())).device
 
     def at(self, params: Params, buffers: Params | None = None) -> Objective:
-        """The same objective, standing at other parameters (and buffers)."""
+        """The same objective, standing at other parameters (and buffers); itself where it stands there already."""
         if not isinstance(params, Mapping) or set(self.params) - set(params):
             raise ValueError(f"params must name the network's parameters {sorted(self.params)}, got {shown(params)}")
         held = self.buffers if buffers is None else {**self.buffers, **buffers}
-        return replace(self, params={name: params[name].detach() for name in self.params}, buffers=held)
+        moved = {name: params[name].detach() for name in self.params}
+        if same_memory(moved, self.params) and same_memory(held, self.buffers):
+            return self
+        return replace(self, params=moved, buffers=held)
 
     def taking(self, parameters: str | Sequence[str] | None) -> Objective:
         """The same objective with influence taken in other parameters; itself where none are named."""
@@ -250,13 +254,7 @@ class Objective:
         self.likelihood.check(outputs, seen.targets, data.name, seen.ids)
 
     def check_batch(self, outputs: Any, batch: Batch, name: str, ids: Int[Tensor, " B"]) -> None:
-        """Refuses a batch whose targets do not fit the likelihood, or a likelihood that is no mean over its examples.
-
-        Args:
-            outputs: Of the batch.
-            batch: Some examples of a data set.
-            name: Of the data set.
-            ids: Of the examples.
+        """The same of a batch with its outputs, the examples' data set by name; and that a mean over batches is one.
 
         Raises:
             InseparableLossError: If the likelihood was made of a loss over batches that is no mean.

@@ -170,6 +170,17 @@ class Flattening:
         }
 
 
+def same_memory(one: Params, other: Params) -> bool:
+    """Whether these are the very numbers: what a network holds of one, it holds of the other."""
+    return all(
+        value.data_ptr() == other[name].data_ptr()
+        and value.dtype == other[name].dtype
+        and value.shape == other[name].shape
+        and value.stride() == other[name].stride()
+        for name, value in one.items()
+    )
+
+
 def check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Refuses tensors that are not shaped as the network's own.
 
