@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -119,6 +120,28 @@ def test_a_backend_changes_nothing(tmp_path):
         assert contents(run(tmp_path / "loky", n_jobs=2)[0]) == reference
     with workers(None):
         assert contents(run(tmp_path / "none", n_jobs=2)[0]) == reference
+
+
+@pytest.mark.slow
+def test_a_killed_dask_worker_loses_nothing(tmp_path):
+    distributed = pytest.importorskip("distributed", reason="needs dask.distributed, which is no requirement")
+    reference = contents(run(tmp_path / "serial")[0])
+
+    def slow_draw(seed):
+        time.sleep(0.5)
+        return draw(seed)
+
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+        workers("dask"),
+    ):
+        victim = next(iter(client.run(os.getpid).values()))
+        timer = threading.Timer(0.7, os.kill, (victim, signal.SIGKILL))
+        timer.start()
+        found = contents(run(tmp_path / "dask", compute=slow_draw, n_jobs=2)[0])
+        timer.join()
+    assert found == reference
 
 
 @pytest.mark.parametrize(
