@@ -69,11 +69,6 @@ class Head:
         order = torch.argsort(example_losses(self.objective, self.tests))
         return self.tests.select([int(order[-1 if which == "max" else len(order) // 2])])
 
-    @property
-    def bayesian(self) -> bool:
-        """Whether it propagates means and variances."""
-        return self.objective.is_bayesian
-
 
 def head_of(objective: Objective, split: Split, choices: Choices) -> Head:
     """The last layer of a trained network; at its minimum where refits are exact.
