@@ -30,7 +30,7 @@ from bayes_influence.objectives.reweighting import Removals, example_losses
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import Refits, losses_after
 from bayes_influence.retraining.warm import Warm
-from bayes_influence.torch_internals import tree_map
+from bayes_influence.torch_internals import AnyDropout, tree_map
 from bayes_influence.training.minimum import minimised
 from bayes_influence.training.schedules import Plateau, Schedule
 
@@ -89,12 +89,18 @@ def head_of(objective: Objective, split: Split, choices: Choices) -> Head:
     layer = reduction.problem.at(0).to(dtype=dtype)
     train = reduction.examples().to(dtype=dtype)
     held = split.test.with_inputs(tree_map(lambda leaf: leaf[0], tests)).to(dtype=dtype)
-    if not choices.evaluation_mode:
+    if not choices.evaluation_mode and _drops(objective):
         path = layer_path(layer.network)
         train = train.with_inputs(features_with_dropout(objective, path, split.train).to(dtype))
     if choices.exact_refits and choices.double_precision:
         layer = minimised(layer, train).members.at(0)
     return Head(layer, train, held)
+
+
+def _drops(objective: Objective) -> bool:
+    """Whether the network in training mode drops something; a Bayesian one has a moment rule for it instead."""
+    modules = objective.network.modules()
+    return not objective.is_bayesian and any(isinstance(one, AnyDropout) and one.p > 0 for one in modules)
 
 
 def features_with_dropout(objective: Objective, path: str, data: Dataset, seed: int = 0) -> Tensor:
