@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayes_influence.curvature.operators.hessian import Hessian, HessianOperator
 from bayes_influence.data.dataset import Dataset, Split
@@ -30,7 +30,7 @@ from bayes_influence.objectives.reweighting import Removals, example_losses
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import Refits, losses_after
 from bayes_influence.retraining.warm import Warm
-from bayes_influence.torch_internals import AnyDropout, tree_map
+from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.minimum import minimised
 from bayes_influence.training.schedules import Plateau, Schedule
 
@@ -100,7 +100,7 @@ def head_of(objective: Objective, split: Split, choices: Choices) -> Head:
 def _drops(objective: Objective) -> bool:
     """Whether the network in training mode drops something; a Bayesian one has a moment rule for it instead."""
     modules = objective.network.modules()
-    return not objective.is_bayesian and any(isinstance(one, AnyDropout) and one.p > 0 for one in modules)
+    return not objective.is_bayesian and any(isinstance(one, nn.Dropout) and one.p > 0 for one in modules)
 
 
 def features_with_dropout(objective: Objective, path: str, data: Dataset, seed: int = 0) -> Tensor:
