@@ -6,7 +6,8 @@ from bayes_influence.curvature.cost import TooLargeError
 from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping, IdentityDamping
 from bayes_influence.curvature.errors import IndefiniteCurvatureError, NotConvergedError
 from bayes_influence.data.arguments import Arguments
-from bayes_influence.data.dataset import Batch, Dataset, Split
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.data.fingerprint import UnidentifiableError
 from bayes_influence.data.locks import BusyError
 from bayes_influence.data.sealed import DamagedFileError
