@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +24,10 @@ from bayes_influence.curvature.operators.outer_products import (
 from bayes_influence.curvature.operators.output_forms import FEW_OUTPUTS, output_curvatures
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.layers import IN_WORDS
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import Flattening
+from bayes_influence.objectives.ways import first_way, reverse_pulled
 from bayes_influence.torch_internals import tree_map
 
 BATCH_SIZE = 256
@@ -90,9 +95,9 @@ class EKFACOperator(LinearOperator):
         loose: (P,) the diagonal of G + s grad^2 R at parameters of modules that are not taken apart, 0 elsewhere.
 
     Raises:
-        ValueError: If a selected parameter belongs to anything but an `nn.Linear` or an ungrouped `nn.Conv2d`, unless
-            `allow_fallback` (then its block is diagonal); if the likelihood is not convex in the outputs; if grad^2 R
-            is not diagonal; if `fisher` is unknown.
+        ValueError: If a selected parameter belongs to anything but an `nn.Linear`, an ungrouped convolution or GPT-2's
+            `Conv1D`, unless `allow_fallback` (then its block is diagonal); if the likelihood is not convex in the
+            outputs; if grad^2 R is not diagonal; if `fisher` is unknown.
     """
 
     has_inverse = True
@@ -147,7 +152,7 @@ class EKFACOperator(LinearOperator):
     def _block(
         self, layer: KroneckerLayer, input_basis: Tensor, output_basis: Tensor, squares: Tensor
     ) -> KroneckerBlock:
-        positions = torch.cat([self._places[name].reshape(len(output_basis), -1) for name in layer.names], dim=1)
+        positions = layer.joined(self._places)
         block = KroneckerBlock(layer.path, positions, input_basis, output_basis, squares)
         eigenvalues = squares + block.in_basis(self._regulariser[positions])
         return KroneckerBlock(layer.path, positions, input_basis, output_basis, eigenvalues)
@@ -155,20 +160,30 @@ class EKFACOperator(LinearOperator):
     def _loose_diagonal(self, names: tuple[str, ...], data: Dataset, batch_size: int) -> Float[Tensor, " L"]:
         """The diagonal of G in single parameters: the mean of (J_i' s_i)^2 over the examples."""
         objective = self.objective
-        loose = {name: objective.params[name] for name in names}
+        layout = Flattening.of(objective.params, names)
+        theta = layout.flatten(objective.params)
 
-        def squares(example: object, vector: Tensor) -> Tensor:
+        def outputs_of(theta: Tensor, example: Any) -> Tensor:
+            part = layout.unflatten(theta)
             single = tree_map(lambda leaf: leaf.unsqueeze(0), example)
-            at = vjp(lambda part: objective.outputs({**objective.params, **part}, single).flatten(), loose)
-            outputs, pull = at[0], at[1]
-            (gradients,) = pull(vector.reshape(outputs.shape))
-            return torch.cat([gradients[name].square().flatten() for name in names])
+            return objective.outputs({**objective.params, **part}, single).flatten()
+
+        def quick(inputs: Any, vectors: Tensor) -> Tensor:
+            pulled = vmap(lambda example, vector: vjp(partial(outputs_of, example=example), theta)[1](vector)[0])
+            return pulled(inputs, vectors).square().sum(dim=0)
+
+        def patient(inputs: Any, vectors: Tensor) -> Tensor:
+            examples = [tree_map(lambda leaf, row=row: leaf[row], inputs) for row in range(len(vectors))]
+            pairs = zip(examples, vectors, strict=True)
+            pulled = [reverse_pulled(partial(outputs_of, example=one), theta, vector) for one, vector in pairs]
+            return torch.stack(pulled).square().sum(dim=0)
 
         total = torch.zeros((), dtype=self.dtype, device=self.device)
         for batch in data.batches(batch_size):
             outputs = objective.outputs(objective.params, batch.inputs)
             for vectors in self._backpropagation.sent_back(outputs, batch):
-                total = total + vmap(squares)(batch.inputs, vectors).sum(dim=0)
+                at = (batch.inputs, vectors)
+                total = total + first_way(objective.network, "gradients", partial(quick, *at), partial(patient, *at))
         return total / len(data)
 
     def _scaled(self, vectors: Tensor, factors: list[Tensor], loose: Tensor) -> Tensor:
@@ -218,8 +233,8 @@ def _checked_regulariser(objective: Objective, fisher: str, unsupported: tuple[s
         name = unsupported[0]
         module = objective.network.get_submodule(name.rpartition(".")[0])
         raise ValueError(
-            f"EK-FAC takes nn.Linear and ungrouped nn.Conv2d apart, but {name!r} belongs to {type(module).__name__}; "
-            f"select other parameters, or allow_fallback=True for a diagonal there"
+            f"EK-FAC takes {IN_WORDS} apart, but {name!r} belongs to {type(module).__name__}; select other "
+            f"parameters, such as parameters='layers', or allow_fallback=True for a diagonal there"
         )
     entries = RegulariserOperator(objective).entries
     if entries is None:
