@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from bayes_influence.curvature.cost import TooLargeError
 from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping, IdentityDamping
 from bayes_influence.curvature.errors import IndefiniteCurvatureError, NotConvergedError
 from bayes_influence.data.arguments import Arguments
@@ -110,6 +111,7 @@ __all__ = [
     "Split",
     "TiltedCategorical",
     "TokenSurprisal",
+    "TooLargeError",
     "TwinMismatchError",
     "UnidentifiableError",
     "UnreadableExampleError",

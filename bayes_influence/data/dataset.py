@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from bayes_influence.arguments import checked_move, kind_of
 from bayes_influence.data.checks import (
     check_batch_size,
     check_class_counts,
@@ -21,7 +22,6 @@ from bayes_influence.data.checks import (
     check_weights,
     checked_names,
     checked_targets,
-    kind_of,
 )
 from bayes_influence.data.examples import pairs_of, stacked_pairs
 from bayes_influence.data.identities import example_ids, example_positions
@@ -188,11 +188,11 @@ class Dataset:
         """The examples in order, `size` at a time (the last batch may be smaller).
 
         Raises:
+            TypeError: If the size is no whole number.
             ValueError: If the size is not positive.
         """
         check_batch_size(size)
-        for start in range(0, len(self), size):
-            yield self._take(slice(start, start + size)).batch()
+        return (self._take(slice(start, start + size)).batch() for start in range(0, len(self), size))
 
     def in_batches(self, size: int) -> Sequence[Batch]:
         """The same batches by number, again and again."""
@@ -238,8 +238,9 @@ class Dataset:
         """The same examples with other inputs, such as their features.
 
         Raises:
-            ValueError: If there are not as many, or one is not finite.
+            TypeError, ValueError: If they are no tensors, there are not as many, or one is not finite.
         """
+        check_tensors(self.name, inputs, self.targets)
         part = self._but(inputs=inputs)
         part._check_inputs()
         return part
@@ -298,6 +299,7 @@ class Dataset:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Dataset:
         """The same examples on another device; `dtype` applies to real tensors only."""
+        dtype, device = checked_move(dtype, device)
 
         def move(leaf: Tensor) -> Tensor:
             return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)

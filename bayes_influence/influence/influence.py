@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import grad
 from torch.utils.data import DataLoader
 
+from bayes_influence.arguments import check_function, kind_of
 from bayes_influence.curvature.damping import Damping
 from bayes_influence.curvature.kinds import CurvatureLike
 from bayes_influence.curvature.solvers.registry import SolverLike
@@ -30,6 +31,7 @@ from bayes_influence.influence.scoring import ScoreBlocks
 from bayes_influence.influence.selection import GroupSelection, select_group
 from bayes_influence.influence.tokens import token_influence
 from bayes_influence.objectives.criteria import Criterion, PerExample
+from bayes_influence.objectives.members import check_objective
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import NoRegulariser, WeightDecay
 from bayes_influence.objectives.reweighting import Convention
@@ -73,6 +75,7 @@ class Influence:
     Raises:
         IndefiniteCurvatureError: If C + D is factored and not positive definite; the message names lambda_min and what
             to do.
+        TypeError: If an argument is of another kind.
         ValueError: If the likelihood is reduced over the batch, a loss is not finite, a selected parameter takes no
             part in the losses, or a name is unknown.
     """
@@ -91,6 +94,7 @@ class Influence:
         scoring: str = "auto",
         progress: bool = False,
     ) -> None:
+        check_objective(objective, "what influence is taken of")
         self.problem = FittedProblem(objective.taking(parameters), train, dtype, batch_size)
         self.response = make_response(self.problem, curvature, damping, solver)
         if (stated := self.response.regulariser_examples) is not None:
@@ -190,8 +194,10 @@ class Influence:
             path: A score file to stream to.
 
         Raises:
+            TypeError: If the measurement is no function.
             ValueError: If the measurement is not one number (per test example), or has no finite gradient.
         """
+        check_function("the measurement", measurement, "pass an object such as Margin(), or a function")
         if test is not None:
             tests = self._tests(test)
             gradients = measurement_gradients(self.problem, measurement, tests)
@@ -204,9 +210,10 @@ class Influence:
 
         def value(theta: Tensor) -> Tensor:
             result = measurement(layout.unflatten(theta))
-            if result.shape != ():
+            if not isinstance(result, Tensor) or result.shape != ():
+                got = tuple(result.shape) if isinstance(result, Tensor) else kind_of(result)
                 raise ValueError(
-                    f"a measurement of the parameters must be one number, shape (), got {tuple(result.shape)}; for one "
+                    f"a measurement of the parameters must be one number, shape (), got {got}; for one "
                     f"per test example pass `test`"
                 )
             return result

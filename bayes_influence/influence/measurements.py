@@ -138,6 +138,16 @@ class TokenSurprisal:
         return NextToken().terms(outputs, targets)[:, self.position]
 
 
+MEASUREMENTS: dict[str, Likelihood] = {
+    "entropy": PredictiveEntropy(),
+    "mutual-information": MutualInformation(),
+    "variance": PredictiveVariance(),
+    "margin": Margin(),
+    "output-variance": OutputVariance(),
+}
+"""Every measurement by name."""
+
+
 def measurement_gradients(problem: FittedProblem, measurement: Likelihood, test: Dataset) -> Float[Tensor, "t P"]:
     """Gradients of a measurement in the selected parameters, one row per test example.
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import jvp, vmap
 
+from bayes_influence.curvature.cost import Plan
 from bayes_influence.curvature.operators.layer_records import kronecker_layers
 from bayes_influence.curvature.operators.outer_products import Backpropagation, OuterProducts, loss_slopes
 from bayes_influence.data.dataset import Batch, Dataset
@@ -104,7 +105,14 @@ class ScoreBlocks:
             "forward": self._forward,
         }
         length = self.block_length(solved.shape[1])
-        for first in range(start, len(self.problem.data), length):
+        starts = range(start, len(self.problem.data), length)
+        plan = Plan(
+            f"scores of {solved.shape[1]} x {len(self.problem.data) - start} pairs by {self.scoring}",
+            2 * length * max(solved.shape[1], self.problem.size) * solved.dtype.itemsize,
+            "take a smaller batch_size",
+            passes=1,
+        )
+        for first in plan.timed(starts, len(starts)):
             block = self.problem.data.select(range(first, min(first + length, len(self.problem.data))))
             products, norms = ways[self.scoring](block, solved)
             check_finite(products.T, block, "the gradient")
@@ -129,7 +137,8 @@ class ScoreBlocks:
     def _factors(self, block: Dataset, *, check: bool = False) -> Iterator[OuterProducts]:
         """Every layer's a and e, for all examples of the block at once."""
         losses = Backpropagation(self.problem.reduced, loss_slopes(self.problem.reduced))
-        return losses.through(self._layers, block, self.problem.block_length(self.problem.size), check=check)
+        batches = block.batches(self.problem.block_length(self.problem.size))
+        return losses.through(self._layers, batches, check=check)
 
     def _is_complete(self) -> bool:
         """Whether the factors make up the gradients, in every block of the training examples.

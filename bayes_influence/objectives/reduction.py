@@ -119,9 +119,9 @@ class Reduction:
         None where these examples do not pass as the training examples did: the whole network then has to be asked.
 
         Raises:
-            TypeError: If their targets are of another kind than the likelihood's.
-            ValueError: If these do not fit it, a loss is not finite, or depends on the other examples.
+            TypeError, ValueError: If these are no data set, their targets do not fit the likelihood, or as `reduce`.
         """
+        check_dataset(data, "examples")
         self.members.objective.check_targets(data)
         if self.features is None:
             return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from math import ceil
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import vjp, vmap
 
+from bayes_influence.curvature.cost import Plan
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.kind import Curvature
 from bayes_influence.curvature.operators.layer_records import KroneckerLayer, kronecker_layers
@@ -23,10 +26,10 @@ from bayes_influence.curvature.operators.outer_products import (
 )
 from bayes_influence.curvature.operators.output_forms import FEW_OUTPUTS, output_curvatures
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
-from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.objectives.derivatives import singles_of
 from bayes_influence.objectives.layers import IN_WORDS
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Flattening
 from bayes_influence.objectives.ways import first_way, reverse_pulled
 from bayes_influence.torch_internals import tree_map
 
@@ -118,6 +121,8 @@ class EKFACOperator(LinearOperator):
         self._regulariser = _checked_regulariser(objective, fisher, () if allow_fallback else unsupported)
         objective.check(next(data.batches(batch_size)))
         batch_size = _examples_at_a_time(objective, data, batch_size, fisher)
+        self._plan = _plan(objective, layers)
+        self._plan.check(self.device)
         self.objective = objective
         self._places = objective.layout.unflatten(torch.arange(self.size, device=self.device))
         self._backpropagation = Backpropagation(
@@ -137,7 +142,9 @@ class EKFACOperator(LinearOperator):
     ) -> tuple[KroneckerBlock, ...]:
         inputs: dict[str, Tensor] = {}
         outputs: dict[str, Tensor] = {}
-        for part in self._backpropagation.through(layers, data, batch_size):
+        timed = partial(self._plan.timed, total=2 * ceil(len(data) / batch_size))
+        batches = iter(timed([*data.batches(batch_size), *data.batches(batch_size)]))
+        for part in self._backpropagation.through(layers, islice(batches, ceil(len(data) / batch_size))):
             received, sent = part.received.flatten(0, 1), part.backpropagated.flatten(0, 1)
             if part.first:
                 weighted = part.received if part.weights is None else part.weights[:, None, None] * part.received
@@ -145,7 +152,7 @@ class EKFACOperator(LinearOperator):
             outputs[part.path] = outputs.get(part.path, 0) + sent.T @ sent / len(data)
         bases = {path: (torch.linalg.eigh(inputs[path])[1], torch.linalg.eigh(outputs[path])[1]) for path in inputs}
         fitted: dict[str, Tensor] = {}
-        for part in self._backpropagation.through(layers, data, batch_size, check=False):
+        for part in self._backpropagation.through(layers, batches, check=False):
             fitted[part.path] = fitted.get(part.path, 0) + _squares(part, *bases[part.path]) / len(data)
         return tuple(self._block(layer, *bases[layer.path], fitted[layer.path]) for layer in layers)
 
@@ -159,31 +166,32 @@ class EKFACOperator(LinearOperator):
 
     def _loose_diagonal(self, names: tuple[str, ...], data: Dataset, batch_size: int) -> Float[Tensor, " L"]:
         """The diagonal of G in single parameters: the mean of (J_i' s_i)^2 over the examples."""
-        objective = self.objective
-        layout = Flattening.of(objective.params, names)
-        theta = layout.flatten(objective.params)
+        objective, flat = self.objective, self.objective.taking(names).flat
 
-        def outputs_of(theta: Tensor, example: Any) -> Tensor:
-            part = layout.unflatten(theta)
-            single = tree_map(lambda leaf: leaf.unsqueeze(0), example)
-            return objective.outputs({**objective.params, **part}, single).flatten()
+        def flattened(theta: Tensor, inputs: Any) -> Tensor:
+            return flat.outputs(theta, inputs).flatten()
 
-        def quick(inputs: Any, vectors: Tensor) -> Tensor:
-            pulled = vmap(lambda example, vector: vjp(partial(outputs_of, example=example), theta)[1](vector)[0])
-            return pulled(inputs, vectors).square().sum(dim=0)
+        def squares(one: Batch, vector: Tensor) -> Tensor:
+            single = tree_map(lambda leaf: leaf.unsqueeze(0), one.inputs)
+            (pulled,) = vjp(partial(flattened, inputs=single), flat.theta)[1](vector)
+            return pulled.square()
 
-        def patient(inputs: Any, vectors: Tensor) -> Tensor:
-            examples = [tree_map(lambda leaf, row=row: leaf[row], inputs) for row in range(len(vectors))]
-            pairs = zip(examples, vectors, strict=True)
-            pulled = [reverse_pulled(partial(outputs_of, example=one), theta, vector) for one, vector in pairs]
+        def quick(batch: Batch, vectors: Tensor) -> Tensor:
+            return vmap(squares)(batch, vectors).sum(dim=0)
+
+        def patient(batch: Batch, vectors: Tensor) -> Tensor:
+            pulled = [
+                reverse_pulled(partial(flattened, inputs=one.inputs), flat.theta, vector)
+                for one, vector in zip(singles_of(batch), vectors, strict=True)
+            ]
             return torch.stack(pulled).square().sum(dim=0)
 
         total = torch.zeros((), dtype=self.dtype, device=self.device)
         for batch in data.batches(batch_size):
             outputs = objective.outputs(objective.params, batch.inputs)
             for vectors in self._backpropagation.sent_back(outputs, batch):
-                at = (batch.inputs, vectors)
-                total = total + first_way(objective.network, "gradients", partial(quick, *at), partial(patient, *at))
+                ways = partial(quick, batch, vectors), partial(patient, batch, vectors)
+                total = total + first_way(objective.network, "gradients", *ways)
         return total / len(data)
 
     def _scaled(self, vectors: Tensor, factors: list[Tensor], loose: Tensor) -> Tensor:
@@ -252,6 +260,21 @@ def _examples_at_a_time(objective: Objective, data: Dataset, batch_size: int, fi
     if output_curvatures(objective, outputs, first, hold=outputs[0].numel() <= FEW_OUTPUTS) is not None:
         return batch_size
     return max(1, min(batch_size, GRADIENT_ENTRIES // outputs[0].numel() ** 2))
+
+
+def _plan(objective: Objective, layers: tuple[KroneckerLayer, ...]) -> Plan:
+    """Both factors of every layer with their eigenvectors, and squares of its gradients."""
+    numbers = 0
+    for layer in layers:
+        weight = objective.params[f"{layer.path}.weight".lstrip(".")]
+        outputs, received = len(weight), weight[0].numel() + 1
+        numbers += 3 * (outputs**2 + received**2) + 4 * outputs * received
+    return Plan(
+        f"EK-FAC of {len(layers)} layers",
+        numbers * objective.dtype.itemsize,
+        "take curvature='ggn', or fewer layers (parameters='last-layer')",
+        passes=2,
+    )
 
 
 def _check_fisher(fisher: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from bayes_influence.curvature.operators.layer_records import KroneckerLayer, LayerRecord, RecordLayers
 from bayes_influence.curvature.operators.output_curvature import OutputLosses
 from bayes_influence.curvature.operators.output_forms import output_curvatures
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.dataset import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 
@@ -93,7 +93,7 @@ class Backpropagation:
     sent_back: SentBack
 
     def through(
-        self, layers: tuple[KroneckerLayer, ...], data: Dataset, batch_size: int, *, check: bool = True
+        self, layers: tuple[KroneckerLayer, ...], batches: Iterable[Batch], *, check: bool = True
     ) -> Iterator[OuterProducts]:
         """Every layer's outer products, batch by batch and vector by vector.
 
@@ -103,7 +103,7 @@ class Backpropagation:
             ValueError: If a batch's outer products do not make up its gradients, example by example: a weight is used
                 outside its layer as well, or a layer's first axis is not that of the examples.
         """
-        for batch in data.batches(batch_size):
+        for batch in batches:
             yield from self._through_batch(layers, batch, check)
 
     def _through_batch(self, layers: tuple[KroneckerLayer, ...], batch: Batch, check: bool) -> Iterator[OuterProducts]:

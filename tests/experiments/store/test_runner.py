@@ -16,7 +16,7 @@ from joblib import cpu_count
 from bayes_influence.data.locks import BusyError
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.folder import StudyFolder
-from bayes_influence.experiments.store.runner import FailedCellsError, RunReport, run_cells
+from bayes_influence.experiments.store.runner import FailedCellsError, RunReport, run_cells, workers
 from bayes_influence.training.threads import torch_threads
 
 CELLS = {f"seed={seed}": seed for seed in range(6)}
@@ -111,6 +111,29 @@ def test_failing_cells_are_named_after_the_others_are_stored(tmp_path, n_jobs):
     assert "seed=1: ZeroDivisionError: seed 1 is odd" in str(error.value)
     assert list(error.value.failures) == ["seed=1", "seed=3", "seed=5"]
     assert folder_at(tmp_path).keys() == ["seed=0", "seed=2", "seed=4"]
+
+
+def test_a_backend_changes_nothing(tmp_path):
+    reference = contents(run(tmp_path / "serial")[0])
+    with workers("loky"):
+        assert contents(run(tmp_path / "loky", n_jobs=2)[0]) == reference
+    with workers(None):
+        assert contents(run(tmp_path / "none", n_jobs=2)[0]) == reference
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("lokki", "unknown backend 'lokki'; known: loky, multiprocessing, threading, dask, ray"),
+        ("dask", "the backend dask is not ready: .*; install it, and start its cluster"),
+        ("ray", "the backend ray is not ready: .*ray.*; install it, and start its cluster"),
+    ],
+)
+def test_a_backend_that_is_not_ready_is_refused(backend, message, monkeypatch):
+    for package in ("dask", "distributed", "ray"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=message), workers(backend):
+        pass
 
 
 def test_what_failed_is_recorded_in_the_folder_until_it_succeeds(tmp_path):
