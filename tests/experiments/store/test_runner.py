@@ -160,7 +160,7 @@ def test_a_backend_that_is_not_ready_is_refused(backend, message, monkeypatch):
 
 
 def test_what_failed_is_recorded_in_the_folder_until_it_succeeds(tmp_path):
-    with pytest.raises(FailedCellsError):
+    with pytest.raises(FailedCellsError, match="3 of 6 cells failed, the others are stored"):
         run(tmp_path, compute=fail_on_odd, n_jobs=1)
     recorded = pd.read_csv(tmp_path / "failures.csv")
     assert recorded["cell"].tolist() == ["seed=1", "seed=3", "seed=5"]

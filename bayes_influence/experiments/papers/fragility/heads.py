@@ -24,8 +24,9 @@ from bayes_influence.experiments.papers.fragility.published_code import (
 )
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.derivatives import per_example_gradients
+from bayes_influence.objectives.head import layer_path
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.reduction import layer_path, reduce
+from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import Removals, example_losses
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import Refits, losses_after
