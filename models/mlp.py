@@ -8,6 +8,7 @@ from math import prod
 
 from torch import nn
 
+from bayes_influence.arguments import check_whole
 from bayes_influence.models.activations import activation_module
 from bayes_influence.models.initialisation import seeded
 from bayes_influence.models.sequential import ShapedSequential
@@ -29,6 +30,7 @@ class MLP(ShapedSequential):
             None draws from the global generator.
 
     Raises:
+        TypeError: If a size is no whole number.
         ValueError: If a size is out of range or the activation is unknown.
     """
 
@@ -41,7 +43,7 @@ class MLP(ShapedSequential):
         activation: str = "selu",
         seed: int | None = None,
     ) -> None:
-        shape = (n_inputs,) if isinstance(n_inputs, int) else tuple(n_inputs)
+        shape = tuple(n_inputs) if isinstance(n_inputs, Sequence) and not isinstance(n_inputs, str) else (n_inputs,)
         _check_sizes(shape, n_outputs, width, depth)
         sizes = [prod(shape), *[width] * depth]
         modules: list[nn.Module] = [] if isinstance(n_inputs, int) else [nn.Flatten()]
@@ -53,6 +55,9 @@ class MLP(ShapedSequential):
 
 
 def _check_sizes(shape: tuple[int, ...], n_outputs: int, width: int, depth: int) -> None:
+    for size in shape:
+        check_whole(n_inputs=size)
+    check_whole(n_outputs=n_outputs, width=width, depth=depth)
     if not shape or min(shape) < 1 or n_outputs < 1 or width < 1 or depth < 0:
         raise ValueError(
             f"an MLP needs inputs, outputs and a width of at least 1 and a depth of at least 0, "

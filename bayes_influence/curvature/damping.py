@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.arguments import check_number, shown
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
 
@@ -26,6 +27,7 @@ class Damping(Protocol):
 
 
 def _check_delta(delta: float) -> None:
+    check_number(**{"the damping delta": delta})
     if not 0 <= delta < float("inf"):
         raise ValueError(f"the damping delta must be finite and at least 0, got {delta}")
 
@@ -62,6 +64,8 @@ class DiagonalDamping:
 
     def __post_init__(self) -> None:
         _check_delta(self.delta)
+        if not isinstance(self.metric, Tensor) or self.metric.ndim != 1:
+            raise TypeError(f"the damping metric must be a vector, one number per parameter, got {shown(self.metric)}")
         if not (torch.isfinite(self.metric) & (self.metric >= 0)).all():
             raise ValueError(f"the damping metric must be finite and at least 0, got {float(self.metric.min()):.3g}")
 
@@ -114,6 +118,19 @@ def fisher_metric(objective: Objective) -> Float[Tensor, " P"]:
     return objective.layout.flatten({name: entry(name) for name in objective.names})
 
 
+def check_damping(damping: Any) -> None:
+    """Refuses what can be no damping of any objective.
+
+    Raises:
+        TypeError: If it is neither a number nor a `Damping`.
+        ValueError: If it is a number that is negative or not finite.
+    """
+    if isinstance(damping, type):
+        raise TypeError(f"damping must be a number or a Damping, got the class {damping.__name__}; give it its delta")
+    if not isinstance(damping, Damping):
+        _check_delta(damping)
+
+
 def as_damping(objective: Objective, damping: float | Damping) -> Damping:
     """What a number means as a damping: delta in the metric of the selected parameters themselves.
 
@@ -127,7 +144,7 @@ def as_damping(objective: Objective, damping: float | Damping) -> Damping:
     if isinstance(damping, int | float) and not isinstance(damping, bool):
         variational = any(name.endswith(RHO) or name + RHO in objective.params for name in objective.names)
         return FisherDamping(damping) if variational else IdentityDamping(damping)
-    if not isinstance(damping, Damping):
+    if isinstance(damping, type) or not isinstance(damping, Damping):
         raise TypeError(f"damping must be 'auto', a number or a Damping, got {type(damping).__name__}")
     return damping
 

@@ -9,19 +9,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from bayes_influence.arguments import check_count, kind_of, shown
 from bayes_influence.torch_internals import tree_leaves
 
 NOTHING_SMALLER = "inputs are one tensor, or a tuple or dict of tensors, with the examples along the first axis"
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, as a message names it: its type with the package that it comes from."""
-    kind = type(value)
-    return "None" if value is None else kind.__name__ if kind.__module__ == "builtins" else _full_name(kind)
-
-
-def _full_name(kind: type) -> str:
-    return f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
 
 
 def check_tensors(name: str, inputs: Any, targets: Any) -> None:
@@ -31,6 +22,8 @@ def check_tensors(name: str, inputs: Any, targets: Any) -> None:
         TypeError: If they are something else.
         ValueError: If there are no inputs, or a tensor has no axis.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a data set must be a string, got {shown(name)}")
     leaves = tree_leaves(inputs)
     if not leaves:
         raise ValueError(f"{name}: inputs hold no tensor; {NOTHING_SMALLER}")
@@ -147,10 +140,10 @@ def check_batch_size(size: int) -> None:
     """Refuses sizes that are not positive.
 
     Raises:
+        TypeError: If one is no whole number.
         ValueError: If one is not.
     """
-    if size < 1:
-        raise ValueError(f"the batch size must be at least 1, got {size}")
+    check_count(**{"the batch size": size})
 
 
 def check_class_counts(
@@ -228,17 +221,6 @@ def checked_names(name: str, names: Iterable[str], what: str, columns: int | Non
         twice = next(each for each in found if found.count(each) > 1)
         raise ValueError(f"{name}: {what} names must differ, got {twice!r} twice")
     return found
-
-
-def checked_seed(seed: Any) -> int:
-    """A seed, as all generators take it.
-
-    Raises:
-        ValueError: If it is not a whole number in 0..2^32 - 1.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"a seed is a whole number in 0..{2**32 - 1}, got {seed!r}")
-    return seed
 
 
 def _first(bad: Tensor, ids: Tensor) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, default_collate
 
-from bayes_influence.data.checks import kind_of
+from bayes_influence.arguments import kind_of
 
 
 def pairs_of(examples: Any, name: str) -> Iterator[tuple[Any, Any]]:

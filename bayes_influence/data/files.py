@@ -6,10 +6,35 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
+
+from bayes_influence.arguments import shown
 
 PARTIAL = ".partial"
 """Ending of a file that is still being written; one that a killed process left behind may be deleted."""
+
+
+def checked_place(path: Any, what: str) -> Path:
+    """Where a file may be written: a device, a pipe or a folder is never replaced by one.
+
+    Args:
+        path: What was given as the path.
+        what: What is to be written there, as a message names it.
+
+    Raises:
+        TypeError: If it is no path.
+        ValueError: If something stands there that is no file.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{what} are written to a path, got {shown(path)}; give a string or a Path")
+    place = Path(path)
+    if place.exists() and not place.is_file():
+        kind = "a folder" if place.is_dir() else "no ordinary file"
+        raise ValueError(
+            f"{what} cannot be written to {place}, which is {kind}; name a file that is new or may be replaced"
+        )
+    return place
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -57,6 +57,8 @@ def _whole_numbers(values: Any, what: str, with_mask: str) -> Int[Tensor, " k"]:
         raise TypeError(f"{what} must be whole numbers, got {', '.join(wrong)}; give each as an int")
     if len(shape) > 1:
         raise ValueError(f"{what} must be one list of whole numbers, got shape {shape}; flatten it")
+    if isinstance(values, list) and (beyond := [int(value) for value in values if abs(int(value)) >= 2**63]):
+        raise ValueError(f"{what} must fit into 64 bits, got {beyond[0]}; number the examples from 0 on")
     return torch.atleast_1d(torch.as_tensor(values)).to(torch.int64)
 
 

@@ -10,7 +10,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from bayes_influence.data.checks import checked_seed
+from bayes_influence.arguments import check_dtype, checked_seed
 from bayes_influence.data.dataset import Dataset, Split, check_dataset
 from bayes_influence.data.known_set import KnownSet
 from bayes_influence.data.standardisation import standardise
@@ -35,6 +35,7 @@ class Table(KnownSet):
 
     def examples(self, dtype: torch.dtype = torch.float64) -> Dataset:
         """All of them, raw, ids numbering the rows in their order."""
+        check_dtype(dtype)
         from sklearn import datasets  # here, because importing it takes longer than all of this library
 
         table = getattr(datasets, self.loader)()
@@ -76,7 +77,7 @@ def find_table(name: str) -> Table:
     Raises:
         ValueError: If there is none; the message lists the known ones.
     """
-    if name not in TABLES:
+    if not isinstance(name, str) or name not in TABLES:
         raise ValueError(f"unknown table {name!r}; known: {', '.join(sorted(TABLES))}")
     return TABLES[name]
 

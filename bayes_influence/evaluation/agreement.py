@@ -11,6 +11,7 @@ import scipy.stats
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from bayes_influence.arguments import check_whole
 from bayes_influence.evaluation import statistics
 from bayes_influence.evaluation.intervals import Interval, mean_interval, two_level_bootstrap
 
@@ -93,11 +94,13 @@ def agreement(estimated: ArrayLike, true: ArrayLike, top_k: int | None = None) -
         top_k: k of the overlap; a quarter of the examples, at most ten, when not given.
 
     Raises:
+        TypeError: If they are no real numbers, or k is no whole one.
         ValueError: If the shapes differ, there are fewer than 3 examples, or k is not in 1..n.
     """
     estimated, true = _pair(estimated, true)
     n = len(true)
     k = default_top_k(n) if top_k is None else top_k
+    check_whole(top_k=k)
     if not 1 <= k <= n:
         raise ValueError(f"top_k must lie between 1 and the number of examples, {n}, got {top_k}")
     note = _why_undefined(estimated, true)
@@ -243,7 +246,11 @@ def _why_undefined(estimated: Float[np.ndarray, " n"], true: Float[np.ndarray, "
 
 def _pair(estimated: ArrayLike, true: ArrayLike) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Both sides as equally long float64 vectors."""
-    left, right = (np.asarray(side, dtype=np.float64) for side in (estimated, true))
+    sides = [np.asarray(side) for side in (estimated, true)]
+    for name, side in zip(("estimated", "true"), sides, strict=True):
+        if side.dtype.kind not in "biuf":
+            raise TypeError(f"{name} loss differences must be real numbers, got an array of {side.dtype}")
+    left, right = (side.astype(np.float64) for side in sides)
     if left.ndim != 1 or left.shape != right.shape:
         raise ValueError(
             f"estimated and true must be vectors of one length (n,), got shapes {left.shape} and {right.shape}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import grad
 from torch.utils.data import DataLoader
 
+from bayes_influence.arguments import check_function, kind_of
 from bayes_influence.curvature.damping import Damping
 from bayes_influence.curvature.kinds import CurvatureLike
 from bayes_influence.curvature.solvers.registry import SolverLike
@@ -28,7 +29,9 @@ from bayes_influence.influence.score_files import ScoreRequest
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.influence.scoring import ScoreBlocks
 from bayes_influence.influence.selection import GroupSelection, select_group
+from bayes_influence.influence.tokens import token_influence
 from bayes_influence.objectives.criteria import Criterion, PerExample
+from bayes_influence.objectives.members import check_objective
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import NoRegulariser, WeightDecay
 from bayes_influence.objectives.reweighting import Convention
@@ -58,7 +61,8 @@ class Influence:
             parameters' own metric: the identity, or for variational parameters the Fisher information of q, as the
             identity would hold the variances fixed. (At an optimum J's curvature is about 1/n of that Fisher
             information, so that a mild delta is far below 1/n.) A `Damping` is taken as it is.
-        parameters: Overrides the objective's selection: "all", "last-layer", "means", "last-layer-means", or names.
+        parameters: Overrides the objective's selection: "all", "layers", "last-layer", "means", "last-layer-means", or
+            names.
         dtype: What everything is computed in, whatever the objective's dtype.
         batch_size: Examples that go through the network at a time.
         scoring: How all pairs of scores are computed, see `ScoreBlocks`.
@@ -71,6 +75,7 @@ class Influence:
     Raises:
         IndefiniteCurvatureError: If C + D is factored and not positive definite; the message names lambda_min and what
             to do.
+        TypeError: If an argument is of another kind.
         ValueError: If the likelihood is reduced over the batch, a loss is not finite, a selected parameter takes no
             part in the losses, or a name is unknown.
     """
@@ -89,6 +94,7 @@ class Influence:
         scoring: str = "auto",
         progress: bool = False,
     ) -> None:
+        check_objective(objective, "what influence is taken of")
         self.problem = FittedProblem(objective.taking(parameters), train, dtype, batch_size)
         self.response = make_response(self.problem, curvature, damping, solver)
         if (stated := self.response.regulariser_examples) is not None:
@@ -188,8 +194,10 @@ class Influence:
             path: A score file to stream to.
 
         Raises:
+            TypeError: If the measurement is no function.
             ValueError: If the measurement is not one number (per test example), or has no finite gradient.
         """
+        check_function("the measurement", measurement, "pass an object such as Margin(), or a function")
         if test is not None:
             tests = self._tests(test)
             gradients = measurement_gradients(self.problem, measurement, tests)
@@ -202,9 +210,10 @@ class Influence:
 
         def value(theta: Tensor) -> Tensor:
             result = measurement(layout.unflatten(theta))
-            if result.shape != ():
+            if not isinstance(result, Tensor) or result.shape != ():
+                got = tuple(result.shape) if isinstance(result, Tensor) else kind_of(result)
                 raise ValueError(
-                    f"a measurement of the parameters must be one number, shape (), got {tuple(result.shape)}; for one "
+                    f"a measurement of the parameters must be one number, shape (), got {got}; for one "
                     f"per test example pass `test`"
                 )
             return result
@@ -243,6 +252,24 @@ class Influence:
         """
         solved = self.response.solve(self.problem.gradients(*self.problem.taken(test)).T).value
         return perturbation_influence(self.problem, solved, ids)
+
+    def of_tokens(self, ids: int | Iterable[int] | Tensor, test: Any) -> Float[Tensor, "t k T"]:
+        """Predicted change of every test loss when one token's term is taken out of a training sequence's loss.
+
+        +1/n g_t' (C + D)^-1 grad l_is, with l_i = sum_s l_is: a token's share of its sequence's removal effect, to
+        which the shares add up. The token stays in the context of those after it. (With `NextToken("mean")` the terms
+        keep the denominator that they have.)
+
+        Args:
+            ids: Of k training sequences.
+            test: t test examples.
+
+        Raises:
+            TypeError: If the likelihood is no sum over tokens, as `NextToken` is.
+            ValueError: If an id is unknown.
+        """
+        solved = self.response.solve(self.problem.gradients(*self.problem.taken(self._tests(test))).T).value
+        return token_influence(self.problem, solved, ids)
 
     def of_group(
         self, ids: Iterable[int] | Tensor, *, order: int | str = "auto", convention: Convention = "fixed"

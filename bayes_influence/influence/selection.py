@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bayes_influence.arguments import check_whole
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.directional import (
     loss_curvatures,
@@ -241,6 +242,7 @@ def _adaptive_greedy(
 
 def _check_arguments(response: Response, size: int, method: str, direction: str, convention: Convention) -> None:
     n = len(response.problem.data)
+    check_whole(size=size)
     if not 1 <= size < n:
         raise ValueError(f"a group to select must have between 1 and {n - 1} of the {n} training examples, got {size}")
     known: Sequence[tuple[str, str, Sequence[str]]] = (

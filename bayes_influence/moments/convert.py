@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 from torch import nn
 
+from bayes_influence.arguments import kind_of
 from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.moments.initial import InitialSigma, fan_in_sigma
 from bayes_influence.moments.layers import BayesianLayer, is_bayesian
@@ -49,8 +51,10 @@ def to_bayesian(
 
     Raises:
         UnsupportedModuleError: If a module is not supported; every such module is named with its path.
+        TypeError: If this is no network, or `initial_sigma` no number or function.
         ValueError: If there is nothing to convert, two modules share weights, or an option is unknown.
     """
+    _check_module(network)
     approximation = Approximation(method, max_pooling)
     _check_convertible(network)
     sigma = (
@@ -68,8 +72,10 @@ def to_deterministic(network: nn.Module) -> nn.Module:
     """The deterministic network at the posterior mean: the inverse of `to_bayesian`, its sigmas dropped.
 
     Raises:
+        TypeError: If this is no network.
         ValueError: If the network has no Bayesian layer.
     """
+    _check_module(network)
     if not is_bayesian(network):
         raise ValueError(f"{type(network).__name__} has no Bayesian layer; it is deterministic already")
     return _replaced(
@@ -103,6 +109,11 @@ def _taking_over(successor: nn.Module, module: nn.Module) -> nn.Module:
         elif not name.startswith("_") and name not in _LAYERS_OWN and not hasattr(successor, name):
             setattr(successor, name, value)
     return successor.train(module.training)
+
+
+def _check_module(network: Any) -> None:
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"only a network, an nn.Module, can be converted, got {kind_of(network)}")
 
 
 def _check_convertible(network: nn.Module) -> None:

@@ -8,6 +8,8 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from bayes_influence.arguments import check_positive
+
 InitialSigma = Callable[[Tensor, int], Tensor]
 """`(weights or biases of a layer, its fan-in) -> sigma` of the same shape."""
 
@@ -55,5 +57,4 @@ def relative_sigma(fraction: float, minimum: float = 1e-3, maximum: float = 1.0)
 
 
 def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, got {value}")
+    check_positive(**{name: value})

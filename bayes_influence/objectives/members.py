@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from bayes_influence.arguments import check_whole, kind_of, shown
+from bayes_influence.data.identities import example_positions
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.torch_internals import tree_map
@@ -30,6 +32,7 @@ class Members:
         seeds: Numbers that tell them apart: of their initialisation where that is known; 0, 1, ... when not given.
 
     Raises:
+        TypeError: If labels are no strings, or seeds no whole numbers.
         ValueError: If there is no member, or labels, parameters and buffers are not of one length.
     """
 
@@ -40,6 +43,10 @@ class Members:
     seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.labels, str) or not all(isinstance(label, str) for label in self.labels):
+            raise TypeError(f"labels must be a tuple of strings, got {shown(self.labels)}; give each member one")
+        for seed in self.seeds:
+            check_whole(**{"each seed": seed})
         if not self.seeds:
             object.__setattr__(self, "seeds", tuple(range(len(self.labels))))
         lengths = {len(value) for value in [*self.params.values(), *self.buffers.values()]} | {
@@ -64,11 +71,21 @@ class Members:
             seeds: Numbers that tell them apart.
 
         Raises:
+            TypeError: If these are no objectives.
             ValueError: If the objectives differ in the names of their parameters.
         """
         if isinstance(trained, Members):
             return trained
+        if isinstance(labels, str):
+            raise TypeError(f"labels must be a list of strings, got {labels!r}; give each member one")
+        if not isinstance(trained, Objective | Sequence):
+            raise TypeError(
+                f"trained networks must be a Members or Fits, an Objective, or a list of them, got {kind_of(trained)}; "
+                "make one, Objective(network, CrossEntropy(), ...)"
+            )
         each = [trained] if isinstance(trained, Objective) else list(trained)
+        for one in each:
+            check_objective(one, "each trained network")
         if not each:
             raise ValueError("members need at least one objective, got none")
         if any(set(one.params) != set(each[0].params) or one.names != each[0].names for one in each):
@@ -97,13 +114,28 @@ class Members:
         return {**self.params, **self.buffers}
 
     def at(self, index: int) -> Objective:
-        """The objective where one member stands."""
+        """The objective where one member stands.
+
+        Raises:
+            TypeError: If the index is no whole number.
+            ValueError: If there is no such member.
+        """
+        check_whole(**{"a member's index": index})
+        if not 0 <= index < len(self):
+            raise ValueError(f"there are {len(self)} members: their index lies in 0..{len(self) - 1}, got {index}")
         return self.objective.at(member(self.params, index), member(self.buffers, index))
 
     def select(self: Stack, rows: Sequence[int] | Tensor) -> Stack:
-        """Some of the members, in the given order."""
-        rows = torch.as_tensor(rows, dtype=torch.int64).tolist()
-        return self._replaced(rows)
+        """Some of the members, in the given order.
+
+        Raises:
+            TypeError: If the rows are not whole numbers; see `example_positions`.
+            ValueError: If none is given, or one outside 0..E - 1.
+        """
+        found = example_positions(rows, len(self)).tolist()
+        if not found:
+            raise ValueError(f"choose at least one of the {len(self)} members, got none")
+        return self._replaced(found)
 
     def to(self: Stack, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Stack:
         """The same members in another floating-point dtype or on another device."""
@@ -145,3 +177,19 @@ def member(stacked: Params, index: int) -> Params:
 def differing(stacked: Params) -> Params:
     """Those of the stacked tensors in which members differ."""
     return {name: value for name, value in stacked.items() if not torch.equal(value, value[:1].expand_as(value))}
+
+
+def check_objective(value: Any, what: str) -> None:
+    """Refuses what is no `Objective` where one is needed.
+
+    Args:
+        value: What came.
+        what: What it should be.
+
+    Raises:
+        TypeError: If it is something else; the message says how to come to an `Objective`.
+    """
+    if not isinstance(value, Objective):
+        several = isinstance(value, Sequence) or hasattr(value, "at")
+        advice = "take one of them, such as .at(0)" if several else "make one, Objective(network, CrossEntropy(), ...)"
+        raise TypeError(f"{what} must be one Objective, got {kind_of(value)}; {advice}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,18 +13,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayes_influence.arguments import check_at_least, check_function, checked_move, kind_of, named, shown
 from bayes_influence.data.arguments import as_call
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.layers import is_bayesian
-from bayes_influence.objectives.criteria import PerExample
+from bayes_influence.objectives.criteria import PerExample, read_outputs
 from bayes_influence.objectives.parameters import (
     Flattening,
     Params,
     called_last,
     check_shapes,
+    check_tensors_by_name,
     detached_buffers,
     detached_params,
     moved_like,
+    same_memory,
     select_names,
     standing_at,
 )
@@ -64,7 +68,7 @@ class Objective:
 
     Raises:
         ValueError: If `parameters` name no parameter, or `params` or `buffers` do not belong to the network.
-        TypeError: If the network is no module.
+        TypeError: If the network is no module, or likelihood or regulariser no function.
     """
 
     network: nn.Module
@@ -78,7 +82,11 @@ class Objective:
     def __post_init__(self) -> None:
         if not isinstance(self.network, nn.Module):
             raise TypeError(f"an objective needs a network, an nn.Module, got {type(self.network).__name__}")
+        check_function("the likelihood", self.likelihood, "pass an object such as CrossEntropy()")
+        check_function("the regulariser", self.regulariser, "pass an object such as WeightDecay(0.01)")
+        check_at_least(0, regulariser_weight=self.regulariser_weight)
         own = dict(self.network.named_parameters())
+        check_tensors_by_name(params=self.params, buffers=self.buffers)
         if not self.params:
             object.__setattr__(self, "params", detached_params(self.network))
         if set(self.params) != set(own):
@@ -104,8 +112,8 @@ class Objective:
         taken = self.parameters if isinstance(self.parameters, str) else list(self.names)
         count = sum(value.numel() for value in self.params.values())
         return (
-            f"Objective({type(self.network).__name__} of {count} parameters, {_named(self.likelihood)}, "
-            f"{_named(self.regulariser)} times {self.regulariser_weight:g}, parameters={taken!r})"
+            f"Objective({type(self.network).__name__} of {count} parameters, {named(self.likelihood)}, "
+            f"{named(self.regulariser)} times {self.regulariser_weight:g}, parameters={taken!r})"
         )
 
     @property
@@ -148,9 +156,14 @@ class Objective:
         return next(iter(self.params.values())).device
 
     def at(self, params: Params, buffers: Params | None = None) -> Objective:
-        """The same objective, standing at other parameters (and buffers)."""
+        """The same objective, standing at other parameters (and buffers); itself where it stands there already."""
+        if not isinstance(params, Mapping) or set(self.params) - set(params):
+            raise ValueError(f"params must name the network's parameters {sorted(self.params)}, got {shown(params)}")
         held = self.buffers if buffers is None else {**self.buffers, **buffers}
-        return replace(self, params={name: params[name].detach() for name in self.params}, buffers=held)
+        moved = {name: params[name].detach() for name in self.params}
+        if same_memory(moved, self.params) and same_memory(held, self.buffers):
+            return self
+        return replace(self, params=moved, buffers=held)
 
     def taking(self, parameters: str | Sequence[str] | None) -> Objective:
         """The same objective with influence taken in other parameters; itself where none are named."""
@@ -158,6 +171,7 @@ class Objective:
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Objective:
         """The same objective in another floating-point dtype or on another device."""
+        dtype, device = checked_move(dtype, device)
 
         def moved(tensors: Params) -> Params:
             return {
@@ -191,20 +205,25 @@ class Objective:
     def outputs(self, state: Params, inputs: Any) -> Any:
         """What the network returns at `state`: a tensor, `Moments` for a Bayesian network, or a nesting of them.
 
+        Of a record with logits only these, where the likelihood takes them, see `read_outputs`.
+
         Args:
             state: Parameters, and buffers where they are others than the objective's; further names are passed over.
             inputs: A batch of inputs, as the network takes them.
         """
         known = {name: value for name, value in state.items() if name in self.params or name in self.buffers}
         with self.exclusive() as network:
-            return functional_call(network, known, *as_call(inputs))
+            return read_outputs(self.likelihood, functional_call(network, known, *as_call(inputs)))
 
     def losses(self, state: Params, batch: Batch) -> Float[Tensor, " B"]:
         """Per-example losses l_i, times their sample weights where the batch has some, without the regulariser.
 
         Raises:
+            TypeError: If this is no `Batch`.
             ValueError: If the likelihood reduces over the batch.
         """
+        if not isinstance(batch, Batch):
+            raise TypeError(f"losses are of a Batch, got {kind_of(batch)}; take dataset.batch()")
         return self.losses_of(self.outputs(state, batch.inputs), batch)
 
     def losses_of(self, outputs: Any, batch: Batch) -> Float[Tensor, " B"]:
@@ -214,11 +233,10 @@ class Objective:
             ValueError: If the likelihood reduces over the batch.
         """
         losses = self.likelihood(outputs, batch.targets)
-        if losses.shape != (len(batch.targets),):
-            raise ValueError(
-                f"the likelihood must return one loss per example, shape ({len(batch.targets)},), got "
-                f"{tuple(losses.shape)}; use reduction='none'"
-            )
+        if not isinstance(losses, Tensor) or losses.shape != (len(batch.targets),):
+            got = tuple(losses.shape) if isinstance(losses, Tensor) else kind_of(losses)
+            asked = f"one loss per example, shape ({len(batch.targets)},)"
+            raise ValueError(f"the likelihood must return {asked}, got {got}; use reduction='none'")
         return losses if batch.weights is None else batch.weights * losses
 
     def check_targets(self, data: Dataset) -> None:
@@ -239,13 +257,7 @@ class Objective:
         self.likelihood.check(outputs, seen.targets, data.name, seen.ids)
 
     def check_batch(self, outputs: Any, batch: Batch, name: str, ids: Int[Tensor, " B"]) -> None:
-        """Refuses a batch whose targets do not fit the likelihood, or a likelihood that is no mean over its examples.
-
-        Args:
-            outputs: Of the batch.
-            batch: Some examples of a data set.
-            name: Of the data set.
-            ids: Of the examples.
+        """The same of a batch with its outputs, the examples' data set by name; and that a mean over batches is one.
 
         Raises:
             InseparableLossError: If the likelihood was made of a loss over batches that is no mean.
@@ -337,7 +349,3 @@ class FlatObjective:
     ) -> Float[Tensor, ""]:
         """J over one batch, see `Objective.value`."""
         return self.objective.value(self.state(theta), batch, data_weights, regulariser_weight)
-
-
-def _named(value: object) -> str:
-    return getattr(value, "__name__", None) or type(value).__name__

@@ -12,14 +12,16 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from bayes_influence.arguments import shown
 from bayes_influence.data.arguments import as_call
 from bayes_influence.moments.layers import RHO
+from bayes_influence.objectives.layers import IN_WORDS, is_layer
 from bayes_influence.torch_internals import tree_map
 
 Params = dict[str, Tensor]
 """Detached parameters by name, as `torch.func.functional_call` takes them."""
 
-GROUPS = ("all", "last-layer", "means", "last-layer-means")
+GROUPS = ("all", "layers", "last-layer", "means", "last-layer-means")
 """The words that stand for several parameters."""
 
 
@@ -83,15 +85,21 @@ def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer
 
     Args:
         network: The network whose parameters are meant.
-        parameters: `"all"`; `"last-layer"` (mean and variance parameters alike); `"means"` (everything but the
-            variational `_rho`); `"last-layer-means"`; or the names themselves.
+        parameters: `"all"`; `"layers"`, those of linear and convolutional layers (see `is_layer`), without embeddings,
+            norms and what is shared with one of these; `"last-layer"` (mean and variance parameters alike); `"means"`
+            (everything but the variational `_rho`); `"last-layer-means"`; or the names themselves.
         last_layer: Path of the last layer; the last that is registered when not given, see `Objective.resolved`.
 
     Raises:
+        TypeError: If this is neither a word nor names.
         ValueError: If the word is unknown, a name does not exist, or nothing is left.
     """
     names = [name for name, _ in network.named_parameters()]
     if not isinstance(parameters, str):
+        if not isinstance(parameters, Sequence) or not all(isinstance(name, str) for name in parameters):
+            raise TypeError(
+                f"parameters must be one of {', '.join(GROUPS)}, or a list of names, got {shown(parameters)}"
+            )
         unknown = sorted(set(parameters) - set(names))
         if unknown:
             raise ValueError(f"unknown parameters {unknown}; the network has {names}")
@@ -105,12 +113,30 @@ def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer
         # By identity: a weight that is shared with an earlier layer has that layer's name.
         own = {id(value) for value in network.get_submodule(path).parameters(recurse=False)}
         names = [name for name, value in network.named_parameters() if id(value) in own]
+    if parameters == "layers":
+        names = [name for name in names if is_layer(network.get_submodule(name.rpartition(".")[0]))]
     if parameters.endswith("means"):
         names = [name for name in names if not name.endswith(RHO)]
     free = [name for name, value in network.named_parameters() if value.requires_grad]
     if not (taken := tuple(name for name in names if name in set(free))):
+        if not names:
+            raise ValueError(f"parameters={parameters!r} leaves nothing: no module is one of {IN_WORDS}")
         raise ValueError(f"parameters={parameters!r} leaves nothing: {names} are frozen (requires_grad=False)")
     return taken
+
+
+def check_tensors_by_name(**named: Any) -> None:
+    """Refuses what is no mapping of names to tensors.
+
+    Args:
+        **named: Values by the names of their arguments.
+
+    Raises:
+        TypeError: If one is something else.
+    """
+    for what, tensors in named.items():
+        if not (isinstance(tensors, Mapping) and all(isinstance(value, Tensor) for value in tensors.values())):
+            raise TypeError(f"{what} must be tensors by name, got {shown(tensors)}; leave it out for the network's own")
 
 
 @dataclass(frozen=True)
@@ -148,6 +174,17 @@ class Flattening:
             name: piece.view((*flat.shape[:-1], *shape))
             for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)
         }
+
+
+def same_memory(one: Params, other: Params) -> bool:
+    """Whether these are the very numbers: what a network holds of one, it holds of the other."""
+    return all(
+        value.data_ptr() == other[name].data_ptr()
+        and value.dtype == other[name].dtype
+        and value.shape == other[name].shape
+        and value.stride() == other[name].stride()
+        for name, value in one.items()
+    )
 
 
 def check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

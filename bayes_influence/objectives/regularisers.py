@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log
+from math import inf, log
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.arguments import check_number, check_real, check_whole
 from bayes_influence.objectives.parameters import RHO, Params
 
 
@@ -32,14 +33,16 @@ class WeightDecay:
         decay: lambda.
 
     Raises:
-        ValueError: If lambda is negative.
+        TypeError: If lambda is no number.
+        ValueError: If lambda is negative or not finite.
     """
 
     separable: ClassVar[bool] = True
     decay: float
 
     def __post_init__(self) -> None:
-        if not self.decay >= 0:
+        check_number(**{"weight decay": self.decay})
+        if not 0 <= self.decay < inf:
             raise ValueError(f"weight decay must be at least 0, got {self.decay}")
 
     def __call__(self, params: Params) -> Float[Tensor, ""]:
@@ -59,6 +62,7 @@ class GaussianKL:
         prior_scale: s, one for all parameters, or one per parameter name.
 
     Raises:
+        TypeError: If n is no whole number, or a scale no number.
         ValueError: If n or a scale is not positive, or no parameter has a `_rho`.
     """
 
@@ -67,7 +71,10 @@ class GaussianKL:
     prior_scale: float | dict[str, float] = 1.0
 
     def __post_init__(self) -> None:
-        scales = self.prior_scale.values() if isinstance(self.prior_scale, dict) else [self.prior_scale]
+        scales = list(self.prior_scale.values()) if isinstance(self.prior_scale, dict) else [self.prior_scale]
+        check_whole(n_train=self.n_train)
+        for scale in scales:
+            check_real(prior_scale=scale)
         if self.n_train < 1 or not all(scale > 0 for scale in scales):
             raise ValueError(
                 f"GaussianKL needs n_train >= 1 and positive prior scales, got {self.n_train} and {self.prior_scale}"

@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bayes_influence.data.dataset import Dataset
+from bayes_influence.arguments import check_whole
+from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.data.identities import example_ids
+from bayes_influence.objectives.members import check_objective
 from bayes_influence.objectives.objective import Objective
 
 BATCH_SIZE = 1024
@@ -29,8 +31,12 @@ def largest_losses(objective: Objective, train: Dataset, count: int) -> Int[Tens
     """Ids of the training examples with the largest loss where the objective stands, largest first.
 
     Raises:
+        TypeError: If these are no objective and data set, or the count no whole number.
         ValueError: If there are not so many examples.
     """
+    check_objective(objective, "what has losses")
+    check_dataset(train, "the training examples")
+    check_whole(count=count)
     if not 1 <= count <= len(train):
         raise ValueError(f"between 1 and {len(train)} examples can be removed one at a time, got {count}")
     order = torch.argsort(example_losses(objective, train), descending=True, stable=True)
@@ -178,10 +184,14 @@ def as_removals(removed: Removals | Int[Tensor, "*S k"], members: int) -> Remova
         members: How many networks are refitted.
 
     Raises:
-        ValueError: If the removals are for another number of networks.
+        TypeError: If ids are not whole numbers.
+        ValueError: If the removals are for another number of networks, or an id comes twice.
     """
     if not isinstance(removed, Removals):
-        rows = removed.expand(members, -1) if removed.ndim == 1 else removed
+        ids = removed if isinstance(removed, Tensor) and removed.ndim == 2 else example_ids(removed)
+        rows = ids.expand(members, -1) if ids.ndim == 1 else ids
+        if any(len(row.unique()) < len(row) for row in rows):
+            raise ValueError(f"each example is removed once, but an id occurs twice in {rows.tolist()}")
         removed = Removals.one_at_a_time(rows)
     if len(removed.groups) != members:
         raise ValueError(f"removals for {len(removed.groups)} networks, but {members} are refitted; give one list each")

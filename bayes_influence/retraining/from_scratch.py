@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from bayes_influence.data.dataset import Dataset
+from bayes_influence.arguments import shown
+from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.models.initialisation import initial_state
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.parameters import Params
@@ -23,8 +24,8 @@ from bayes_influence.training.effects import StepEffects
 from bayes_influence.training.minibatch import Trained as Minibatches
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import full_batches
-from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import Scheme
+from bayes_influence.training.schedules import Schedule, check_schedule
+from bayes_influence.training.schemes import Scheme, check_builder
 from bayes_influence.training.stacked import StackedProblem
 
 
@@ -55,6 +56,14 @@ class FromScratch(RetrainingProtocol):
     watch: Dataset | None = None
     at_once: int | None = None
     name = "cold"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.scheme, Scheme):
+            raise TypeError(f"the scheme must be a Scheme, got {shown(self.scheme)}; take SCHEMES['bnn'], say")
+        check_builder(self.make_network)
+        check_schedule(self.schedule)
+        if self.watch is not None:
+            check_dataset(self.watch, "the watched examples")
 
     def refit(
         self, trained: Trained, train: Dataset, removed: Removals | Int[Tensor, "*E k"], *, progress: bool = False

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from bayes_influence.curvature.damping import Damping
+from bayes_influence.curvature.damping import Damping, check_damping
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import Removals, as_removals
@@ -34,6 +34,9 @@ class LinearResponse(RetrainingProtocol):
 
     damping: float | Damping
     name = "linear"
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
 
     def refit(
         self, trained: Trained, train: Dataset, removed: Removals | Int[Tensor, "*E k"], *, progress: bool = False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
+from bayes_influence.arguments import check_at_least
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import Removals, as_removals
@@ -33,6 +34,9 @@ class Minimum(RetrainingProtocol):
 
     tolerance: float = TOLERANCE
     name = "newton"
+
+    def __post_init__(self) -> None:
+        check_at_least(0, tolerance=self.tolerance)
 
     def refit(
         self, trained: Trained, train: Dataset, removed: Removals | Int[Tensor, "*E k"], *, progress: bool = False

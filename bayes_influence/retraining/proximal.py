@@ -14,8 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from bayes_influence.curvature.damping import Damping, as_damping
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.arguments import check_at_least
+from bayes_influence.curvature.damping import Damping, as_damping, check_damping
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
@@ -168,6 +170,10 @@ class Proximal(RetrainingProtocol):
     tolerance: float = 1e-8
     name = "proximal"
     bregman: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
+        check_at_least(0, tolerance=self.tolerance)
 
     def refit(
         self, trained: Trained, train: Dataset, removed: Removals | Int[Tensor, "*E k"], *, progress: bool = False

@@ -12,7 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.func import vmap
 
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.arguments import kind_of
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
@@ -125,7 +127,13 @@ def _under_each(
 
 
 def loss_changes(refits: Refits, test: Dataset) -> Float[Tensor, "E k t"]:
-    """True change of every test loss when an example is removed: refit minus control."""
+    """True change of every test loss when an example is removed: refit minus control.
+
+    Raises:
+        TypeError: If these are no refits, or no test examples.
+    """
+    if not isinstance(refits, Refits):
+        raise TypeError(f"loss changes are of Refits, got {kind_of(refits)}; take what a protocol's refit(...) returns")
     losses = losses_after(refits, test)
     return losses[:, 1:] - losses[:, :1]
 

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.func import vmap
 from tqdm.auto import tqdm
 
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.arguments import check_whole
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.reduction import Reduction
 from bayes_influence.objectives.reweighting import Removals
@@ -55,6 +57,8 @@ def trained_refits(
         NonFiniteTrainingError: Naming network and refit.
         ValueError: If `at_once` is not positive.
     """
+    if at_once is not None:
+        check_whole(at_once=at_once)
     if at_once is not None and at_once < 1:
         raise ValueError(f"at_once must be at least 1 refit, got {at_once}; leave it out to train all together")
     whole = StackedProblem.of(reduction)

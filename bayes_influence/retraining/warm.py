@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
-from bayes_influence.data.dataset import Dataset
+from bayes_influence.arguments import shown
+from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import Removals, as_removals
 from bayes_influence.retraining.protocol import RetrainingProtocol, Trained
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.retraining.trained import trained_refits
-from bayes_influence.training.schedules import SWA, Schedule
+from bayes_influence.training.schedules import SWA, Schedule, check_schedule
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,13 @@ class Warm(RetrainingProtocol):
     watch: Dataset | None = None
     at_once: int | None = None
     name = "warm"
+
+    def __post_init__(self) -> None:
+        check_schedule(self.schedule)
+        if self.averaging is not None and not isinstance(self.averaging, SWA):
+            raise TypeError(f"averaging must be an SWA(...), or None for the last iterate, got {shown(self.averaging)}")
+        if self.watch is not None:
+            check_dataset(self.watch, "the watched examples")
 
     def refit(
         self, trained: Trained, train: Dataset, removed: Removals | Int[Tensor, "*E k"], *, progress: bool = False

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from bayes_influence.arguments import check_at_least, checked_seeds, shown
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.models.initialisation import initial_state, seeded
 from bayes_influence.moments.layers import is_bayesian
@@ -25,8 +26,8 @@ from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import full_batches
 from bayes_influence.training.minimum import minimised
-from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import Scheme, ensembles
+from bayes_influence.training.schedules import Schedule, check_schedule
+from bayes_influence.training.schemes import Scheme, check_builder, check_schemes, ensembles
 from bayes_influence.training.stacked import gradient_norms
 
 logger = logging.getLogger(__name__)
@@ -95,15 +96,22 @@ def fit_schemes(
         TwinMismatchError: If a Bayesian twin does not compute what its network computes.
         ValueError: If a class has a single member, the network has another number of outputs than there are classes,
             or the targets do not fit a scheme's likelihood.
-        TypeError: If `make_network` is a network and not what builds one, or the targets are of another kind than a
-            scheme's likelihood.
+        TypeError: If an argument is of another kind, such as a network where a function that builds one is needed, or
+            the targets than a scheme's likelihood.
     """
+    check_schemes(schemes)
+    check_builder(make_network)
     check_dataset(train, "the training examples")
-    if isinstance(make_network, nn.Module):
+    if not isinstance(train.inputs, Tensor) or not train.inputs.is_floating_point():
         raise TypeError(
-            f"make_network must build a new network at every call, got a {type(make_network).__name__} itself; pass a "
-            "function without arguments, e.g. lambda: MLP(4, 3)"
+            f"{train.name}: schemes train networks on one tensor of real numbers; take inputs.float(), or train an "
+            "objective of your own with minimised(...)"
         )
+    seeds = checked_seeds(seeds)
+    check_schedule(schedule)
+    if tolerance is not None:
+        check_at_least(0, tolerance=tolerance)
+    _check_built(make_network)
     for members in ensembles(schemes):
         _check_targets(prepared_objective(members[0], make_network, train, seeds[0]), train)
     fits: dict[str, Fits] = {}
@@ -111,6 +119,15 @@ def fit_schemes(
         for fit in _fit_ensemble(members, make_network, train, seeds, schedule, parameters, tolerance, progress):
             fits[fit.scheme.name] = fit
     return [fits[scheme.name] for scheme in schemes]
+
+
+def _check_built(make_network: Callable[[], nn.Module]) -> None:
+    """Refuses what no scheme can turn into something trainable."""
+    with seeded(0):
+        network = make_network()
+    if not isinstance(network, nn.Module) or is_bayesian(network):
+        what = "a Bayesian network" if isinstance(network, nn.Module) else shown(network)
+        raise TypeError(f"make_network must return a deterministic network, an nn.Module, got {what}")
 
 
 def _check_targets(objective: Objective, train: Dataset) -> None:

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from bayes_influence.arguments import check_at_least
 from bayes_influence.curvature.solvers.automatic import DENSE_SIZE
-from bayes_influence.data.dataset import Dataset
-from bayes_influence.objectives.members import Members
+from bayes_influence.data.dataset import Dataset, check_dataset
+from bayes_influence.objectives.members import Members, check_objective
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.training.lbfgs import minimise_lbfgs
@@ -55,8 +56,10 @@ def minimised(trained: Members | Objective, train: Dataset, *, tolerance: float 
         The members at their minima; those that did not reach the tolerance are marked, not hidden.
 
     Raises:
+        TypeError: If these are no trained networks and no data set, or the tolerance no number.
         ValueError: As `reduce`.
     """
+    check_at_least(0, tolerance=tolerance)
     reduction = reduce(trained, train)
     result = minimise(StackedProblem.of(reduction), tolerance=tolerance)
     params = moved(reduction.members, result.free)
@@ -76,8 +79,11 @@ def minimum_of(objective: Objective, train: Dataset, *, tolerance: float = TOLER
     """One objective at its minimum, in float64; see `minimised`.
 
     Raises:
+        TypeError: If this is no `Objective`, or no data set.
         ValueError: If the gradient norm is not reached, or as `reduce`.
     """
+    check_objective(objective, "what is minimised")
+    check_dataset(train, "the training examples")
     found = minimised(objective.to(dtype=torch.float64), train.to(dtype=torch.float64), tolerance=tolerance)
     if not found.converged.all():
         raise ValueError(

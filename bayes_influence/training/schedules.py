@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import cos, pi
+from math import cos, inf, pi
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from bayes_influence.arguments import check_count, check_number, check_positive, check_whole, shown
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Plateau:
         smallest_change: A learning rate is left alone when the change would be smaller.
 
     Raises:
+        TypeError: If one is no number, or patience no whole one.
         ValueError: If a number is out of its range.
     """
 
@@ -30,6 +33,8 @@ class Plateau:
     smallest_change: float = 1e-8
 
     def __post_init__(self) -> None:
+        check_whole(patience=self.patience)
+        check_number(factor=self.factor, threshold=self.threshold, smallest_change=self.smallest_change)
         if not (0 < self.factor < 1 and self.patience >= 0 and 0 <= self.threshold < 1 and self.smallest_change >= 0):
             raise ValueError(
                 f"a plateau needs a factor in (0, 1), a threshold in [0, 1), and patience and smallest_change of at "
@@ -69,6 +74,7 @@ class SWA:
         anneal: Fraction of all steps that it takes to get there.
 
     Raises:
+        TypeError: If one is no number.
         ValueError: If a fraction lies outside [0, 1) or the learning rate is not positive.
     """
 
@@ -77,7 +83,8 @@ class SWA:
     anneal: float = 0.1
 
     def __post_init__(self) -> None:
-        if not (0 <= self.start < 1 and 0 <= self.anneal < 1 and self.learning_rate > 0):
+        check_number(start=self.start, anneal=self.anneal, learning_rate=self.learning_rate)
+        if not (0 <= self.start < 1 and 0 <= self.anneal < 1 and 0 < self.learning_rate < inf):
             raise ValueError(
                 f"SWA needs fractions in [0, 1) and a positive learning rate, got start={self.start}, "
                 f"anneal={self.anneal}, learning_rate={self.learning_rate}"
@@ -112,6 +119,7 @@ class Schedule:
         epsilon: Adam's epsilon.
 
     Raises:
+        TypeError: If a part is of another kind.
         ValueError: If a number is out of its range.
     """
 
@@ -122,9 +130,23 @@ class Schedule:
     epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"the learning rate must be positive, got {self.learning_rate}")
+        check_count(epochs=self.epochs)
+        check_positive(**{"the learning rate": self.learning_rate, "epsilon": self.epsilon})
+        if self.plateau is not None and not isinstance(self.plateau, Plateau):
+            raise TypeError(f"plateau must be a Plateau(...), or None to keep the rate, got {shown(self.plateau)}")
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            raise TypeError(f"betas must be Adam's two decay rates, got {shown(self.betas)}")
+        for beta in self.betas:
+            check_number(**{"each beta": beta})
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"Adam's betas must lie in [0, 1), got {self.betas}")
+
+
+def check_schedule(value: object) -> None:
+    """Refuses what is no `Schedule` where one is needed.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if not isinstance(value, Schedule):
+        raise TypeError(f"the schedule must be a Schedule, got {shown(value)}; take Schedule(epochs=300)")

@@ -5,12 +5,14 @@ A new regulariser is one class here and one line in `SCHEMES`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from bayes_influence.arguments import shown
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.moments.initial import relative_sigma
 from bayes_influence.moments.moments import Method
@@ -187,8 +189,10 @@ def find_schemes(names: Sequence[str], options: Mapping[str, Any] | None = None)
     Raises:
         ValueError: If a name is unknown or named twice, or there is none; if no scheme has an option, or as
             `Scheme.with_options`.
-        TypeError: As `Scheme.with_options`.
+        TypeError: If this is no list of names, or as `Scheme.with_options`.
     """
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"schemes are asked for by a list of names, such as ['bnn'], got {shown(names)}")
     unknown = [name for name in names if name not in SCHEMES]
     if unknown or not names:
         raise ValueError(f"unknown scheme {', '.join(unknown) or '(none given)'}; known: {', '.join(SCHEMES)}")
@@ -203,3 +207,38 @@ def find_schemes(names: Sequence[str], options: Mapping[str, Any] | None = None)
                 + (f"schemes that have it: {', '.join(having)}" if having else "no scheme has one of that name")
             )
     return [scheme.with_options(**scheme.own(given)) for scheme in schemes]
+
+
+def check_schemes(schemes: object) -> None:
+    """Refuses what is no list of different schemes.
+
+    Raises:
+        TypeError: If it is something else, such as their names.
+        ValueError: If there is none, or two have one name.
+    """
+    if not isinstance(schemes, Sequence) or not all(isinstance(scheme, Scheme) for scheme in schemes):
+        raise TypeError(f"schemes must be a list of them, such as find_schemes(['bnn']), got {shown(schemes)}")
+    names = [scheme.name for scheme in schemes]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"schemes must be one or more of different names, got {names}")
+
+
+def check_builder(make_network: object) -> None:
+    """Refuses what is no function that builds a network, a network itself among it.
+
+    Raises:
+        TypeError: If it is something else, or needs arguments.
+    """
+    advice = "pass a function without arguments, e.g. lambda: MLP(4, 3)"
+    if isinstance(make_network, nn.Module):
+        kind = type(make_network).__name__
+        raise TypeError(f"make_network must build a new network at every call, got a {kind} itself; {advice}")
+    if not callable(make_network):
+        raise TypeError(f"make_network must build a new network at every call, got {shown(make_network)}; {advice}")
+    try:
+        inspect.signature(make_network).bind()
+    except TypeError:
+        name = getattr(make_network, "__name__", repr(make_network))
+        raise TypeError(f"make_network is called without arguments, but {name} needs some; {advice}") from None
+    except ValueError:  # a builtin that does not say what it takes
+        return

@@ -1,12 +1,10 @@
 """Bad inputs, one a line: each is refused in a sentence that says what came, what was expected and what to do."""
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from bayes_influence.data.checks import checked_seed, kind_of
 from bayes_influence.data.dataset import Dataset
 
 pytestmark = pytest.mark.usefixtures("as_installed")
@@ -174,20 +172,3 @@ def test_sequences_and_real_targets_are_taken_as_they_are(targets):
 def test_a_few_sequences_may_look_one_hot():
     sequences = torch.tensor([[0, 1], [1, 0], [0, 1]])
     assert torch.equal(Dataset(INPUTS[:3], sequences, torch.arange(3)).targets, sequences)
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32, 1.0, True, "0", None])
-def test_what_is_no_seed(seed):
-    with pytest.raises(ValueError, match=r"a seed is a whole number in 0\.\.4294967295, got"):
-        checked_seed(seed)
-
-
-@pytest.mark.parametrize("seed", [0, 2**32 - 1])
-def test_seeds_at_the_ends(seed):
-    assert checked_seed(seed) == seed
-
-
-def test_kinds_are_named_with_their_package():
-    assert kind_of(torch.zeros(1)) == "torch's Tensor"
-    assert [kind_of(value) for value in (None, 1, "a")] == ["None", "int", "str"]
-    assert kind_of(np.zeros(1)) == "numpy's ndarray"

@@ -141,3 +141,17 @@ def test_sample_weights_are_inside_the_losses(network, data):
     weights = torch.linspace(0, 2, 30).double()
     weighted = objective.losses(objective.params, replace(data, weights=weights).batch())
     torch.testing.assert_close(weighted, weights * objective.losses(objective.params, data.batch()))
+
+
+def test_an_objective_that_stands_there_already_is_itself():
+    objective = Objective(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).double(), CrossEntropy())
+    views = {name: value.unsqueeze(0)[0] for name, value in objective.params.items()}
+    assert objective.at(views) is objective
+    assert objective.at(objective.params, objective.buffers) is objective
+    copied = {name: value.clone() for name, value in objective.params.items()}
+    moved = objective.at(copied)
+    assert moved is not objective
+    assert all(parameter.data_ptr() == copied[name].data_ptr() for name, parameter in moved.network.named_parameters())
+    means = objective.at(objective.params, {"1.running_mean": torch.ones(2, dtype=torch.float64)})
+    assert means.network[1].running_mean.tolist() == [1.0, 1.0]
+    assert objective.network[1].running_mean.tolist() == [0.0, 0.0]

@@ -115,3 +115,53 @@ def test_a_last_layer_alone_keeps_the_running_statistics_of_the_fit(train, test,
     assert not refits.buffers
     for name, value in fits.at(1).buffers.items():
         assert torch.equal(refits.at(1, 2).buffers[name], value)
+
+
+class Attending(nn.Module):
+    """Noise that no module of its own draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(1, 4)
+        self.attend = nn.MultiheadAttention(4, 2, dropout=0.3, batch_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, inputs):
+        words = self.embed(inputs.unsqueeze(-1))
+        return self.head(self.attend(words, words, words)[0].mean(1))
+
+
+class Centred(nn.Module):
+    """A running mean that is assigned anew, and not written into."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(3))
+
+    def forward(self, inputs):
+        if self.training:
+            self.centre = 0.9 * self.centre + 0.1 * inputs.mean(0).detach()
+        return inputs - self.centre
+
+
+NETWORKS = {
+    "attention with dropout": Attending,
+    "a centre": lambda: nn.Sequential(Centred(), nn.Linear(3, 3)),
+    "spectral norm": lambda: nn.Sequential(
+        nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 3)
+    ),
+    "batch norm and dropout": lambda: nn.Sequential(*normalised(), nn.Dropout(0.3), nn.Linear(3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_members_are_trainings_alone_and_controls_repeat_them(train, name):
+    make, (scheme,), short = NETWORKS[name], find_schemes(["weight-decay"]), Schedule(5, 0.02)
+    both, (alone,) = (
+        fit_schemes([scheme], make, train, seeds, short, parameters="all", tolerance=None) for seeds in ([4, 7], [7])
+    )
+    control = FromScratch(scheme, make, short).refit(both[0], train, torch.tensor([3])).at(1, 0)
+    for part in ("params", "buffers"):
+        for tensor, value in getattr(both[0].at(1), part).items():
+            torch.testing.assert_close(value, getattr(alone.at(0), part)[tensor])
+            torch.testing.assert_close(getattr(control, part)[tensor], value)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bayes_influence.arguments import shown
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.experiments.audit.cell import measure_network
@@ -46,6 +47,7 @@ def audit(
         progress: Whether to show a progress bar.
 
     Raises:
+        TypeError: If an argument is of another kind.
         ValueError: If there are too few examples to remove, a loss is not finite, or the folder belongs to something
             else.
         FailedCellsError: If an audit of a network failed, after all others were stored.
@@ -53,6 +55,8 @@ def audit(
     check_dataset(train, "the training examples")
     check_dataset(test, "the test examples")
     members = Members.of(trained)
+    if not isinstance(settings, AuditSettings | None):
+        raise TypeError(f"settings must be AuditSettings(...), got {shown(settings)}; leave them out for its defaults")
     settings = settings or AuditSettings()
     jobs = audit_jobs(members, train, test, settings, cold)
     if folder is None:

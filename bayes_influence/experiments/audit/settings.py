@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from bayes_influence.curvature.damping import Damping
@@ -53,11 +54,12 @@ class AuditSettings(Settings):
     polish: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.removals < MIN_POINTS:
             raise ValueError(
                 f"an audit needs at least {MIN_POINTS} removed examples for its correlations, got {self.removals}"
             )
-        if self.damping is not None and not self.damping > 0:
+        if self.damping is not None and not 0 < self.damping < inf:
             raise ValueError(f"the damping must be positive, got {self.damping}; leave it out for the automatic one")
         as_solver(self.solver)
         self.check_known(curvature=("ggn", "hessian"), refits=REFITS)

@@ -6,8 +6,11 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from numbers import Integral, Real
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from bayes_influence.arguments import shown
 
 Own = TypeVar("Own", bound="Settings")
 
@@ -19,9 +22,20 @@ ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 class Settings:
     """Base of everything that a study is asked for.
 
-    A subclass is a frozen dataclass with a default for every field, and checks its values in `__post_init__`. What
-    `config.json` holds is `to_config()`; `from_config` reads it back, also after JSON.
+    A subclass is a frozen dataclass with a default for every field, and checks its values in `__post_init__`, after
+    their kinds, which are checked here. What `config.json` holds is `to_config()`; `from_config` reads it back, also
+    after JSON.
+
+    Raises:
+        TypeError: If a value is of another kind than its field.
     """
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _fits(kind, value):
+                asked = getattr(kind, "__name__", str(kind)) if get_origin(kind) is None else str(kind)
+                raise TypeError(f"{name} must be {asked}, got {shown(value)}")
 
     def to_config(self) -> dict[str, Any]:
         """Everything needed to repeat the study, as JSON can hold it."""
@@ -79,6 +93,18 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, got {value}")
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a value is of the kind of a field; a whole number is a real one, too."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(_fits(one, value) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(get_args(kind)[0], one) for one in value)
+    if isinstance(value, bool):
+        return kind is bool
+    wanted = {float: Real, int: Integral, bool: bool}.get(kind, kind)
+    return isinstance(value, wanted) if isinstance(wanted, type) else True
 
 
 def attributes_of(kind: type) -> dict[str, str]:

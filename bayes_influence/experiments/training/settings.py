@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bayes_influence.arguments import checked_device
 from bayes_influence.data.catalogue import CATALOGUE, find_known
 from bayes_influence.data.dataset import Split
 from bayes_influence.experiments.store.settings import Settings
@@ -99,6 +100,7 @@ class TrainRun(Settings):
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check_known(
             dataset=CATALOGUE,
             network=NETWORKS,
@@ -116,7 +118,7 @@ class TrainRun(Settings):
             activation_module(self.activation)
         self.resolved_scheme()
         self.schedule()
-        torch.device(self.device)
+        checked_device(self.device)
 
     def _said(self) -> dict[str, Any]:
         """Schedule and sizes as they were said or, left unsaid, as data, network and scheme have them."""

@@ -59,6 +59,7 @@ class TableNetworks(Settings):
     test_example: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         find_table(self.dataset)
         self.check_known(parameters=("last-layer", "all"))
         activation_module(self.activation)
