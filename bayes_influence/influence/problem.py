@@ -77,6 +77,17 @@ class FittedProblem:
         return self.reduced.layout.total
 
     @property
+    def selection(self) -> str:
+        """In how many of the network's parameters, and in which, or without which."""
+        sizes = {name: value.numel() for name, value in self.objective.params.items()}
+        taken = [name for name in sizes if name in self.reduced.names]
+        rest = [name for name in sizes if name not in taken]
+        if not rest:
+            return f"all {self.size} parameters"
+        named = ", ".join(taken) if len(taken) <= len(rest) else "without " + ", ".join(rest)
+        return f"{self.size} of {sum(sizes.values())} parameters: {named}"
+
+    @property
     def theta(self) -> Float[Tensor, " P"]:
         """The selected parameters as one vector."""
         return self.reduced.layout.flatten(self.reduced.params)

@@ -139,6 +139,7 @@ class ScoreRequest:
         solution = self.response.solve(self.gradients.T)
         notes = {
             "measurement": self.measurement,
+            "parameters": self.response.problem.selection,
             "curvature": self.response.curvature.name,
             "damping": repr(self.response.damping),
             "solver": solution.method,

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from bayes_influence.curvature.cost import Plan
-from bayes_influence.curvature.operators.layer_records import KroneckerLayer, kronecker_layers
+from bayes_influence.curvature.operators.layer_records import kronecker_layers
 from bayes_influence.curvature.operators.outer_products import Backpropagation, OuterProducts, loss_slopes
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.directional import losses_at
 from bayes_influence.influence.problem import BLOCK_BYTES, FittedProblem, check_finite
 from bayes_influence.objectives.derivatives import per_example_gradients
-from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.layers import IN_WORDS
 from bayes_influence.objectives.ways import first_way, reverse_along
 
 SCORINGS = ("outer-products", "gradients", "forward")
@@ -73,8 +74,8 @@ class ScoreBlocks:
         if scoring == "outer-products" and not self._takes_outer_products:
             instead = f", not {self._unsupported[0]!r}" if self._unsupported else ""
             raise ValueError(
-                "scoring='outer-products' needs parameters of nn.Linear and nn.Conv2d layers (groups=1) that their "
-                f"layers alone use, with the examples on the first axis{instead}; use 'gradients' or 'forward'"
+                f"scoring='outer-products' needs parameters of {IN_WORDS} that their layers alone use, with the "
+                f"examples on the first axis{instead}; use 'gradients' or 'forward'"
             )
 
     @cached_property
@@ -129,7 +130,7 @@ class ScoreBlocks:
         squares = solved.new_zeros(len(block))
         paths = {layer.path: layer for layer in self._layers}
         for factors in self._factors(block):
-            mine, lengths = _layer_products(factors, _joined_columns(columns, paths[factors.path]))
+            mine, lengths = _layer_products(factors, paths[factors.path].joined(columns, leading=1))
             products += mine
             squares += lengths
         return products, squares.sqrt()
@@ -170,14 +171,6 @@ def forward_products(problem: FittedProblem, batch: Batch, vectors: Float[Tensor
         lambda: vmap(lambda vector: jvp(losses, (theta,), (vector,))[1], in_dims=1)(vectors),
         lambda: torch.stack([reverse_along(losses, theta, vector) for vector in vectors.T]),
     )
-
-
-def _joined_columns(columns: Params, layer: KroneckerLayer) -> Float[Tensor, "t O D"]:
-    """A layer's share of the solved systems, laid out as the layer's gradients are: the bias as a last column."""
-    tests = len(columns[layer.names[0]])
-    parts = [] if layer.weight is None else [columns[layer.weight].flatten(2)]
-    parts += [] if layer.bias is None else [columns[layer.bias].reshape(tests, -1, 1)]
-    return torch.cat(parts, dim=2)
 
 
 def _layer_products(

@@ -15,9 +15,10 @@ from torch.func import functional_call
 
 from bayes_influence.arguments import check_at_least, check_function, checked_move, kind_of, named, shown
 from bayes_influence.data.arguments import as_call
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.layers import is_bayesian
-from bayes_influence.objectives.criteria import PerExample
+from bayes_influence.objectives.criteria import PerExample, read_outputs
 from bayes_influence.objectives.parameters import (
     Flattening,
     Params,
@@ -204,13 +205,15 @@ class Objective:
     def outputs(self, state: Params, inputs: Any) -> Any:
         """What the network returns at `state`: a tensor, `Moments` for a Bayesian network, or a nesting of them.
 
+        Of a record with logits only these, where the likelihood takes them, see `read_outputs`.
+
         Args:
             state: Parameters, and buffers where they are others than the objective's; further names are passed over.
             inputs: A batch of inputs, as the network takes them.
         """
         known = {name: value for name, value in state.items() if name in self.params or name in self.buffers}
         with self.exclusive() as network:
-            return functional_call(network, known, *as_call(inputs))
+            return read_outputs(self.likelihood, functional_call(network, known, *as_call(inputs)))
 
     def losses(self, state: Params, batch: Batch) -> Float[Tensor, " B"]:
         """Per-example losses l_i, times their sample weights where the batch has some, without the regulariser.

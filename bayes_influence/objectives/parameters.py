@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from bayes_influence.arguments import shown
 from bayes_influence.data.arguments import as_call
 from bayes_influence.moments.layers import RHO
+from bayes_influence.objectives.layers import IN_WORDS, is_layer
 from bayes_influence.torch_internals import tree_map
 
 Params = dict[str, Tensor]
 """Detached parameters by name, as `torch.func.functional_call` takes them."""
 
-GROUPS = ("all", "last-layer", "means", "last-layer-means")
+GROUPS = ("all", "layers", "last-layer", "means", "last-layer-means")
 """The words that stand for several parameters."""
 
 
@@ -84,8 +85,9 @@ def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer
 
     Args:
         network: The network whose parameters are meant.
-        parameters: `"all"`; `"last-layer"` (mean and variance parameters alike); `"means"` (everything but the
-            variational `_rho`); `"last-layer-means"`; or the names themselves.
+        parameters: `"all"`; `"layers"`, those of linear and convolutional layers (see `is_layer`), without embeddings,
+            norms and what is shared with one of these; `"last-layer"` (mean and variance parameters alike); `"means"`
+            (everything but the variational `_rho`); `"last-layer-means"`; or the names themselves.
         last_layer: Path of the last layer; the last that is registered when not given, see `Objective.resolved`.
 
     Raises:
@@ -111,10 +113,14 @@ def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer
         # By identity: a weight that is shared with an earlier layer has that layer's name.
         own = {id(value) for value in network.get_submodule(path).parameters(recurse=False)}
         names = [name for name, value in network.named_parameters() if id(value) in own]
+    if parameters == "layers":
+        names = [name for name in names if is_layer(network.get_submodule(name.rpartition(".")[0]))]
     if parameters.endswith("means"):
         names = [name for name in names if not name.endswith(RHO)]
     free = [name for name, value in network.named_parameters() if value.requires_grad]
     if not (taken := tuple(name for name in names if name in set(free))):
+        if not names:
+            raise ValueError(f"parameters={parameters!r} leaves nothing: no module is one of {IN_WORDS}")
         raise ValueError(f"parameters={parameters!r} leaves nothing: {names} are frozen (requires_grad=False)")
     return taken
 

@@ -9,8 +9,9 @@ remembered for that network.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -28,6 +29,9 @@ T = TypeVar("T")
 
 WAYS = ("forward mode", "forward mode with plain formulas", "reverse mode, one direction or example at a time")
 """In the order in which they are tried."""
+
+UNBATCHED = "There is a performance drop because we have not yet implemented the batching rule"
+"""How torch's warning begins when it computes examples one by one: its attention for processors, for example."""
 
 Derivative = Literal["gradients", "products", "bends", "outputs"]
 """What is derived: gradients and Jacobians, products with second derivatives, those along two directions or in
@@ -56,14 +60,15 @@ def first_way(network: nn.Module, what: Derivative, quick: Callable[[], T], pati
         RuntimeError: The network's own, where every way ends in the same one.
     """
     known = _known.setdefault(network, {})
-    first, last = None, RuntimeError()
+    first: Exception | None = None
+    last: Exception = RuntimeError()
     for way in range(known.setdefault(what, _first_known(network, what)), len(WAYS)):
         try:
             with _context(way):
                 result = patient() if way == 2 else quick()
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, UserWarning) as error:
             logger.debug("%s failed: %s", WAYS[way], error)
             if first is not None and str(error) == str(first) and way == 2:
                 raise first from None
@@ -111,8 +116,12 @@ def checked_symmetric(matrix: Float[Tensor, "K K"]) -> Float[Tensor, "K K"]:
     return matrix
 
 
-def _context(way: int) -> AbstractContextManager[None]:
-    return nullcontext() if way == 0 else plain_formulas()
+@contextmanager
+def _context(way: int) -> Iterator[None]:
+    """The formulas of a way; a kernel that torch cannot batch, and says so, is no quick way where a formula is."""
+    with warnings.catch_warnings(), nullcontext() if way == 0 else plain_formulas():
+        warnings.filterwarnings("error" if way == 0 else "ignore", UNBATCHED, UserWarning)
+        yield
 
 
 def reverse_gradient(function: Callable[[Tensor], Tensor], theta: Float[Tensor, " P"]) -> Float[Tensor, " P"]:

@@ -1,7 +1,7 @@
 import torch
 from torch.func import vmap
 
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.derivatives import (
     dense_hessian,

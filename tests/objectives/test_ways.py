@@ -122,3 +122,30 @@ def test_a_mistake_of_the_networks_own_stays_what_it_is():
 
     with pytest.raises(RuntimeError, match=r"^my own$"):
         first_way(nn.Linear(1, 1), "products", fails, fails)
+
+
+class Fused(nn.Module):
+    """Torch's attention for processors, which has no batching rule and says so in a warning."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x):
+        y = self.layer(x).unsqueeze(1)
+        return functional.scaled_dot_product_attention(y, y, y, is_causal=True).squeeze(1).mean(1)
+
+
+def test_a_kernel_that_torch_cannot_batch_is_written_out():
+    """No warning (they are errors here), batched gradients, and the same ones as by a loop."""
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(N, LENGTH, WIDTH).double(), torch.arange(N) % CLASSES
+    objective = Objective(Fused().double(), CrossEntropy())
+    batch = Dataset(inputs, targets, torch.arange(N)).batch()
+    found = per_example_gradients(objective, batch)
+    assert not is_quick(objective.network, "gradients")
+    params = {name: value.clone().requires_grad_() for name, value in objective.params.items()}
+    losses = objective.losses(params, batch)
+    for row, loss in zip(found, losses, strict=True):
+        expected = torch.autograd.grad(loss, list(params.values()), retain_graph=True)
+        torch.testing.assert_close(row, torch.cat([part.flatten() for part in expected]))

@@ -26,8 +26,10 @@ from bayes_influence.curvature.operators.outer_products import (
 )
 from bayes_influence.curvature.operators.output_forms import FEW_OUTPUTS, output_curvatures
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.derivatives import singles_of
+from bayes_influence.objectives.layers import IN_WORDS
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.ways import first_way, reverse_pulled
 from bayes_influence.torch_internals import tree_map
@@ -97,9 +99,9 @@ class EKFACOperator(LinearOperator):
         loose: (P,) the diagonal of G + s grad^2 R at parameters of modules that are not taken apart, 0 elsewhere.
 
     Raises:
-        ValueError: If a selected parameter belongs to anything but an `nn.Linear` or an ungrouped `nn.Conv2d`, unless
-            `allow_fallback` (then its block is diagonal); if the likelihood is not convex in the outputs; if grad^2 R
-            is not diagonal; if `fisher` is unknown.
+        ValueError: If a selected parameter belongs to anything but an `nn.Linear`, an ungrouped convolution or GPT-2's
+            `Conv1D`, unless `allow_fallback` (then its block is diagonal); if the likelihood is not convex in the
+            outputs; if grad^2 R is not diagonal; if `fisher` is unknown.
     """
 
     has_inverse = True
@@ -158,7 +160,7 @@ class EKFACOperator(LinearOperator):
     def _block(
         self, layer: KroneckerLayer, input_basis: Tensor, output_basis: Tensor, squares: Tensor
     ) -> KroneckerBlock:
-        positions = torch.cat([self._places[name].reshape(len(output_basis), -1) for name in layer.names], dim=1)
+        positions = layer.joined(self._places)
         block = KroneckerBlock(layer.path, positions, input_basis, output_basis, squares)
         eigenvalues = squares + block.in_basis(self._regulariser[positions])
         return KroneckerBlock(layer.path, positions, input_basis, output_basis, eigenvalues)
@@ -240,8 +242,8 @@ def _checked_regulariser(objective: Objective, fisher: str, unsupported: tuple[s
         name = unsupported[0]
         module = objective.network.get_submodule(name.rpartition(".")[0])
         raise ValueError(
-            f"EK-FAC takes nn.Linear and ungrouped nn.Conv2d apart, but {name!r} belongs to {type(module).__name__}; "
-            f"select other parameters, or allow_fallback=True for a diagonal there"
+            f"EK-FAC takes {IN_WORDS} apart, but {name!r} belongs to {type(module).__name__}; select other "
+            f"parameters, such as parameters='layers', or allow_fallback=True for a diagonal there"
         )
     entries = RegulariserOperator(objective).entries
     if entries is None:

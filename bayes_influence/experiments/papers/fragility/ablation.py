@@ -68,6 +68,8 @@ class AblationStudy(FragilityStudy):
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """(depth, width) of the networks."""
+        if self.only:
+            return super().sizes
         return ((1, 5),) if self.scale == "quick" else NETWORKS
 
 

@@ -81,7 +81,7 @@ class CurveStudy(FragilityStudy):
             for cell in self.cells().values()
             if cell.image is not None
         ]
-        return super().configuration(study) | {"images": images, "shown": self.shown, "sizes": [(1, 5)], "repeats": 1}
+        return super().configuration(study) | {"images": images, "shown": self.shown, "repeats": 1}
 
 
 def reproduce_curves(
@@ -242,7 +242,14 @@ def _draw_curves(axes: Axes, curves: pd.DataFrame, ends: pd.DataFrame) -> None:
 
 
 STUDIES = tuple(
-    PaperStudy(name, shows, partial(reproduce_curves, name), CurveStudy(), folder="runs/fragility-curves")
+    PaperStudy(
+        name,
+        shows,
+        partial(reproduce_curves, name),
+        CurveStudy(),
+        fixed=("repeats", "only"),
+        folder="runs/fragility-curves",
+    )
     for name, shows in (
         ("fig4", "fig4 of Epifano et al.: estimated and true effects against rank, Iris and a small image network"),
         ("fig5", "fig5 of Epifano et al.: the test loss while retraining, with the control and the exact answer"),
