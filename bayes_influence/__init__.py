@@ -6,7 +6,8 @@ from bayes_influence.curvature.cost import TooLargeError
 from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping, IdentityDamping
 from bayes_influence.curvature.errors import IndefiniteCurvatureError, NotConvergedError
 from bayes_influence.data.arguments import Arguments
-from bayes_influence.data.dataset import Batch, Dataset, Split
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.data.fingerprint import UnidentifiableError
 from bayes_influence.data.locks import BusyError
 from bayes_influence.data.sealed import DamagedFileError
@@ -53,6 +54,7 @@ from bayes_influence.training.checkpoints import CheckpointError
 from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.minimum import minimised, minimum_of
+from bayes_influence.training.saved import Saved, load, save
 from bayes_influence.training.schedules import SWA, Plateau, Schedule
 from bayes_influence.training.schemes import SCHEMES, Scheme, find_schemes
 
@@ -106,6 +108,7 @@ __all__ = [
     "Proximal",
     "ProximalBregman",
     "Refits",
+    "Saved",
     "Schedule",
     "Scheme",
     "Split",
@@ -128,10 +131,12 @@ __all__ = [
     "hold_out",
     "largest_losses",
     "leave_out",
+    "load",
     "load_table",
     "loss_changes",
     "minimised",
     "minimum_of",
+    "save",
     "standardise",
     "to_bayesian",
     "to_deterministic",

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.ways import (

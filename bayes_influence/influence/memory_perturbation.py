@@ -19,7 +19,8 @@ from torch.func import grad, jacrev, vmap
 
 from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
 from bayes_influence.curvature.operators.output_curvature import output_hessians
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.derivatives import examples_of, per_example_gradients, per_example_hessians

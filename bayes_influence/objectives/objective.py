@@ -15,7 +15,8 @@ from torch.func import functional_call
 
 from bayes_influence.arguments import check_at_least, check_function, checked_move, kind_of, named, shown
 from bayes_influence.data.arguments import as_call
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.objectives.criteria import PerExample, read_outputs
 from bayes_influence.objectives.parameters import (

@@ -16,53 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayes_influence.data.dataset import Batch, Dataset, check_dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.objectives.company import check_losses, close, company
+from bayes_influence.objectives.head import Head, layer_path
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import Params, owners_of_parameters
+from bayes_influence.objectives.parameters import owners_of_parameters
 from bayes_influence.torch_internals import tree_leaves, tree_map
 
 ENTRIES = 2_000_000
 """Numbers of inputs, times the members that share a pass, that go through the network at a time. The intermediate
 values are then some 20 MB for a last layer of ten outputs and some hundred for a small convolutional network; larger
 parts cost time, too: fresh memory has to be mapped for each."""
-
-
-class Head(nn.Module):
-    """A layer under the path that it has in its network, so that its parameters keep their names.
-
-    Args:
-        path: The path.
-        layer: The layer.
-        rest: Further parameters of the network, held for a regulariser that needs them all.
-    """
-
-    def __init__(self, path: str, layer: nn.Module, rest: Params) -> None:
-        super().__init__()
-        *parents, name = path.split(".")
-        _holder(self, parents).add_module(name, layer)
-        for full, value in rest.items():
-            *parents, name = full.split(".")
-            _holder(self, parents).register_parameter(name, nn.Parameter(value))
-        self.path = path
-
-    def forward(self, features: Any) -> Any:
-        """Applies the layer."""
-        return self.get_submodule(self.path)(features)
-
-
-def layer_path(network: nn.Module) -> str:
-    """Where the layer of a reduced network stands in it; nothing where the network is that layer itself."""
-    return network.path if isinstance(network, Head) else ""
-
-
-def _holder(root: nn.Module, parents: list[str]) -> nn.Module:
-    for parent in parents:
-        if parent not in root._modules:
-            root.add_module(parent, nn.Module())
-        root = root.get_submodule(parent)
-    return root
 
 
 class _StaysWholeError(Exception):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
 from bayes_influence.data.arguments import as_call
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.moments.layers import is_bayesian
 from bayes_influence.objectives.criteria import read_outputs
 from bayes_influence.objectives.objective import Likelihood, Objective

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.models.initialisation import initial_params
 from bayes_influence.models.mlp import MLP
 from bayes_influence.moments.convert import to_bayesian

@@ -26,7 +26,8 @@ from bayes_influence.curvature.operators.outer_products import (
 )
 from bayes_influence.curvature.operators.output_forms import FEW_OUTPUTS, output_curvatures
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.derivatives import singles_of
 from bayes_influence.objectives.layers import IN_WORDS
 from bayes_influence.objectives.objective import Objective

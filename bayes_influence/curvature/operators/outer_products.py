@@ -13,7 +13,7 @@ from torch import Tensor
 from bayes_influence.curvature.operators.layer_records import KroneckerLayer, LayerRecord, RecordLayers
 from bayes_influence.curvature.operators.output_curvature import OutputLosses
 from bayes_influence.curvature.operators.output_forms import output_curvatures
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 

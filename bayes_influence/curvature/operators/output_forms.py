@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.curvature.operators.output_curvature import OutputLosses, output_hessians
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.objective import Objective
 
 FEW_OUTPUTS = 32

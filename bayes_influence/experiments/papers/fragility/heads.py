@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayes_influence.curvature.operators.hessian import Hessian, HessianOperator
 from bayes_influence.data.dataset import Dataset, Split
@@ -24,8 +24,9 @@ from bayes_influence.experiments.papers.fragility.published_code import (
 )
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.derivatives import per_example_gradients
+from bayes_influence.objectives.head import layer_path
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.reduction import layer_path, reduce
+from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import Removals, example_losses
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import Refits, losses_after
@@ -69,11 +70,6 @@ class Head:
         order = torch.argsort(example_losses(self.objective, self.tests))
         return self.tests.select([int(order[-1 if which == "max" else len(order) // 2])])
 
-    @property
-    def bayesian(self) -> bool:
-        """Whether it propagates means and variances."""
-        return self.objective.is_bayesian
-
 
 def head_of(objective: Objective, split: Split, choices: Choices) -> Head:
     """The last layer of a trained network; at its minimum where refits are exact.
@@ -94,12 +90,18 @@ def head_of(objective: Objective, split: Split, choices: Choices) -> Head:
     layer = reduction.problem.at(0).to(dtype=dtype)
     train = reduction.examples().to(dtype=dtype)
     held = split.test.with_inputs(tree_map(lambda leaf: leaf[0], tests)).to(dtype=dtype)
-    if not choices.evaluation_mode:
+    if not choices.evaluation_mode and _drops(objective):
         path = layer_path(layer.network)
         train = train.with_inputs(features_with_dropout(objective, path, split.train).to(dtype))
     if choices.exact_refits and choices.double_precision:
         layer = minimised(layer, train).members.at(0)
     return Head(layer, train, held)
+
+
+def _drops(objective: Objective) -> bool:
+    """Whether the network in training mode drops something; a Bayesian one has a moment rule for it instead."""
+    modules = objective.network.modules()
+    return not objective.is_bayesian and any(isinstance(one, nn.Dropout) and one.p > 0 for one in modules)
 
 
 def features_with_dropout(objective: Objective, path: str, data: Dataset, seed: int = 0) -> Tensor:

@@ -56,6 +56,7 @@ NETWORKS = {
     one.label: one
     for one in (
         *(ImageNetwork(f"digits FC-{width}", "digits", "mlp", width=width) for width in (8, 32)),
+        ImageNetwork("digits FC-8 BNN", "digits", "mlp", "bnn", width=8),
         ImageNetwork("MNIST FC-8", "mnist", "mlp", width=8, published=(0.745, -0.745)),
         ImageNetwork("MNIST FC-16", "mnist", "mlp", width=16, published=(0.738, -0.738)),
         ImageNetwork("MNIST FC-32", "mnist", "mlp", width=32, published=(0.798, -0.798)),
@@ -91,7 +92,7 @@ class ImageScale:
 
 
 SCALES = {
-    "quick": ImageScale(("digits FC-8", "digits FC-32"), 2, 5, 50),
+    "quick": ImageScale(("digits FC-8", "digits FC-32", "digits FC-8 BNN"), 2, 5, 50),
     "medium": ImageScale(("MNIST FC-128", "MNIST LeNet", "CIFAR-10 LeNet"), 3, 6, 200, 10_000),
     "full": ImageScale(tuple(name for name in NETWORKS if not name.startswith("digits")), 10, 30, 2000),
 }

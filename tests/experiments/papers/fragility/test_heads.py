@@ -142,6 +142,17 @@ def test_features_with_dropout_are_the_published_ones(objective, split):
     assert torch.equal(dropped, again)
 
 
+def test_published_features_have_dropout_where_the_network_has_it(split):
+    network = nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.Dropout(0.5), nn.Linear(20, 10))
+    objective = Objective(network, CrossEntropy())
+    dropped, kept = (
+        head_of(objective, split, choices) for choices in (AS_PUBLISHED, AS_PUBLISHED.correcting("evaluation_mode"))
+    )
+    assert torch.equal(dropped.train.inputs, features_with_dropout(objective, "3", split.train))
+    assert torch.allclose(kept.train.inputs.float(), network[:2](split.train.inputs))
+    assert torch.allclose(dropped.tests.inputs, network[:2](split.test.inputs))
+
+
 def test_a_network_whose_last_layer_does_not_stand_for_it_is_refused(split):
     network = nn.Sequential(nn.Linear(64, 10), nn.Softplus())
     with pytest.raises(ValueError, match="the last layer has to stand for the network here, but the network does"):

@@ -21,13 +21,14 @@ SMALL = {
 
 @pytest.mark.parametrize("mode", ["corrected", "as-published"])
 def test_figure_two_has_both_test_examples_of_every_network(tmp_path, mode):
-    found = reproduce_images(ImageStudy(mode=mode, **SMALL), tmp_path, 1, progress=False)
-    assert found.table["test"].tolist() == ["max", "median"]
+    study = ImageStudy(**{**SMALL, "networks": ("digits FC-8", "digits FC-8 BNN")}, mode=mode)
+    found = reproduce_images(study, tmp_path, 1, progress=False)
+    assert found.table["test"].tolist() == ["max", "median"] * 2
     assert {"fig2.png", "results.csv", "fig2-summary.csv", "fig2-summary.txt"} <= {
         one.name for one in tmp_path.iterdir()
     }
     results = pd.read_csv(tmp_path / "results.csv")
-    assert results["n"].tolist() == [6, 6]
+    assert results["n"].tolist() == [6] * 4
     assert results["converged"].all() == (mode == "corrected")
 
 
