@@ -21,6 +21,7 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.files import replacing
 from bayes_influence.data.identities import example_ids
 from bayes_influence.data.sealed import UNSEALED, DamagedFileError, seal_file, sealed_file_header
+from bayes_influence.influence.parquet import write_parquet
 from bayes_influence.influence.shown import KINDS, Shown, ShownExample, ShownTest
 
 SHOWN_TESTS, SHOWN_EXAMPLES = 10, 3
@@ -260,6 +261,15 @@ class InfluenceScores:
         with replacing(Path(path)) as partial:
             save_file(contents, partial, metadata={"format": FORMAT, "sha256": UNSEALED, "notes": self.notes()})
             seal_file(partial)
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Writes `to_frame` as a Parquet file, whole, a row group per test example, with what the scores are in it.
+
+        Raises:
+            ImportError: If pyarrow is not installed.
+            OSError: If it cannot be written; what was there before is then as it was.
+        """
+        write_parquet(self, path)
 
     def notes(self) -> str:
         """Everything but the tensors, as JSON."""
