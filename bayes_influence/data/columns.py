@@ -225,9 +225,9 @@ def numbers(values: pd.Series, name: str) -> np.ndarray:
     if bad.any():
         at = int(bad.argmax())
         value = values.iloc[at]
+        found = value.item() if isinstance(value, np.generic) else value
         raise ValueError(
-            f"{name}: column {values.name!r} must hold finite numbers, got {getattr(value, 'item', lambda: value)()!r} in row "
-            f"{values.index[at]}"
+            f"{name}: column {values.name!r} must hold finite numbers, got {found!r} in row {values.index[at]}"
         )
     return found
 
