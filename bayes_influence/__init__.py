@@ -2,10 +2,12 @@
 
 from importlib.metadata import version
 
+from bayes_influence.curvature.cost import TooLargeError
 from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping, IdentityDamping
 from bayes_influence.curvature.errors import IndefiniteCurvatureError, NotConvergedError
 from bayes_influence.data.arguments import Arguments
-from bayes_influence.data.dataset import Batch, Dataset, Split
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.data.fingerprint import UnidentifiableError
 from bayes_influence.data.locks import BusyError
 from bayes_influence.data.sealed import DamagedFileError
@@ -26,6 +28,7 @@ from bayes_influence.influence.measurements import (
     OutputVariance,
     PredictiveEntropy,
     PredictiveVariance,
+    TokenSurprisal,
 )
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian, to_deterministic
@@ -36,6 +39,7 @@ from bayes_influence.objectives.criteria import InseparableLossError, PerExample
 from bayes_influence.objectives.expected_likelihoods import ExpectedBernoulli, TiltedCategorical
 from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.members import Members
+from bayes_influence.objectives.next_token import NextToken
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
 from bayes_influence.objectives.reweighting import largest_losses
@@ -50,6 +54,7 @@ from bayes_influence.training.checkpoints import CheckpointError
 from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.minimum import minimised, minimum_of
+from bayes_influence.training.saved import Saved, load, save
 from bayes_influence.training.schedules import SWA, Plateau, Schedule
 from bayes_influence.training.schemes import SCHEMES, Scheme, find_schemes
 
@@ -89,6 +94,7 @@ __all__ = [
     "Minimum",
     "Moments",
     "MutualInformation",
+    "NextToken",
     "NoDerivativeError",
     "NoRegulariser",
     "NonFiniteTrainingError",
@@ -102,10 +108,13 @@ __all__ = [
     "Proximal",
     "ProximalBregman",
     "Refits",
+    "Saved",
     "Schedule",
     "Scheme",
     "Split",
     "TiltedCategorical",
+    "TokenSurprisal",
+    "TooLargeError",
     "TwinMismatchError",
     "UnidentifiableError",
     "UnreadableExampleError",
@@ -122,10 +131,12 @@ __all__ = [
     "hold_out",
     "largest_losses",
     "leave_out",
+    "load",
     "load_table",
     "loss_changes",
     "minimised",
     "minimum_of",
+    "save",
     "standardise",
     "to_bayesian",
     "to_deterministic",

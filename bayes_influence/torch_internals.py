@@ -8,6 +8,7 @@ from torch import _weight_norm as weight_norm
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import (
     register_pytree_node,
     tree_flatten,
@@ -19,6 +20,7 @@ from torch.utils._pytree import (
 
 __all__ = [
     "AnyBatchNorm",
+    "TorchDispatchMode",
     "TransformType",
     "get_interpreter_stack",
     "make_fx",

@@ -19,7 +19,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.models.lenet import LeNet
 from bayes_influence.models.mlp import MLP
 from bayes_influence.models.vgg import VGG

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import TypeCheckError
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.data.synthetic import gaussian_classes
 from bayes_influence.models.initialisation import initial_params
 from bayes_influence.models.mlp import MLP

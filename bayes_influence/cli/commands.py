@@ -28,6 +28,7 @@ from bayes_influence.cli.options import (
 )
 from bayes_influence.cli.reproduction import StudyCommands
 from bayes_influence.cli.scheme_options import SchemeCommand, said_scheme_options
+from bayes_influence.curvature import cost
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -84,6 +85,7 @@ def main(
 ) -> None:
     """Which training examples shaped a prediction, and can that answer be trusted?"""
     level = logging.INFO if verbose else logging.WARNING
+    logging.getLogger(cost.__name__).setLevel(logging.INFO)
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
 
 
@@ -256,6 +258,7 @@ def influence(
     curvature: Annotated[str, typer.Option(help="hessian, ggn, empirical-fisher or ekfac.")] = "hessian",
     solver: Annotated[str, typer.Option(help="auto, cholesky, conjugate-gradients, lissa, ...")] = "auto",
     damping: Annotated[float | None, typer.Option(help="Automatic when not given.")] = None,
+    measurement: Annotated[str | None, typer.Option(help="entropy, margin, variance, ...; the loss otherwise.")] = None,
     index: Annotated[int, typer.Option(help="Which of the run's seeds, counted from 0.")] = 0,
     data_folder: DataFolder = None,
     out: Annotated[Path | None, typer.Option(help="Result folder; RUN-influence-TEST when not given.")] = None,
@@ -270,7 +273,7 @@ def influence(
     with clear_errors():
         request = settings_of(InfluenceRequest, given, tests=tests, test_ids=test_ids)
         found = influence_of_run(run, out or run.with_name(named), request, data_folder=data_folder)
-    for table in printed_rankings(found.ranking):
+    for table in printed_rankings(found.ranking, request.measured):
         _print_wide(table)
     console.print(f"Scores, table and pictures: {found.folder}")
 

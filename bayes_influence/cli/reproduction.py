@@ -55,11 +55,12 @@ def study_command(study: PaperStudy) -> Callable[..., None]:
     }
     parameters["out"] = (Path, "Result folder; studies that share cells share it.", Path(study.folder))
     parameters["jobs"] = (int | None, "Cells at once; as many as there are cores, when not given.", None)
+    parameters["backend"] = (str | None, "Of joblib, for the cells: loky, dask, ray, ...", None)
 
     def command(**given: Any) -> None:
         from bayes_influence.experiments.papers.registry import reproduce
 
-        out, jobs = given.pop("out"), given.pop("jobs")
+        out, jobs, backend = (given.pop(name) for name in ("out", "jobs", "backend"))
         options = {
             name: split_words(value) if isinstance(study.options[name], tuple) else value
             for name, value in given.items()
@@ -67,7 +68,7 @@ def study_command(study: PaperStudy) -> Callable[..., None]:
         if SCHEME_OPTIONS in study.options:
             options[SCHEME_OPTIONS] = said_scheme_options()
         with clear_errors():
-            found = reproduce(study.name, options, out, n_jobs=jobs)
+            found = reproduce(study.name, options, out, n_jobs=jobs, backend=backend)
         console.print(found.table.to_string(index=False))
         for sentence in found.findings:
             console.print(sentence, soft_wrap=True, highlight=False)

@@ -1,6 +1,166 @@
-"""What work costs, and which sizes are small."""
+"""What work costs: which sizes are small, what is there, and the one plan that work states before it begins."""
 
 from __future__ import annotations
 
+import logging
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from bayes_influence.errors import BayesInfluenceError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 DENSE_SIZE = 2000
 """Up to this P a matrix is built, factored or decomposed: seconds, and exact."""
+
+DENSE_WORK = 1e13
+"""Multiplications and additions, some ten minutes of a core, above which not even a small matrix is built unasked."""
+
+DENSE_COPIES = 7
+"""Matrices of P^2 that are held at once while one is built, symmetrised and factored: measured."""
+
+LONG_SECONDS = 5.0
+"""Work that takes less is not announced."""
+
+STEADY = 2
+"""Parts after which their time is taken as that of the others: the first one also warms up."""
+
+
+class TooLargeError(BayesInfluenceError, MemoryError):
+    """Work that does not fit into the memory that is left, refused before it begins."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What some work needs.
+
+    Attributes:
+        what: The work, as the log and a refusal call it.
+        held_bytes: Most bytes that it holds at once, beside what is there already.
+        instead: Ways that need less, in options that exist.
+        passes: How often every training example goes through the network; None where nothing does.
+    """
+
+    what: str
+    held_bytes: int
+    instead: str
+    passes: float | None = None
+
+    def __str__(self) -> str:
+        passes = "" if self.passes is None else f", {self.passes:.3g} passes over the examples"
+        return f"{self.what}: holds {shown_bytes(self.held_bytes)}{passes}"
+
+    def check(self, device: torch.device) -> None:
+        """Refuses work that cannot fit.
+
+        Raises:
+            TooLargeError: If less memory is left than is held; the message has the ways that fit.
+        """
+        left = available_bytes(device)
+        if left is not None and self.held_bytes > left:
+            raise TooLargeError(
+                f"{self.what} holds {shown_bytes(self.held_bytes)}, but {shown_bytes(left)} are left on {device}; "
+                f"{self.instead}"
+            )
+
+    def timed(self, parts: Iterable[T], total: int) -> Iterator[T]:
+        """The parts of the work, as they are done; once the first ones are, the plan is logged with the whole's time.
+
+        The parts should be alike. Nothing is logged of work that takes less than `LONG_SECONDS`.
+
+        Args:
+            parts: The parts.
+            total: How many there are.
+        """
+        began, steady = time.perf_counter(), min(STEADY, total - 1)
+        marks = [began]
+        for number, part in enumerate(parts, start=1):
+            yield part
+            if number > steady:
+                continue
+            marks.append(time.perf_counter())
+            if number == steady:
+                self.announce(marks[-1] - began + (marks[-1] - marks[-2]) * (total - number))
+
+    def announce(self, seconds: float) -> None:
+        """Logs the plan, where it takes long.
+
+        Args:
+            seconds: What the whole work is going to take.
+        """
+        if seconds >= LONG_SECONDS:
+            logger.info("%s, about %s", self, shown_time(seconds))
+
+
+def dense_plan(what: str, size: int, itemsize: int = 8) -> Plan:
+    """Of building and factoring a matrix of P^2."""
+    return Plan(
+        f"{what} of {size} x {size} numbers",
+        DENSE_COPIES * size**2 * itemsize,
+        "take solver='conjugate-gradients', curvature='ekfac', or fewer parameters (parameters='last-layer')",
+    )
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """What can still be allocated on a device: the least of what machine, container and process have left.
+
+    None where the system does not say.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    left = [room for room in (_of_machine(), _of_container(), _of_process()) if room is not None]
+    return min(left, default=None)
+
+
+def shown_bytes(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def shown_time(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 120:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.2g} min" if seconds < 7200 else f"{seconds / 3600:.2g} h"
+
+
+def _of_machine() -> int | None:
+    try:
+        found = re.search(r"^MemAvailable: +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return None if found is None else int(found[1]) * 1024
+
+
+def _of_container() -> int | None:
+    folder = Path("/sys/fs/cgroup")
+    try:
+        return int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _of_process() -> int | None:
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError, ValueError):
+        return None
+    return None if limit == resource.RLIM_INFINITY else limit - used

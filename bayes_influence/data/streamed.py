@@ -11,8 +11,9 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from bayes_influence.data.batch import Batch
 from bayes_influence.data.checks import check_batch_size, check_finite, checked_names, checked_targets
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.identities import example_ids
 from bayes_influence.data.stream import Parts, Stream, split_batch
 from bayes_influence.torch_internals import tree_leaves, tree_map

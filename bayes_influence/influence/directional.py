@@ -9,9 +9,18 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.ways import (
+    first_way,
+    reverse_along,
+    reverse_bend,
+    reverse_gradient,
+    reverse_products,
+    reverse_third,
+)
 
 Scalar = Callable[[Tensor], Tensor]
 """A function of the flat selected parameters with a value of shape ()."""
@@ -25,17 +34,27 @@ def losses_at(objective: Objective, batch: Batch) -> Callable[[Tensor], Tensor]:
 
 def weighted_gradient(problem: FittedProblem, data_weights: Float[Tensor, " n"]) -> Float[Tensor, " P"]:
     """(1/n) sum_i w_i g_i over the training examples; the regulariser is not in it."""
-    return _summed(_data_terms(problem, data_weights), lambda term: grad(term)(problem.theta))
+    network, theta = problem.reduced.network, problem.theta
+
+    def gradient(term: Scalar) -> Tensor:
+        return first_way(network, "gradients", lambda: grad(term)(theta), lambda: reverse_gradient(term, theta))
+
+    return _summed(_data_terms(problem, data_weights), gradient)
 
 
 def weighted_hessian_product(
     problem: FittedProblem, data_weights: Float[Tensor, " n"], vectors: Float[Tensor, " P *K"]
 ) -> Float[Tensor, " P *K"]:
     """(1/n) sum_i w_i H_i V over the training examples; the regulariser is not in it."""
-    columns = vectors.reshape(len(vectors), -1)
+    columns, theta = vectors.reshape(len(vectors), -1), problem.theta
 
     def products(term: Scalar) -> Tensor:
-        return vmap(lambda v: jvp(grad(term), (problem.theta,), (v,))[1], in_dims=1, out_dims=1)(columns)
+        return first_way(
+            problem.reduced.network,
+            "products",
+            lambda: vmap(lambda v: jvp(grad(term), (theta,), (v,))[1], in_dims=1, out_dims=1)(columns),
+            lambda: reverse_products(term, theta, columns),
+        )
 
     return _summed(_data_terms(problem, data_weights), products).reshape(vectors.shape)
 
@@ -43,7 +62,10 @@ def weighted_hessian_product(
 def third_derivative(
     problem: FittedProblem, data_weights: Float[Tensor, " n"], first: Float[Tensor, " P"], second: Float[Tensor, " P"]
 ) -> Float[Tensor, " P"]:
-    """T[u, v] = d^2/ds dt grad J_w(theta + s u + t v) at 0, J_w = (1/n) sum_i w_i l_i + R: two nested jvps."""
+    """T[u, v] = d^2/ds dt grad J_w(theta + s u + t v) at 0, J_w = (1/n) sum_i w_i l_i + R: two nested jvps.
+
+    By reverse mode three times over where torch has no nested forward mode for the network.
+    """
     fixed, layout = problem.reduced.params, problem.reduced.layout
 
     def regulariser(theta: Tensor) -> Tensor:
@@ -51,7 +73,12 @@ def third_derivative(
         return problem.reduced.regulariser_weight * value
 
     def contracted(term: Scalar) -> Tensor:
-        return along(grad(term), problem.theta, first, second)
+        return first_way(
+            problem.reduced.network,
+            "bends",
+            lambda: _along(grad(term), problem.theta, first, second),
+            lambda: reverse_third(term, problem.theta, first, second),
+        )
 
     return _summed(_data_terms(problem, data_weights), contracted) + contracted(regulariser)
 
@@ -59,8 +86,17 @@ def third_derivative(
 def loss_slopes(objective: Objective, data: Dataset, direction: Tensor, batch_size: int) -> Float[Tensor, " B"]:
     """g_i'v for every example, without the gradients."""
     theta = objective.layout.flatten(objective.params)
-    batches = data.batches(batch_size)
-    return torch.cat([jvp(losses_at(objective, batch), (theta,), (direction,))[1] for batch in batches])
+
+    def slopes(batch: Batch) -> Tensor:
+        losses = losses_at(objective, batch)
+        return first_way(
+            objective.network,
+            "products",
+            lambda: jvp(losses, (theta,), (direction,))[1],
+            lambda: reverse_along(losses, theta, direction),
+        )
+
+    return torch.cat([slopes(batch) for batch in data.batches(batch_size)])
 
 
 def loss_curvatures(
@@ -68,11 +104,20 @@ def loss_curvatures(
 ) -> Float[Tensor, " B"]:
     """u'H_i v for every example, without the Hessians."""
     theta = objective.layout.flatten(objective.params)
-    batches = data.batches(batch_size)
-    return torch.cat([along(losses_at(objective, batch), theta, first, second) for batch in batches])
+
+    def curvatures(batch: Batch) -> Tensor:
+        losses = losses_at(objective, batch)
+        return first_way(
+            objective.network,
+            "bends",
+            lambda: _along(losses, theta, first, second),
+            lambda: reverse_bend(losses, theta, first, second),
+        )
+
+    return torch.cat([curvatures(batch) for batch in data.batches(batch_size)])
 
 
-def along(function: Callable[[Tensor], Tensor], theta: Tensor, first: Tensor, second: Tensor) -> Tensor:
+def _along(function: Callable[[Tensor], Tensor], theta: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """The second derivative of a function of theta along two directions."""
     return jvp(lambda at: jvp(function, (at,), (first,))[1], (theta,), (second,))[1]
 

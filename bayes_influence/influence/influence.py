@@ -29,6 +29,7 @@ from bayes_influence.influence.score_files import ScoreRequest
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.influence.scoring import ScoreBlocks
 from bayes_influence.influence.selection import GroupSelection, select_group
+from bayes_influence.influence.tokens import token_influence
 from bayes_influence.objectives.criteria import Criterion, PerExample
 from bayes_influence.objectives.members import check_objective
 from bayes_influence.objectives.objective import Objective
@@ -60,7 +61,8 @@ class Influence:
             parameters' own metric: the identity, or for variational parameters the Fisher information of q, as the
             identity would hold the variances fixed. (At an optimum J's curvature is about 1/n of that Fisher
             information, so that a mild delta is far below 1/n.) A `Damping` is taken as it is.
-        parameters: Overrides the objective's selection: "all", "last-layer", "means", "last-layer-means", or names.
+        parameters: Overrides the objective's selection: "all", "layers", "last-layer", "means", "last-layer-means", or
+            names.
         dtype: What everything is computed in, whatever the objective's dtype.
         batch_size: Examples that go through the network at a time.
         scoring: How all pairs of scores are computed, see `ScoreBlocks`.
@@ -250,6 +252,24 @@ class Influence:
         """
         solved = self.response.solve(self.problem.gradients(*self.problem.taken(test)).T).value
         return perturbation_influence(self.problem, solved, ids)
+
+    def of_tokens(self, ids: int | Iterable[int] | Tensor, test: Any) -> Float[Tensor, "t k T"]:
+        """Predicted change of every test loss when one token's term is taken out of a training sequence's loss.
+
+        +1/n g_t' (C + D)^-1 grad l_is, with l_i = sum_s l_is: a token's share of its sequence's removal effect, to
+        which the shares add up. The token stays in the context of those after it. (With `NextToken("mean")` the terms
+        keep the denominator that they have.)
+
+        Args:
+            ids: Of k training sequences.
+            test: t test examples.
+
+        Raises:
+            TypeError: If the likelihood is no sum over tokens, as `NextToken` is.
+            ValueError: If an id is unknown.
+        """
+        solved = self.response.solve(self.problem.gradients(*self.problem.taken(self._tests(test))).T).value
+        return token_influence(self.problem, solved, ids)
 
     def of_group(
         self, ids: Iterable[int] | Tensor, *, order: int | str = "auto", convention: Convention = "fixed"

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.moments.moments import Moments
+from bayes_influence.objectives.next_token import NextToken
 from bayes_influence.objectives.objective import Likelihood
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.predictive import Predictive, predictive_of
@@ -37,6 +38,8 @@ class PredictiveMeasurement:
     """
 
     likelihood: Likelihood | None = None
+
+    takes_logits = True
 
     def of(self, likelihood: Likelihood) -> PredictiveMeasurement:
         """The same with an objective's likelihood, unless it has one."""
@@ -106,6 +109,43 @@ class OutputVariance:
         """Variances, one per example; the targets do not matter."""
         variance = _moments(outputs, "the variance of the outputs").variance
         return variance.reshape(len(variance), -1).sum(-1)
+
+
+@dataclass(frozen=True)
+class TokenSurprisal:
+    """-log p of the token at one position of a sequence, given those before it; 0 where that token does not count.
+
+    Attributes:
+        position: Of the token, counted from the end where negative. Nothing predicts the first one.
+
+    Raises:
+        ValueError: If the position is that of the first token; when called, if sequences are shorter.
+    """
+
+    position: int
+
+    takes_logits = True
+
+    def __post_init__(self) -> None:
+        if self.position == 0:
+            raise ValueError("nothing predicts the first token of a sequence; positions begin with 1")
+
+    def __call__(self, outputs: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]) -> Float[Tensor, " B"]:
+        """Surprisals in nats, one per sequence."""
+        length = targets.shape[1]
+        if not -length < self.position < length:
+            raise ValueError(f"a sequence of {length} tokens has none at position {self.position} that is predicted")
+        return NextToken().terms(outputs, targets)[:, self.position]
+
+
+MEASUREMENTS: dict[str, Likelihood] = {
+    "entropy": PredictiveEntropy(),
+    "mutual-information": MutualInformation(),
+    "variance": PredictiveVariance(),
+    "margin": Margin(),
+    "output-variance": OutputVariance(),
+}
+"""Every measurement by name."""
 
 
 def measurement_gradients(problem: FittedProblem, measurement: Likelihood, test: Dataset) -> Float[Tensor, "t P"]:

@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 from tqdm.auto import tqdm
 
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.problem import FittedProblem, check_float_inputs
 from bayes_influence.influence.response import make_response
-from bayes_influence.objectives.derivatives import loss_of_one
+from bayes_influence.objectives.derivatives import examples_of, loss_of_one
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.torch_internals import tree_map
+from bayes_influence.objectives.ways import first_way
+from bayes_influence.torch_internals import tree_flatten, tree_map, tree_unflatten
 from bayes_influence.training.minimum import minimum_of
 
 Refit = Callable[[Objective, Dataset], Objective]
@@ -47,8 +49,32 @@ def perturbation_influence(
         moved = replace(example, inputs=inputs)
         return -jvp(lambda at: loss(at, moved), (theta,), (direction,))[1]
 
-    one_test = vmap(grad(slope), in_dims=(0, 0, None))
-    return vmap(one_test, in_dims=(None, None, 1))(data.inputs, data.batch(), solved)
+    def quick() -> Any:
+        one_test = vmap(grad(slope), in_dims=(0, 0, None))
+        return vmap(one_test, in_dims=(None, None, 1))(data.inputs, data.batch(), solved)
+
+    def patient() -> Any:
+        each = [_mixed(loss, theta, one, solved) for one in examples_of(data.batch())]
+        return tree_map(lambda *leaves: torch.stack(leaves, dim=1), *each)
+
+    return first_way(problem.objective.network, "bends", quick, patient)
+
+
+def _mixed(
+    loss: Callable[[Tensor, Batch], Tensor], theta: Float[Tensor, " P"], example: Batch, solved: Float[Tensor, "P t"]
+) -> Any:
+    """-y_t' grad_x grad_theta l of one example, by reverse mode over reverse mode."""
+    at = theta.detach().clone().requires_grad_()
+    leaves, structure = tree_flatten(example.inputs)
+    moved = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    with torch.enable_grad():
+        value = loss(at, replace(example, inputs=tree_unflatten(moved, structure)))
+        (gradient,) = torch.autograd.grad(value, at, create_graph=True)
+        rows = [
+            torch.autograd.grad(-(gradient * y).sum(), moved, retain_graph=True, materialize_grads=True)
+            for y in solved.T
+        ]
+    return tree_unflatten([torch.stack(parts) for parts in zip(*rows, strict=True)], structure)
 
 
 @dataclass(frozen=True, eq=False)

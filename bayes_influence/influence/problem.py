@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from math import ceil
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.arguments import check_count, check_dtype
+from bayes_influence.curvature.cost import Plan
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.objectives.derivatives import gradient, per_example_gradients
 from bayes_influence.objectives.objective import Objective
@@ -75,6 +77,17 @@ class FittedProblem:
         return self.reduced.layout.total
 
     @property
+    def selection(self) -> str:
+        """In how many of the network's parameters, and in which, or without which."""
+        sizes = {name: value.numel() for name, value in self.objective.params.items()}
+        taken = [name for name in sizes if name in self.reduced.names]
+        rest = [name for name in sizes if name not in taken]
+        if not rest:
+            return f"all {self.size} parameters"
+        named = ", ".join(taken) if len(taken) <= len(rest) else "without " + ", ".join(rest)
+        return f"{self.size} of {sum(sizes.values())} parameters: {named}"
+
+    @property
     def theta(self) -> Float[Tensor, " P"]:
         """The selected parameters as one vector."""
         return self.reduced.layout.flatten(self.reduced.params)
@@ -114,9 +127,18 @@ class FittedProblem:
 
         Raises:
             ValueError: If one is not finite; the message names the examples.
+            TooLargeError: If they do not fit.
         """
         objective = self.reduced if objective is None else objective
-        blocks = data.batches(self.block_length(self.size))
+        length = self.block_length(self.size)
+        plan = Plan(
+            f"gradients of {len(data)} examples in {self.size} parameters",
+            2 * len(data) * self.size * self.dtype.itemsize,
+            "take fewer examples at a time, or fewer parameters (parameters='last-layer')",
+            passes=1,
+        )
+        plan.check(self.theta.device)
+        blocks = plan.timed(data.batches(length), ceil(len(data) / length))
         gradients = torch.cat([per_example_gradients(objective, batch) for batch in blocks])
         check_finite(gradients, data, "the gradient")
         return gradients

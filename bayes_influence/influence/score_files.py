@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bayes_influence.curvature.cost import Plan
 from bayes_influence.data.files import checked_place
 from bayes_influence.data.fingerprint import UnidentifiableError, fingerprint
 from bayes_influence.data.locks import only_writer
@@ -52,9 +53,19 @@ class ScoreRequest:
     progress: bool = False
 
     def in_memory(self) -> InfluenceScores:
-        """All scores at once. Memory t n."""
-        solved = self.solve()
+        """All scores at once. Memory t n.
+
+        Raises:
+            TooLargeError: If they do not fit.
+        """
         train_ids = self.response.problem.data.ids
+        plan = Plan(
+            f"scores of {len(self.test_ids)} x {len(train_ids)} pairs in memory",
+            len(self.test_ids) * len(train_ids) * self.gradients.dtype.itemsize,
+            "stream them to a file (path=...), or take fewer test examples at a time",
+        )
+        plan.check(self.gradients.device)
+        solved = self.solve()
         values = self.gradients.new_empty(len(self.test_ids), len(train_ids))
         norms = self.gradients.new_empty(len(train_ids)) if self.blocks.gives_norms else None
         self._fill(solved, values, norms)
@@ -128,6 +139,7 @@ class ScoreRequest:
         solution = self.response.solve(self.gradients.T)
         notes = {
             "measurement": self.measurement,
+            "parameters": self.response.problem.selection,
             "curvature": self.response.curvature.name,
             "damping": repr(self.response.damping),
             "solver": solution.method,

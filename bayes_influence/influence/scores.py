@@ -26,6 +26,9 @@ from bayes_influence.influence.shown import KINDS, Shown, ShownExample, ShownTes
 SHOWN_TESTS, SHOWN_EXAMPLES = 10, 3
 """Test examples that a notebook shows, and training examples at both ends of each."""
 
+SHOWN_LETTERS = 160
+"""Of the parameters' names, in a line that stands for the scores."""
+
 FORMAT = "bayes_influence.InfluenceScores.3"
 """Marks a score file, and the version of its layout."""
 
@@ -43,6 +46,7 @@ class InfluenceScores:
         train_ids: (n_train,) dataset ids of the columns.
         test_ids: (n_test,) dataset ids of the rows.
         measurement: What was measured on the test examples, e.g. "loss".
+        parameters: What it is taken in, and what is left out.
         curvature: Which matrix stands for H.
         damping: What D is.
         solver: How the system was solved.
@@ -63,6 +67,7 @@ class InfluenceScores:
     train_ids: Int[Tensor, " n"]
     test_ids: Int[Tensor, " t"]
     measurement: str = "loss"
+    parameters: str = ""
     curvature: str = "hessian"
     damping: str = "none"
     solver: str = "cholesky"
@@ -79,7 +84,8 @@ class InfluenceScores:
     def __repr__(self) -> str:
         tests, examples = self.values.shape
         return (
-            f"InfluenceScores({examples} training on {tests} test examples, measured by {self.measurement}; "
+            f"InfluenceScores({examples} training on {tests} test examples, measured by {self.measurement}"
+            f"{self.parameters and f', in {_shortened(self.parameters)}'}; "
             f"{self.curvature}, damping {self.damping}, {self.solver}, {'' if self.converged else 'not '}converged"
             f"{self._standing()})"
         )
@@ -280,3 +286,7 @@ class InfluenceScores:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         return cls(**tensors, **json.loads(metadata["notes"]))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_LETTERS else f"{text[: SHOWN_LETTERS - 3]}..."

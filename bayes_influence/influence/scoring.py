@@ -11,13 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from bayes_influence.curvature.operators.layer_records import KroneckerLayer, kronecker_layers
+from bayes_influence.curvature.cost import Plan
+from bayes_influence.curvature.operators.layer_records import kronecker_layers
 from bayes_influence.curvature.operators.outer_products import Backpropagation, OuterProducts, loss_slopes
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.directional import losses_at
 from bayes_influence.influence.problem import BLOCK_BYTES, FittedProblem, check_finite
 from bayes_influence.objectives.derivatives import per_example_gradients
-from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.layers import IN_WORDS
 from bayes_influence.objectives.ways import first_way, reverse_along
 
 SCORINGS = ("outer-products", "gradients", "forward")
@@ -72,8 +74,8 @@ class ScoreBlocks:
         if scoring == "outer-products" and not self._takes_outer_products:
             instead = f", not {self._unsupported[0]!r}" if self._unsupported else ""
             raise ValueError(
-                "scoring='outer-products' needs parameters of nn.Linear and nn.Conv2d layers (groups=1) that their "
-                f"layers alone use, with the examples on the first axis{instead}; use 'gradients' or 'forward'"
+                f"scoring='outer-products' needs parameters of {IN_WORDS} that their layers alone use, with the "
+                f"examples on the first axis{instead}; use 'gradients' or 'forward'"
             )
 
     @cached_property
@@ -104,7 +106,14 @@ class ScoreBlocks:
             "forward": self._forward,
         }
         length = self.block_length(solved.shape[1])
-        for first in range(start, len(self.problem.data), length):
+        starts = range(start, len(self.problem.data), length)
+        plan = Plan(
+            f"scores of {solved.shape[1]} x {len(self.problem.data) - start} pairs by {self.scoring}",
+            2 * length * max(solved.shape[1], self.problem.size) * solved.dtype.itemsize,
+            "take a smaller batch_size",
+            passes=1,
+        )
+        for first in plan.timed(starts, len(starts)):
             block = self.problem.data.select(range(first, min(first + length, len(self.problem.data))))
             products, norms = ways[self.scoring](block, solved)
             check_finite(products.T, block, "the gradient")
@@ -121,7 +130,7 @@ class ScoreBlocks:
         squares = solved.new_zeros(len(block))
         paths = {layer.path: layer for layer in self._layers}
         for factors in self._factors(block):
-            mine, lengths = _layer_products(factors, _joined_columns(columns, paths[factors.path]))
+            mine, lengths = _layer_products(factors, paths[factors.path].joined(columns, leading=1))
             products += mine
             squares += lengths
         return products, squares.sqrt()
@@ -129,7 +138,8 @@ class ScoreBlocks:
     def _factors(self, block: Dataset, *, check: bool = False) -> Iterator[OuterProducts]:
         """Every layer's a and e, for all examples of the block at once."""
         losses = Backpropagation(self.problem.reduced, loss_slopes(self.problem.reduced))
-        return losses.through(self._layers, block, self.problem.block_length(self.problem.size), check=check)
+        batches = block.batches(self.problem.block_length(self.problem.size))
+        return losses.through(self._layers, batches, check=check)
 
     def _is_complete(self) -> bool:
         """Whether the factors make up the gradients, in every block of the training examples.
@@ -161,14 +171,6 @@ def forward_products(problem: FittedProblem, batch: Batch, vectors: Float[Tensor
         lambda: vmap(lambda vector: jvp(losses, (theta,), (vector,))[1], in_dims=1)(vectors),
         lambda: torch.stack([reverse_along(losses, theta, vector) for vector in vectors.T]),
     )
-
-
-def _joined_columns(columns: Params, layer: KroneckerLayer) -> Float[Tensor, "t O D"]:
-    """A layer's share of the solved systems, laid out as the layer's gradients are: the bias as a last column."""
-    tests = len(columns[layer.names[0]])
-    parts = [] if layer.weight is None else [columns[layer.weight].flatten(2)]
-    parts += [] if layer.bias is None else [columns[layer.bias].reshape(tests, -1, 1)]
-    return torch.cat(parts, dim=2)
 
 
 def _layer_products(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from bayes_influence.errors import BayesInfluenceError
+from bayes_influence.objectives.predictive import Predictive
 from bayes_influence.torch_internals import tree_map
 
 Criterion = Callable[[Any, Tensor], Tensor]
@@ -32,7 +33,7 @@ class PerExample:
 
     Args:
         criterion: A module of torch or a function. Of outputs with `logits` (as Transformers return them), one of
-            torch's own modules is given these.
+            torch's own modules is given these, see `read_outputs`.
 
     Raises:
         TypeError: If the criterion cannot be called.
@@ -53,9 +54,13 @@ class PerExample:
     def __repr__(self) -> str:
         return f"PerExample({_named(self.criterion)})"
 
+    @property
+    def takes_logits(self) -> bool:
+        """Whether the criterion is one of torch's own."""
+        return _is_of_torch(self.criterion)
+
     def __call__(self, outputs: Any, targets: Tensor) -> Float[Tensor, " B"]:
         """Losses, one per example."""
-        outputs = self._taken(outputs)
         losses = self._single(outputs, targets)
         if losses.ndim:
             return losses
@@ -76,7 +81,7 @@ class PerExample:
         Raises:
             InseparableLossError: If they differ.
         """
-        whole = self.criterion(self._taken(outputs), targets)
+        whole = self.criterion(outputs, targets)
         if whole.ndim:
             return
         losses = self(outputs, targets)
@@ -90,8 +95,21 @@ class PerExample:
                 "axis), in which no example's loss depends on the others, their weights or their number of tokens"
             )
 
-    def _taken(self, outputs: Any) -> Any:
-        return outputs.logits if _is_of_torch(self.criterion) and hasattr(outputs, "logits") else outputs
+
+def read_outputs(likelihood: object, returned: Any) -> Any:
+    """What a likelihood is given of what a network returns: the `logits` of a record that has some, as Transformers do.
+
+    Likelihoods and measurements of the library and torch's criteria take them; a function of the user's own is given
+    the record.
+
+    Args:
+        likelihood: Any.
+        returned: What the network returned.
+    """
+    takes_logits = getattr(likelihood, "takes_logits", isinstance(likelihood, Predictive))
+    if takes_logits and hasattr(returned, "logits"):
+        return returned.logits
+    return returned
 
 
 def _is_of_torch(criterion: Criterion) -> bool:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.ways import checked_symmetric, first_way, reverse_gradient, reverse_products
 from bayes_influence.torch_internals import tree_map
@@ -45,7 +45,7 @@ def dense_hessian(
     def patient() -> Tensor:
         return checked_symmetric(reverse_products(value, flat.theta, torch.eye(len(flat.theta)).to(flat.theta)))
 
-    return first_way(objective.network, "products", lambda: _hessian(value, flat.theta), patient)
+    return first_way(objective.network, "products", lambda: forward_hessian(value, flat.theta), patient)
 
 
 def loss_of_one(objective: Objective) -> Callable[..., Tensor]:
@@ -63,7 +63,7 @@ def per_example_gradients(objective: Objective, batch: Batch) -> Float[Tensor, "
     theta, loss = objective.flat.theta, loss_of_one(objective)
 
     def patient() -> Tensor:
-        return torch.stack([reverse_gradient(partial(loss, example=one), theta) for one in _examples(batch)])
+        return torch.stack([reverse_gradient(partial(loss, example=one), theta) for one in examples_of(batch)])
 
     return first_way(objective.network, "gradients", lambda: vmap(grad(loss), in_dims=(None, 0))(theta, batch), patient)
 
@@ -74,22 +74,27 @@ def per_example_hessians(objective: Objective, batch: Batch) -> Float[Tensor, "B
 
     def patient() -> Tensor:
         units = torch.eye(len(theta)).to(theta)
-        return torch.stack([reverse_products(partial(loss, example=one), theta, units) for one in _examples(batch)])
+        return torch.stack([reverse_products(partial(loss, example=one), theta, units) for one in examples_of(batch)])
 
     return first_way(
         objective.network,
         "products",
-        lambda: vmap(lambda one: _hessian(partial(loss, example=one), theta))(batch),
+        lambda: vmap(lambda one: forward_hessian(partial(loss, example=one), theta))(batch),
         patient,
     )
 
 
-def _hessian(value: Callable[[Tensor], Tensor], theta: Tensor) -> Float[Tensor, "P P"]:
+def forward_hessian(value: Callable[[Tensor], Tensor], theta: Tensor) -> Float[Tensor, "P P"]:
     """Forward over reverse. Not `torch.func.hessian`, whose batched backward pass is wrong in Transformer layers."""
     units = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
     return vmap(lambda unit: jvp(grad(value), (theta,), (unit,))[1])(units)
 
 
-def _examples(batch: Batch) -> list[Batch]:
+def examples_of(batch: Batch) -> list[Batch]:
     """The examples of a batch one by one, without their batch axis."""
     return [tree_map(lambda leaf, row=row: leaf[row], batch) for row in range(len(batch.targets))]
+
+
+def singles_of(batch: Batch) -> list[Batch]:
+    """The examples of a batch as batches of one."""
+    return [tree_map(lambda leaf, row=row: leaf[row : row + 1], batch) for row in range(len(batch.targets))]

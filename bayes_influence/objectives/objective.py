@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,20 +16,19 @@ from torch.func import functional_call
 
 from bayes_influence.arguments import check_at_least, check_function, checked_move, kind_of, named, shown
 from bayes_influence.data.arguments import as_call
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.layers import is_bayesian
-from bayes_influence.objectives.criteria import PerExample
+from bayes_influence.objectives.criteria import PerExample, read_outputs
 from bayes_influence.objectives.parameters import (
     Flattening,
     Params,
     called_last,
-    check_shapes,
-    check_tensors_by_name,
-    detached_buffers,
-    detached_params,
     moved_like,
+    same_memory,
     select_names,
     standing_at,
+    state_of,
 )
 from bayes_influence.objectives.predictive import Predictive, check_outputs
 from bayes_influence.objectives.regularisers import NoRegulariser
@@ -83,22 +83,12 @@ class Objective:
         check_function("the likelihood", self.likelihood, "pass an object such as CrossEntropy()")
         check_function("the regulariser", self.regulariser, "pass an object such as WeightDecay(0.01)")
         check_at_least(0, regulariser_weight=self.regulariser_weight)
-        own = dict(self.network.named_parameters())
-        check_tensors_by_name(params=self.params, buffers=self.buffers)
-        if not self.params:
-            object.__setattr__(self, "params", detached_params(self.network))
-        if set(self.params) != set(own):
-            raise ValueError(f"params must name the network's parameters {sorted(own)}, got {sorted(self.params)}")
-        check_shapes("parameter", self.params, own)
-        held = detached_buffers(self.network)
-        unknown = sorted(set(self.buffers) - set(held))
-        if unknown:
-            raise ValueError(f"buffers must name the network's buffers {sorted(held)}, got {unknown}")
-        check_shapes("buffer", self.buffers, held)
-        object.__setattr__(self, "buffers", {**held, **self.buffers})
+        params, buffers = state_of(self.network, self.params, self.buffers)
+        object.__setattr__(self, "params", params)
+        object.__setattr__(self, "buffers", buffers)
         object.__setattr__(self, "network", standing_at(self.network, self.params, self.buffers))
         object.__setattr__(self, "_lock", threading.RLock())
-        select_names(self.network, self.parameters)
+        object.__setattr__(self, "_names", select_names(self.network, self.parameters))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -117,7 +107,7 @@ class Objective:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters that influence is taken in."""
-        return select_names(self.network, self.parameters)
+        return self._names  # type: ignore[attr-defined]
 
     @property
     def layout(self) -> Flattening:
@@ -154,15 +144,27 @@ class Objective:
         return next(iter(self.params.values())).device
 
     def at(self, params: Params, buffers: Params | None = None) -> Objective:
-        """The same objective, standing at other parameters (and buffers)."""
+        """The same objective, standing at other parameters (and buffers); itself where it stands there already."""
         if not isinstance(params, Mapping) or set(self.params) - set(params):
             raise ValueError(f"params must name the network's parameters {sorted(self.params)}, got {shown(params)}")
         held = self.buffers if buffers is None else {**self.buffers, **buffers}
-        return replace(self, params={name: params[name].detach() for name in self.params}, buffers=held)
+        moved = {name: params[name].detach() for name in self.params}
+        if same_memory(moved, self.params) and same_memory(held, self.buffers):
+            return self
+        return replace(self, params=moved, buffers=held)
 
     def taking(self, parameters: str | Sequence[str] | None) -> Objective:
         """The same objective with influence taken in other parameters; itself where none are named."""
-        return self if parameters is None else replace(self, parameters=parameters)
+        if parameters is None or parameters == self.parameters:
+            return self
+        return self._in(parameters, select_names(self.network, parameters))
+
+    def _in(self, parameters: str | Sequence[str], names: tuple[str, ...]) -> Objective:
+        """The same in other parameters: it stands where it stood, so that the network serves both, under one lock."""
+        other = copy.copy(self)
+        for name, value in {"parameters": parameters, "_names": names, "_lock": vars(self)["_lock"]}.items():
+            object.__setattr__(other, name, value)
+        return other
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Objective:
         """The same objective in another floating-point dtype or on another device."""
@@ -189,7 +191,8 @@ class Objective:
             return self
         with self.exclusive() as network, torch.no_grad():
             path = called_last(network, inputs)
-        return replace(self, parameters=select_names(self.network, self.parameters, last_layer=path))
+        names = select_names(self.network, self.parameters, last_layer=path)
+        return self._in(names, names)
 
     @contextmanager
     def exclusive(self) -> Iterator[nn.Module]:
@@ -200,13 +203,15 @@ class Objective:
     def outputs(self, state: Params, inputs: Any) -> Any:
         """What the network returns at `state`: a tensor, `Moments` for a Bayesian network, or a nesting of them.
 
+        Of a record with logits only these, where the likelihood takes them, see `read_outputs`.
+
         Args:
             state: Parameters, and buffers where they are others than the objective's; further names are passed over.
             inputs: A batch of inputs, as the network takes them.
         """
         known = {name: value for name, value in state.items() if name in self.params or name in self.buffers}
         with self.exclusive() as network:
-            return functional_call(network, known, *as_call(inputs))
+            return read_outputs(self.likelihood, functional_call(network, known, *as_call(inputs)))
 
     def losses(self, state: Params, batch: Batch) -> Float[Tensor, " B"]:
         """Per-example losses l_i, times their sample weights where the batch has some, without the regulariser.
@@ -250,13 +255,7 @@ class Objective:
         self.likelihood.check(outputs, seen.targets, data.name, seen.ids)
 
     def check_batch(self, outputs: Any, batch: Batch, name: str, ids: Int[Tensor, " B"]) -> None:
-        """Refuses a batch whose targets do not fit the likelihood, or a likelihood that is no mean over its examples.
-
-        Args:
-            outputs: Of the batch.
-            batch: Some examples of a data set.
-            name: Of the data set.
-            ids: Of the examples.
+        """The same of a batch with its outputs, the examples' data set by name; and that a mean over batches is one.
 
         Raises:
             InseparableLossError: If the likelihood was made of a loss over batches that is no mean.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 from bayes_influence.arguments import shown
 from bayes_influence.data.arguments import as_call
 from bayes_influence.moments.layers import RHO
+from bayes_influence.objectives.layers import IN_WORDS, is_layer
 from bayes_influence.torch_internals import tree_map
 
 Params = dict[str, Tensor]
 """Detached parameters by name, as `torch.func.functional_call` takes them."""
 
-GROUPS = ("all", "last-layer", "means", "last-layer-means")
+GROUPS = ("all", "layers", "last-layer", "means", "last-layer-means")
 """The words that stand for several parameters."""
 
 
@@ -84,8 +86,9 @@ def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer
 
     Args:
         network: The network whose parameters are meant.
-        parameters: `"all"`; `"last-layer"` (mean and variance parameters alike); `"means"` (everything but the
-            variational `_rho`); `"last-layer-means"`; or the names themselves.
+        parameters: `"all"`; `"layers"`, those of linear and convolutional layers (see `is_layer`), without embeddings,
+            norms and what is shared with one of these; `"last-layer"` (mean and variance parameters alike); `"means"`
+            (everything but the variational `_rho`); `"last-layer-means"`; or the names themselves.
         last_layer: Path of the last layer; the last that is registered when not given, see `Objective.resolved`.
 
     Raises:
@@ -111,10 +114,14 @@ def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer
         # By identity: a weight that is shared with an earlier layer has that layer's name.
         own = {id(value) for value in network.get_submodule(path).parameters(recurse=False)}
         names = [name for name, value in network.named_parameters() if id(value) in own]
+    if parameters == "layers":
+        names = [name for name in names if is_layer(network.get_submodule(name.rpartition(".")[0]))]
     if parameters.endswith("means"):
         names = [name for name in names if not name.endswith(RHO)]
     free = [name for name, value in network.named_parameters() if value.requires_grad]
     if not (taken := tuple(name for name in names if name in set(free))):
+        if not names:
+            raise ValueError(f"parameters={parameters!r} leaves nothing: no module is one of {IN_WORDS}")
         raise ValueError(f"parameters={parameters!r} leaves nothing: {names} are frozen (requires_grad=False)")
     return taken
 
@@ -146,12 +153,12 @@ class Flattening:
         names = tuple(params) if names is None else tuple(names)
         return cls(names, tuple(params[name].shape for name in names))
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Number of entries of each parameter."""
         return tuple(prod(shape) for shape in self.shapes)
 
-    @property
+    @cached_property
     def total(self) -> int:
         """P, the length of the flat vector."""
         return sum(self.sizes)
@@ -168,6 +175,17 @@ class Flattening:
             name: piece.view((*flat.shape[:-1], *shape))
             for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)
         }
+
+
+def same_memory(one: Params, other: Params) -> bool:
+    """Whether these are the very numbers: what a network holds of one, it holds of the other."""
+    return all(
+        value.data_ptr() == other[name].data_ptr()
+        and value.dtype == other[name].dtype
+        and value.shape == other[name].shape
+        and value.stride() == other[name].stride()
+        for name, value in one.items()
+    )
 
 
 def check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
@@ -187,6 +205,31 @@ def check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tenso
             f"{what} {wrong[0]!r} must have shape {tuple(own[wrong[0]].shape)}, got {tuple(given[wrong[0]].shape)}; "
             "take one member out of a stack with `Members.at`"
         )
+
+
+def state_of(network: nn.Module, params: Params, buffers: Params) -> tuple[Params, Params]:
+    """Parameters and buffers of a network: those that are given, and else its own.
+
+    Args:
+        network: Any.
+        params: All of its parameters, or none.
+        buffers: Some of its buffers, or none.
+
+    Raises:
+        TypeError: If these are no tensors by name.
+        ValueError: If they are not the network's, or of another shape.
+    """
+    check_tensors_by_name(params=params, buffers=buffers)
+    own, held = dict(network.named_parameters()), detached_buffers(network)
+    if not params:
+        params = detached_params(network)
+    if set(params) != set(own):
+        raise ValueError(f"params must name the network's parameters {sorted(own)}, got {sorted(params)}")
+    check_shapes("parameter", params, own)
+    if unknown := sorted(set(buffers) - set(held)):
+        raise ValueError(f"buffers must name the network's buffers {sorted(held)}, got {unknown}")
+    check_shapes("buffer", buffers, held)
+    return params, {**held, **buffers}
 
 
 def standing_at(network: nn.Module, params: Params, buffers: Params) -> nn.Module:

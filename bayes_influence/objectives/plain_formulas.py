@@ -1,7 +1,8 @@
 """Fused kernels written out in operations that have every derivative.
 
-Torch's kernels for these have no forward mode, no second derivative or no batching rule, and the second derivative of
-weight normalisation's is wrong (its Hessian is not symmetric, torch 2.13). The formulas are slower and equal.
+Torch's kernels for these have no forward mode, no second derivative or no batching rule, and some derivatives are
+wrong without a word (torch 2.13): weight normalisation's second one, whose Hessian is not symmetric, and those of layer
+and instance normalisation's forward derivative, nested or in the inputs. The formulas are slower and equal.
 """
 
 from __future__ import annotations
@@ -87,6 +88,41 @@ def _embedding_bag(input: Tensor, weight: Tensor, offsets: Any = None, *args: An
     return total if mode == "sum" else total / kept.sum(dim=1, keepdim=True).clamp(min=1)
 
 
+def _layer_norm(
+    input: Tensor, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
+) -> Tensor:
+    """(x - mean) / sqrt(var + eps) over the last axes, times weight plus bias."""
+    return _scaled(_standardised(input, tuple(range(-len(normalized_shape), 0)), eps), weight, bias)
+
+
+def _instance_norm(
+    input: Tensor,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """The same over all axes behind the channels; with running statistics it is left to torch."""
+    if not use_input_stats or running_mean is not None:
+        return functional.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    shape = (-1, *[1] * (input.ndim - 2))
+    factors = [None if value is None else value.view(shape) for value in (weight, bias)]
+    return _scaled(_standardised(input, tuple(range(2, input.ndim)), eps), *factors)
+
+
+def _standardised(input: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    centred = input - input.mean(dim=axes, keepdim=True)
+    return centred * (centred.square().mean(dim=axes, keepdim=True) + eps).rsqrt()
+
+
+def _scaled(values: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    scaled = values if weight is None else values * weight
+    return scaled if bias is None else scaled + bias
+
+
 def _reduced(losses: Tensor, reduction: str) -> Tensor:
     return {"mean": losses.mean, "sum": losses.sum}[reduction]() if reduction != "none" else losses
 
@@ -97,6 +133,9 @@ FORMULAS: dict[Any, Callable[..., Tensor]] = {
     functional.multi_margin_loss: _multi_margin,
     functional.embedding: _embedding,
     functional.embedding_bag: _embedding_bag,
+    functional.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    functional.instance_norm: _instance_norm,
 }
 """What is called in a function's place."""
 
@@ -111,7 +150,7 @@ class _Formulas(TorchFunctionMode):
 
 @contextmanager
 def plain_formulas() -> Iterator[None]:
-    """While active, fused kernels are left aside: attention, encoders, recurrent layers and those of `FORMULAS`."""
+    """While active, fused kernels are left aside: attention, encoders, recurrent layers and `FORMULAS`."""
     fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))

@@ -9,8 +9,9 @@ remembered for that network.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -29,8 +30,12 @@ T = TypeVar("T")
 WAYS = ("forward mode", "forward mode with plain formulas", "reverse mode, one direction or example at a time")
 """In the order in which they are tried."""
 
-Derivative = Literal["gradients", "products", "outputs"]
-"""What is derived: single examples' gradients, products with second derivatives, or losses in the outputs."""
+UNBATCHED = "There is a performance drop because we have not yet implemented the batching rule"
+"""How torch's warning begins when it computes examples one by one: its attention for processors, for example."""
+
+Derivative = Literal["gradients", "products", "bends", "outputs"]
+"""What is derived: gradients and Jacobians, products with second derivatives, those along two directions or in
+parameters and inputs, or losses in the outputs."""
 
 _known: WeakKeyDictionary[nn.Module, dict[Derivative, int]] = WeakKeyDictionary()
 """The first of the ways that a network has been seen to have, for each of these."""
@@ -55,14 +60,15 @@ def first_way(network: nn.Module, what: Derivative, quick: Callable[[], T], pati
         RuntimeError: The network's own, where every way ends in the same one.
     """
     known = _known.setdefault(network, {})
-    first, last = None, RuntimeError()
-    for way in range(known.setdefault(what, _first_known(network)), len(WAYS)):
+    first: Exception | None = None
+    last: Exception = RuntimeError()
+    for way in range(known.setdefault(what, _first_known(network, what)), len(WAYS)):
         try:
             with _context(way):
                 result = patient() if way == 2 else quick()
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, UserWarning) as error:
             logger.debug("%s failed: %s", WAYS[way], error)
             if first is not None and str(error) == str(first) and way == 2:
                 raise first from None
@@ -82,12 +88,16 @@ def first_way(network: nn.Module, what: Derivative, quick: Callable[[], T], pati
 
 def is_quick(network: nn.Module, what: Derivative) -> bool:
     """Whether this derivative of the network is not known to need anything but forward mode and batching."""
-    return _known.get(network, {}).get(what, _first_known(network)) == 0
+    return _known.get(network, {}).get(what, _first_known(network, what)) == 0
 
 
-def _first_known(network: nn.Module) -> int:
-    """Torch's forward derivative of an embedding moves its padding row, which its gradient does not."""
-    return int(any(getattr(module, "padding_idx", None) is not None for module in network.modules()))
+def _first_known(network: nn.Module, what: Derivative) -> int:
+    """The first way that torch gives right results by.
+
+    Its forward derivative of an embedding moves the padding row, which its gradient does not, and those of the forward
+    derivatives of normalisations are wrong, whether these are layers or functions: such are taken with plain formulas.
+    """
+    return int(what == "bends" or any(getattr(module, "padding_idx", None) is not None for module in network.modules()))
 
 
 def checked_symmetric(matrix: Float[Tensor, "K K"]) -> Float[Tensor, "K K"]:
@@ -106,8 +116,12 @@ def checked_symmetric(matrix: Float[Tensor, "K K"]) -> Float[Tensor, "K K"]:
     return matrix
 
 
-def _context(way: int) -> AbstractContextManager[None]:
-    return nullcontext() if way == 0 else plain_formulas()
+@contextmanager
+def _context(way: int) -> Iterator[None]:
+    """The formulas of a way; a kernel that torch cannot batch, and says so, is no quick way where a formula is."""
+    with warnings.catch_warnings(), nullcontext() if way == 0 else plain_formulas():
+        warnings.filterwarnings("error" if way == 0 else "ignore", UNBATCHED, UserWarning)
+        yield
 
 
 def reverse_gradient(function: Callable[[Tensor], Tensor], theta: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
@@ -137,6 +151,46 @@ def reverse_along(function: Callable[[Tensor], Any], theta: Float[Tensor, " P"],
     pulled = _gradient(sum((leaf * dual).sum() for leaf, dual in zip(leaves, duals, strict=True)), at, create=True)
     tangents = torch.autograd.grad((pulled * direction).sum(), duals, materialize_grads=True)
     return tree_unflatten([tangent.detach() for tangent in tangents], structure)
+
+
+def reverse_bend(
+    function: Callable[[Tensor], Tensor],
+    theta: Float[Tensor, " P"],
+    first: Float[Tensor, " P"],
+    second: Float[Tensor, " P"],
+) -> Float[Tensor, "*shape"]:
+    """The second derivative of a tensor function along two directions, u'(grad^2 f)v, by reverse mode four times over.
+
+    Linear in a dual of the value: the gradient of dual'f along u, and of that along v, is the dual of the result.
+    """
+    at, value = _evaluated(function, theta)
+    dual = torch.zeros_like(value, requires_grad=True)
+    with torch.enable_grad():
+        slope = (_gradient((value * dual).sum(), at, create=True) * first).sum()
+        bend = (_gradient(slope, at, create=True) * second).sum()
+    if not bend.requires_grad:
+        return torch.zeros_like(value).detach()
+    return torch.autograd.grad(bend, dual, materialize_grads=True, allow_unused=True)[0].detach()
+
+
+def reverse_third(
+    function: Callable[[Tensor], Tensor],
+    theta: Float[Tensor, " P"],
+    first: Float[Tensor, " P"],
+    second: Float[Tensor, " P"],
+) -> Float[Tensor, " P"]:
+    """T[u, v], the gradient of u'(grad^2 f)v, of a scalar function."""
+    at, value = _evaluated(function, theta)
+    slope = _gradient(value, at, create=True)
+    with torch.enable_grad():
+        turned = _gradient((slope * first).sum(), at, create=True)
+        return _gradient((turned * second).sum(), at).detach()
+
+
+def reverse_jacobian(function: Callable[[Tensor], Tensor], theta: Float[Tensor, " P"]) -> Float[Tensor, "C P"]:
+    """The Jacobian of a function of shape (C,), row by row."""
+    at, value = _evaluated(function, theta)
+    return torch.stack([_gradient(entry, at, keep=True) for entry in value]).detach()
 
 
 def reverse_pulled(

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import vmap
 
-from bayes_influence.data.dataset import Batch, Dataset, Split
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.data.identities import example_ids
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.tables import leave_out

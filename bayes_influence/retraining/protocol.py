@@ -25,9 +25,11 @@ class RetrainingProtocol(ABC):
 
     Attributes:
         name: What tables and files call it.
+        tolerance: Gradient norm at which a refit is done; None where refits follow a schedule and are asked for none.
     """
 
     name: str
+    tolerance: float | None = None
 
     @abstractmethod
     def refit(

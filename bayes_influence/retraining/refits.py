@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from bayes_influence.arguments import kind_of
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params

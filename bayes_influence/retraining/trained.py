@@ -15,7 +15,8 @@ from torch.func import vmap
 from tqdm.auto import tqdm
 
 from bayes_influence.arguments import check_whole
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.reduction import Reduction
 from bayes_influence.objectives.reweighting import Removals

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
 from bayes_influence.objectives.predictive import check_outputs
@@ -89,11 +89,7 @@ def train_ensemble(
         ValueError: If shared targets do not fit the likelihood, or members are averaged and no `averaging` says how.
     """
     if not own_data:
-        with torch.no_grad():
-            first = objective.outputs(
-                objective.params, tree_map(lambda leaf: leaf[:2], objective.fitting(batch.inputs))
-            )
-        check_outputs(objective.likelihood, first, batch.targets)
+        _check_targets(objective, batch)
     layout = Flattening.of(objective.params, [name for name in objective.params if name in params])
     flat = layout.flatten(params).clone()
     members = len(flat)
@@ -104,9 +100,8 @@ def train_ensemble(
 
     views = layout.unflatten(flat)
     step = trace_members(objective, views, batch, weights, scales, held=held, own_data=own_data, steps=schedule.epochs)
-    adam = Adam(schedule.betas, schedule.epsilon)
+    adam, average = Adam(schedule.betas, schedule.epsilon), IterateAverage(flat)
     optimiser = adam.start(flat)
-    average = IterateAverage(flat)
     labels = [f"member {index}" for index in range(members)] if labels is None else labels
     trace = flat.new_empty(schedule.epochs, members)
     recorded: list[Tensor] = []
@@ -137,6 +132,14 @@ def train_ensemble(
         trace=trace,
         recorded=torch.stack(recorded) if recorded else None,
     )
+
+
+def _check_targets(objective: Objective, batch: Batch) -> None:
+    """Refuses targets that do not fit the likelihood and what the network says of the first two examples."""
+    first = tree_map(lambda leaf: leaf[:2], objective.fitting(batch.inputs))
+    with torch.no_grad():
+        outputs = objective.outputs(objective.params, first)
+    check_outputs(objective.likelihood, outputs, batch.targets)
 
 
 def _or_alike(given: Tensor | None, alike: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
 
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.moments.convert import to_bayesian, to_deterministic
 from bayes_influence.objectives.expected_likelihoods import sampled_likelihood
 from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
 from bayes_influence.data.arguments import as_call
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.moments.layers import is_bayesian
+from bayes_influence.objectives.criteria import read_outputs
 from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.parameters import Flattening, Params
 from bayes_influence.objectives.predictive import Predictive
@@ -47,7 +48,7 @@ def step_objective(objective: Objective, held: Collection[str] = ()) -> StepValu
         params: Params, buffers: Params, batch: Batch, weights: Tensor | None, regulariser_weight: float | Tensor
     ) -> tuple[Tensor, Tensor]:
         state = {**params, **buffers}
-        outputs = functional_call(network, state, *as_call(batch.inputs))
+        outputs = read_outputs(objective.likelihood, functional_call(network, state, *as_call(batch.inputs)))
         for name, buffer in buffers.items():
             if state[name] is not buffer:  # a module that assigns its buffer anew, and does not write into it
                 buffer.copy_(state[name].detach())

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 from torch.fx import GraphModule, Node
 
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.torch_internals import make_fx

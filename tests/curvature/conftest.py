@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
@@ -220,6 +221,6 @@ def _sent_back(objective, path, layer, batch, outputs, loss, empirical) -> Tenso
             values, basis = torch.linalg.eigh(torch.func.hessian(loss)(outputs[index], index))
             vectors.append((basis * values.clamp(min=0).sqrt()).T)
     sent = torch.stack([pull(column)[0] for column in torch.stack(vectors, dim=1)])
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return sent.flatten(3).transpose(2, 3)
     return sent.reshape(*sent.shape[:2], -1, sent.shape[-1])

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from bayes_influence.curvature.damping import (
     DiagonalDamping,
     FisherDamping,
     IdentityDamping,
+    as_damping,
     automatic_delta,
     fisher_metric,
 )
@@ -15,6 +17,24 @@ from bayes_influence.curvature.damping import (
 def test_identity_damping_is_delta_everywhere(make_objective) -> None:
     objective = make_objective()
     torch.testing.assert_close(IdentityDamping(0.3).diagonal(objective), torch.full((43,), 0.3, dtype=torch.float64))
+
+
+def test_a_number_is_meant_in_the_metric_of_the_parameters(make_objective, variational_objective) -> None:
+    assert as_damping(make_objective(), 2) == IdentityDamping(2)
+    assert as_damping(variational_objective, 0.5) == FisherDamping(0.5)
+    means = replace(variational_objective, parameters=["weight"])
+    assert as_damping(means, 0.5) == FisherDamping(0.5)
+    deviations = replace(variational_objective, parameters=["weight_rho"])
+    assert as_damping(deviations, 0.5) == FisherDamping(0.5)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_a_damping_is_taken_as_it_is_and_what_is_none_is_refused(variational_objective) -> None:
+    damping = IdentityDamping(0.5)
+    assert as_damping(variational_objective, damping) is damping
+    for no_damping, name in ((True, "bool"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=f"damping must be 'auto', a number or a Damping, got {name}"):
+            as_damping(variational_objective, no_damping)
 
 
 def test_diagonal_damping_scales_the_given_metric(make_objective) -> None:

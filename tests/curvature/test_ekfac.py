@@ -9,8 +9,10 @@ from bayes_influence.curvature.operators.ekfac import EKFACOperator
 from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.next_token import NextToken
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
+from tests.tiny_transformers import LENGTH, VOCABULARY, Conv1D, TinyGPT
 
 
 def images(n: int = 11) -> Dataset:
@@ -42,6 +44,49 @@ def test_convolutions_equal_the_dense_definition(ekfac_of, options, batch_size) 
     objective, data = convolutional(**options), images()
     operator = EKFACOperator(objective, data, batch_size)
     torch.testing.assert_close(operator.dense(), ekfac_of(objective, data.batch()), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: nn.Conv1d(2, 3, 3), (2, 7)),
+        (lambda: nn.Conv1d(2, 3, 3, stride=2, padding=2, dilation=2), (2, 9)),
+        (lambda: nn.Conv1d(2, 3, 4, padding="same", padding_mode="circular"), (2, 6)),
+        (lambda: nn.Conv2d(2, 3, (1, 3), stride=(2, 1), padding=(0, 1), dilation=(1, 2)), (2, 4, 6)),
+        (lambda: nn.Conv3d(2, 3, 2), (2, 3, 3, 2)),
+        (lambda: nn.Conv3d(1, 3, (1, 2, 2), stride=(1, 2, 1), padding=(1, 0, 1), bias=False), (1, 2, 4, 3)),
+    ],
+)
+def test_convolutions_of_all_axes_equal_the_dense_definition(ekfac_of, layer, shape) -> None:
+    torch.manual_seed(5)
+    data = Dataset(torch.randn(6, *shape).double(), torch.randint(3, (6,)), torch.arange(6))
+    first = layer()
+    head = nn.Linear(first(torch.zeros(1, *shape)).numel(), 3)
+    objective = Objective(
+        nn.Sequential(first, nn.Tanh(), nn.Flatten(), head).double(), CrossEntropy(), WeightDecay(0.1)
+    )
+    operator = EKFACOperator(objective, data, 4)
+    torch.testing.assert_close(operator.dense(), ekfac_of(objective, data.batch()), rtol=1e-9, atol=1e-12)
+
+
+def test_a_transposed_layer_is_the_layer() -> None:
+    """GPT-2's Conv1D against nn.Linear with the same weights, and the trace against the Gauss-Newton matrix."""
+    torch.manual_seed(5)
+    gpt = TinyGPT(layer=Conv1D).double()
+    linear = TinyGPT(layer=nn.Linear).double()
+    transposed = {name for name, value in gpt.state_dict().items() if value.shape != linear.state_dict()[name].shape}
+    transposed |= {"block.projection.weight"}
+    assert len(transposed) == 4
+    linear.load_state_dict({name: value.T if name in transposed else value for name, value in gpt.state_dict().items()})
+    data = Dataset(torch.randint(VOCABULARY, (6, LENGTH)), torch.randint(VOCABULARY, (6, LENGTH)), torch.arange(6))
+    objectives = [Objective(network, NextToken(), WeightDecay(0.1), parameters="layers") for network in (gpt, linear)]
+    operators = [EKFACOperator(objective, data, 4) for objective in objectives]
+    mine = operators[0].dense()
+    places = objectives[0].layout.unflatten(torch.arange(len(mine)))
+    order = torch.cat([(places[n].T if n in transposed else places[n]).flatten() for n in places])
+    torch.testing.assert_close(mine[order][:, order], operators[1].dense(), rtol=1e-8, atol=1e-11)
+    expected = GaussNewtonOperator(objectives[0], data).trace()
+    torch.testing.assert_close(operators[0].trace(), expected)
 
 
 @pytest.mark.parametrize("selection", [["0.weight"], ["0.bias", "2.weight"], "last-layer"])
@@ -281,3 +326,15 @@ def test_a_weight_that_only_a_late_batch_uses_elsewhere_is_refused(fisher) -> No
     assert EKFACOperator(objective, Dataset(inputs, 2 * inputs, torch.arange(6)), 2, fisher=fisher).size > 0
     with pytest.raises(ValueError, match=r"the gradient of layer '\w+' is not made of what the layer receives"):
         EKFACOperator(objective, Dataset(late, 2 * late, torch.arange(6)), 2, fisher=fisher)
+
+
+def test_factors_of_many_examples_add_up_in_double_precision():
+    """600 examples whose sums of squares, one after the other in float32, would lose two digits more."""
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(600, 2), torch.randint(3, (600,))
+    data = Dataset(inputs, targets, torch.arange(600))
+    objective = Objective(nn.Linear(2, 3), CrossEntropy())
+    exact = EKFACOperator(objective.to(dtype=torch.float64), data.to(dtype=torch.float64), 2, fisher="empirical")
+    single = EKFACOperator(objective, data, 2, fisher="empirical")
+    assert single.dtype == torch.float32
+    assert float((single.dense().double() - exact.dense()).norm()) < 5e-7 * float(exact.dense().norm())

@@ -151,6 +151,24 @@ class TestConjugateGradients:
         assert -0.3 - 1e-6 < caught.value.smallest_eigenvalue < 0
 
 
+class Counting(DenseOperator):
+    """Counts the vectors that it is multiplied with."""
+
+    def __init__(self, matrix) -> None:
+        super().__init__(matrix)
+        self.count = 0
+
+    def _product(self, vectors):
+        self.count += vectors.shape[1]
+        return super()._product(vectors)
+
+
+def test_conjugate_gradients_count_their_products(random_matrix) -> None:
+    operator = Counting(random_matrix(torch.linspace(0.1, 3, 90)))
+    solution = solve(operator, torch.randn(90, 70, dtype=torch.float64), ConjugateGradients(tolerance=1e-8))
+    assert solution.products == operator.count > 70
+
+
 class TestPreconditioners:
     @pytest.mark.parametrize("damping", [0.01, "diagonal"])
     def test_nystrom_of_full_rank_is_the_matrix(self, random_matrix, damping) -> None:
@@ -159,6 +177,17 @@ class TestPreconditioners:
             damping = torch.linspace(0.1, 1, 15, dtype=torch.float64)
         preconditioner = nystrom_preconditioner(DenseOperator(matrix), damping, rank=15)
         self.check_factors(preconditioner, (DenseOperator(matrix) + damping).dense())
+
+    @pytest.mark.parametrize("rank", [1, 5])
+    def test_nystrom_of_less_rank_takes_the_last_eigenvalue_for_the_rest(self, random_matrix, rank) -> None:
+        """M = D^(1/2) [U diag(lambda + 1) U' + (lambda_r + 1)(I - U U')] D^(1/2)."""
+        damping = torch.linspace(0.1, 1, 15, dtype=torch.float64)
+        found = nystrom_preconditioner(DenseOperator(random_matrix(torch.linspace(0.5, 3, 15))), damping, rank)
+        directions, identity = found.eigenvectors, torch.eye(15, dtype=torch.float64)
+        torch.testing.assert_close(directions.T @ directions, identity[:rank, :rank])
+        inside = directions @ torch.diag(found.eigenvalues + 1) @ directions.T
+        rest = (found.eigenvalues.min() + 1) * (identity - directions @ directions.T)
+        self.check_factors(found, damping.sqrt().unsqueeze(1) * (inside + rest) * damping.sqrt())
 
     @staticmethod
     def check_factors(preconditioner, matrix) -> None:
@@ -192,6 +221,9 @@ class TestPreconditioners:
         operator = DenseOperator(random_matrix(torch.linspace(-2, 1, 20)))
         with pytest.raises(IndefiniteCurvatureError, match="Nystrom preconditioner: the curvature is indefinite"):
             nystrom_preconditioner(operator, 0.1, rank=10)
+        with pytest.raises(IndefiniteCurvatureError) as caught:
+            nystrom_preconditioner(operator, 0.1, rank=20)
+        assert caught.value.smallest_eigenvalue == pytest.approx(-2)  # of all directions, those of the matrix
 
     @pytest.mark.parametrize("rank", [0, 6])
     def test_nystrom_refuses_an_impossible_rank(self, rank) -> None:

@@ -65,6 +65,18 @@ class TestLeadingExamples:
         assert torch.equal(torch.cat([batch.inputs for batch in batches]), data.inputs[leading.order[: 10 * count]])
         assert torch.equal(torch.cat([batch.targets for batch in batches]), data.targets[leading.order[: 10 * count]])
 
+    def test_both_factors_count_as_they_are(self) -> None:
+        """Under Gaussian noise Lambda_i = I / s^2, of which random signs are eigenvectors, and grad l_i = e_i / s^2."""
+        generator = torch.Generator().manual_seed(6)
+        inputs, targets = torch.randn(2, 12, 3, dtype=torch.float64, generator=generator)
+        network = nn.Linear(3, 3).double()
+        leading = LeadingExamples(
+            Objective(network, GaussianNoise(0.5)), Dataset(inputs, targets, torch.arange(12)), batch_size=5
+        )
+        masses = (3**0.5 + (network(inputs) - targets).norm(dim=1).detach()) / 0.25
+        assert torch.equal(leading.order, masses.argsort(descending=True))
+        torch.testing.assert_close(leading.left, masses[leading.order].flip(0).cumsum(0).flip(0) / masses.sum())
+
     def test_no_error_takes_every_example(self, confident) -> None:
         assert LeadingExamples(*confident, 10).batches_for(0.0) == 40
 

@@ -23,6 +23,7 @@ from bayes_influence.curvature.operators.output_forms import (
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.derivatives import dense_hessian
 from bayes_influence.objectives.likelihoods import CrossEntropy, GaussianNoise
+from bayes_influence.objectives.next_token import NextToken
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
 
@@ -113,11 +114,11 @@ def test_what_has_no_smaller_form_is_not_held_unasked():
 
 
 def test_forms_of_several_batches_are_joined_where_they_are_one():
-    softmax = SoftmaxCurvatures(torch.ones(2), torch.full((2, 3), 1 / 3))
+    softmax = SoftmaxCurvatures(torch.ones(2, 1), torch.full((2, 1, 3), 1 / 3))
     diagonal = DiagonalCurvatures(torch.ones(2, 3))
     joined = joined_curvatures([softmax, softmax])
     assert isinstance(joined, SoftmaxCurvatures)
-    assert joined.probabilities.shape == (4, 3)
+    assert joined.probabilities.shape == (4, 1, 3)
     assert joined_curvatures([softmax, diagonal]) is None
 
 
@@ -190,3 +191,32 @@ def test_few_outputs_are_held():
     objective = Objective(nn.Linear(WIDTH, 2).double(), GaussianNoise(0.5), WeightDecay(0.1))
     data = Dataset(torch.randn(N, WIDTH).double(), torch.randn(N, 2).double(), torch.arange(N))
     assert type(LastLayerOperator(objective, data).output_curvatures) is HeldCurvatures
+
+
+def sequences(likelihood):
+    torch.manual_seed(1)
+    targets = torch.randint(9, (3, 5))
+    targets[0, 2:4] = -100
+    data = Dataset(
+        torch.randn(3, 5, 2).double(), targets, torch.arange(3), weights=torch.tensor([1.0, 2, 0.5]).double()
+    )
+    return Objective(nn.Linear(2, 9).double(), likelihood, WeightDecay(0.1)), data
+
+
+@pytest.mark.parametrize("likelihood", [NextToken(), NextToken("mean"), NextToken(shift=False)])
+def test_tokens_have_a_softmax_each(likelihood):
+    objective, data = sequences(likelihood)
+    outputs = objective.network(data.inputs).detach()
+    matrices = output_hessians(objective, outputs, data.batch())
+    found = output_curvatures(objective, outputs, data.batch())
+    assert type(found) is SoftmaxCurvatures
+    assert found.outputs == 45
+    vectors = torch.randn(3, 45, 2).double()
+    torch.testing.assert_close(found.products(vectors), matrices @ vectors, rtol=1e-9, atol=1e-10)
+    rows = torch.stack([found.row(index) for index in range(45)], dim=1)
+    torch.testing.assert_close(rows, matrices, rtol=1e-9, atol=1e-10)
+    assert found.root_count == (36 if likelihood.shift else 45)
+    roots = torch.stack([found.root(index) for index in range(found.root_count)])
+    torch.testing.assert_close(torch.einsum("rbc,rbd->bcd", roots, roots), matrices, rtol=1e-9, atol=1e-10)
+    signs = 2 * torch.randint(2, roots.shape[:2]).double() - 1
+    torch.testing.assert_close(found.drawn(signs), (signs.unsqueeze(2) * roots).sum(0), rtol=1e-9, atol=1e-12)

@@ -44,6 +44,13 @@ def test_a_matrix_of_zeros(estimator) -> None:
     assert (estimate.value, estimate.standard_error) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("estimator", [hutchinson, xtrace])
+def test_the_length_of_a_probe_does_not_count(estimator) -> None:
+    estimate = estimator(torch.eye(60, dtype=torch.float64), products=30)
+    assert estimate.value == pytest.approx(60, abs=1e-9)
+    assert estimate.standard_error < 1e-9
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_diagonal_matrix(estimator) -> None:
     """Random signs give a diagonal's trace exactly; the others at least within their error."""

@@ -1,10 +1,8 @@
 import pytest
 import torch
-from torch.func import grad, vmap
 from torch.utils.data import DataLoader, TensorDataset
 
 from bayes_influence.data.dataset import Dataset, Split, check_dataset
-from bayes_influence.torch_internals import make_fx, tree_flatten, tree_map, tree_unflatten
 
 
 def dataset(n=6, **changes):
@@ -147,26 +145,6 @@ def test_other_inputs_are_checked():
         dataset().with_inputs(torch.ones(5, 3))
     with pytest.raises(ValueError, match="inputs must be finite, but 6 of 6"):
         dataset(inputs=torch.full((6, 1), 1e30)).to(dtype=torch.float16)
-
-
-@pytest.mark.parametrize(("data", "parts"), [(dataset(), 2), (weighted(), 3)])
-def test_a_batch_is_a_pytree(data, parts):
-    batch = data.batch()
-    leaves, structure = tree_flatten(batch)
-    assert len(leaves) == parts
-    assert tree_unflatten(leaves, structure).inputs is batch.inputs
-    assert tree_map(lambda leaf: leaf[:2], batch).targets.tolist() == [0, 1]
-    assert tree_map(lambda _: None, batch).targets is None
-
-    def loss(scale, one):
-        value = (scale * one.inputs).sum() + one.targets
-        return value if one.weights is None else one.weights * value
-
-    found = vmap(grad(loss), in_dims=(None, 0))(torch.tensor(2.0), batch)
-    expected = data.inputs.sum(1) if data.weights is None else data.weights * data.inputs.sum(1)
-    assert torch.equal(found, expected)
-    traced = make_fx(vmap(grad(loss), in_dims=(None, 0)))(torch.tensor(2.0), batch)
-    assert torch.equal(traced(torch.tensor(3.0), batch), expected)
 
 
 def test_ids_given_twice():

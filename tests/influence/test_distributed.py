@@ -8,9 +8,6 @@ import textwrap
 import pytest
 import torch
 
-from bayes_influence.curvature.operators.ekfac import EKFAC
-from bayes_influence.curvature.operators.hessian import Hessian
-from bayes_influence.curvature.operators.sharded import Sharded, ShardedOperator
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.scores import InfluenceScores
 
@@ -95,13 +92,3 @@ def test_changes_of_parameters_divide_by_the_whole_training_set(deep, train, two
 def test_groups_want_the_whole_training_set(two_processes):
     message = torch.load(two_processes / "rows-1.pt")["message"]
     assert "needs all 40 training examples in one process, this one holds 15" in message
-
-
-def test_one_process_without_a_group_is_told_so(deep, train):
-    with pytest.raises(RuntimeError, match=r"call torch\.distributed\.init_process_group in every process"):
-        ShardedOperator(deep, train, Hessian())
-
-
-def test_a_kind_that_is_no_mean_over_the_examples_is_refused():
-    with pytest.raises(ValueError, match="the mean of the shards' curvatures, which 'ekfac' is not"):
-        Sharded(EKFAC())

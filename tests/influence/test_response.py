@@ -13,10 +13,12 @@ from bayes_influence.curvature.operators.whitened import WhitenedOperator
 from bayes_influence.curvature.solvers.conjugate_gradients import ConjugateGradients
 from bayes_influence.curvature.solvers.registry import SOLVERS
 from bayes_influence.curvature.solvers.solution import NotConvergedWarning
+from bayes_influence.influence import response
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.influence.response import make_response
 from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
+from bayes_influence.objectives.regularisers import WeightDecay
 
 DENSE = {
     "hessian": lambda objective, train: dense_hessian(objective, train.batch()),
@@ -91,6 +93,41 @@ def test_automatic_damping_is_a_tenth_of_the_mean_curvature(deep, train, curvatu
 def test_automatic_damping_uses_the_gauss_newton_trace_under_a_hessian(deep, train):
     trace = float(GaussNewtonOperator(deep, train).trace())
     assert Influence(deep, train).damping.delta == pytest.approx(0.1 * trace / 31)
+
+
+def test_automatic_damping_outweighs_negative_curvature(deep, train):
+    saddle = deep.at({name: 3 * value for name, value in deep.params.items()})
+    smallest = float(torch.linalg.eigvalsh(dense_hessian(saddle, train.batch()))[0])
+    trace = float(GaussNewtonOperator(saddle, train).trace())
+    assert -smallest > 0.1 * trace / 31
+    assert Influence(saddle, train).damping.delta == pytest.approx(-1.1 * smallest)
+    assert Influence(saddle, train, curvature="ggn").damping.delta == pytest.approx(0.1 * trace / 31)
+
+
+def test_the_trace_of_a_large_problem_is_estimated(deep, train, monkeypatch):
+    monkeypatch.setattr(response, "DENSE_SIZE", 0)
+    matrix = GaussNewtonOperator(deep, train).dense()
+    # Twice the squares beside the diagonal are the variance of one of 16 probes.
+    error = (2 * (matrix.square().sum() - matrix.diagonal().square().sum()) / 16).sqrt()
+    found = 10 * 31 * Influence(deep, train, curvature="ggn").damping.delta
+    assert 0 < abs(found - float(matrix.trace())) < 3 * float(error) < float(matrix.trace())
+
+
+class Stated(WeightDecay):
+    """A penalty that says of how many examples it is a share, as a KL divergence does."""
+
+    n_train = 50
+
+
+@pytest.mark.parametrize(
+    ("examples", "weight", "stated"), [(50, 1, None), (40, 1, 50), (40, 50 / 40, None), (50, 0.5, None)]
+)
+def test_the_examples_of_a_regulariser_are_those_that_were_trained_on(deep, train, examples, weight, stated):
+    objective = replace(deep, regulariser=Stated(0.1), regulariser_weight=weight)
+    found = replace(make_response(FittedProblem(objective, train), damping=1.0), n_train=examples)
+    assert found.regulariser_examples == stated
+    plain = replace(objective, regulariser=WeightDecay(0.1))
+    assert make_response(FittedProblem(plain, train), damping=1.0).regulariser_examples is None
 
 
 def test_dampings_are_taken_as_they_are(deep, train):

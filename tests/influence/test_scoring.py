@@ -9,7 +9,7 @@ from torch import nn
 from bayes_influence.influence import scoring
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.problem import FittedProblem
-from bayes_influence.influence.scoring import ScoreBlocks
+from bayes_influence.influence.scoring import ScoreBlocks, forward_products
 from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
@@ -66,7 +66,7 @@ class SometimesTied(Tied):
 
 
 class Rows(nn.Module):
-    """A layer whose first axis is not that of the examples."""
+    """A layer whose rows are positions, one example's after the other's, as GPT-2's layers are called."""
 
     def __init__(self):
         super().__init__()
@@ -74,6 +74,13 @@ class Rows(nn.Module):
 
     def forward(self, x):
         return self.layer(x.reshape(-1, 1)).reshape(len(x), 3, 3).sum(1)
+
+
+class RowsOfPositions(Rows):
+    """The same, all examples' first position before their second: no rows of examples."""
+
+    def forward(self, x):
+        return self.layer(x.T.reshape(-1, 1)).reshape(3, len(x), 3).sum(0)
 
 
 class Normalised(nn.Sequential):
@@ -112,14 +119,48 @@ def test_part_of_a_layer_has_outer_products_too(deep, train, solved):
     torch.testing.assert_close(block.products, vectors.T @ gradients.T)
 
 
-@pytest.mark.parametrize("network", [Tied(), Rows(), Normalised()], ids=["tied", "rows", "normalised"])
+@pytest.mark.parametrize("network", [Tied(), RowsOfPositions(), Normalised()], ids=["tied", "rows", "normalised"])
 def test_networks_whose_gradients_are_not_outer_products(train, solved, network, monkeypatch):
     problem = FittedProblem(Objective(network.double(), CrossEntropy(), WeightDecay(0.1)), train)
-    with pytest.raises(ValueError, match=r"needs parameters of nn[.]Linear and nn[.]Conv2d layers"):
+    with pytest.raises(ValueError, match=r"needs parameters of nn[.]Linear, ungrouped nn[.]Conv1d"):
         ScoreBlocks(problem, "outer-products")
     assert ScoreBlocks(problem).scoring == "gradients"
     monkeypatch.setattr(scoring, "BLOCK_BYTES", 8 * problem.size * (scoring.SMALLEST_GRADIENT_BLOCK - 1))
     assert ScoreBlocks(problem).scoring == "forward"
+
+
+class OldStyleSquare(torch.autograd.Function):
+    """x^2 in the style that has neither forward mode nor a batching rule."""
+
+    @staticmethod
+    def forward(context, x):
+        context.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(context, slope):
+        (x,) = context.saved_tensors
+        return 2 * x * slope
+
+
+class Squared(nn.Module):
+    def __init__(self, square):
+        super().__init__()
+        self.square = square
+
+    def forward(self, inputs):
+        return self.square(inputs)
+
+
+def test_what_has_no_forward_mode_has_the_same_products(train):
+    products, vectors = [], torch.linspace(-1, 1, 62, dtype=torch.float64).view(31, 2)
+    for square in (torch.square, OldStyleSquare.apply):
+        torch.manual_seed(5)
+        network = nn.Sequential(nn.Linear(3, 4), Squared(square), nn.Linear(4, 3)).double()
+        problem = FittedProblem(Objective(network, CrossEntropy(), WeightDecay(0.1)), train)
+        products.append(forward_products(problem, train.batch(), vectors))
+    torch.testing.assert_close(*products)
+    torch.testing.assert_close(products[0], vectors.T @ per_example_gradients(problem.reduced, train.batch()).T)
 
 
 @pytest.mark.parametrize("late", [0, 17, 39])

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import bayes_influence as bi
-from bayes_influence.objectives.criteria import InseparableLossError, PerExample
+from bayes_influence.objectives.criteria import InseparableLossError, PerExample, read_outputs
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(6, 3, generator=GENERATOR, dtype=torch.float64)
@@ -73,11 +73,24 @@ class _Output:
     logits: torch.Tensor
 
 
+class _Recording(nn.Linear):
+    def forward(self, x):
+        return _Output(super().forward(x))
+
+
 def test_torchs_own_criteria_are_given_the_logits_of_an_output_and_others_the_output():
     output = _Output(LOGITS)
-    torch.testing.assert_close(PerExample(nn.CrossEntropyLoss())(output, CLASSES), MEANS[0][2])
+    assert read_outputs(PerExample(nn.CrossEntropyLoss()), output) is LOGITS
+    assert read_outputs(bi.CrossEntropy(), output) is LOGITS
+    assert read_outputs(bi.CrossEntropy(), LOGITS) is LOGITS
     own = PerExample(lambda output, targets: F.cross_entropy(output.logits, targets, reduction="none"))
+    assert read_outputs(own, output) is output
     torch.testing.assert_close(own(output, CLASSES), MEANS[0][2])
+    network, data = _Recording(3, 3).double(), bi.Dataset(LOGITS, CLASSES, torch.arange(6))
+    expected = F.cross_entropy(network(LOGITS).logits, CLASSES, reduction="none")
+    for likelihood in (PerExample(nn.CrossEntropyLoss()), bi.CrossEntropy(), own):
+        objective = bi.Objective(network, likelihood)
+        torch.testing.assert_close(objective.losses(objective.params, data.batch()), expected)
 
 
 def test_a_batch_that_is_no_mean_is_refused_before_influence_is_taken():

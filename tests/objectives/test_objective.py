@@ -9,7 +9,7 @@ from torch import nn
 
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.objectives.regularisers import NoRegulariser, WeightDecay
 
 
 def test_value_is_the_weighted_mean_over_n_plus_the_regulariser(network, data):
@@ -141,3 +141,31 @@ def test_sample_weights_are_inside_the_losses(network, data):
     weights = torch.linspace(0, 2, 30).double()
     weighted = objective.losses(objective.params, replace(data, weights=weights).batch())
     torch.testing.assert_close(weighted, weights * objective.losses(objective.params, data.batch()))
+
+
+def test_an_objective_that_stands_there_already_is_itself():
+    objective = Objective(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).double(), CrossEntropy())
+    views = {name: value.unsqueeze(0)[0] for name, value in objective.params.items()}
+    assert objective.at(views) is objective
+    assert objective.at(objective.params, objective.buffers) is objective
+    copied = {name: value.clone() for name, value in objective.params.items()}
+    moved = objective.at(copied)
+    assert moved is not objective
+    assert all(parameter.data_ptr() == copied[name].data_ptr() for name, parameter in moved.network.named_parameters())
+    means = objective.at(objective.params, {"1.running_mean": torch.ones(2, dtype=torch.float64)})
+    assert means.network[1].running_mean.tolist() == [1.0, 1.0]
+    assert objective.network[1].running_mean.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("regulariser", "weight", "is_regularised"),
+    [
+        (WeightDecay(0.1), 1.0, True),
+        (WeightDecay(0.1), 0.3, True),
+        (WeightDecay(0.1), 0.0, False),
+        (NoRegulariser(), 1.0, False),
+    ],
+)
+def test_a_regulariser_takes_part_where_it_has_a_weight(regulariser, weight, is_regularised):
+    objective = Objective(nn.Linear(2, 2), CrossEntropy(), regulariser, regulariser_weight=weight)
+    assert objective.is_regularised is is_regularised

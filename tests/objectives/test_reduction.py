@@ -7,10 +7,11 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.derivatives import dense_hessian, gradient, per_example_gradients
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
+from bayes_influence.objectives.head import Head
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.reduction import Head, is_linear_layer, reduce
+from bayes_influence.objectives.reduction import is_linear_layer, reduce
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
 
 

@@ -4,7 +4,8 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.expected_likelihoods import ExpectedGaussian
 from bayes_influence.objectives.likelihoods import GaussianNoise

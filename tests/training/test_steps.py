@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.models.mlp import MLP
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.moments.layers import is_bayesian

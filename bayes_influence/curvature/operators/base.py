@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from math import ceil
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from bayes_influence.curvature.cost import Plan, dense_plan
 
 DENSE_COLUMNS = 256
 """Unit vectors per product when an operator is made dense: bounds the memory of one product."""
@@ -109,8 +112,17 @@ class LinearOperator(ABC):
         return None
 
     def dense(self) -> Float[Tensor, "P P"]:
-        """A as a matrix, from products with unit vectors. Memory P^2; P products."""
-        return torch.cat([self @ block for block in self._unit_vectors()], dim=1)
+        """A as a matrix, from products with unit vectors. Memory P^2; P products.
+
+        Raises:
+            TooLargeError: If it does not fit.
+        """
+        plan, blocks = self._dense_plan(), ceil(self.size / DENSE_COLUMNS)
+        plan.check(self.device)
+        return torch.cat([self @ block for block in plan.timed(self._unit_vectors(), blocks)], dim=1)
+
+    def _dense_plan(self) -> Plan:
+        return dense_plan(f"the matrix of {type(self).__name__}", self.size, self.dtype.itemsize)
 
     def diagonal(self) -> Float[Tensor, " P"]:
         """The diagonal of A. P products unless a subclass knows better."""

@@ -17,7 +17,8 @@ from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.leading import LeadingExamples
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.curvature.operators.traced import TracedProduct, kept_bytes
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.ways import checked_symmetric, first_way, is_quick
 from bayes_influence.torch_internals import tree_leaves

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from math import ceil
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import vjp, vmap
 
+from bayes_influence.curvature.cost import Plan
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.kind import Curvature
 from bayes_influence.curvature.operators.layer_records import KroneckerLayer, kronecker_layers
@@ -21,8 +26,12 @@ from bayes_influence.curvature.operators.outer_products import (
 )
 from bayes_influence.curvature.operators.output_forms import FEW_OUTPUTS, output_curvatures
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
+from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.derivatives import singles_of
+from bayes_influence.objectives.layers import IN_WORDS
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.ways import first_way, reverse_pulled
 from bayes_influence.torch_internals import tree_map
 
 BATCH_SIZE = 256
@@ -79,6 +88,8 @@ class EKFACOperator(LinearOperator):
         `"sampled"`: their sum with random signs, the same in expectation. One pass.
         `"empirical"`: the gradient at the observed target, so that G is the empirical Fisher. One pass.
 
+    Whatever the objective's dtype, batches are added up in float64: in float32 many small ones would be lost.
+
     Sample weights count once in all three expectations, so that an example of weight 2 is one that is there twice.
 
     Floor: two sweeps of one forward and as many backward passes; 2 (O^2 D + O D^2) multiplications and additions twice
@@ -90,9 +101,9 @@ class EKFACOperator(LinearOperator):
         loose: (P,) the diagonal of G + s grad^2 R at parameters of modules that are not taken apart, 0 elsewhere.
 
     Raises:
-        ValueError: If a selected parameter belongs to anything but an `nn.Linear` or an ungrouped `nn.Conv2d`, unless
-            `allow_fallback` (then its block is diagonal); if the likelihood is not convex in the outputs; if grad^2 R
-            is not diagonal; if `fisher` is unknown.
+        ValueError: If a selected parameter belongs to anything but an `nn.Linear`, an ungrouped convolution or GPT-2's
+            `Conv1D`, unless `allow_fallback` (then its block is diagonal); if the likelihood is not convex in the
+            outputs; if grad^2 R is not diagonal; if `fisher` is unknown.
     """
 
     has_inverse = True
@@ -113,6 +124,8 @@ class EKFACOperator(LinearOperator):
         self._regulariser = _checked_regulariser(objective, fisher, () if allow_fallback else unsupported)
         objective.check(next(data.batches(batch_size)))
         batch_size = _examples_at_a_time(objective, data, batch_size, fisher)
+        self._plan = _plan(objective, layers)
+        self._plan.check(self.device)
         self.objective = objective
         self._places = objective.layout.unflatten(torch.arange(self.size, device=self.device))
         self._backpropagation = Backpropagation(
@@ -132,43 +145,64 @@ class EKFACOperator(LinearOperator):
     ) -> tuple[KroneckerBlock, ...]:
         inputs: dict[str, Tensor] = {}
         outputs: dict[str, Tensor] = {}
-        for part in self._backpropagation.through(layers, data, batch_size):
+        timed = partial(self._plan.timed, total=2 * ceil(len(data) / batch_size))
+        batches = iter(timed([*data.batches(batch_size), *data.batches(batch_size)]))
+        for part in self._backpropagation.through(layers, islice(batches, ceil(len(data) / batch_size))):
             received, sent = part.received.flatten(0, 1), part.backpropagated.flatten(0, 1)
             if part.first:
                 weighted = part.received if part.weights is None else part.weights[:, None, None] * part.received
-                inputs[part.path] = inputs.get(part.path, 0) + received.T @ weighted.flatten(0, 1) / len(data)
-            outputs[part.path] = outputs.get(part.path, 0) + sent.T @ sent / len(data)
-        bases = {path: (torch.linalg.eigh(inputs[path])[1], torch.linalg.eigh(outputs[path])[1]) for path in inputs}
+                product = received.T @ weighted.flatten(0, 1) / len(data)
+                inputs[part.path] = inputs.get(part.path, 0) + product.double()
+            outputs[part.path] = outputs.get(part.path, 0) + (sent.T @ sent / len(data)).double()
+        bases = {path: (self._basis(inputs[path]), self._basis(outputs[path])) for path in inputs}
         fitted: dict[str, Tensor] = {}
-        for part in self._backpropagation.through(layers, data, batch_size, check=False):
-            fitted[part.path] = fitted.get(part.path, 0) + _squares(part, *bases[part.path]) / len(data)
-        return tuple(self._block(layer, *bases[layer.path], fitted[layer.path]) for layer in layers)
+        for part in self._backpropagation.through(layers, batches, check=False):
+            squares = _squares(part, *bases[part.path]) / len(data)
+            fitted[part.path] = fitted.get(part.path, 0) + squares.double()
+        return tuple(
+            self._block(layer, *bases[layer.path], fitted[layer.path].to(dtype=self.dtype)) for layer in layers
+        )
+
+    def _basis(self, factor: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:
+        """The eigenvectors of a factor that was added up in float64."""
+        return torch.linalg.eigh(factor)[1].to(dtype=self.dtype)
 
     def _block(
         self, layer: KroneckerLayer, input_basis: Tensor, output_basis: Tensor, squares: Tensor
     ) -> KroneckerBlock:
-        positions = torch.cat([self._places[name].reshape(len(output_basis), -1) for name in layer.names], dim=1)
+        positions = layer.joined(self._places)
         block = KroneckerBlock(layer.path, positions, input_basis, output_basis, squares)
         eigenvalues = squares + block.in_basis(self._regulariser[positions])
         return KroneckerBlock(layer.path, positions, input_basis, output_basis, eigenvalues)
 
     def _loose_diagonal(self, names: tuple[str, ...], data: Dataset, batch_size: int) -> Float[Tensor, " L"]:
         """The diagonal of G in single parameters: the mean of (J_i' s_i)^2 over the examples."""
-        objective = self.objective
-        loose = {name: objective.params[name] for name in names}
+        objective, flat = self.objective, self.objective.taking(names).flat
 
-        def squares(example: object, vector: Tensor) -> Tensor:
-            single = tree_map(lambda leaf: leaf.unsqueeze(0), example)
-            at = vjp(lambda part: objective.outputs({**objective.params, **part}, single).flatten(), loose)
-            outputs, pull = at[0], at[1]
-            (gradients,) = pull(vector.reshape(outputs.shape))
-            return torch.cat([gradients[name].square().flatten() for name in names])
+        def flattened(theta: Tensor, inputs: Any) -> Tensor:
+            return flat.outputs(theta, inputs).flatten()
+
+        def squares(one: Batch, vector: Tensor) -> Tensor:
+            single = tree_map(lambda leaf: leaf.unsqueeze(0), one.inputs)
+            (pulled,) = vjp(partial(flattened, inputs=single), flat.theta)[1](vector)
+            return pulled.square()
+
+        def quick(batch: Batch, vectors: Tensor) -> Tensor:
+            return vmap(squares)(batch, vectors).sum(dim=0)
+
+        def patient(batch: Batch, vectors: Tensor) -> Tensor:
+            pulled = [
+                reverse_pulled(partial(flattened, inputs=one.inputs), flat.theta, vector)
+                for one, vector in zip(singles_of(batch), vectors, strict=True)
+            ]
+            return torch.stack(pulled).square().sum(dim=0)
 
         total = torch.zeros((), dtype=self.dtype, device=self.device)
         for batch in data.batches(batch_size):
             outputs = objective.outputs(objective.params, batch.inputs)
             for vectors in self._backpropagation.sent_back(outputs, batch):
-                total = total + vmap(squares)(batch.inputs, vectors).sum(dim=0)
+                ways = partial(quick, batch, vectors), partial(patient, batch, vectors)
+                total = total + first_way(objective.network, "gradients", *ways)
         return total / len(data)
 
     def _scaled(self, vectors: Tensor, factors: list[Tensor], loose: Tensor) -> Tensor:
@@ -218,8 +252,8 @@ def _checked_regulariser(objective: Objective, fisher: str, unsupported: tuple[s
         name = unsupported[0]
         module = objective.network.get_submodule(name.rpartition(".")[0])
         raise ValueError(
-            f"EK-FAC takes nn.Linear and ungrouped nn.Conv2d apart, but {name!r} belongs to {type(module).__name__}; "
-            f"select other parameters, or allow_fallback=True for a diagonal there"
+            f"EK-FAC takes {IN_WORDS} apart, but {name!r} belongs to {type(module).__name__}; select other "
+            f"parameters, such as parameters='layers', or allow_fallback=True for a diagonal there"
         )
     entries = RegulariserOperator(objective).entries
     if entries is None:
@@ -237,6 +271,21 @@ def _examples_at_a_time(objective: Objective, data: Dataset, batch_size: int, fi
     if output_curvatures(objective, outputs, first, hold=outputs[0].numel() <= FEW_OUTPUTS) is not None:
         return batch_size
     return max(1, min(batch_size, GRADIENT_ENTRIES // outputs[0].numel() ** 2))
+
+
+def _plan(objective: Objective, layers: tuple[KroneckerLayer, ...]) -> Plan:
+    """Both factors of every layer with their eigenvectors, and squares of its gradients."""
+    numbers = 0
+    for layer in layers:
+        weight = objective.params[f"{layer.path}.weight".lstrip(".")]
+        outputs, received = len(weight), weight[0].numel() + 1
+        numbers += 3 * (outputs**2 + received**2) + 4 * outputs * received
+    return Plan(
+        f"EK-FAC of {len(layers)} layers",
+        numbers * objective.dtype.itemsize,
+        "take curvature='ggn', or fewer layers (parameters='last-layer')",
+        passes=2,
+    )
 
 
 def _check_fisher(fisher: str) -> None:

@@ -15,7 +15,8 @@ from bayes_influence.curvature.operators.batched import DataOperator
 from bayes_influence.curvature.operators.kind import Curvature
 from bayes_influence.curvature.operators.last_layer import last_layer_or_none
 from bayes_influence.curvature.operators.output_curvature import OutputLosses
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.ways import reverse_along, reverse_pulled
 

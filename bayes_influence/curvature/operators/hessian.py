@@ -13,7 +13,8 @@ from bayes_influence.curvature.operators.batched import DataOperator
 from bayes_influence.curvature.operators.gauss_newton import GaussNewton, GaussNewtonOperator
 from bayes_influence.curvature.operators.kind import Curvature
 from bayes_influence.curvature.operators.last_layer import last_layer_or_none
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reduction import is_linear_layer
 from bayes_influence.objectives.ways import reverse_products

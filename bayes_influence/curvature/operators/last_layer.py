@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 
 import torch
 from jaxtyping import Float
@@ -102,10 +103,16 @@ class LastLayerOperator(LinearOperator):
         yield from zip(self.inputs.split(examples), self.output_curvatures.parts(examples), strict=True)
 
     def dense(self) -> Float[Tensor, "P P"]:
-        """H from C (C + 1) / 2 weighted Gram matrices of the features."""
+        """H from C (C + 1) / 2 weighted Gram matrices of the features.
+
+        Raises:
+            TooLargeError: If it does not fit.
+        """
+        plan = self._dense_plan()
+        plan.check(self.device)
         classes, width = self.output_curvatures.outputs, self.inputs.shape[1]
         blocks = self.inputs.new_zeros(classes, width, classes, width)
-        for inputs, curvatures in self._parts(GRAM_SIZE):
+        for inputs, curvatures in plan.timed(self._parts(GRAM_SIZE), ceil(len(self.inputs) / GRAM_SIZE)):
             for row in range(classes):
                 weighted = curvatures.row(row)[:, : row + 1, None] * inputs.unsqueeze(1)
                 blocks[row, :, : row + 1] += (inputs.T @ weighted.flatten(1)).unflatten(1, (row + 1, width))

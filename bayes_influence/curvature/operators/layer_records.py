@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Shaped
+from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from bayes_influence.objectives.layers import is_layer, is_transposed
 from bayes_influence.objectives.objective import Objective
 
-LAYERS = (nn.Linear, nn.Conv2d)
-"""Layers whose parameter gradients are sums of outer products (backpropagated) x (received)."""
+CONVOLUTIONS = (functional.conv1d, functional.conv2d, functional.conv3d)
+"""What the convolutions call."""
 
 
 @dataclass(frozen=True)
@@ -26,29 +27,46 @@ class KroneckerLayer:
         path: Where its module stands in the network.
         weight: Name of the weight, None if it is not selected.
         bias: Name of the bias, None if it has none or it is not selected.
+        transposed: Whether its weight is (D, O), as in GPT-2's Conv1D, and not (O, D).
     """
 
     path: str
     weight: str | None
     bias: str | None
+    transposed: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """The selected ones of the two."""
         return tuple(name for name in (self.weight, self.bias) if name is not None)
 
+    def joined(self, tensors: Mapping[str, Tensor], leading: int = 0) -> Shaped[Tensor, "*lead O D"]:
+        """[weight, bias] as one matrix, an output in a row.
+
+        Args:
+            tensors: Shaped as the parameters, by name.
+            leading: Axes before theirs.
+        """
+        parts = []
+        if self.weight is not None:
+            weight = tensors[self.weight]
+            parts.append(weight.mT if self.transposed else weight.flatten(leading + 1))
+        if self.bias is not None:
+            parts.append(tensors[self.bias].unsqueeze(-1))
+        return torch.cat(parts, dim=-1)
+
 
 @dataclass
 class LayerRecord:
-    """One layer's calls in a forward pass over B examples, L positions each (1 for a plain linear layer).
+    """One layer's calls in a forward pass over R rows (examples, or their positions), L positions each (1 if linear).
 
     Attributes:
-        inputs: (B, L, D) for each call: what the parameters are multiplied with, a constant 1 for the bias.
+        inputs: (R, L, D) for each call: what the parameters are multiplied with, a constant 1 for the bias.
         outputs: The tensor that each call returned, to be differentiated with respect to.
         channels_first: Whether its outputs stand on the second axis, as a convolution's, or on the last.
     """
 
-    inputs: list[Float[Tensor, "B L D"]] = field(default_factory=list)
+    inputs: list[Float[Tensor, "R L D"]] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     channels_first: bool = False
 
@@ -61,11 +79,14 @@ def kronecker_layers(objective: Objective) -> tuple[tuple[KroneckerLayer, ...], 
     for name in objective.names:
         path, _, role = name.rpartition(".")
         module = modules[path]
-        if type(module) in LAYERS and role in ("weight", "bias") and getattr(module, "groups", 1) == 1:
+        if role in ("weight", "bias") and is_layer(module):
             found.setdefault(path, {})[role] = name
         else:
             unsupported.append(name)
-    layers = tuple(KroneckerLayer(path, roles.get("weight"), roles.get("bias")) for path, roles in found.items())
+    layers = tuple(
+        KroneckerLayer(path, roles.get("weight"), roles.get("bias"), is_transposed(modules[path]))
+        for path, roles in found.items()
+    )
     return layers, tuple(unsupported)
 
 
@@ -88,22 +109,32 @@ class RecordLayers(TorchFunctionMode):
         """Runs the function, and records it if it is a recorded layer's."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if func in (functional.linear, functional.conv2d):
-            layer = self._layers.get(id(kwargs["weight"] if "weight" in kwargs else args[1]))
+        if func is functional.linear or func is torch.addmm or func in CONVOLUTIONS:
+            layer = self._layers.get(id(_argument(func, "weight", args, kwargs)))
             if layer is not None:
                 record = self.records[layer.path]
                 record.inputs.append(_factor_inputs(func, layer, args, kwargs))
                 record.outputs.append(result)
-                record.channels_first = func is functional.conv2d
+                record.channels_first = func in CONVOLUTIONS
                 # What follows may write into its argument, and the record must keep the layer's own result.
                 return result.clone()
         return result
 
 
+def _argument(func: Any, role: Literal["received", "weight"], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a layer's function is applied to, or its weight: addmm takes (bias, received, weight)."""
+    first = int(func is torch.addmm)
+    place = first + (role == "weight")
+    name = ("mat1", "mat2")[place - 1] if first else ("input", "weight")[place]
+    return kwargs[name] if name in kwargs else args[place]
+
+
 def _factor_inputs(func: Any, layer: KroneckerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    received = (kwargs["input"] if "input" in kwargs else args[0]).detach()
-    patches = received if func is functional.linear else _patches(received, *args[1:], **kwargs)
-    patches = patches.reshape(len(patches), -1, patches.shape[-1])
+    received = _argument(func, "received", args, kwargs).detach()
+    if func in CONVOLUTIONS:
+        options = {name: value for name, value in kwargs.items() if name != "input"}
+        received = _patches(received, *args[1:], **options)
+    patches = received.reshape(len(received), -1, received.shape[-1])
     ones = patches.new_ones(*patches.shape[:2], 1)
     parts = [part for part, name in ((patches, layer.weight), (ones, layer.bias)) if name is not None]
     return torch.cat(parts, dim=-1)
@@ -120,10 +151,19 @@ def _patches(
 ) -> Float[Tensor, "B L D"]:
     """The receptive field of every output position, laid out as the weight."""
     kernel = weight.shape[2:]
-    spread = (dilation, dilation) if isinstance(dilation, int) else tuple(dilation)
-    if padding == "same":
-        totals = [step * (size - 1) for step, size in zip(spread, kernel, strict=True)]
-        (top, left), (height, width) = [total // 2 for total in totals], totals
-        received = functional.pad(received, (left, width - left, top, height - top))
-    margin = 0 if isinstance(padding, str) else padding
-    return functional.unfold(received, tuple(kernel), spread, margin, stride).transpose(1, 2)
+    steps, spreads = _per_axis(stride, len(kernel)), _per_axis(dilation, len(kernel))
+    if isinstance(padding, str):
+        totals = [spread * (size - 1) * (padding == "same") for spread, size in zip(spreads, kernel, strict=True)]
+        margins = [(total // 2, total - total // 2) for total in totals]
+    else:
+        margins = [(margin, margin) for margin in _per_axis(padding, len(kernel))]
+    # functional.pad begins with the last axis.
+    fields = functional.pad(received, [margin for pair in reversed(margins) for margin in pair])
+    for axis, (size, step, spread) in enumerate(zip(kernel, steps, spreads, strict=True), start=2):
+        fields = fields.unfold(axis, spread * (size - 1) + 1, step)[..., ::spread]
+    return fields.movedim(1, 1 + len(kernel)).flatten(1 + len(kernel)).flatten(1, len(kernel))
+
+
+def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * axes if len(values) == 1 else values

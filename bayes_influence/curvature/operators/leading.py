@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bayes_influence.curvature.operators.output_curvature import OutputLosses
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.torch_internals import tree_leaves, tree_map
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from bayes_influence.curvature.operators.layer_records import KroneckerLayer, LayerRecord, RecordLayers
 from bayes_influence.curvature.operators.output_curvature import OutputLosses
 from bayes_influence.curvature.operators.output_forms import output_curvatures
-from bayes_influence.data.dataset import Batch, Dataset
+from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 
@@ -93,7 +93,7 @@ class Backpropagation:
     sent_back: SentBack
 
     def through(
-        self, layers: tuple[KroneckerLayer, ...], data: Dataset, batch_size: int, *, check: bool = True
+        self, layers: tuple[KroneckerLayer, ...], batches: Iterable[Batch], *, check: bool = True
     ) -> Iterator[OuterProducts]:
         """Every layer's outer products, batch by batch and vector by vector.
 
@@ -103,7 +103,7 @@ class Backpropagation:
             ValueError: If a batch's outer products do not make up its gradients, example by example: a weight is used
                 outside its layer as well, or a layer's first axis is not that of the examples.
         """
-        for batch in data.batches(batch_size):
+        for batch in batches:
             yield from self._through_batch(layers, batch, check)
 
     def _through_batch(self, layers: tuple[KroneckerLayer, ...], batch: Batch, check: bool) -> Iterator[OuterProducts]:
@@ -128,7 +128,7 @@ class Backpropagation:
             shares = torch.rand(len(vectors), generator=generator).to(vectors)
             gradients = iter(torch.autograd.grad(outputs, ends, vectors.reshape(outputs.shape), retain_graph=True))
             for path, record in recorder.records.items():
-                calls = [_positions(next(gradients), record.channels_first) for _ in record.outputs]
+                calls = [_positions(next(gradients), record.channels_first, len(outputs)) for _ in record.outputs]
                 products = OuterProducts(path, received[path], torch.cat(calls, dim=1), batch.weights, number == 0)
                 if check:
                     weighted[path] = weighted[path] + shares[:, None, None] * products.backpropagated
@@ -152,7 +152,7 @@ def _check_complete(
     gradients = dict(zip(names, torch.autograd.grad(outputs, [params[name] for name in names], together), strict=True))
     for layer in layers:
         products = found[layer.path]
-        expected = torch.cat([gradients[name].reshape(len(products), -1) for name in layer.names], dim=1)
+        expected = layer.joined(gradients)
         if (products - expected).norm() > torch.finfo(together.dtype).eps ** 0.5 * expected.norm():
             raise ValueError(
                 f"the gradient of layer {layer.path!r} is not made of what the layer receives and returns: its weight "
@@ -162,15 +162,22 @@ def _check_complete(
 
 
 def _joined(path: str, record: LayerRecord, examples: int) -> Float[Tensor, "B L D"]:
-    """All calls of a layer, as further positions of one."""
+    """All calls of a layer, as further positions of one.
+
+    Rows that are a multiple of the examples are taken for positions, example by example, as GPT-2's layers have them;
+    that it is so the layer's gradient shows.
+
+    Raises:
+        ValueError: If the layer was not called, or its rows are no multiple of the examples.
+    """
     if not record.inputs:
         raise ValueError(f"layer {path!r} takes no part in the network's outputs; leave it out of the selection")
-    if any(len(inputs) != examples for inputs in record.inputs):
+    if any(len(inputs) % examples for inputs in record.inputs):
         raise ValueError(f"layer {path!r} must be called with the examples as its leading axis")
-    return torch.cat(record.inputs, dim=1)
+    return torch.cat([inputs.reshape(examples, -1, inputs.shape[-1]) for inputs in record.inputs], dim=1)
 
 
-def _positions(gradient: Tensor, channels_first: bool) -> Float[Tensor, "B L O"]:
+def _positions(gradient: Tensor, channels_first: bool, examples: int) -> Float[Tensor, "B L O"]:
     if channels_first:
-        return gradient.flatten(2).transpose(1, 2)
-    return gradient.reshape(len(gradient), -1, gradient.shape[-1])
+        gradient = gradient.flatten(2).transpose(1, 2)
+    return gradient.reshape(examples, -1, gradient.shape[-1])

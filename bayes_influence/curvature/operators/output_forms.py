@@ -1,8 +1,9 @@
 """The Hessians Lambda_i of the losses in the outputs, held in the smallest form that they have.
 
 C x C numbers for each example are too many for a thousand outputs. Softmax losses need C: Lambda_i = c_i (diag p_i -
-p_i p_i'), with c_i the weights of example and class; so do losses that are sums over outputs, whose Lambda_i are
-diagonal. Which form it is, is not concluded from a name: it is asked of every example by products with random vectors.
+p_i p_i'), with c_i the weights of example and class, or one such block for each token of a sequence; so do losses that
+are sums over outputs, whose Lambda_i are diagonal. Which form it is, is not concluded from a name: it is asked of every
+example by products with random vectors.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.curvature.operators.output_curvature import OutputLosses, output_hessians
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.objective import Objective
 
 FEW_OUTPUTS = 32
@@ -178,25 +180,32 @@ class DiagonalCurvatures(OutputCurvatures):
 
 @dataclass(frozen=True, eq=False)
 class SoftmaxCurvatures(OutputCurvatures):
-    """Lambda_i = c_i (diag p_i - p_i p_i'), with roots s_ir = sqrt(c_i p_ir) (e_r - p_i).
+    """A block c_it (diag p_it - p_it p_it') for each of T softmaxes over V outputs: a sequence's tokens, or one class.
+
+    The roots are s_itv = sqrt(c_it p_itv) (e_v - p_it), in the outputs of softmax t.
 
     Attributes:
-        scales: c_i, of shape (B,), at least 0.
-        probabilities: p_i, of shape (B, C).
+        scales: c_it, of shape (B, T), at least 0.
+        probabilities: p_it, of shape (B, T, V).
     """
 
-    scales: Float[Tensor, " B"]
-    probabilities: Float[Tensor, "B C"]
+    scales: Float[Tensor, "B T"]
+    probabilities: Float[Tensor, "B T V"]
 
     @property
     def outputs(self) -> int:
-        """C."""
-        return self.probabilities.shape[1]
+        """C = T V."""
+        return self.probabilities[0].numel()
 
     @property
     def root_count(self) -> int:
-        """C."""
-        return self.outputs
+        """C, without those of softmaxes that count for no example."""
+        return len(self._counted) * self.probabilities.shape[2]
+
+    @cached_property
+    def _counted(self) -> list[int]:
+        # One is left of examples without any curvature.
+        return self.scales.ne(0).any(dim=0).nonzero().flatten().tolist() or [0]
 
     def parts(self, examples: int) -> Sequence[SoftmaxCurvatures]:
         """The same, so many examples at a time."""
@@ -205,31 +214,40 @@ class SoftmaxCurvatures(OutputCurvatures):
 
     def scaled(self, factors: Float[Tensor, " B"]) -> SoftmaxCurvatures:
         """c_i Lambda_i."""
-        return SoftmaxCurvatures(factors * self.scales, self.probabilities)
+        return SoftmaxCurvatures(factors.unsqueeze(1) * self.scales, self.probabilities)
 
     def products(self, vectors: Float[Tensor, "B C K"]) -> Float[Tensor, "B C K"]:
         """Lambda_i V_i."""
-        centred = vectors - torch.einsum("bc,bck->bk", self.probabilities, vectors).unsqueeze(1)
-        return (self.scales.unsqueeze(1) * self.probabilities).unsqueeze(2) * centred
+        blocks = vectors.unflatten(1, self.probabilities.shape[1:])
+        centred = blocks - torch.einsum("btv,btvk->btk", self.probabilities, blocks).unsqueeze(2)
+        return ((self.scales.unsqueeze(2) * self.probabilities).unsqueeze(3) * centred).flatten(1, 2)
 
     def row(self, index: int) -> Float[Tensor, "B C"]:
         """One row of every Lambda_i."""
-        own = (self.scales * self.probabilities[:, index]).unsqueeze(1)
-        row = -own * self.probabilities
-        row[:, index] += own[:, 0]
-        return row
+        softmax, own = divmod(index, self.probabilities.shape[2])
+        return self._centred(softmax, own, self.scales[:, softmax] * self.probabilities[:, softmax, own])
 
     def root(self, index: int) -> Float[Tensor, "B C"]:
-        """sqrt(c_i p_ir) (e_r - p_i) for one r."""
-        own = (self.scales * self.probabilities[:, index]).sqrt()
-        root = -own.unsqueeze(1) * self.probabilities
-        root[:, index] += own
-        return root
+        """sqrt(c_it p_itv) (e_v - p_it) for one t and v."""
+        place, own = divmod(index, self.probabilities.shape[2])
+        softmax = self._counted[place]
+        return self._centred(softmax, own, (self.scales[:, softmax] * self.probabilities[:, softmax, own]).sqrt())
+
+    def _centred(self, softmax: int, own: int, factors: Float[Tensor, " B"]) -> Float[Tensor, "B C"]:
+        """A multiple of e_v - p_it."""
+        result = torch.zeros_like(self.probabilities)
+        result[:, softmax] = -factors.unsqueeze(1) * self.probabilities[:, softmax]
+        result[:, softmax, own] += factors
+        return result.flatten(1)
 
     def drawn(self, signs: Float[Tensor, "R B"]) -> Float[Tensor, "B C"]:
         """All of them at once."""
-        own = signs.T * (self.scales.unsqueeze(1) * self.probabilities).sqrt()
-        return own - own.sum(dim=1, keepdim=True) * self.probabilities
+        result = torch.zeros_like(self.probabilities)
+        drawn = signs.T.unflatten(1, (len(self._counted), -1))
+        probabilities = self.probabilities[:, self._counted]
+        own = drawn * (self.scales[:, self._counted].unsqueeze(2) * probabilities).sqrt()
+        result[:, self._counted] = own - own.sum(dim=2, keepdim=True) * probabilities
+        return result.flatten(1)
 
 
 def output_curvatures(
@@ -247,7 +265,7 @@ def output_curvatures(
     """
     values = outputs.detach().flatten(1)
     if values.shape[1] > FEW_OUTPUTS:
-        found = _smaller_form(OutputLosses(objective, batch, outputs.detach()), values)
+        found = _smaller_form(OutputLosses(objective, batch, outputs.detach()), outputs.detach())
         if found is not None:
             return found
     return HeldCurvatures(output_hessians(objective, outputs, batch)) if hold else None
@@ -269,23 +287,29 @@ def _tensors(piece: OutputCurvatures) -> tuple[Tensor, ...]:
     return (piece.diagonals,) if isinstance(piece, DiagonalCurvatures) else (piece.matrices,)  # type: ignore[attr-defined]
 
 
-def _smaller_form(losses: OutputLosses, values: Float[Tensor, "B C"]) -> OutputCurvatures | None:
+def _smaller_form(losses: OutputLosses, outputs: Float[Tensor, "B *out"]) -> OutputCurvatures | None:
+    values = outputs.flatten(1)
     generator = torch.Generator().manual_seed(0)
     probes = torch.randn(*values.shape, PROBES, dtype=torch.float64, generator=generator).to(values)
     images = losses.products(probes.flatten(0, 1)).view_as(probes)
-    softmax = SoftmaxCurvatures(values.new_ones(len(values)), values.softmax(dim=1))
-    expected = softmax.products(probes)[:, :, 0]
-    squares = expected.square().sum(dim=1)
-    scales = (expected * images[:, :, 0]).sum(dim=1) / torch.where(squares > 0, squares, 1.0)
-    forms: tuple[OutputCurvatures, ...] = (
-        SoftmaxCurvatures(scales.clamp(min=0), softmax.probabilities),
-        DiagonalCurvatures(images[:, :, 0] / probes[:, :, 0]),
-    )
+    forms = [_softmax_form(values.unsqueeze(1), probes, images)]
+    if outputs.ndim > 2:
+        forms.append(_softmax_form(outputs.flatten(1, -2), probes, images))
+    forms.append(DiagonalCurvatures(images[:, :, 0] / probes[:, :, 0]))
     rounding = torch.finfo(values.dtype).eps ** 0.75 * float(images.abs().max())
     for form in forms:
         if float((form.products(probes) - images).abs().max()) <= rounding:
             return form
     return None
+
+
+def _softmax_form(logits: Float[Tensor, "B T V"], probes: Tensor, images: Tensor) -> OutputCurvatures:
+    """The c_it that fit the first probe best, at least 0."""
+    softmax = SoftmaxCurvatures(logits.new_ones(logits.shape[:2]), logits.softmax(dim=2))
+    expected = softmax.products(probes)[:, :, 0].view_as(logits)
+    squares = expected.square().sum(dim=2)
+    scales = (expected * images[:, :, 0].view_as(logits)).sum(dim=2) / torch.where(squares > 0, squares, 1.0)
+    return SoftmaxCurvatures(scales.clamp(min=0), softmax.probabilities)
 
 
 def _eigen_roots(matrices: Float[Tensor, "B C C"]) -> Float[Tensor, "R B C"]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Node
 
-from bayes_influence.data.dataset import Batch
+from bayes_influence.data.batch import Batch
 from bayes_influence.torch_internals import make_fx, tree_leaves
 
 aten = torch.ops.aten

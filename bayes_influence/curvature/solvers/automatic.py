@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from bayes_influence.curvature.cost import DENSE_SIZE
+from bayes_influence.curvature.cost import DENSE_SIZE, DENSE_WORK
 from bayes_influence.curvature.errors import IndefiniteCurvatureError
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.solvers.conjugate_gradients import (
@@ -40,8 +40,9 @@ SKETCH_RANK, SKETCH_EXAMPLES, SKETCH_FRACTION = 100, 500, 10
 class Auto(Solver):
     """What suits the operator; the solution's note says what that was, and why.
 
-    The inverse that an EK-FAC matrix has in closed form; else a float64 Cholesky factor for P <= 2000; else block
-    conjugate gradients. Where A is damped curvature on a dataset and 25 steps are not enough, these go on
+    The inverse that an EK-FAC matrix has in closed form; else a float64 Cholesky factor for P <= 2000, unless P
+    products with all examples are more than 1e13 operations; else block conjugate gradients. Where A is damped
+    curvature on a dataset and 25 steps are not enough, these go on
     preconditioned by a Nystrom approximation of the Gauss-Newton matrix of a random tenth of the data: it costs
     rank / (10 K) of a product with K vectors, and halves to quarters the steps of badly conditioned systems, where it
     would lengthen those of well conditioned ones.
@@ -69,8 +70,11 @@ class Auto(Solver):
             )
 
     def factors(self, operator: LinearOperator) -> bool:
-        """Whether A is small and has no inverse in closed form."""
-        return operator.size <= DENSE_SIZE and not operator.undamped.has_inverse
+        """Whether A is small, quickly built, and has no inverse in closed form."""
+        if operator.size > DENSE_SIZE or operator.undamped.has_inverse:
+            return False
+        # P products with all examples; an operator that is no mean over examples is a matrix, or close to one.
+        return 6 * (operator.examples or 0) * operator.size**2 <= DENSE_WORK
 
     def prepare(self, operator: LinearOperator) -> Solve:
         """The chosen solver, prepared."""
@@ -95,7 +99,7 @@ class Auto(Solver):
             return _noted(Eigendecomposition(on_indefinite=way, **self._options()).prepare(operator), reason)
 
     def _iterative(self, operator: LinearOperator) -> Solve:
-        large = f"P = {operator.size} > {DENSE_SIZE}"
+        large = f"P = {operator.size}" + (f" > {DENSE_SIZE}" if operator.size > DENSE_SIZE else ", many examples")
         steps: dict[str, Any] = {} if self.max_iterations is None else {"max_iterations": self.max_iterations}
         descend = _noted(_AdaptiveDescent(ConjugateGradients(**self._options(), **steps), operator), large)
 

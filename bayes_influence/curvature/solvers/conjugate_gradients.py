@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from math import log
 from typing import NoReturn
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.curvature.cost import Plan
 from bayes_influence.curvature.errors import IndefiniteCurvatureError
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.solvers.preconditioners import IdentityPreconditioner, Preconditioner
@@ -24,6 +27,9 @@ BLOCK_SIZE = 64
 
 DIAGNOSIS_TOLERANCE, DIAGNOSIS_PRODUCTS = 1e-2, 40
 """How well lambda_min is found out, relative to the largest eigenvalue, once A is known to be indefinite."""
+
+SEEN_STEPS = 10
+"""Steps after which the plan of a solve is made from how fast the residual falls."""
 
 RELAXATION = 0.1
 """At first products may be off by this times the tolerance over the relative residual."""
@@ -123,6 +129,7 @@ class _BlockRun:
         self.iterations = 0
         self.work = 0.0
         self._relaxation = RELAXATION
+        self._is_announced = False
         self._stand(start)
 
     def iterate(self, max_iterations: int) -> None:
@@ -152,7 +159,8 @@ class _BlockRun:
         """What a Krylov space of the residual adds to X."""
         basis, coefficients = torch.linalg.qr(self.preconditioner.whiten(self.remainder))
         directions, progress = basis, torch.zeros_like(self.remainder)
-        estimate = self.relative
+        estimate, started, began = self.relative, self.iterations, time.perf_counter()
+        first = float(estimate.max())
         while self.iterations < max_iterations:
             operator = self._nearly(float(estimate.max()))
             conjugated = self.preconditioner.whiten_transposed(directions)
@@ -171,9 +179,27 @@ class _BlockRun:
             directions = basis + directions @ carried.T
             self.iterations += 1
             estimate = relative_norm(self.preconditioner.unwhiten(basis @ coefficients), self.rhs)
+            if self.iterations - started == SEEN_STEPS and not self._is_announced:
+                self._announce(time.perf_counter() - began, first, float(estimate.max()))
             if estimate.max() <= 0.9 * self.tolerance or not torch.isfinite(estimate).all():
                 break
         return self.preconditioner.whiten_transposed(progress)
+
+    def _announce(self, seconds: float, first: float, reached: float) -> None:
+        """Logs what the whole system takes if its residual goes on falling as it did in the first steps."""
+        self._is_announced = True
+        rate = log(first / reached) / SEEN_STEPS if 0 < reached < first else 0.0
+        if rate == 0.0:
+            return
+        steps = SEEN_STEPS + max(0.0, log(reached / self.tolerance) / rate)
+        systems = self.rhs.shape[1]
+        plan = Plan(
+            f"{systems} systems of P = {len(self.rhs)} by conjugate gradients, about {steps:.0f} steps",
+            7 * self.rhs.numel() * self.rhs.dtype.itemsize,
+            "take fewer right-hand sides at a time",
+            passes=steps,
+        )
+        plan.announce(seconds / SEEN_STEPS * steps)
 
     def _nearly(self, residual: float) -> LinearOperator:
         """A, or what is as near to it as a step from this relative residual needs."""

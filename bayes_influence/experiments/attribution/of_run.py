@@ -10,12 +10,13 @@ import pandas as pd
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.experiments.attribution.pictures import influence_figure, is_pictured
-from bayes_influence.experiments.attribution.ranking import described_tests, ranked
+from bayes_influence.experiments.attribution.ranking import LOSS, described_tests, ranked
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.settings import Settings
 from bayes_influence.experiments.training.run import load_run
 from bayes_influence.influence.influence import Influence
+from bayes_influence.influence.measurements import MEASUREMENTS
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.objectives.objective import Objective
 
@@ -33,6 +34,7 @@ class InfluenceRequest(Settings):
         curvature: As `Influence` takes it.
         solver: As `Influence` takes it.
         damping: delta; the automatic one when not given.
+        measurement: What influence is on, a key of `MEASUREMENTS`; the loss when not given.
 
     Raises:
         ValueError: If a number is out of range, or no test example is named.
@@ -46,12 +48,19 @@ class InfluenceRequest(Settings):
     curvature: str = "hessian"
     solver: str = "auto"
     damping: float | None = None
+    measurement: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(top=1, index=0)
+        self.check_known(measurement=MEASUREMENTS)
         if not self.tests and not self.test_ids:
             raise ValueError("influence needs at least one test example, by position or by id")
+
+    @property
+    def measured(self) -> str:
+        """What influence is on, in words."""
+        return self.measurement or LOSS
 
     def positions(self, test: Dataset) -> list[int]:
         """Where the asked examples stand in the run's test part, each once.
@@ -72,13 +81,19 @@ class InfluenceRequest(Settings):
         """The estimate that is asked for."""
         damping = "auto" if self.damping is None else self.damping
         return Influence(
-            objective, train, curvature=self.curvature, solver=self.solver, damping=damping, progress=progress
+            objective,
+            train,
+            parameters=self.parameters,
+            curvature=self.curvature,
+            solver=self.solver,
+            damping=damping,
+            progress=progress,
         )
 
 
 @dataclass(frozen=True, eq=False)
 class RunInfluence:
-    """Influence of a run's training examples on the loss of some of its test examples.
+    """Influence of a run's training examples on the loss of some of its test examples, or on another measurement.
 
     Attributes:
         folder: Where everything is stored.
@@ -103,7 +118,7 @@ def influence_of_run(
     data_folder: str | Path | None = None,
     progress: bool = True,
 ) -> RunInfluence:
-    """Scores every training example of a finished run on the loss of some test examples.
+    """Scores every training example of a finished run on the loss, or on another measurement, of some test examples.
 
     Writes the scores (`scores.safetensors`, streamed: a killed run resumes), the ranking (`influence.csv`, and
     `influence.parquet` where pyarrow is installed), `config.json`, and for images one picture per test example.
@@ -128,7 +143,11 @@ def influence_of_run(
     asked = {name: value for name, value in request.to_config().items() if name not in ("top", "test_ids")}
     folder = StudyFolder(out, {"study": "influence", "run": config, **asked, "tests": chosen.ids.tolist()})
     influence = request.influence(objective, split.train, progress=progress)
-    scores = influence.on_loss(chosen, path=folder.path / SCORES)
+    path = folder.path / SCORES
+    if request.measurement is None:
+        scores = influence.on_loss(chosen, path)
+    else:
+        scores = influence.on_measurement(MEASUREMENTS[request.measurement], chosen, path)
     tests = described_tests(objective, chosen, split.test.positions(chosen.ids))
     ranking = pd.concat([ranked(scores, split.train, test, request.top) for test in tests], ignore_index=True)
     folder.write_table("influence", ranking)
@@ -136,5 +155,6 @@ def influence_of_run(
         folder.write_file("influence.parquet", ranking.to_parquet(index=False))
     if is_pictured(split.train):
         for test, rows in ranking.groupby("test", sort=False):
-            save_figure(influence_figure(rows, split.train, chosen), folder, f"test-{test}")
+            figure = influence_figure(rows, split.train, chosen, request.measured)
+            save_figure(figure, folder, f"test-{test}")
     return RunInfluence(folder.path, scores, ranking)

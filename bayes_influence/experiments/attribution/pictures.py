@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from bayes_influence.data.catalogue import picture
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.experiments.attribution.ranking import LOSS, heading
 from bayes_influence.influence.shown import KINDS, draw_picture
 
 PICTURED = 8
@@ -23,13 +24,14 @@ def is_pictured(data: Dataset) -> bool:
     return picture(data, int(data.ids[0])) is not None
 
 
-def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset) -> Figure:
+def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset, measured: str = LOSS) -> Figure:
     """A test image with its most helpful training images (above) and its most harmful ones (below).
 
     Args:
         ranking: The rows of one test example, see `RunInfluence`.
         train: Training examples that can be drawn, see `picture`.
         tests: Test images, this one among them.
+        measured: What influence is on.
     """
     test = ranking.iloc[0]
     shown = min(PICTURED, int(ranking["rank"].max()))
@@ -42,9 +44,8 @@ def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset) -> F
         axes.set_title(f"test {test['test']}: {test['test_class']}")
         axes.set_xlabel(f"predicted {test['predicted_class']}\nloss {test['test_loss']:.2g}")
         for (kind, (colour, sign)), row in zip(KINDS.items(), right.subfigures(2, 1), strict=True):
-            row.suptitle(
-                f"{sign} most {kind}: removal changes the test loss by ... $\\times 10^{{{exponent}}}$", color=colour
-            )
+            changed = f"removal changes the test {measured} by ... $\\times 10^{{{exponent}}}$"
+            row.suptitle(f"{sign} {heading(kind, measured)}: {changed}", color=colour)
             chosen = ranking[ranking["kind"] == kind].head(shown)
             for axes, example in zip(row.subplots(1, shown, squeeze=False)[0], chosen.itertuples(), strict=True):
                 _draw(axes, train, int(example.train_id))  # type: ignore[arg-type]

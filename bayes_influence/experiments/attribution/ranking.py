@@ -15,6 +15,16 @@ from bayes_influence.influence.shown import KINDS
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.objective import Objective
 
+LOSS = "loss"
+"""What influence is on when nothing else is measured."""
+
+
+def heading(kind: str, measured: str) -> str:
+    """What an end of a ranking is called: of a loss helpful or harmful, else what the example does to it."""
+    if measured == LOSS:
+        return f"most {kind}"
+    return f"holds {measured} {'down' if kind == 'helpful' else 'up'}"
+
 
 def described_tests(objective: Objective, tests: Dataset, positions: Tensor) -> list[dict[str, Any]]:
     """What a ranking says about each test example."""
@@ -64,19 +74,24 @@ def _class_name(data: Dataset, target: int) -> str:
     return data.class_names[target] if data.class_names else str(target)
 
 
-def printed_rankings(ranking: pd.DataFrame) -> list[Table]:
-    """The ranking as it is printed, one table per test example."""
+def printed_rankings(ranking: pd.DataFrame, measured: str = LOSS) -> list[Table]:
+    """The ranking as it is printed, one table per test example.
+
+    Args:
+        ranking: See `RunInfluence.ranking`.
+        measured: What influence is on.
+    """
     tables = []
     for _, rows in ranking.groupby("test", sort=False):
         test = rows.iloc[0]
         table = Table(
             title=f"test {test['test']} (id {test['test_id']}): {test['test_class']}, predicted "
             f"{test['predicted_class']}, loss {test['test_loss']:.3g}",
-            caption="removal: predicted change of this loss when the training example is left out",
+            caption=f"removal: predicted change of this {measured} when the training example is left out",
         )
         table.add_column("rank", justify="right")
         for kind, (_, sign) in KINDS.items():
-            table.add_column(f"{sign} most {kind}", justify="right")
+            table.add_column(f"{sign} {heading(kind, measured)}", justify="right")
             table.add_column("class")
             table.add_column("removal", justify="right")
         ends = [rows[rows["kind"] == kind].itertuples() for kind in KINDS]

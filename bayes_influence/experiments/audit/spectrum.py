@@ -46,8 +46,10 @@ def audit_spectrum(
     kind = influence.response.curvature
     name = "hessian = ggn" if problem.is_linear_head else curvature
     if not (problem.is_linear_head or kind.is_exact_hessian):
-        operators["hessian"] = WhitenedOperator(HessianOperator(problem.reduced, problem.data), metric)
-    operators[name] = WhitenedOperator(kind.operator(problem.reduced, problem.data), metric)
+        operators["hessian"] = WhitenedOperator(
+            HessianOperator(problem.reduced, problem.data, problem.batch_size), metric
+        )
+    operators[name] = WhitenedOperator(kind.operator(problem.reduced, problem.data, problem.batch_size), metric)
     scale = metric.rsqrt()
     examples = problem.gradients(*problem.taken(removed)) * scale
     tests = problem.gradients(*problem.taken(test)) * scale

@@ -140,8 +140,8 @@ def _retrain(job: _SubsetJob) -> CellResult:
     removals = Removals.of_groups(outside, len(job.members), "renormalised")
     refits = job.protocol.refit(job.members, job.train, removals)
     losses = losses_after(refits, job.test)[:, 1:]
-    missed = ~refits.converged[:, 1:] if hasattr(job.protocol, "tolerance") else torch.zeros(1, dtype=torch.bool)
-    return CellResult(arrays={"losses": losses, "unconverged": np.array(int(missed.sum()))})
+    missed = 0 if job.protocol.tolerance is None else int((~refits.converged[:, 1:]).sum())
+    return CellResult(arrays={"losses": losses, "unconverged": np.array(missed)})
 
 
 def protocol_config(protocol: RetrainingProtocol) -> dict[str, Any]:

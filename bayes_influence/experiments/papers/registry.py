@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
+from bayes_influence.experiments.store.runner import workers
 
-FILES = ("fragility.iris",)
+FILES = (
+    "fragility.iris",
+    "fragility.images",
+    "fragility.curves",
+    "fragility.ablation",
+    "fragility.refit_length",
+    "fragility.everything",
+)
 """Modules of this room that have `STUDIES`."""
 
 
@@ -35,6 +43,7 @@ def reproduce(
     out: str | Path | None = None,
     *,
     n_jobs: int | None = None,
+    backend: str | None = None,
     progress: bool = True,
 ) -> Reproduced:
     """Does a study of a paper again.
@@ -44,6 +53,7 @@ def reproduce(
         options: Settings that are to be others than the study's, see `PaperStudy.options`.
         out: The result folder, created or continued; the study's own when not given.
         n_jobs: Cells at once; as many as there are cores, when not given.
+        backend: What they run on, see `workers`.
         progress: Whether to show progress bars.
 
     Raises:
@@ -57,4 +67,5 @@ def reproduce(
     unknown = [option for option in changes if option not in study.options]
     if unknown:
         raise ValueError(f"{name} has no option {unknown[0]!r}; it has {', '.join(study.options)}")
-    return study.run(replace(study.settings, **changes), out or study.folder, n_jobs, progress)
+    with workers(backend):
+        return study.run(replace(study.settings, **changes), out or study.folder, n_jobs, progress)

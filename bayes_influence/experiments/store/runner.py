@@ -8,11 +8,12 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TypeVar
 
 import pandas as pd
 import torch
-from joblib import Parallel, cpu_count, delayed, effective_n_jobs
+from joblib import Parallel, cpu_count, delayed, effective_n_jobs, parallel_config
 from tqdm.auto import tqdm
 
 from bayes_influence.errors import BayesInfluenceError
@@ -42,6 +43,35 @@ class FailedCellsError(BayesInfluenceError, RuntimeError):
         super().__init__(
             f"{len(self.failures)} of {n_cells} cells failed, the others are stored in {folder.path}. {listed}"
         )
+
+
+BACKENDS = ("loky", "multiprocessing", "threading", "dask", "ray")
+"""What joblib can run cells on; the last two need their package, and a cluster that the user has started."""
+
+
+@contextmanager
+def workers(backend: str | None) -> Iterator[None]:
+    """Runs the cells of a block on a backend of joblib; on joblib's own choice where None.
+
+    Args:
+        backend: One of `BACKENDS`. "dask" takes the current `dask.distributed.Client`, "ray" the current ray session.
+
+    Raises:
+        ValueError: If there is no such backend, or it is not ready: its package is missing, or no cluster is there.
+    """
+    if backend is None:
+        yield
+        return
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+    try:
+        if backend == "ray":
+            import_module("ray.util.joblib").register_ray()
+        chosen = parallel_config(backend=backend)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"the backend {backend} is not ready: {error}; install it, and start its cluster") from error
+    with chosen:
+        yield
 
 
 @dataclass(frozen=True)

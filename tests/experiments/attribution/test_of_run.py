@@ -2,14 +2,13 @@ import pandas as pd
 import pytest
 import torch
 
-from bayes_influence.data.dataset import Dataset
-from bayes_influence.data.tables import hold_out, load_table
 from bayes_influence.experiments.attribution.of_run import InfluenceRequest, influence_of_run
-from bayes_influence.experiments.attribution.pictures import influence_figure
 from bayes_influence.experiments.attribution.ranking import printed_rankings
 from bayes_influence.experiments.training.report import train_and_report
 from bayes_influence.experiments.training.run import load_run
 from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.influence.influence import Influence
+from bayes_influence.influence.measurements import Margin
 from bayes_influence.influence.scores import InfluenceScores
 
 
@@ -77,32 +76,13 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         influence_of_run(tmp_path, tmp_path / "out", InfluenceRequest((0,)), progress=False)
 
 
-def ranking(test_id):
-    test = {"test": 0, "test_id": test_id, "test_class": "1", "predicted_class": "0", "test_loss": 0.7}
-    rows = [
-        {**test, "kind": kind, "rank": rank, "train_id": rank, "train_class": str(rank % 2), "removal": sign * 2e-4}
-        for kind, sign in (("helpful", 1), ("harmful", -1))
-        for rank in (1, 2, 3)
-    ]
-    return pd.DataFrame(rows)
-
-
-def test_images_are_shown_with_their_most_helpful_and_harmful_ones():
-    generator = torch.Generator().manual_seed(0)
-    train = Dataset(torch.rand(6, 3, 4, 4, generator=generator), torch.arange(6) % 2, torch.arange(6))
-    test = Dataset(torch.rand(1, 3, 4, 4, generator=generator), torch.tensor([1]), torch.tensor([6]))
-    figure = influence_figure(ranking(6), train, test)
-    assert len(figure.axes) == 1 + 2 * 3
-    assert figure.axes[0].get_title() == "test 0: 1"
-    assert figure.axes[0].get_xlabel() == "predicted 0\nloss 0.7"
-    assert [axes.get_title() for axes in figure.axes[1:4]] == ["1", "0", "1"]
-    assert [axes.get_xlabel() for axes in figure.axes[1:]] == ["+2.0"] * 3 + ["-2.0"] * 3
-
-
-def test_digits_are_shown_as_the_images_that_they_are():
-    split = hold_out(load_table("digits"), seed=0)
-    rows = ranking(int(split.test.ids[0])).assign(train_id=int(split.train.ids[0]))
-    figure = influence_figure(rows, split.train, split.test)
-    (shown,) = figure.axes[0].get_images()
-    raw = load_table("digits").at(split.test.ids[0]).inputs.reshape(8, 8)
-    assert torch.allclose(torch.as_tensor(shown.get_array().data), (raw / raw.max()).float())
+def test_influence_on_another_measurement_is_asked_for_by_name(iris_run, tmp_path):
+    objective, split, _ = load_run(iris_run)
+    request = InfluenceRequest((12,), top=2, measurement="margin", damping=0.1)
+    found = influence_of_run(iris_run, tmp_path / "out", request, progress=False)
+    influence = Influence(objective, split.train, damping=0.1, parameters="last-layer")
+    expected = influence.on_measurement(Margin(), split.test.select([12])).removal
+    assert torch.allclose(found.scores.removal, expected)
+    assert found.ranking["removal"].iloc[0] == pytest.approx(float(expected.max()))
+    with pytest.raises(ValueError, match="unknown measurement 'margins'; known: entropy, mutual-information"):
+        InfluenceRequest((12,), measurement="margins")

@@ -1,14 +1,11 @@
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bayes_influence.experiments.comparison.figures import (
     comparison_figure,
     damping_figure,
     sizes_figure,
 )
-from bayes_influence.experiments.store.figures import save_figure, signed_log_axis
-from bayes_influence.experiments.store.folder import StudyFolder
 
 
 def _summary():
@@ -50,21 +47,3 @@ def test_both_series_of_sizes_share_an_axis_that_shows_negative_values():
     assert high > 40
     drawn = np.concatenate([line.get_ydata() for line in left.get_lines()])
     assert -3.0 in drawn
-
-
-def test_zero_and_negative_values_have_a_place_on_the_signed_axis():
-    axes = Figure().subplots()
-    signed_log_axis(axes, np.array([-2.0, 0.0, 1e-3, 50.0, np.nan]))
-    transform = axes.transData
-    heights = [transform.transform((0, value))[1] for value in (-2.0, 0.0, 1e-3, 50.0)]
-    assert heights == sorted(heights)
-    assert np.isfinite(heights).all()
-
-
-def test_figures_are_written_whole_in_both_formats_and_are_reproducible(tmp_path):
-    folder = StudyFolder(tmp_path / "study", {"a": 1})
-    contents = []
-    for _ in range(2):
-        save_figure(sizes_figure(_summary(), "value", "value"), folder, "fig")
-        contents.append([(folder.path / f"fig.{kind}").read_bytes() for kind in ("png", "pdf")])
-    assert contents[0] == contents[1]

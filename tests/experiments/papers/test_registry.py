@@ -57,3 +57,11 @@ def test_what_does_not_apply_is_refused(recorded, name, options, message):
     with pytest.raises(ValueError, match=message):
         reproduce(name, options)
     assert recorded == []
+
+
+def test_a_study_runs_on_the_backend_that_is_said(recorded):
+    reproduce("mine", backend="threading")
+    assert len(recorded) == 1
+    with pytest.raises(ValueError, match="unknown backend 'thread'; known: loky"):
+        reproduce("mine", backend="thread")
+    assert len(recorded) == 1

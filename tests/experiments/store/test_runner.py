@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from joblib import cpu_count
 from bayes_influence.data.locks import BusyError
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.folder import StudyFolder
-from bayes_influence.experiments.store.runner import FailedCellsError, RunReport, run_cells
+from bayes_influence.experiments.store.runner import FailedCellsError, RunReport, run_cells, workers
 from bayes_influence.training.threads import torch_threads
 
 CELLS = {f"seed={seed}": seed for seed in range(6)}
@@ -113,8 +114,53 @@ def test_failing_cells_are_named_after_the_others_are_stored(tmp_path, n_jobs):
     assert folder_at(tmp_path).keys() == ["seed=0", "seed=2", "seed=4"]
 
 
+def test_a_backend_changes_nothing(tmp_path):
+    reference = contents(run(tmp_path / "serial")[0])
+    with workers("loky"):
+        assert contents(run(tmp_path / "loky", n_jobs=2)[0]) == reference
+    with workers(None):
+        assert contents(run(tmp_path / "none", n_jobs=2)[0]) == reference
+
+
+@pytest.mark.slow
+def test_a_killed_dask_worker_loses_nothing(tmp_path):
+    distributed = pytest.importorskip("distributed", reason="needs dask.distributed, which is no requirement")
+    reference = contents(run(tmp_path / "serial")[0])
+
+    def slow_draw(seed):
+        time.sleep(0.5)
+        return draw(seed)
+
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+        workers("dask"),
+    ):
+        victim = next(iter(client.run(os.getpid).values()))
+        timer = threading.Timer(0.7, os.kill, (victim, signal.SIGKILL))
+        timer.start()
+        found = contents(run(tmp_path / "dask", compute=slow_draw, n_jobs=2)[0])
+        timer.join()
+    assert found == reference
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("lokki", "unknown backend 'lokki'; known: loky, multiprocessing, threading, dask, ray"),
+        ("dask", "the backend dask is not ready: .*; install it, and start its cluster"),
+        ("ray", "the backend ray is not ready: .*ray.*; install it, and start its cluster"),
+    ],
+)
+def test_a_backend_that_is_not_ready_is_refused(backend, message, monkeypatch):
+    for package in ("dask", "distributed", "ray"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=message), workers(backend):
+        pass
+
+
 def test_what_failed_is_recorded_in_the_folder_until_it_succeeds(tmp_path):
-    with pytest.raises(FailedCellsError):
+    with pytest.raises(FailedCellsError, match="3 of 6 cells failed, the others are stored"):
         run(tmp_path, compute=fail_on_odd, n_jobs=1)
     recorded = pd.read_csv(tmp_path / "failures.csv")
     assert recorded["cell"].tolist() == ["seed=1", "seed=3", "seed=5"]

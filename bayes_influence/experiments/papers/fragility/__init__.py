@@ -1,7 +1,9 @@
 """Epifano et al., "Revisiting the fragility of influence functions": the study, as published and corrected.
 
 - `choices`: the one place of the switches. `published_code`, `published_bayes`: what stands behind the published ones.
-- `networks`, `protocol`: training, ranking, estimates and refits on Iris, as the choices say.
-- `settings`, `tables`, `findings`: what is asked for, the published numbers, and what agrees with them in sentences.
-- `iris`: figures 1 and 3.
+- `networks`, `protocol`: training, ranking, estimates and refits on Iris, as the choices say; `heads`: those in the
+  last layer of image networks.
+- `settings`, `image_settings`: what is asked for. `tables`, `findings`: the published numbers, and sentences.
+- `iris`: figures 1 and 3. `images`: figure 2. `curve_cells`, `curves`: figures 4 and 5. `ablation`: which choice makes
+  the difference. `everything`: all of it.
 """

@@ -39,12 +39,6 @@ from bayes_influence.training.schedules import Plateau, Schedule
 REFIT_RATE = 1e-3
 """Learning rate of the refits by training, as published."""
 
-FITTED_BY = ("double_precision", "exact_refits", "last_layer_refits", "one_activation", "one_objective")
-"""Choices that decide where the networks stand; the last iterates of averages are kept beside them either way."""
-
-REFITTED_BY = (*FITTED_BY, "fixed_mean", "swa_from_average")
-"""Choices that decide the refits."""
-
 MOST_POINTS = max(CORRECTED.points, AS_PUBLISHED.points)
 """Examples removed by any mode."""
 
@@ -128,7 +122,7 @@ class Pipeline:
 
     def networks(self, choices: Choices) -> list[Networks]:
         """All schemes' networks as these choices train them; last iterates of averages are kept in any case."""
-        key = tuple(getattr(choices, name) for name in FITTED_BY)
+        key = fitted_by(choices)
         if key not in self._fitted:
             kept = replace(choices, swa_from_average=False)
             self._fitted[key] = fit_networks(self.study, kept, self.split, progress=self.progress)
@@ -136,7 +130,7 @@ class Pipeline:
 
     def truths(self, networks: Networks, choices: Choices) -> Truths:
         """Refits of one scheme's networks without each of the examples of largest loss."""
-        key = (networks.scheme, *(getattr(choices, name) for name in REFITTED_BY))
+        key = (networks.scheme, *refitted_by(choices))
         if key not in self._truths:
             self._truths[key] = self._refit(networks, choices)
         return self._truths[key]
@@ -178,6 +172,18 @@ class Pipeline:
         train = self.split.train.to(dtype=dtype_of(choices))
         losses = networks.tested(row).losses(networks.members.at(row).params, train.batch())
         return {"train_loss": float(losses.mean()), "power_iteration": top_eigenvalue(networks, row, train)}
+
+
+def fitted_by(choices: Choices) -> tuple[bool, ...]:
+    """The choices that decide where networks stand; the last iterates of averages are kept beside them either way."""
+    own = (choices.double_precision, choices.one_activation, choices.one_objective)
+    return (*own, refits_exactly(choices))
+
+
+def refitted_by(choices: Choices) -> tuple[bool, ...]:
+    """The choices that decide the refits."""
+    own = (choices.last_layer_refits, choices.fixed_mean, choices.swa_from_average)
+    return (*fitted_by(choices), *own)
 
 
 def losses_under(refits: Refits, networks: Networks, test: Dataset) -> Float[Tensor, "E k_plus_1"]:

@@ -5,6 +5,7 @@ Read from github.com/jrepifano/xai_is_fragile. Nothing here is advice: each func
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +26,9 @@ LISSA_TOLERANCE = 1e-5
 
 LISSA_STEPS = 10_000
 """At most so many steps."""
+
+EARLY_TOLERANCE, EARLY_STEPS, LISSA_MINIBATCH = 1e-3, 1000, 1024
+"""Of the larger networks' recursion: change of the norm at which it ends, most steps, and examples in a product."""
 
 REFIT_RATE = 1e-8
 """Learning rate of the refits on MNIST."""
@@ -124,6 +128,32 @@ def lissa_summed(
         if float((norm - before).abs()) <= tolerance:
             return total, step
     return total, LISSA_STEPS
+
+
+def lissa_ended_early(
+    product_of: Callable[[Tensor, Tensor], Tensor], examples: int, rhs: Float[Tensor, " P"], *, seed: int
+) -> Float[Tensor, " P"]:
+    """The larger networks' LiSSA: a minibatch in every step, ended when the iterate's norm changes little.
+
+    Args:
+        product_of: The Hessian's product on some examples, (positions, vectors (P, K)) -> (P, K).
+        examples: n.
+        rhs: v.
+        seed: Of the minibatches.
+
+    Returns:
+        The last iterate over s: (H + s d I)^-1 v where it converged.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    state, norm = rhs, torch.ones(())
+    for _ in range(EARLY_STEPS):
+        drawn = torch.randperm(examples, generator=generator)[:LISSA_MINIBATCH]
+        product = product_of(drawn, state.unsqueeze(1))[:, 0]
+        state = rhs + (1 - LISSA_DAMPING) * state - product / LISSA_SCALE
+        before, norm = norm, torch.linalg.vector_norm(state)
+        if float((norm - before).abs()) <= EARLY_TOLERANCE:
+            break
+    return state / LISSA_SCALE
 
 
 def positions_in_shuffled_pass(scores: Float[Tensor, " n"], generator: torch.Generator) -> Float[Tensor, " n"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,7 @@ class FragilityStudy(Settings):
         refit_epochs: Steps of a refit where Newton's method does not apply; the paper has 7500.
         removals: Training examples of largest loss, removed one at a time; the mode's when not given.
         schemes: Keys of `SCHEMES`.
+        only: Networks as depth x width, "1x5" say, where not all of the scale's are wanted.
         seed: The first seed.
         test_example: Id of the test example; the one with the largest leave-one-out loss when not given.
 
@@ -73,6 +75,7 @@ class FragilityStudy(Settings):
     refit_epochs: int | None = None
     removals: int | None = None
     schemes: tuple[str, ...] = DEFAULT_SCHEMES
+    only: tuple[str, ...] = ()
     seed: int = 0
     test_example: int | None = None
 
@@ -80,6 +83,8 @@ class FragilityStudy(Settings):
         self.check_known(mode=MODES, scale=SCALES)
         self.check_at_least(repeats=1, epochs=1, refit_epochs=1, removals=1)
         self.networks()
+        for network in self.only:
+            _size(network)
         if self.mode == "as-published" and set(self.schemes) - set(DEFAULT_SCHEMES):
             raise ValueError(
                 f"as published there are the schemes {', '.join(DEFAULT_SCHEMES)}, got {', '.join(self.schemes)}"
@@ -88,7 +93,7 @@ class FragilityStudy(Settings):
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """(depth, width) of the networks."""
-        return SCALES[self.scale].sizes
+        return tuple(_size(network) for network in self.only) or SCALES[self.scale].sizes
 
     def networks(self) -> Study:
         """The settings that all cells share; its depth and width are not used."""
@@ -104,6 +109,18 @@ class FragilityStudy(Settings):
         )
 
     def configuration(self, study: str = "fragility") -> dict[str, Any]:
-        """What a result folder belongs to: the numbers that the scale came to, and the mode."""
+        """What a result folder belongs to: the numbers that the scale came to, and the mode; networks can be added."""
         settings = {key: value for key, value in self.networks().to_config().items() if key not in ("depth", "width")}
-        return {"study": study, "mode": self.mode, **settings, "sizes": self.sizes}
+        return {"study": study, "mode": self.mode, **settings}
+
+
+def _size(network: str) -> tuple[int, int]:
+    """(depth, width) of "1x5".
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", network)
+    if found is None:
+        raise ValueError(f"a network is named by depth x width, 1x5 say, got {network!r}")
+    return int(found[1]), int(found[2])

@@ -26,11 +26,18 @@ def test_a_folder_belongs_to_numbers_and_mode_not_to_how_they_were_said():
     assert {key for key, value in FragilityStudy().configuration().items() if published[key] != value} == {"mode"}
 
 
+def test_networks_can_be_chosen_and_added_to_a_folder():
+    some = FragilityStudy(only=("1x5", "4x5"))
+    assert some.sizes == ((1, 5), (4, 5))
+    assert some.configuration() == FragilityStudy().configuration()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"mode": "published"}, "unknown mode 'published'; known: corrected, as-published"),
         ({"scale": "huge"}, "unknown scale 'huge'; known: quick, medium, full"),
+        ({"only": ("5",)}, "a network is named by depth x width, 1x5 say, got '5'"),
         ({"repeats": 0}, "repeats must be at least 1, got 0"),
         ({"removals": 400}, "removals must lie in 3..149"),
         ({"mode": "as-published", "schemes": ("swag",)}, "as published there are the schemes none, .* got swag"),

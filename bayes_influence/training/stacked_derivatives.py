@@ -1,0 +1,111 @@
+"""Gradients and Hessians of many members' J at once, or member by member where torch cannot batch the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+
+from bayes_influence.data.batch import Batch
+from bayes_influence.objectives.derivatives import examples_of, forward_hessian
+from bayes_influence.objectives.objective import FlatObjective, Objective
+from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.ways import checked_symmetric, first_way, reverse_gradient, reverse_products
+from bayes_influence.torch_internals import tree_map
+
+
+@dataclass(frozen=True, eq=False)
+class StackedDerivatives:
+    """Derivatives of J(theta_e; w_e, s_e) for members e of one architecture, each with what it holds fixed.
+
+    Attributes:
+        objective: What is evaluated, in its selected parameters.
+        own_data: Whether each member has its own examples, on a leading member axis.
+    """
+
+    objective: Objective
+    own_data: bool
+
+    def gradients(
+        self,
+        theta: Float[Tensor, "k P"],
+        fixed: Params,
+        data: Batch,
+        weights: Float[Tensor, "k B"],
+        regulariser_weights: Float[Tensor, " k"],
+    ) -> tuple[Float[Tensor, "k P"], Float[Tensor, " k"]]:
+        """Grad J and J of every member; `fixed` is stacked, one row of everything a member."""
+
+        def slow(theta: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                return reverse_gradient(lambda at: self._value(at, *rest), theta), self._value(theta, *rest)
+
+        arguments = (theta, fixed, data, weights, regulariser_weights)
+        quick = vmap(grad_and_value(self._value), in_dims=self._dims)
+        return first_way(
+            self.objective.network, "gradients", lambda: quick(*arguments), lambda: self._each(slow, arguments)
+        )
+
+    def hessians(
+        self,
+        theta: Float[Tensor, "k P"],
+        fixed: Params,
+        data: Batch,
+        weights: Float[Tensor, "k B"],
+        regulariser_weights: Float[Tensor, " k"],
+    ) -> Float[Tensor, "k P P"]:
+        """The dense Hessian of every member's J."""
+
+        def slow(theta: Tensor, *rest: Any) -> Tensor:
+            return _reverse_hessian(lambda at: self._value(at, *rest), theta)
+
+        arguments = (theta, fixed, data, weights, regulariser_weights)
+        quick = vmap(lambda theta, *rest: forward_hessian(lambda at: self._value(at, *rest), theta), in_dims=self._dims)
+        return first_way(
+            self.objective.network, "products", lambda: quick(*arguments), lambda: self._each(slow, arguments)
+        )
+
+    def example_hessians(self, theta: Float[Tensor, " P"], fixed: Params, singles: Batch) -> Float[Tensor, "k P P"]:
+        """H_i of one member's examples, each a batch of one on a leading axis, without the regulariser."""
+
+        def loss(at: Tensor, data: Batch) -> Tensor:
+            return FlatObjective(self.objective, fixed, self.objective.layout).losses(at, data).mean()
+
+        def slow() -> Tensor:
+            return torch.stack([_reverse_hessian(partial(loss, data=one), theta) for one in examples_of(singles)])
+
+        quick = vmap(lambda one: forward_hessian(partial(loss, data=one), theta))
+        return first_way(self.objective.network, "products", lambda: quick(singles), slow)
+
+    @property
+    def _dims(self) -> tuple[int | None, ...]:
+        """The member axes of a function's arguments."""
+        return (0, 0, 0 if self.own_data else None, 0, 0)
+
+    def _value(self, theta: Tensor, fixed: Params, data: Batch, weights: Tensor, regulariser_weight: Tensor) -> Tensor:
+        """J of one member."""
+        return FlatObjective(self.objective, fixed, self.objective.layout).value(
+            theta, data, weights, regulariser_weight
+        )
+
+    def _each(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """A function of one member, member by member."""
+        singles = [
+            tuple(
+                arg if axis is None else tree_map(lambda leaf, row=row: leaf[row], arg)
+                for arg, axis in zip(arguments, self._dims, strict=True)
+            )
+            for row in range(len(arguments[0]))
+        ]
+        return tree_map(lambda *leaves: torch.stack(leaves), *[function(*single) for single in singles])
+
+
+def _reverse_hessian(value: Callable[[Tensor], Tensor], theta: Float[Tensor, " P"]) -> Float[Tensor, "P P"]:
+    """Reverse over reverse, one column at a time, found symmetric."""
+    return checked_symmetric(reverse_products(value, theta, torch.eye(len(theta)).to(theta)))

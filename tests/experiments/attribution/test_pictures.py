@@ -1,0 +1,51 @@
+import pandas as pd
+import pytest
+import torch
+
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.tables import hold_out, load_table
+from bayes_influence.experiments.attribution.pictures import influence_figure, is_pictured
+
+
+def ranking(test_id):
+    test = {"test": 0, "test_id": test_id, "test_class": "1", "predicted_class": "0", "test_loss": 0.7}
+    rows = [
+        {**test, "kind": kind, "rank": rank, "train_id": rank, "train_class": str(rank % 2), "removal": sign * 2e-4}
+        for kind, sign in (("helpful", 1), ("harmful", -1))
+        for rank in (1, 2, 3)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_images_are_shown_with_their_most_helpful_and_harmful_ones():
+    generator = torch.Generator().manual_seed(0)
+    train = Dataset(torch.rand(6, 3, 4, 4, generator=generator), torch.arange(6) % 2, torch.arange(6))
+    test = Dataset(torch.rand(1, 3, 4, 4, generator=generator), torch.tensor([1]), torch.tensor([6]))
+    figure = influence_figure(ranking(6), train, test)
+    assert len(figure.axes) == 1 + 2 * 3
+    assert figure.axes[0].get_title() == "test 0: 1"
+    assert figure.axes[0].get_xlabel() == "predicted 0\nloss 0.7"
+    assert [axes.get_title() for axes in figure.axes[1:4]] == ["1", "0", "1"]
+    assert [axes.get_xlabel() for axes in figure.axes[1:]] == ["+2.0"] * 3 + ["-2.0"] * 3
+
+
+def test_digits_are_shown_as_the_images_that_they_are():
+    split = hold_out(load_table("digits"), seed=0)
+    rows = ranking(int(split.test.ids[0])).assign(train_id=int(split.train.ids[0]))
+    figure = influence_figure(rows, split.train, split.test)
+    (shown,) = figure.axes[0].get_images()
+    raw = load_table("digits").at(split.test.ids[0]).inputs.reshape(8, 8)
+    assert torch.allclose(torch.as_tensor(shown.get_array().data), (raw / raw.max()).float())
+
+
+def test_what_cannot_be_drawn_is_known_and_refused():
+    iris, digits = load_table("iris"), load_table("digits")
+    assert (is_pictured(iris), is_pictured(digits)) == (False, True)
+    with pytest.raises(ValueError, match="iris: example 5 is no image and cannot be drawn"):
+        influence_figure(ranking(5), iris, iris)
+
+
+def test_labels_other_than_the_test_images_are_marked():
+    data = Dataset(torch.rand(7, 1, 4, 4), torch.arange(7) % 2, torch.arange(7))
+    colours = [axes.title.get_color() for axes in influence_figure(ranking(6), data, data).axes[1:]]
+    assert colours == ["black", "tab:purple", "black"] * 2

@@ -1,0 +1,60 @@
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from bayes_influence.experiments.store.figures import draw_against_truth, figure_style, save_figure, signed_log_axis
+from bayes_influence.experiments.store.folder import StudyFolder
+
+
+def drawn():
+    figure = Figure()
+    figure.subplots().plot([0, 1], [1, 3])
+    return figure
+
+
+def test_zero_and_negative_values_have_a_place_on_the_signed_axis():
+    axes = Figure().subplots()
+    signed_log_axis(axes, np.array([-2.0, 0.0, 1e-3, 50.0, np.nan]))
+    transform = axes.transData
+    heights = [transform.transform((0, value))[1] for value in (-2.0, 0.0, 1e-3, 50.0)]
+    assert heights == sorted(heights)
+    assert np.isfinite(heights).all()
+
+
+def test_figures_are_written_whole_in_both_formats_and_are_reproducible(tmp_path):
+    folder = StudyFolder(tmp_path / "study", {"a": 1})
+    contents = []
+    for _ in range(2):
+        save_figure(drawn(), folder, "fig")
+        contents.append([(folder.path / f"fig.{kind}").read_bytes() for kind in ("png", "pdf")])
+    assert contents[0] == contents[1]
+
+
+def test_an_axis_of_zeros_alone_is_linear_up_to_one():
+    axes = Figure().subplots()
+    signed_log_axis(axes, np.zeros(3))
+    assert axes.get_yscale() == "symlog"
+    assert axes.yaxis.get_transform().linthresh == 1.0
+
+
+def test_a_line_at_zero_is_drawn_only_where_values_reach_it():
+    axes, other = Figure().subplots(1, 2)
+    signed_log_axis(axes, np.array([-1.0, 2.0]))
+    signed_log_axis(other, np.array([1.0, 2.0]))
+    assert [len(axes.get_lines()), len(other.get_lines())] == [1, 0]
+
+
+def test_the_style_holds_within_its_block_alone():
+    before = mpl.rcParams["font.size"]
+    with figure_style(17):
+        assert mpl.rcParams["font.size"] == 17
+        assert not mpl.rcParams["axes.spines.top"]
+    assert mpl.rcParams["font.size"] == before
+
+
+def test_the_diagonal_spans_estimates_and_truths():
+    axes = Figure().subplots()
+    draw_against_truth(axes, np.array([0.3, -2.0, 5.0]), "scheme")
+    (line,) = axes.get_lines()
+    assert line.get_xdata().tolist() == line.get_ydata().tolist() == [-2.0, 5.0]
+    assert axes.get_title() == "scheme"
