@@ -105,7 +105,7 @@ RefitEpochs = Annotated[int, typer.Option(help="Steps of a refit where Newton's 
 Seed = Annotated[int, typer.Option(help="The first seed.")]
 Activation = Annotated[str, typer.Option(help="Activation of the hidden layers.")]
 TestExample = Annotated[int | None, typer.Option(help="Id of the test example; the hardest one when not given.")]
-Jobs = Annotated[int | None, typer.Option(help="Cells at once; as many as there are cores when not given.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Cells at once; as many as there are cores when not given.")]
 
 
 @app.command(cls=SchemeCommand)

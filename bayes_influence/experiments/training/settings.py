@@ -210,11 +210,19 @@ class TrainRun(OfData):
 
         Args:
             data_folder: Where data sets are kept, see `Source.contents`.
+
+        Raises:
+            ValueError: If there are fewer training examples than are to be used.
         """
         split = self.known().split(getattr(torch, self.dtype), data_folder)
         train = split.train
         if self.train_examples is not None:
-            train = train.select(range(min(self.train_examples, len(train))))
+            if self.train_examples > len(train):
+                raise ValueError(
+                    f"train_examples must lie in 1..{len(train)}, the number of training examples of {self.dataset}, "
+                    f"got {self.train_examples}; leave it out to use all"
+                )
+            train = train.select(range(self.train_examples))
         return Split(train.to(self.device), split.test.to(self.device))
 
     def make_network(self, input_shape: Sequence[int], n_outputs: int) -> nn.Module:
