@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -79,12 +80,14 @@ def sealed_header(content: bytes) -> dict[str, str]:
 
 
 def seal_file(path: Path) -> None:
-    """Seals a file on disk, in place. Reads it once, a piece at a time."""
+    """Seals a file on disk, in place, and forces it there. Reads it once, a piece at a time."""
     with path.open("r+b") as file:
         header = _read_header(file)
         digest = _digest([header, *_pieces(file)])
         file.seek(header.index(UNSEALED.encode()))
         file.write(digest)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sealed_file_header(path: Path) -> dict[str, str]:
