@@ -54,6 +54,7 @@ from bayes_influence.training.checkpoints import CheckpointError
 from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.minimum import minimised, minimum_of
+from bayes_influence.training.saved import Saved, load, save
 from bayes_influence.training.schedules import SWA, Plateau, Schedule
 from bayes_influence.training.schemes import SCHEMES, Scheme, find_schemes
 
@@ -107,6 +108,7 @@ __all__ = [
     "Proximal",
     "ProximalBregman",
     "Refits",
+    "Saved",
     "Schedule",
     "Scheme",
     "Split",
@@ -129,10 +131,12 @@ __all__ = [
     "hold_out",
     "largest_losses",
     "leave_out",
+    "load",
     "load_table",
     "loss_changes",
     "minimised",
     "minimum_of",
+    "save",
     "standardise",
     "to_bayesian",
     "to_deterministic",

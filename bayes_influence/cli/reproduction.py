@@ -76,8 +76,10 @@ def study_command(study: PaperStudy) -> Callable[..., None]:
             console.print(f"Figure: {figure}", soft_wrap=True, highlight=False)
         console.print(f"Tables and configuration: {found.folder}", soft_wrap=True, highlight=False)
 
+    least = {"jobs": 1}
     command.__annotations__ = {
-        name: Annotated[kind, typer.Option(help=text)] for name, (kind, text, _) in parameters.items()
+        name: Annotated[kind, typer.Option(help=text, min=least.get(name))]
+        for name, (kind, text, _) in parameters.items()
     }
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [

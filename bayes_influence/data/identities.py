@@ -45,6 +45,8 @@ def example_positions(positions: int | Iterable[int] | Tensor, examples: int) ->
 
 
 def _whole_numbers(values: Any, what: str, with_mask: str) -> Int[Tensor, " k"]:
+    if isinstance(values, range) and max(abs(values.start), abs(values.stop)) < 2**63:
+        return torch.arange(values.start, values.stop, values.step)
     if isinstance(values, Tensor | np.ndarray):
         kinds, shape = {_kind(values)} if values.ndim == 0 or len(values) else set(), tuple(values.shape)
     else:

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
 
 from bayes_influence.errors import BayesInfluenceError
 
@@ -26,6 +31,31 @@ PIECE = 1 << 22
 
 class DamagedFileError(BayesInfluenceError, ValueError):
     """A stored file that is truncated, or whose content is not what was written."""
+
+
+def packed(kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
+    """A sealed file of tensors, bit for bit, and of what JSON can hold.
+
+    Args:
+        kind: Of the file, as messages call it.
+        tensors: By name, on any device.
+        header: Plain JSON values.
+    """
+    held = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    # One entry only: safetensors writes several in no fixed order, and equal contents should be equal files.
+    return seal(save(held, metadata={kind: f"{UNSEALED} {json.dumps(dict(header), sort_keys=True)}"}))
+
+
+def unpacked(content: bytes, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file that `packed` made.
+
+    Raises:
+        DamagedFileError: If the content is truncated, does not match its checksum, or is a file of another kind.
+    """
+    header = sealed_header(content)
+    if kind not in header:
+        raise DamagedFileError(f"it is no {kind}, but holds {sorted(header)}")
+    return load(content), json.loads(header[kind][len(UNSEALED) :])
 
 
 def seal(content: bytes) -> bytes:
@@ -50,12 +80,14 @@ def sealed_header(content: bytes) -> dict[str, str]:
 
 
 def seal_file(path: Path) -> None:
-    """Seals a file on disk, in place. Reads it once, a piece at a time."""
+    """Seals a file on disk, in place, and forces it there. Reads it once, a piece at a time."""
     with path.open("r+b") as file:
         header = _read_header(file)
         digest = _digest([header, *_pieces(file)])
         file.seek(header.index(UNSEALED.encode()))
         file.write(digest)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sealed_file_header(path: Path) -> dict[str, str]:

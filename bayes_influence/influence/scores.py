@@ -12,15 +12,16 @@ from typing import Literal
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bayes_influence.data.appearance import Decode, appearances
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.data.files import replacing
+from bayes_influence.data.files import checked_place, replacing
 from bayes_influence.data.identities import example_ids
 from bayes_influence.data.sealed import UNSEALED, DamagedFileError, seal_file, sealed_file_header
+from bayes_influence.influence.parquet import write_parquet
 from bayes_influence.influence.shown import KINDS, Shown, ShownExample, ShownTest
 
 SHOWN_TESTS, SHOWN_EXAMPLES = 10, 3
@@ -254,12 +255,27 @@ class InfluenceScores:
 
         Raises:
             OSError: If it cannot be written; what was there before is then as it was.
+            TypeError: If this is no path.
+            ValueError: If something stands there that is no file.
         """
+        target = checked_place(path, "scores")
         tensors = {name: getattr(self, name) for name in TENSORS}
         contents = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
-        with replacing(Path(path)) as partial:
-            save_file(contents, partial, metadata={"format": FORMAT, "sha256": UNSEALED, "notes": self.notes()})
+        with replacing(target) as partial:
+            try:
+                save_file(contents, partial, metadata={"format": FORMAT, "sha256": UNSEALED, "notes": self.notes()})
+            except SafetensorError as error:
+                raise OSError(f"scores cannot be written to {target} ({error}); choose a place with room") from error
             seal_file(partial)
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Writes `to_frame` as a Parquet file, whole, a row group per test example, with what the scores are in it.
+
+        Raises:
+            ImportError: If pyarrow is not installed.
+            OSError: If it cannot be written; what was there before is then as it was.
+        """
+        write_parquet(self, path)
 
     def notes(self) -> str:
         """Everything but the tensors, as JSON."""

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bayes_influence.data.appearance import Appearance
-from bayes_influence.data.files import replacing
+from bayes_influence.data.files import checked_place, write_whole
 
 KINDS = {"helpful": ("tab:blue", "▲"), "harmful": ("tab:orange", "▼")}
 """Both ends of a ranking by removal effect, most positive and most negative: a colour and a sign of their own each."""
@@ -124,10 +124,11 @@ class Shown:
         """Writes a page (.html), a figure (.png, .pdf, .svg) or a text (.txt), whole.
 
         Raises:
-            ValueError: If the suffix is another.
+            ValueError: If the suffix is another, or something stands there that is no file.
+            TypeError: If this is no path.
             OSError: If it cannot be written.
         """
-        target = Path(path)
+        target = checked_place(path, "shown examples")
         kind = target.suffix.lower()
         if kind in FIGURES:
             buffer = io.BytesIO()
@@ -137,8 +138,7 @@ class Shown:
             content = (self.html() if kind == ".html" else f"{self}\n").encode()
         else:
             raise ValueError(f"{target.name} must end in .html, .txt or one of {', '.join(FIGURES)}, got {kind!r}")
-        with replacing(target) as partial:
-            partial.write_bytes(content)
+        write_whole(target, content)
 
 
 STYLE = """

@@ -176,7 +176,11 @@ def member(stacked: Params, index: int) -> Params:
 
 def differing(stacked: Params) -> Params:
     """Those of the stacked tensors in which members differ."""
-    return {name: value for name, value in stacked.items() if not torch.equal(value, value[:1].expand_as(value))}
+    return {
+        name: value
+        for name, value in stacked.items()
+        if len(value) > 1 and not torch.equal(value, value[:1].expand_as(value))
+    }
 
 
 def check_objective(value: Any, what: str) -> None:

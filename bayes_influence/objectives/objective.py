@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,14 +24,11 @@ from bayes_influence.objectives.parameters import (
     Flattening,
     Params,
     called_last,
-    check_shapes,
-    check_tensors_by_name,
-    detached_buffers,
-    detached_params,
     moved_like,
     same_memory,
     select_names,
     standing_at,
+    state_of,
 )
 from bayes_influence.objectives.predictive import Predictive, check_outputs
 from bayes_influence.objectives.regularisers import NoRegulariser
@@ -85,22 +83,12 @@ class Objective:
         check_function("the likelihood", self.likelihood, "pass an object such as CrossEntropy()")
         check_function("the regulariser", self.regulariser, "pass an object such as WeightDecay(0.01)")
         check_at_least(0, regulariser_weight=self.regulariser_weight)
-        own = dict(self.network.named_parameters())
-        check_tensors_by_name(params=self.params, buffers=self.buffers)
-        if not self.params:
-            object.__setattr__(self, "params", detached_params(self.network))
-        if set(self.params) != set(own):
-            raise ValueError(f"params must name the network's parameters {sorted(own)}, got {sorted(self.params)}")
-        check_shapes("parameter", self.params, own)
-        held = detached_buffers(self.network)
-        unknown = sorted(set(self.buffers) - set(held))
-        if unknown:
-            raise ValueError(f"buffers must name the network's buffers {sorted(held)}, got {unknown}")
-        check_shapes("buffer", self.buffers, held)
-        object.__setattr__(self, "buffers", {**held, **self.buffers})
+        params, buffers = state_of(self.network, self.params, self.buffers)
+        object.__setattr__(self, "params", params)
+        object.__setattr__(self, "buffers", buffers)
         object.__setattr__(self, "network", standing_at(self.network, self.params, self.buffers))
         object.__setattr__(self, "_lock", threading.RLock())
-        select_names(self.network, self.parameters)
+        object.__setattr__(self, "_names", select_names(self.network, self.parameters))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -119,7 +107,7 @@ class Objective:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters that influence is taken in."""
-        return select_names(self.network, self.parameters)
+        return self._names  # type: ignore[attr-defined]
 
     @property
     def layout(self) -> Flattening:
@@ -167,7 +155,16 @@ class Objective:
 
     def taking(self, parameters: str | Sequence[str] | None) -> Objective:
         """The same objective with influence taken in other parameters; itself where none are named."""
-        return self if parameters is None else replace(self, parameters=parameters)
+        if parameters is None or parameters == self.parameters:
+            return self
+        return self._in(parameters, select_names(self.network, parameters))
+
+    def _in(self, parameters: str | Sequence[str], names: tuple[str, ...]) -> Objective:
+        """The same in other parameters: it stands where it stood, so that the network serves both, under one lock."""
+        other = copy.copy(self)
+        for name, value in {"parameters": parameters, "_names": names, "_lock": vars(self)["_lock"]}.items():
+            object.__setattr__(other, name, value)
+        return other
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Objective:
         """The same objective in another floating-point dtype or on another device."""
@@ -194,7 +191,8 @@ class Objective:
             return self
         with self.exclusive() as network, torch.no_grad():
             path = called_last(network, inputs)
-        return replace(self, parameters=select_names(self.network, self.parameters, last_layer=path))
+        names = select_names(self.network, self.parameters, last_layer=path)
+        return self._in(names, names)
 
     @contextmanager
     def exclusive(self) -> Iterator[nn.Module]:

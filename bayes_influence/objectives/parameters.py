@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -152,12 +153,12 @@ class Flattening:
         names = tuple(params) if names is None else tuple(names)
         return cls(names, tuple(params[name].shape for name in names))
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Number of entries of each parameter."""
         return tuple(prod(shape) for shape in self.shapes)
 
-    @property
+    @cached_property
     def total(self) -> int:
         """P, the length of the flat vector."""
         return sum(self.sizes)
@@ -204,6 +205,31 @@ def check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tenso
             f"{what} {wrong[0]!r} must have shape {tuple(own[wrong[0]].shape)}, got {tuple(given[wrong[0]].shape)}; "
             "take one member out of a stack with `Members.at`"
         )
+
+
+def state_of(network: nn.Module, params: Params, buffers: Params) -> tuple[Params, Params]:
+    """Parameters and buffers of a network: those that are given, and else its own.
+
+    Args:
+        network: Any.
+        params: All of its parameters, or none.
+        buffers: Some of its buffers, or none.
+
+    Raises:
+        TypeError: If these are no tensors by name.
+        ValueError: If they are not the network's, or of another shape.
+    """
+    check_tensors_by_name(params=params, buffers=buffers)
+    own, held = dict(network.named_parameters()), detached_buffers(network)
+    if not params:
+        params = detached_params(network)
+    if set(params) != set(own):
+        raise ValueError(f"params must name the network's parameters {sorted(own)}, got {sorted(params)}")
+    check_shapes("parameter", params, own)
+    if unknown := sorted(set(buffers) - set(held)):
+        raise ValueError(f"buffers must name the network's buffers {sorted(held)}, got {unknown}")
+    check_shapes("buffer", buffers, held)
+    return params, {**held, **buffers}
 
 
 def standing_at(network: nn.Module, params: Params, buffers: Params) -> nn.Module:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset, check_dataset
+from bayes_influence.objectives.company import check_losses, close, company
 from bayes_influence.objectives.head import Head, layer_path
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
@@ -28,9 +29,6 @@ ENTRIES = 2_000_000
 """Numbers of inputs, times the members that share a pass, that go through the network at a time. The intermediate
 values are then some 20 MB for a last layer of ten outputs and some hundred for a small convolutional network; larger
 parts cost time, too: fresh memory has to be mapped for each."""
-
-COMPANY = 32
-"""One of so many examples of a batch is evaluated in other company, too, to see that the examples do not mix."""
 
 
 class _StaysWholeError(Exception):
@@ -123,7 +121,9 @@ def reduce(trained: Members | Objective, train: Dataset) -> Reduction:
     except _StaysWholeError as error:
         for one in members:
             for part, ids in _parts(one, train, 1):
-                _checked_losses(one, part, train.name, ids, one.outputs(one.params, part.inputs))
+                few, rows = company(part)
+                outputs = [one.outputs(one.params, some.inputs) for some in (part, few)]
+                check_losses(one, part, train.name, ids, outputs[0], few, rows, outputs[1])
         return Reduction(members, train, members, None, str(error))
     reason = f"the selected parameters are those of {path or 'the network'!r}, whose output is the network's"
     return Reduction(members, train, _heads(members, path), features, reason)
@@ -198,10 +198,10 @@ def _features(members: Members, path: str, data: Dataset) -> Any:
     for one in members:
         received = []
         for part, ids in _parts(one, data, 1):
-            features, outputs = _watched(one, path, part.inputs)
-            losses, rows = _checked_losses(one, part, data.name, ids, outputs)
-            if len(rows) < len(losses):
-                _check_rows(one, path, part, features, rows)
+            few, rows = company(part)
+            (features, outputs), (again, few_outputs) = (_watched(one, path, some.inputs) for some in (part, few))
+            check_losses(one, part, data.name, ids, outputs, few, rows, few_outputs)
+            _check_rows(path, features, again, rows)
             received.append(tree_map(Tensor.detach, features))
         each.append(tree_map(lambda *leaves: torch.cat(leaves), *received))
     return tree_map(lambda *leaves: torch.stack(leaves), *each) if len(each) > 1 else tree_map(_first_axis, each[0])
@@ -268,49 +268,8 @@ def _watched(objective: Objective, path: str, inputs: Any) -> tuple[Any, Any]:
     return args[0], outputs
 
 
-def _check_rows(objective: Objective, path: str, part: Batch, features: Any, rows: Tensor) -> None:
+def _check_rows(path: str, features: Any, again: Any, rows: Tensor) -> None:
     """Some examples' features have to be the same in other company."""
-    again, _ = _watched(objective, path, tree_map(lambda leaf: leaf[rows], part.inputs))
     for whole, few in zip(tree_leaves(features), tree_leaves(again), strict=True):
-        if whole.is_floating_point() and not _close(whole[rows], few):
+        if whole.is_floating_point() and not close(whole[rows], few):
             raise _StaysWholeError(f"what {path or 'the network'!r} receives of an example depends on the others")
-
-
-def _checked_losses(objective: Objective, part: Batch, name: str, ids: Tensor, outputs: Any) -> tuple[Tensor, Tensor]:
-    """The losses of a batch, and the positions in it of those that were evaluated in other company, too."""
-    with torch.no_grad():
-        objective.check_batch(outputs, part, name, ids)
-        losses = objective.losses_of(outputs, part)
-        bad = ~torch.isfinite(losses)
-        if bad.any():
-            raise ValueError(
-                f"{name}: {int(bad.sum())} of {len(losses)} losses are not finite; check the inputs' scale, the "
-                f"targets, and that the network was trained to its end"
-            )
-        if len(losses) == 1:
-            return losses, torch.arange(1, device=losses.device)
-        # Two at least, where there are more: some layers refuse a single example in words of their own.
-        step = max(1, min(COMPANY, len(losses) // 2))
-        rows = torch.arange(step - 1, len(losses), step, device=losses.device)
-        if len(rows) == len(losses):
-            rows = rows[:1]
-        few = tree_map(lambda leaf: leaf[rows], part)
-        again = objective.losses(objective.params, few)
-    if not _close(losses[rows], again):
-        worst = int((losses[rows] - again).abs().argmax())
-        raise ValueError(
-            f"{name}: the loss of an example depends on the other examples of its batch: "
-            f"{float(losses[rows][worst]):.6g} among {len(losses)}, {float(again[worst]):.6g} among {len(rows)}. "
-            f"Nothing can be said of single examples then. Look for losses over pairs, batch norm without running "
-            f"statistics, means over the batch, outputs of shape (n, 1) against targets of shape (n,), or a network "
-            f"that draws random numbers in evaluation mode"
-        )
-    return losses, rows
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    """Equal but for the rounding of another order of sums."""
-    tolerance = torch.finfo(one.dtype).eps ** 0.5
-    return one.shape == other.shape and bool(
-        ((one - other).abs() <= tolerance * (one.abs() + one.abs().amax().clamp(min=1e-3))).all()
-    )

@@ -71,7 +71,8 @@ class FromScratch(RetrainingProtocol):
         """As `RetrainingProtocol.refit`.
 
         Raises:
-            ValueError: If losses are to be watched of networks whose training draws random numbers or moves buffers.
+            ValueError: If losses are to be watched of networks whose training draws random numbers or moves buffers, or
+                `make_network` builds another network than was trained.
         """
         reduction = reduce(trained, train)
         members = reduction.members
@@ -83,6 +84,7 @@ class FromScratch(RetrainingProtocol):
             dtype=objective.dtype,
             device=objective.device,
         )
+        _check_same(start, members.params)
         effects = self.scheme.effects(objective, train)
         held: tuple[str, ...] = ()
         if set(objective.names) != set(objective.taking("all").names):
@@ -175,3 +177,18 @@ class FromScratch(RetrainingProtocol):
             labels=[f"{members.labels[network]}, refit {refit}" for network, refit in owners],
             progress=progress,
         )
+
+
+def _check_same(built: Params, trained: Params) -> None:
+    """Refuses a builder of other parameters than were trained.
+
+    Raises:
+        ValueError: Naming the first parameter that differs.
+    """
+    for name in [*trained, *(name for name in built if name not in trained)]:
+        old, new = (tuple(part[name].shape[1:]) if name in part else "absent" for part in (trained, built))
+        if old != new:
+            raise ValueError(
+                f"make_network builds another network than was trained: {name} is {old} in the trained one and {new} "
+                "in the one that is built; give the function that the networks were trained with, and their scheme"
+            )

@@ -6,9 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from safetensors.torch import load, save
-
-from bayes_influence.data.sealed import UNSEALED, DamagedFileError, seal, sealed_header
+from bayes_influence.data.sealed import DamagedFileError, packed, unpacked
 from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.training.minibatch import TrainingState
 
@@ -24,9 +22,7 @@ def encode_checkpoint(state: TrainingState, config: Mapping[str, Any]) -> bytes:
         state: As `train_minibatches` hands it to `on_epoch`.
         config: Everything needed to repeat the training, plain JSON values.
     """
-    tensors = {name: value.cpu().contiguous() for name, value in state.items()}
-    # One entry only: safetensors writes several in no fixed order, and equal states should be equal files.
-    return seal(save(tensors, metadata={"checkpoint": f"{UNSEALED} {json.dumps(dict(config), sort_keys=True)}"}))
+    return packed("checkpoint", state, config)
 
 
 def decode_checkpoint(content: bytes) -> tuple[TrainingState, dict[str, Any]]:
@@ -36,12 +32,9 @@ def decode_checkpoint(content: bytes) -> tuple[TrainingState, dict[str, Any]]:
         CheckpointError: If the content is truncated, no checkpoint, or does not match its checksum.
     """
     try:
-        header = sealed_header(content)
+        return unpacked(content, "checkpoint")
     except DamagedFileError as error:
         raise CheckpointError(f"the checkpoint cannot be used: {error}; delete it to start anew") from error
-    if "checkpoint" not in header:
-        raise CheckpointError(f"this is no checkpoint, but holds {sorted(header)}; delete it to start anew")
-    return load(content), json.loads(header["checkpoint"][len(UNSEALED) :])
 
 
 def matching_state(content: bytes, config: Mapping[str, Any]) -> TrainingState:

@@ -78,7 +78,7 @@ ROWS = [
     ("inf_.on_measurement(lambda p: 3.0)", ValueError, "a measurement of the parameters must be one number, shape"),
     ("inf_.on_measurement(lambda p: p)", ValueError, "a measurement of the parameters must be one number, shape"),
     ("inf_.on_measurement(3)", TypeError, "the measurement must be a function, got int 3; pass an object such as"),
-    ("inf_.on_measurement(bi.Margin(), x)", TypeError, "examples must be a Dataset of this library, got torch's"),
+    ("inf_.on_measurement(bi.Margin(), x)", TypeError, "the test examples must be a Dataset, a torch Dataset or"),
     ("inf_.on_measurement(bi.MutualInformation(), test)", TypeError, "the mutual information of target and"),
     ("inf_.on_parameters(99)", ValueError, r"no example has id \[99\]; ids run from 1 to 28 \(24 examples\)"),
     ("inf_.on_parameters(-1)", ValueError, r"no example has id \[-1\]; ids run from 1 to 28 \(24 examples\)"),

@@ -46,6 +46,21 @@ ROWS = [
     ("bi.FromScratch(wd, net, sched).refit(fits, train, train.ids[:2])", TypeError, "make_network must build a new"),
     ("bi.FromScratch(wd, make, 300).refit(fits, train, train.ids[:2])", TypeError, "the schedule must be a"),
     ("bi.FromScratch(wd, None, sched).refit(fits, train, train.ids[:2])", TypeError, "make_network must build a new"),
+    (
+        "bi.FromScratch(wd, lambda: MLP(4, 3, width=5), sched).refit(fits, train, train.ids[:2])",
+        ValueError,
+        r"make_network builds another network than was trained: 0.weight is \(3, 4\) in the trained one and \(5, 4\)",
+    ),
+    (
+        "bi.FromScratch(wd, lambda: MLP(4, 3, width=3, depth=2), sched).refit(fits, train, train.ids[:2])",
+        ValueError,
+        r"another network than was trained: 4.weight is absent in the trained one and \(3, 3\)",
+    ),
+    (
+        "bi.FromScratch(bi.SCHEMES['bnn'], make, sched).refit(fits, train, train.ids[:2])",
+        ValueError,
+        r"another network than was trained: 0.weight_rho is absent in the trained one and \(3, 4\)",
+    ),
     ("bi.Proximal(-1.0)", ValueError, r"the damping delta must be finite and at least 0, got -1\.0"),
     ("bi.Proximal(nan)", ValueError, "the damping delta must be finite and at least 0, got nan"),
     ('bi.Proximal("1")', TypeError, "the damping delta must be a number, got str '1'; give a float"),

@@ -326,3 +326,15 @@ def test_a_weight_that_only_a_late_batch_uses_elsewhere_is_refused(fisher) -> No
     assert EKFACOperator(objective, Dataset(inputs, 2 * inputs, torch.arange(6)), 2, fisher=fisher).size > 0
     with pytest.raises(ValueError, match=r"the gradient of layer '\w+' is not made of what the layer receives"):
         EKFACOperator(objective, Dataset(late, 2 * late, torch.arange(6)), 2, fisher=fisher)
+
+
+def test_factors_of_many_examples_add_up_in_double_precision():
+    """600 examples whose sums of squares, one after the other in float32, would lose two digits more."""
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(600, 2), torch.randint(3, (600,))
+    data = Dataset(inputs, targets, torch.arange(600))
+    objective = Objective(nn.Linear(2, 3), CrossEntropy())
+    exact = EKFACOperator(objective.to(dtype=torch.float64), data.to(dtype=torch.float64), 2, fisher="empirical")
+    single = EKFACOperator(objective, data, 2, fisher="empirical")
+    assert single.dtype == torch.float32
+    assert float((single.dense().double() - exact.dense()).norm()) < 5e-7 * float(exact.dense().norm())

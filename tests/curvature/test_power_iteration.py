@@ -53,6 +53,17 @@ def test_power_iteration_leaves_everything_as_it_was(classification) -> None:
     assert power_iteration_pyhessian(network, mean_loss, classification.batch()) == first
 
 
+@pytest.mark.parametrize("estimate", [power_iteration_pyhessian, trace_pyhessian])
+def test_an_estimate_depends_on_its_seed_and_not_on_what_came_before(make_objective, classification, estimate) -> None:
+    network, batch = make_objective().network, classification.batch()
+    first = estimate(network, mean_loss, batch, 3, 1e-9)
+    torch.rand(7)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert estimate(network, mean_loss, batch, 3, 1e-9) == first
+    assert estimate(network, mean_loss, batch, 3, 1e-9, seed=1) != first
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_trace_within_the_monte_carlo_error_of_its_probes(make_objective, classification, dtype) -> None:
     objective = make_objective(decay=0.3, dtype=dtype)

@@ -2,9 +2,16 @@
 
 import pytest
 import torch
+from torch import nn
 
+from bayes_influence.curvature.damping import FisherDamping
 from bayes_influence.influence.damping_sweep import damping_sweep
 from bayes_influence.influence.influence import Influence
+from bayes_influence.moments.convert import to_bayesian
+from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import GaussianKL
+from bayes_influence.training.minimum import minimum_of
 
 DELTAS = [1e-3, 0.1, 10.0]
 
@@ -16,6 +23,16 @@ def test_removals_are_those_of_single_solves(request, train, test, name):
     for delta, removal in zip(DELTAS, sweep.removal, strict=True):
         expected = Influence(objective, train, damping=delta).on_loss(test).removal
         torch.testing.assert_close(removal, expected, rtol=1e-8, atol=1e-11)
+
+
+def test_dampings_of_a_variational_network_are_in_the_fisher_metric(train, test):
+    torch.manual_seed(3)
+    network = to_bayesian(nn.Sequential(nn.Linear(3, 3)).double(), initial_sigma=0.2)
+    objective = minimum_of(Objective(network, TiltedCategorical(), GaussianKL(len(train))), train)
+    sweep = damping_sweep(objective, train, test, DELTAS)
+    for delta, removal in zip(DELTAS, sweep.removal, strict=True):
+        expected = Influence(objective, train, damping=FisherDamping(delta)).on_loss(test).removal
+        torch.testing.assert_close(removal, expected, rtol=1e-7, atol=1e-11)
 
 
 def test_sensitivity_is_the_derivative_in_log_delta(linear, train, test):

@@ -90,6 +90,15 @@ def test_an_attack_uses_the_refit_it_is_given(linear, train, test):
     assert attack.losses.unique().numel() == 1
 
 
+def test_one_step_goes_up_the_slope_of_the_loss_as_far_as_it_may(linear, train, test):
+    ids, target = train.ids[:2], test.select([0])
+    attack = training_set_attack(linear, train, target, ids, step=0.1, steps=1, lower=-9, upper=9)
+    moved = attack.train.inputs - train.inputs
+    assert moved[2:].abs().max() == 0
+    torch.testing.assert_close(moved[:2].abs(), torch.full((2, 3), 0.1, dtype=torch.float64))
+    assert attack.losses[1] > attack.losses[0]
+
+
 @pytest.mark.parametrize("wrong", [{"step": 0.0}, {"steps": 0}, {"lower": 1.0, "upper": 0.0}])
 def test_attacks_that_cannot_move_are_refused(linear, train, test, wrong):
     with pytest.raises(ValueError, match="step > 0, steps >= 1 and lower < upper"):

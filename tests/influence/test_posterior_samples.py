@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pyro.ops.stats import fit_generalized_pareto
 from torch import nn
 
 from bayes_influence.data.dataset import Dataset
@@ -135,6 +136,13 @@ def test_pareto_shapes_are_recovered(shape):
     torch.testing.assert_close(
         pareto_shape(excesses).mean(), torch.tensor(shape, dtype=torch.float64), rtol=0, atol=0.05
     )
+
+
+@pytest.mark.parametrize("count", [5, 41, 200, 202])
+def test_pareto_shapes_are_those_of_pyro(count):
+    excesses = torch.rand(count, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64).pow(-0.7) - 1
+    expected = [fit_generalized_pareto(column)[0] for column in excesses.T]
+    torch.testing.assert_close(pareto_shape(excesses.sort(dim=0).values), torch.tensor(expected, dtype=torch.float64))
 
 
 def test_importance_diagnostics_point_at_influential_examples():

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bayes_influence.curvature.solvers.conjugate_gradients import ConjugateGradients
 from bayes_influence.curvature.solvers.lissa import LiSSA
 from bayes_influence.data.locks import BusyError
 from bayes_influence.influence.influence import Influence
@@ -49,11 +50,15 @@ def killing(monkeypatch):
     return limit
 
 
-def test_a_streamed_file_is_what_is_computed_in_memory(influence, test, tmp_path):
+def test_a_streamed_file_is_what_is_computed_in_memory(deep, train, test, tmp_path):
     path = tmp_path / "scores.safetensors"
+    somewhere = deep.at({name: 1.1 * value for name, value in deep.params.items()})
+    influence = Influence(somewhere, train, damping=0.1, batch_size=10, solver=ConjugateGradients(tolerance=0.05))
     streamed, direct = influence.on_loss(test, path), influence.on_loss(test)
-    for name in ("values", "train_ids", "test_ids", "error"):
+    for name in ("values", "train_ids", "test_ids", "error", "residual_norms", "gradient_norms", "drift"):
         torch.testing.assert_close(getattr(streamed, name), getattr(direct, name), rtol=0, atol=0)
+    assert streamed.residual_norms.min() > 0
+    assert streamed.drift.abs().min() > 0
     assert streamed.notes() == direct.notes()
     assert {file.name for file in tmp_path.iterdir()} == {"scores.safetensors", ".scores.safetensors.lock"}
     torch.testing.assert_close(InfluenceScores.load(path).values, direct.values, rtol=0, atol=0)

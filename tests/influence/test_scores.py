@@ -2,11 +2,13 @@
 
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -148,13 +150,22 @@ def test_a_full_disk_leaves_what_was_there(scores, tmp_path, monkeypatch):
 
     def full(tensors, name, metadata):
         Path(name).write_bytes(b"half of it")
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("bayes_influence.influence.scores.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"cannot be written to .* \(.*No space left on device.*\); choose a place with"):
         scores.save(path)
     assert [file.name for file in tmp_path.iterdir()] == ["scores.safetensors"]
     assert path.read_bytes() == before
+
+
+def test_what_is_no_file_is_not_replaced_by_one(scores, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for place, kind in ((pipe, "no ordinary file"), (tmp_path, "a folder")):
+        with pytest.raises(ValueError, match=f"scores cannot be written to .*, which is {kind}; name a file"):
+            scores.save(place)
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize("test_id", [True, 7.5, torch.tensor([True, False])])

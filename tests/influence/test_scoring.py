@@ -9,7 +9,7 @@ from torch import nn
 from bayes_influence.influence import scoring
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.problem import FittedProblem
-from bayes_influence.influence.scoring import ScoreBlocks
+from bayes_influence.influence.scoring import ScoreBlocks, forward_products
 from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
@@ -127,6 +127,40 @@ def test_networks_whose_gradients_are_not_outer_products(train, solved, network,
     assert ScoreBlocks(problem).scoring == "gradients"
     monkeypatch.setattr(scoring, "BLOCK_BYTES", 8 * problem.size * (scoring.SMALLEST_GRADIENT_BLOCK - 1))
     assert ScoreBlocks(problem).scoring == "forward"
+
+
+class OldStyleSquare(torch.autograd.Function):
+    """x^2 in the style that has neither forward mode nor a batching rule."""
+
+    @staticmethod
+    def forward(context, x):
+        context.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(context, slope):
+        (x,) = context.saved_tensors
+        return 2 * x * slope
+
+
+class Squared(nn.Module):
+    def __init__(self, square):
+        super().__init__()
+        self.square = square
+
+    def forward(self, inputs):
+        return self.square(inputs)
+
+
+def test_what_has_no_forward_mode_has_the_same_products(train):
+    products, vectors = [], torch.linspace(-1, 1, 62, dtype=torch.float64).view(31, 2)
+    for square in (torch.square, OldStyleSquare.apply):
+        torch.manual_seed(5)
+        network = nn.Sequential(nn.Linear(3, 4), Squared(square), nn.Linear(4, 3)).double()
+        problem = FittedProblem(Objective(network, CrossEntropy(), WeightDecay(0.1)), train)
+        products.append(forward_products(problem, train.batch(), vectors))
+    torch.testing.assert_close(*products)
+    torch.testing.assert_close(products[0], vectors.T @ per_example_gradients(problem.reduced, train.batch()).T)
 
 
 @pytest.mark.parametrize("late", [0, 17, 39])

@@ -107,6 +107,9 @@ def test_other_tests_other_numbers_and_what_cannot_be_shown(pictures, tmp_path):
         pictures.show(31)
     with pytest.raises(ValueError, match=r"shown.docx must end in \.html, \.txt or one of \.png"):
         pictures.show(1).save(tmp_path / "shown.docx")
+    (tmp_path / "shown.html").mkdir()
+    with pytest.raises(ValueError, match=r"shown examples cannot be written to .*shown\.html, which is a folder; name"):
+        pictures.show(1).save(tmp_path / "shown.html")
     pictures.save(tmp_path / "scores.safetensors")
     loaded = bi.InfluenceScores.load(tmp_path / "scores.safetensors")
     with pytest.raises(ValueError, match=r"scores from a file do not hold the examples; pass them, show\(k, train="):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from bayes_influence.moments import Moments, moment_check, to_bayesian
+from bayes_influence.moments import Moments, check, moment_check, to_bayesian
 
 DOUBLE = torch.float64
 
@@ -99,3 +99,13 @@ def test_a_network_that_does_not_vary_is_refused(network):
         moment_check(network, torch.zeros(2, 3, dtype=DOUBLE), params=certain, n_samples=4)
     with pytest.raises(ValueError, match="n_samples must be at least 2"):
         moment_check(network, torch.zeros(2, 3, dtype=DOUBLE), n_samples=1)
+
+
+def test_errors_of_means_are_in_sampled_deviations_and_of_variances_in_ratios():
+    sampled = Moments(torch.arange(10.0), torch.full((10,), 4.0))
+    propagated = Moments(sampled.expectation + torch.arange(10.0), sampled.variance * torch.arange(1.0, 11.0))
+    found = check._agreement("0", "Linear", propagated, sampled)
+    assert found.mean_error == pytest.approx((torch.arange(10.0).square().sum() / 40).sqrt().item())
+    # The ninth of ten values, and a tenth of the way to the next: 8.1 of 0..9 and 9.1 of 1..10.
+    assert found.upper_mean_error == pytest.approx(8.1 / 2)
+    assert (found.lower_ratio, found.upper_ratio, found.variance_ratio) == pytest.approx((1.9, 9.1, 5.5))

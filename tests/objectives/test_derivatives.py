@@ -5,9 +5,11 @@ from bayes_influence.data.batch import Batch
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.derivatives import (
     dense_hessian,
+    examples_of,
     gradient,
     per_example_gradients,
     per_example_hessians,
+    singles_of,
 )
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.likelihoods import CrossEntropy
@@ -93,3 +95,13 @@ def test_inputs_may_be_nested(data):
     objective = Objective(Pair(), CrossEntropy())
     gradients = per_example_gradients(objective, Batch(inputs, data.targets))
     assert torch.allclose(gradients.mean(0), gradient(objective, Batch(inputs, data.targets)))
+
+
+def test_batches_of_one_keep_the_axis_of_examples_and_examples_do_not():
+    weights = torch.tensor([0.5, 1.0, 2.0])
+    batch = Batch({"x": torch.arange(12.0).view(3, 4)}, torch.tensor([2, 0, 1]), weights)
+    for row, (single, example) in enumerate(zip(singles_of(batch), examples_of(batch), strict=True)):
+        assert torch.equal(single.inputs["x"], batch.inputs["x"][row].unsqueeze(0))
+        assert torch.equal(example.inputs["x"], batch.inputs["x"][row])
+        assert (single.targets.tolist(), example.targets.item()) == ([batch.targets[row]], batch.targets[row])
+        assert (single.weights.tolist(), example.weights.item()) == ([weights[row]], weights[row])

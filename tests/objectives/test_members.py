@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -62,3 +64,11 @@ def test_members_of_nothing_and_of_different_networks_are_refused(pair, network)
     other = Objective(network, CrossEntropy(), parameters="last-layer")
     with pytest.raises(ValueError, match="must share one architecture and take influence in the same parameters"):
         Members.of([pair[0], other])
+
+
+@pytest.mark.parametrize(("count", "shown"), [(2, "a, b"), (3, "a, b, c"), (4, "a, b, c, ...")])
+def test_a_long_stack_is_shown_by_its_first_labels(count, shown):
+    objectives = [Objective(nn.Linear(2, 2), CrossEntropy()) for _ in range(count)]
+    members = replace(Members.of(objectives), labels=tuple("abcd"[:count]))
+    assert repr(members).startswith(f"Members({count} of Objective(")
+    assert repr(members).endswith(f": {shown})")

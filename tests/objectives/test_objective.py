@@ -9,7 +9,7 @@ from torch import nn
 
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.objectives.regularisers import NoRegulariser, WeightDecay
 
 
 def test_value_is_the_weighted_mean_over_n_plus_the_regulariser(network, data):
@@ -155,3 +155,17 @@ def test_an_objective_that_stands_there_already_is_itself():
     means = objective.at(objective.params, {"1.running_mean": torch.ones(2, dtype=torch.float64)})
     assert means.network[1].running_mean.tolist() == [1.0, 1.0]
     assert objective.network[1].running_mean.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("regulariser", "weight", "is_regularised"),
+    [
+        (WeightDecay(0.1), 1.0, True),
+        (WeightDecay(0.1), 0.3, True),
+        (WeightDecay(0.1), 0.0, False),
+        (NoRegulariser(), 1.0, False),
+    ],
+)
+def test_a_regulariser_takes_part_where_it_has_a_weight(regulariser, weight, is_regularised):
+    objective = Objective(nn.Linear(2, 2), CrossEntropy(), regulariser, regulariser_weight=weight)
+    assert objective.is_regularised is is_regularised

@@ -42,7 +42,7 @@ def test_any_flipped_bit_is_noticed():
 
 def test_another_sealed_file_is_no_checkpoint():
     other = seal(save({"a": torch.zeros(1)}, {"cell": UNSEALED}))
-    with pytest.raises(CheckpointError, match=r"this is no checkpoint, but holds \['cell'\]"):
+    with pytest.raises(CheckpointError, match=r"cannot be used: it is no checkpoint, but holds \['cell'\]"):
         decode_checkpoint(other)
 
 

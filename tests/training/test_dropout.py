@@ -33,5 +33,6 @@ def test_inputs_are_dropped_in_training_with_the_given_probability():
 def test_nothing_to_drop_and_a_probability_out_of_range_are_refused():
     with pytest.raises(ValueError, match="MLP has no fully connected layer behind its first layer"):
         with_dropout(MLP(3, 2, depth=0))
-    with pytest.raises(ValueError, match=r"must lie in \(0, 1\), got 1\.0"):
-        with_dropout(MLP(3, 2), 1.0)
+    for probability in (0.0, 1.0):
+        with pytest.raises(ValueError, match=rf"must lie in \(0, 1\), got {probability}"):
+            with_dropout(MLP(3, 2), probability)

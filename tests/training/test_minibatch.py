@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from bayes_influence.objectives.members import member, stack_members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import detached_params
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
+from bayes_influence.training import minibatch
 from bayes_influence.training.averaging import SWAG
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.finiteness import NonFiniteTrainingError
@@ -87,12 +89,47 @@ def test_a_member_ends_where_it_ends_alone(averaging):
         assert_same(member(together.params, index), member(alone.params, 0), exactly=False)
 
 
-def test_orders_differ_between_seeds_and_epochs():
+@pytest.fixture
+def steps(monkeypatch):
+    """What every step is given: batches, the regulariser's weight, and the seeds of the members' noise."""
+    seen, original = [], minibatch.member_gradients
+
+    def recorded(step, layout, flat, buffers, batch, weights, regulariser_weight, seeds, *, alone):
+        seen.append((batch.inputs, regulariser_weight, seeds))
+        return original(step, layout, flat, buffers, batch, weights, regulariser_weight, seeds, alone=alone)
+
+    monkeypatch.setattr(minibatch, "member_gradients", recorded)
+    return seen
+
+
+def test_orders_differ_between_seeds_and_epochs(steps):
     objective, params = problem()
     same_start = stack_members([member(params, 0)] * 3)
     ended = train_minibatches(objective, same_start, DATA, MinibatchSchedule(2, 8), [1, 1, 2]).params
     assert torch.equal(ended["0.weight"][0], ended["0.weight"][1])
     assert not torch.equal(ended["0.weight"][0], ended["0.weight"][2])
+    first, second = (torch.cat([inputs for inputs, *_ in part], dim=1) for part in (steps[:5], steps[5:]))
+    for member_index in range(3):
+        assert not torch.equal(first[member_index], second[member_index])
+        for epoch in (first, second):
+            assert torch.equal(epoch[member_index].sort(dim=0).values, DATA.inputs.sort(dim=0).values.to(epoch))
+    assert torch.equal(second[0], second[1])
+    assert not torch.equal(second[0], second[2])
+
+
+def test_noise_is_new_in_every_step_and_follows_the_seed(steps):
+    objective, params = problem()
+    train_minibatches(objective, params, DATA, MinibatchSchedule(3, 20), [1, 1, 2])
+    noise = [seeds for *_, seeds in steps]
+    assert len({seeds[0] for seeds in noise} | {seeds[2] for seeds in noise}) == 2 * 3 * 2
+    assert all(one == other for one, other, _ in noise)
+
+
+def test_the_regularisers_weight_rises_over_the_annealed_steps(steps):
+    objective, params = problem(WeightDecay(0.5))
+    objective = replace(objective, regulariser_weight=2.0)
+    train_minibatches(objective, params, DATA, MinibatchSchedule(4, 20, annealing=0.5), [0, 1, 2])
+    assert [weight for _, weight, _ in steps] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 2.0, 2.0, 2.0])
 
 
 def test_the_batch_gradient_is_unbiased_for_the_objectives():

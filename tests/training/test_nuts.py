@@ -56,6 +56,18 @@ def test_large_networks_and_single_chains_are_refused():
         nuts_reference(MLP(2, 1, width=100), data, data.inputs)
     with pytest.raises(ValueError, match="at least 2 chains of 4 draws, got 1 of 500"):
         nuts_reference(MLP(2, 1, depth=0), data, data.inputs, chains=1)
+    with pytest.raises(ValueError, match="at least 2 chains of 4 draws, got 2 of 3"):
+        nuts_reference(MLP(2, 1, depth=0), data, data.inputs, draws=3)
+
+
+def test_four_draws_of_two_chains_are_judged():
+    data = line()
+    samples = nuts_reference(
+        MLP(2, 1, depth=0, seed=0).double(), data, data.inputs, likelihood=GaussianNoise(0.3), draws=4, warmup=4
+    )
+    by_chain = samples.outputs.unflatten(0, (2, 4))
+    within, between = by_chain.var(dim=1).mean(dim=0), by_chain.mean(dim=1).var(dim=0)
+    assert samples.r_hat == pytest.approx(float((3 / 4 + between / within).sqrt().max()))
 
 
 def test_a_weight_counts_as_often_as_it_says():

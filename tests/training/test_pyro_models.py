@@ -10,7 +10,7 @@ from bayes_influence.models.initialisation import initial_params
 from bayes_influence.models.mlp import MLP
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.expected_likelihoods import ExpectedGaussian, TiltedCategorical
-from bayes_influence.objectives.likelihoods import CrossEntropy, GaussianNoise
+from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
@@ -50,6 +50,19 @@ def test_a_regression_models_likelihood_is_gaussian():
     trace = pyro.poutine.trace(model).get_trace(INPUTS, targets)
     trace.compute_log_prob()
     expected = -GaussianNoise(0.4)(NETWORK(INPUTS), targets)
+    torch.testing.assert_close(trace.nodes["targets"]["log_prob"], expected)
+
+
+@pytest.mark.parametrize("shape", [(12,), (12, 1), (12, 2)])
+def test_a_models_likelihood_of_labels_is_bernoulli(shape):
+    """A label of each logit, log p(y | f) = y log sigmoid(f) + (1 - y) log sigmoid(-f), added up over an example's."""
+    network = MLP(3, 1 if len(shape) == 1 else shape[1], width=4, seed=0).double()
+    labels = (torch.arange(12 * shape[-1]) % 3 == 0)[: torch.Size(shape).numel()].view(shape)
+    model = pyro.poutine.condition(to_pyro(network, likelihood=Bernoulli()), data=dict(network.named_parameters()))
+    trace = pyro.poutine.trace(model).get_trace(INPUTS, labels.long())
+    trace.compute_log_prob()
+    logits = network(INPUTS)
+    expected = torch.where(labels.view_as(logits), logits.sigmoid(), (-logits).sigmoid()).log().sum(1)
     torch.testing.assert_close(trace.nodes["targets"]["log_prob"], expected)
 
 

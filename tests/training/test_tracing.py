@@ -54,3 +54,10 @@ def test_long_trainings_are_compiled_to_the_same_step(iris, scheme, monkeypatch)
     objective, arguments = _problem(iris, scheme)
     step = trace_members(objective, *arguments, steps=10)
     check_equal_steps(step, objective, arguments)
+
+
+def test_softmaxes_of_large_numbers_do_not_overflow():
+    values = torch.tensor([[1000.0, 999.0, -1000.0], [-3.0, 0.0, 2.0]], dtype=torch.float64)
+    for dim in (0, 1):
+        torch.testing.assert_close(tracing._softmax(values, dim, False), values.softmax(dim))
+        torch.testing.assert_close(tracing._log_softmax(values, dim, False), values.log_softmax(dim))

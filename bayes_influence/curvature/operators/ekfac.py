@@ -88,6 +88,8 @@ class EKFACOperator(LinearOperator):
         `"sampled"`: their sum with random signs, the same in expectation. One pass.
         `"empirical"`: the gradient at the observed target, so that G is the empirical Fisher. One pass.
 
+    Whatever the objective's dtype, batches are added up in float64: in float32 many small ones would be lost.
+
     Sample weights count once in all three expectations, so that an example of weight 2 is one that is there twice.
 
     Floor: two sweeps of one forward and as many backward passes; 2 (O^2 D + O D^2) multiplications and additions twice
@@ -149,13 +151,21 @@ class EKFACOperator(LinearOperator):
             received, sent = part.received.flatten(0, 1), part.backpropagated.flatten(0, 1)
             if part.first:
                 weighted = part.received if part.weights is None else part.weights[:, None, None] * part.received
-                inputs[part.path] = inputs.get(part.path, 0) + received.T @ weighted.flatten(0, 1) / len(data)
-            outputs[part.path] = outputs.get(part.path, 0) + sent.T @ sent / len(data)
-        bases = {path: (torch.linalg.eigh(inputs[path])[1], torch.linalg.eigh(outputs[path])[1]) for path in inputs}
+                product = received.T @ weighted.flatten(0, 1) / len(data)
+                inputs[part.path] = inputs.get(part.path, 0) + product.double()
+            outputs[part.path] = outputs.get(part.path, 0) + (sent.T @ sent / len(data)).double()
+        bases = {path: (self._basis(inputs[path]), self._basis(outputs[path])) for path in inputs}
         fitted: dict[str, Tensor] = {}
         for part in self._backpropagation.through(layers, batches, check=False):
-            fitted[part.path] = fitted.get(part.path, 0) + _squares(part, *bases[part.path]) / len(data)
-        return tuple(self._block(layer, *bases[layer.path], fitted[layer.path]) for layer in layers)
+            squares = _squares(part, *bases[part.path]) / len(data)
+            fitted[part.path] = fitted.get(part.path, 0) + squares.double()
+        return tuple(
+            self._block(layer, *bases[layer.path], fitted[layer.path].to(dtype=self.dtype)) for layer in layers
+        )
+
+    def _basis(self, factor: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:
+        """The eigenvectors of a factor that was added up in float64."""
+        return torch.linalg.eigh(factor)[1].to(dtype=self.dtype)
 
     def _block(
         self, layer: KroneckerLayer, input_basis: Tensor, output_basis: Tensor, squares: Tensor

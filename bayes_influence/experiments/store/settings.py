@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from math import isfinite
 from numbers import Integral, Real
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -28,6 +29,7 @@ class Settings:
 
     Raises:
         TypeError: If a value is of another kind than its field.
+        ValueError: If a number is not finite.
     """
 
     def __post_init__(self) -> None:
@@ -36,6 +38,8 @@ class Settings:
             if not _fits(kind, value):
                 asked = getattr(kind, "__name__", str(kind)) if get_origin(kind) is None else str(kind)
                 raise TypeError(f"{name} must be {asked}, got {shown(value)}")
+            if isinstance(value, float) and not isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}")
 
     def to_config(self) -> dict[str, Any]:
         """Everything needed to repeat the study, as JSON can hold it."""

@@ -1,3 +1,5 @@
+import shutil
+
 import pandas as pd
 import pytest
 import torch
@@ -5,11 +7,12 @@ import torch
 from bayes_influence.experiments.attribution.of_run import InfluenceRequest, influence_of_run
 from bayes_influence.experiments.attribution.ranking import printed_rankings
 from bayes_influence.experiments.training.report import train_and_report
-from bayes_influence.experiments.training.run import load_run
+from bayes_influence.experiments.training.run import CHECKPOINT, load_run
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import Margin
 from bayes_influence.influence.scores import InfluenceScores
+from bayes_influence.training.checkpoints import decode_checkpoint, encode_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +89,19 @@ def test_influence_on_another_measurement_is_asked_for_by_name(iris_run, tmp_pat
     assert found.ranking["removal"].iloc[0] == pytest.approx(float(expected.max()))
     with pytest.raises(ValueError, match="unknown measurement 'margins'; known: entropy, mutual-information"):
         InfluenceRequest((12,), measurement="margins")
+
+
+def test_a_run_that_was_trained_anew_is_scored_anew(iris_run, tmp_path):
+    """Configuration and place are the same, the parameters are not: nothing of the earlier scores is taken."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(iris_run, run)
+    before = influence_of_run(run, out, InfluenceRequest((3,), damping=1.0), progress=False).scores.removal.clone()
+    state, config = decode_checkpoint((run / CHECKPOINT).read_bytes())
+    (run / CHECKPOINT).write_bytes(encode_checkpoint({**state, "flat": 1.5 * state["flat"]}, config))
+    again = influence_of_run(run, out, InfluenceRequest((3,), damping=1.0), progress=False)
+    objective, split, _ = load_run(run)
+    direct = Influence(objective, split.train, damping=1.0, parameters="last-layer", curvature="hessian")
+    expected = direct.on_loss(split.test.select([3])).removal
+    torch.testing.assert_close(again.scores.removal, expected, rtol=1e-6, atol=1e-12)
+    assert not torch.allclose(again.scores.removal, before, rtol=0.01)
+    assert again.ranking.query("kind == 'helpful'")["removal"].max() == pytest.approx(float(expected.max()))

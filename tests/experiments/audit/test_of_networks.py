@@ -1,9 +1,13 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from bayes_influence.evaluation.verdict import Grade
 from bayes_influence.experiments.audit import of_networks as auditing
-from bayes_influence.experiments.audit.of_networks import audit
+from bayes_influence.experiments.audit.of_networks import audit, audit_config
 from bayes_influence.experiments.audit.result import summarise_audit
 from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.objectives.members import Members
@@ -86,3 +90,25 @@ def test_a_last_layer_without_regulariser_can_be_refitted_to_its_minimum(data, f
     assert found.stages.set_index("stage").loc["warm", "unconverged"].max() == 0
     with pytest.raises(ValueError, match="unknown refits 'cold'; known: auto, newton, trained"):
         AuditSettings(refits="cold")
+
+
+def test_an_audit_belongs_to_its_networks_and_its_examples(last_layer, data):
+    """Everything that its cells depend on is in what they are stored under, also where labels and ids are the same."""
+    (train, test), settings = data, AuditSettings(removals=4)
+
+    def config(members=last_layer, train=train, test=test, settings=settings):
+        return audit_config(members, train, test, settings, None)
+
+    moved = {name: value + 1e-6 for name, value in last_layer.params.items()}
+    heavier = replace(last_layer.objective, regulariser_weight=2.0)
+    others = [
+        config(replace(last_layer, params=moved)),
+        config(replace(last_layer, objective=heavier)),
+        config(train=replace(train, targets=train.targets.roll(1))),
+        config(train=replace(train, weights=torch.linspace(1, 2, len(train), dtype=torch.float64))),
+        config(test=replace(test, inputs=test.inputs + 1e-6)),
+        config(settings=replace(settings, damping=0.5)),
+    ]
+    kept = [json.dumps(one, sort_keys=True) for one in (config(), *others)]
+    assert len(set(kept)) == len(kept)
+    assert json.dumps(config(), sort_keys=True) == kept[0]

@@ -1,0 +1,75 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bayes_influence.objectives.derivatives import gradient
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.training import minimum
+from bayes_influence.training.minimum import minimised, minimum_of
+from tests.fitted import DECAY, tanh_network
+from tests.references import softmax_regression_minimum
+
+
+def regression(decay=DECAY, dtype=torch.float64):
+    torch.manual_seed(0)
+    regulariser = WeightDecay(decay) if decay else None
+    return Objective(nn.Sequential(nn.Linear(3, 3)).to(dtype), CrossEntropy(), *([regulariser] if regulariser else []))
+
+
+@pytest.mark.parametrize("dense", [True, False], ids=["newton", "lbfgs"])
+def test_the_minimum_of_a_convex_objective_is_that_of_a_solver_of_its_own(train, monkeypatch, dense):
+    monkeypatch.setattr(minimum, "DENSE_SIZE", 12 if dense else 11)
+    seen = []
+    for name in ("minimise_newton", "minimise_lbfgs"):
+        original = getattr(minimum, name)
+        monkeypatch.setattr(minimum, name, lambda *a, o=original, n=name, **k: seen.append(n) or o(*a, **k))
+    found = minimum_of(regression(), train, tolerance=1e-8)
+    assert seen == ["minimise_newton" if dense else "minimise_lbfgs"]
+    weight, bias = softmax_regression_minimum(train.inputs, train.targets, np.ones(40), DECAY, 3)
+    np.testing.assert_allclose(found.params["0.weight"], weight, atol=1e-6)
+    np.testing.assert_allclose(found.params["0.bias"], bias, atol=1e-6)
+    assert float(gradient(found, train.batch()).norm()) <= 1e-8
+
+
+def test_what_is_given_stays_where_it_was_and_the_minimum_is_in_double_precision(train):
+    objective = regression(dtype=torch.float32)
+    before = {name: value.clone() for name, value in objective.params.items()}
+    found = minimum_of(objective, train.to(dtype=torch.float32))
+    assert found.dtype == torch.float64
+    assert all(torch.equal(value, objective.params[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("objective", "dtype", "why"),
+    [
+        (lambda: regression(0.0), torch.float64, "without a regulariser the minimum may lie at infinity"),
+        (lambda: regression(), torch.float64, "activations with a kink have minima"),
+        (lambda: regression(dtype=torch.float32), torch.float32, "in torch.float32 rounding keeps the norm up"),
+    ],
+)
+def test_what_stops_above_its_tolerance_is_marked_with_the_likely_reason(train, caplog, objective, dtype, why):
+    with caplog.at_level(logging.WARNING):
+        found = minimised(objective(), train.to(dtype=dtype), tolerance=0.0)
+    assert not found.converged.any()
+    assert "1 of 1 networks did not reach a gradient norm of 0.0e+00" in caplog.text
+    assert why in caplog.text
+
+
+def test_a_minimum_that_was_not_reached_is_no_minimum(train):
+    with pytest.raises(ValueError, match=r"the minimisation stopped at gradient norm .*; add weight decay"):
+        minimum_of(Objective(tanh_network().double(), CrossEntropy(), WeightDecay(DECAY)), train, tolerance=0.0)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_what_is_no_objective_or_data_set_is_refused(train):
+    with pytest.raises(TypeError, match="what is minimised"):
+        minimum_of(nn.Linear(3, 3), train)
+    with pytest.raises(TypeError, match="the training examples"):
+        minimum_of(regression(), (train.inputs, train.targets))
+    with pytest.raises(ValueError, match="tolerance"):
+        minimised(regression(), train, tolerance=-1.0)
