@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     "errors",
     "arguments",
+    "forward_mode",
     "torch_internals",
     "models",
     "data",

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vmap
 
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.forward_mode import jvp
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.ways import (

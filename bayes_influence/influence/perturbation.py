@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vmap
 from tqdm.auto import tqdm
 
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.forward_mode import jvp
 from bayes_influence.influence.problem import FittedProblem, check_float_inputs
 from bayes_influence.influence.response import make_response
 from bayes_influence.objectives.derivatives import examples_of, loss_of_one

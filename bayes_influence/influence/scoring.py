@@ -9,13 +9,14 @@ from functools import cached_property
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import jvp, vmap
+from torch.func import vmap
 
 from bayes_influence.curvature.cost import Plan
 from bayes_influence.curvature.operators.layer_records import kronecker_layers
 from bayes_influence.curvature.operators.outer_products import Backpropagation, OuterProducts, loss_slopes
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.forward_mode import jvp
 from bayes_influence.influence.directional import losses_at
 from bayes_influence.influence.problem import BLOCK_BYTES, FittedProblem, check_finite
 from bayes_influence.objectives.derivatives import per_example_gradients

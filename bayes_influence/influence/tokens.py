@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import jvp, vmap
+from torch.func import vmap
 
 from bayes_influence.data.batch import Batch
+from bayes_influence.forward_mode import jvp
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.objectives.ways import first_way, reverse_along
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vjp, vmap
+from torch.func import grad, vjp, vmap
 
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.batched import DataOperator
@@ -17,6 +17,7 @@ from bayes_influence.curvature.operators.last_layer import last_layer_or_none
 from bayes_influence.curvature.operators.output_curvature import OutputLosses
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.forward_mode import jvp
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.ways import reverse_along, reverse_pulled
 

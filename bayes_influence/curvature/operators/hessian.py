@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vmap
 
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.batched import DataOperator
@@ -15,6 +15,7 @@ from bayes_influence.curvature.operators.kind import Curvature
 from bayes_influence.curvature.operators.last_layer import last_layer_or_none
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.forward_mode import jvp
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reduction import is_linear_layer
 from bayes_influence.objectives.ways import reverse_products

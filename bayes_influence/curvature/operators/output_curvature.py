@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vmap
 
 from bayes_influence.data.batch import Batch
+from bayes_influence.forward_mode import jvp
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.ways import first_way, reverse_gradient, reverse_products
 from bayes_influence.torch_internals import tree_flatten, tree_leaves, tree_unflatten

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, vmap
 
 from bayes_influence.curvature.operators.base import LinearOperator
+from bayes_influence.forward_mode import jvp
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.ways import first_way, reverse_products
 
