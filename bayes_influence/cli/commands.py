@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from rich.measure import Measurement
 
 from bayes_influence.cli.options import (
     clear_errors,
+    columns_of,
     console,
     errors,
     fields_of,
@@ -41,6 +43,10 @@ app.add_typer(
 )
 
 
+OWN = "or a file: .csv or .parquet (with --target), .npz, a folder of images by class, or module:function"
+"""What stands for a data set of the user's own."""
+
+
 class Parameters(StrEnum):
     """Where influence is taken."""
 
@@ -63,14 +69,31 @@ def run_program() -> None:
         raise SystemExit(1) from None
 
 
+def _print_version(asked: bool) -> bool:
+    if asked:
+        console.print(f"bayes-influence {version('bayes-influence')}", highlight=False)
+        raise typer.Exit
+    return asked
+
+
 @app.callback()
-def main(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False) -> None:
+def main(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
     """Which training examples shaped a prediction, and can that answer be trusted?"""
     level = logging.INFO if verbose else logging.WARNING
     logging.getLogger(cost.__name__).setLevel(logging.INFO)
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
 
 
+Target = Annotated[list[str] | None, typer.Option(help="Of a table in a file: a column to predict; repeatable.")]
+Task = Annotated[str | None, typer.Option(help="classification, labels or regression, where targets leave it open.")]
+Categorical = Annotated[list[str] | None, typer.Option(help="Of a table: a column of categories; repeatable.")]
+Missing = Annotated[str, typer.Option(help="Missing inputs of a table: refuse or impute.")]
+Separator = Annotated[str, typer.Option(help="Between the columns of a CSV table.")]
 Depth = Annotated[int, typer.Option(help="Hidden layers.")]
 Width = Annotated[int, typer.Option(help="Units in each.")]
 TakenIn = Annotated[Parameters, typer.Option(help="Where influence is taken.")]
@@ -122,8 +145,13 @@ def compare(
 
 @app.command(cls=SchemeCommand)
 def train(
-    dataset: Annotated[str, typer.Argument(help="A data set by name, mnist say; a wrong name lists them.")],
-    network: Annotated[str, typer.Option(help="mlp, lenet, resnet, or vgg11, vgg13, vgg16, vgg19.")] = "mlp",
+    dataset: Annotated[str, typer.Argument(help=f"A data set by name, mnist say (a wrong one lists them), {OWN}.")],
+    target: Target = None,
+    task: Task = None,
+    categorical: Categorical = None,
+    missing: Missing = "refuse",
+    separator: Separator = ",",
+    network: Annotated[str, typer.Option(help="mlp, lenet, resnet, vgg11 to vgg19, module:Class, or own.")] = "mlp",
     scheme: Annotated[str, typer.Option(help="How it is regularised; see docs/schemes.md.")] = "bnn",
     seeds: Annotated[str, typer.Option(help="One network each, separated by commas.")] = "0",
     epochs: Annotated[int | None, typer.Option(help="Passes over the data; the data set has its own.")] = None,
@@ -151,12 +179,14 @@ def train(
 
     with clear_errors():
         own: dict[str, Any] = {"seeds": whole_numbers(seeds, "seeds"), "scheme_options": said_scheme_options()}
-        run = settings_of(TrainRun, given, **own)
+        run = settings_of(TrainRun, given, **own, **columns_of(target, categorical))
         if dataset in TABLES:
             refuse_given(["data_folder"], f"{dataset} comes with scikit-learn")
+        if run.known().task != "classification":
+            refuse_given(["predictions"], f"{dataset} is no classification, which alone is predicted in several ways")
         if not run.resolved_scheme().bayesian:
             refuse_given(["predictions"], f"{scheme} has no Bayesian network, which alone predicts in several ways")
-        folder = out or Path("runs") / f"train-{dataset}-{network}-{scheme}"
+        folder = out or Path("runs") / f"train-{run.data_name}-{network.replace(':', '-')}-{scheme}"
         report = train_and_report(run, folder, data_folder=data_folder, mode=predictions)
     text = report.dropna(axis="columns", how="all").to_string(index=False, float_format="{:.4f}".format)
     console.print(text, soft_wrap=True, highlight=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import fields
 from types import TracebackType
@@ -76,6 +76,11 @@ def refuse_given(names: Iterable[str], why: str) -> None:
 def split_words(text: str) -> tuple[str, ...]:
     """Words separated by commas."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def columns_of(target: Sequence[str] | None, categorical: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+    """The columns of a table that are said, as settings have them."""
+    return {"target": tuple(target or ()), "categorical": tuple(categorical or ())}
 
 
 def whole_numbers(text: str, name: str) -> tuple[int, ...]:

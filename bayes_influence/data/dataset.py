@@ -114,6 +114,43 @@ class Dataset:
         inputs, targets = stacked_pairs(pairs, name)
         return cls(inputs, targets, torch.arange(len(pairs)), name, **parts)
 
+    @classmethod
+    def from_numpy(cls, inputs: Any, targets: Any, name: str = "arrays", *, task: str | None = None) -> Dataset:
+        """Arrays of numbers, raw and in float64, ids numbering the rows; see `arrays_dataset`."""
+        from bayes_influence.data.own_rows import arrays_dataset  # builds on this file
+
+        return arrays_dataset(inputs, targets, name, task)
+
+    @classmethod
+    def from_dataframe(
+        cls,
+        frame: Any,
+        target: str | Sequence[str],
+        name: str = "table",
+        *,
+        task: str | None = None,
+        categorical: Sequence[str] = (),
+        missing: str = "refuse",
+    ) -> Dataset:
+        """A frame of pandas, or of polars, raw (see `standardise`): categories one-hot, ids numbering the rows.
+
+        Args:
+            frame: The rows.
+            target: The columns that are predicted.
+            name: What the data are called.
+            task: What is predicted, where the target leaves it open, see `Form`.
+            categorical: Input columns that are categories although they look like numbers.
+            missing: `"refuse"`, or `"impute"` by mean or most frequent category.
+
+        Raises:
+            TypeError: If it is no frame.
+            ValueError: As `checked_form`.
+        """
+        from bayes_influence.data.own_rows import OwnTable  # builds on this file
+
+        said = {"task": task, "categorical": tuple(categorical), "missing": missing}
+        return OwnTable.of_frame(frame, target, name, **said).examples()
+
     @property
     def n_classes(self) -> int:
         """How many classes the targets can take.

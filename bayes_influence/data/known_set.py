@@ -13,7 +13,7 @@ from bayes_influence.data.dataset import Dataset, Split
 
 @dataclass(frozen=True, kw_only=True)
 class KnownSet(ABC):
-    """A public data set: how it is loaded and split, and what a training of it takes when nothing is said.
+    """A data set, public or the user's own: how it is loaded and split, and what training takes when nothing is said.
 
     A kind of data sets is a subclass with defaults of its own; a data set is one entry in that kind's registry.
 
@@ -28,6 +28,16 @@ class KnownSet(ABC):
     batch_size: int
     picture: tuple[int, int, int] | None = None
     outside: str | None = None
+
+    @property
+    def task(self) -> str:
+        """What is predicted: `"classification"`, `"labels"` or `"regression"`."""
+        return "classification"
+
+    @property
+    def n_targets(self) -> int:
+        """How many labels or real numbers are predicted of an example; 1 for a class."""
+        return 1
 
     @abstractmethod
     def raw_split(self, dtype: torch.dtype, folder: str | os.PathLike[str] | None = None) -> Split:

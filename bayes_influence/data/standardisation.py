@@ -50,3 +50,30 @@ def _mean_and_scale(train: Dataset, by: str) -> tuple[Tensor, Tensor]:
     constant = inputs.amax(dim=axes, keepdim=True) == inputs.amin(dim=axes, keepdim=True)
     scale = inputs.std(dim=axes, correction=0, keepdim=True)
     return inputs.mean(dim=axes, keepdim=True), torch.where(constant, 1.0, scale)
+
+
+def standardise_targets(train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
+    """Every dataset with its real targets standardised on the training part, each entry for itself.
+
+    Args:
+        train: The part that means and standard deviations are taken from.
+        *others: Parts that are transformed by them and have no say in them.
+    """
+    mean, scale = target_units(train)
+    return tuple(
+        Dataset(
+            part.inputs,
+            (part.targets - mean) / scale,
+            part.ids,
+            part.name,
+            feature_names=part.feature_names,
+            weights=part.weights,
+        )
+        for part in (train, *others)
+    )
+
+
+def target_units(train: Dataset) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every entry of the targets; 1 for one that is constant."""
+    deviation = train.targets.std(dim=0, correction=0)
+    return train.targets.mean(dim=0), torch.where(deviation == 0, 1.0, deviation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
@@ -13,14 +14,50 @@ from torch import Tensor
 from bayes_influence.arguments import check_dtype, checked_seed
 from bayes_influence.data.dataset import Dataset, Split, check_dataset
 from bayes_influence.data.known_set import KnownSet
-from bayes_influence.data.standardisation import standardise
+from bayes_influence.data.standardisation import standardise, target_units
 
 SPLIT_SEED = 0
 """Of the test part of a table that is loaded by name: always the same, so that trainings can be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table(KnownSet):
+class Rows(KnownSet):
+    """A data set in memory, of which any example can be left out."""
+
+    epochs: int = 300
+    batch_size: int = 32
+
+    @abstractmethod
+    def examples(self, dtype: torch.dtype = torch.float64) -> Dataset:
+        """All of them, raw, ids numbering the rows in their order."""
+
+    def raw_split(self, dtype: torch.dtype, folder: str | os.PathLike[str] | None = None) -> Split:
+        """A fifth of the rows as the test part, the same ones always."""
+        return random_split(self.examples(dtype), seed=SPLIT_SEED)
+
+    def standardise(self, train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
+        """By feature."""
+        return standardise(train, *others)
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """What is predicted, by name."""
+        return tuple(f"target {number}" for number in range(self.n_targets))
+
+    def target_units(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of real targets in the training part, with which they are standardised."""
+        train = self.split(torch.float64).train
+        raw = self.examples()
+        return target_units(raw.at(train.ids))
+
+    def left_out(self, ids: int | Iterable[int], dtype: torch.dtype = torch.float64) -> Split:
+        """These examples as the test part and all others as the training part, standardised on the latter."""
+        whole = self.examples(dtype)
+        return Split(*self.standardise(whole.without(ids), whole.at(ids)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Rows):
     """A classification set that scikit-learn ships.
 
     Attributes:
@@ -30,8 +67,6 @@ class Table(KnownSet):
 
     name: str
     loader: str
-    epochs: int = 300
-    batch_size: int = 32
 
     def examples(self, dtype: torch.dtype = torch.float64) -> Dataset:
         """All of them, raw, ids numbering the rows in their order."""
@@ -49,14 +84,6 @@ class Table(KnownSet):
         )
         dataset.check_classes()
         return dataset
-
-    def raw_split(self, dtype: torch.dtype, folder: str | os.PathLike[str] | None = None) -> Split:
-        """A fifth of the rows as the test part, the same ones always."""
-        return random_split(self.examples(dtype), seed=SPLIT_SEED)
-
-    def standardise(self, train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
-        """By feature."""
-        return standardise(train, *others)
 
 
 TABLES: dict[str, Table] = {

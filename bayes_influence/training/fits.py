@@ -26,6 +26,7 @@ from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import full_batches
 from bayes_influence.training.minimum import minimised
+from bayes_influence.training.noise import LearnedNoise
 from bayes_influence.training.schedules import Schedule, check_schedule
 from bayes_influence.training.schemes import Scheme, check_builder, check_schemes, ensembles
 from bayes_influence.training.stacked import gradient_norms
@@ -165,8 +166,11 @@ def prepared_objective(
         network = make_network()
         prepared = scheme.prepare(network)
     if checked and is_bayesian(prepared) and not is_bayesian(network):
-        check_twin(network, prepared, train.inputs[:CHECKED].to(next(network.parameters())))
-    return scheme.objective(prepared, len(train), parameters).to(train.inputs.dtype, train.inputs.device)
+        few = train.select(range(min(CHECKED, len(train)))).batch().inputs
+        twin = prepared.network if isinstance(prepared, LearnedNoise) else prepared
+        check_twin(network, twin, few.to(next(network.parameters())))
+    like = train.example.inputs
+    return scheme.objective(prepared, len(train), parameters).to(like.dtype, like.device)
 
 
 def _fit_ensemble(

@@ -11,6 +11,7 @@ from bayes_influence.moments.convert import to_deterministic
 from bayes_influence.moments.layers import BayesianLayer
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
+from bayes_influence.training.noise import LearnedNoise
 
 Prior = Literal["isotropic", "fan-in"]
 """What the scale of a prior is of: of every weight, or of a layer's with its fan-in."""
@@ -52,6 +53,8 @@ def prior_scales(network: nn.Module, scale: float = 1.0, kind: str = "isotropic"
 def network_at(objective: Objective) -> nn.Module:
     """The deterministic network where an objective stands, to start another training from (a warm start).
 
-    For a Bayesian objective that is the network of its means. `Scheme.prepare` of the result starts there.
+    For a Bayesian objective that is the network of its means; learned noise is left behind. `Scheme.prepare` of the
+    result starts there.
     """
-    return to_deterministic(objective.network) if objective.is_bayesian else copy.deepcopy(objective.network)
+    network = objective.network.network if isinstance(objective.network, LearnedNoise) else objective.network
+    return to_deterministic(network) if objective.is_bayesian else copy.deepcopy(network)

@@ -78,6 +78,20 @@ class Scheme(ABC):
         averages_alike = self.averaging is None or other.averaging is None or self.averaging == other.averaging
         return type(self) is type(other) and own == others and averages_alike
 
+    def suited(self, task: str, n_targets: int = 1) -> Scheme:
+        """The scheme for what is predicted; one that does not know of others than classes is for these alone.
+
+        Args:
+            task: `"classification"`, `"labels"` or `"regression"`.
+            n_targets: K, the number of labels or real targets.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        if task == "classification":
+            return self
+        raise ValueError(f"the scheme {self.name} is for classes, got {task}")
+
     @property
     def options(self) -> dict[str, Any]:
         """What can be set with `with_options`, and how it stands: every field that changes what is trained."""

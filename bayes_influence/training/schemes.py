@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -16,12 +16,19 @@ from bayes_influence.arguments import shown
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.moments.initial import relative_sigma
 from bayes_influence.moments.moments import Method
-from bayes_influence.objectives.expected_likelihoods import ExtendedVI, TiltedCategorical, as_likelihood
-from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.expected_likelihoods import (
+    ExpectedBernoulli,
+    ExpectedGaussian,
+    ExtendedVI,
+    TiltedCategorical,
+    as_likelihood,
+)
+from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
 from bayes_influence.training.averaging import SWAG
 from bayes_influence.training.dropout import DROPOUT, with_dropout
+from bayes_influence.training.noise import LearnedNoise
 from bayes_influence.training.priors import Prior, prior_scales
 from bayes_influence.training.schedules import SWA
 from bayes_influence.training.scheme import Scheme
@@ -30,6 +37,13 @@ from bayes_influence.training.steps import StepValue
 WEIGHT_DECAY = 0.005
 """The papers' coupled weight decay (Epifano et al., the Iris study)."""
 
+CRITERIA: dict[str, Likelihood] = {
+    "classification": CrossEntropy(),
+    "labels": Bernoulli(),
+    "regression": GaussianNoise(1.0),
+}
+"""Losses of deterministic networks by what is predicted; of standardised real targets, half the squared error."""
+
 TEMPERED_KL = 0.1
 """Weight of the KL in `bnn-tempered`: a "cold" posterior (Wenzel et al. 2020), narrower than the Bayesian one. Chosen
 on 5000 training images of MNIST held out for that, see docs/bayesian_training.md."""
@@ -37,22 +51,28 @@ on 5000 training images of MNIST held out for that, see docs/bayesian_training.m
 
 @dataclass(frozen=True)
 class Deterministic(Scheme):
-    """Cross-entropy with or without weight decay, with or without SWA.
+    """A likelihood, cross-entropy say, with or without weight decay, with or without SWA.
 
     Attributes:
+        criterion: Per-example losses of the outputs.
         weight_decay: lambda in (lambda/2) ||theta||^2; the regulariser's weight says whether it applies.
     """
 
     weight_decay: float = WEIGHT_DECAY
+    criterion: Likelihood = CrossEntropy()  # noqa: RUF009 - frozen and without state
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("weight_decay")
 
+    def suited(self, task: str, n_targets: int = 1) -> Scheme:
+        """With `CrossEntropy`, `Bernoulli` or `GaussianNoise` of standard deviation 1."""
+        return self if task == "classification" else replace(self, criterion=CRITERIA[task])
+
     @property
     def options(self) -> dict[str, Any]:
         """As of every scheme; lambda only where it applies."""
-        every = super().options
+        every = {name: value for name, value in super().options.items() if name != "criterion"}
         return every if self.regularised else {name: value for name, value in every.items() if name != "weight_decay"}
 
     def prepare(self, network: nn.Module) -> nn.Module:
@@ -60,8 +80,8 @@ class Deterministic(Scheme):
         return network
 
     def objective(self, network: nn.Module, n_train: int, parameters: str | Sequence[str] = "all") -> Objective:
-        """Cross-entropy plus weight decay."""
-        return Objective(network, CrossEntropy(), WeightDecay(self.weight_decay), self.regulariser_weight, parameters)
+        """The likelihood plus weight decay."""
+        return Objective(network, self.criterion, WeightDecay(self.weight_decay), self.regulariser_weight, parameters)
 
 
 @dataclass(frozen=True)
@@ -95,6 +115,7 @@ class Variational(Scheme):
         method: How moments pass the activations, see `to_bayesian`.
         initial_sigma: sigma sqrt(fan-in) at the start; `to_bayesian`'s default when not given.
         relative_sigma: sigma / |w| at the start instead (clamped), for a start from a trained network.
+        learned_noise: Real targets whose noise the network carries as parameters, see `LearnedNoise`.
     """
 
     likelihood: Likelihood | str = TiltedCategorical()  # noqa: RUF009 - frozen and without state
@@ -103,6 +124,7 @@ class Variational(Scheme):
     method: Method = "first-order"
     initial_sigma: float | None = None
     relative_sigma: float | None = None
+    learned_noise: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,14 +137,37 @@ class Variational(Scheme):
         object.__setattr__(self, "likelihood", as_likelihood(self.likelihood))
 
     @property
+    def options(self) -> dict[str, Any]:
+        """As of every scheme; which targets there are is no choice."""
+        return {name: value for name, value in super().options.items() if name != "learned_noise"}
+
+    @property
     def bayesian(self) -> bool:
         """Means and variances are trained."""
         return True
 
+    def suited(self, task: str, n_targets: int = 1) -> Scheme:
+        """With the scheme's own likelihood of classes, `ExpectedBernoulli`, or `ExpectedGaussian` and learned noise.
+
+        Raises:
+            ValueError: If the scheme's own likelihood is another one than `TiltedCategorical`: it is for classes.
+        """
+        if task == "classification":
+            return self
+        if self.likelihood != TiltedCategorical():
+            raise ValueError(
+                f"the scheme {self.name} has the likelihood {type(self.likelihood).__name__}, which is for classes, "
+                f"but the data are for {task}; take bnn, and say no likelihood"
+            )
+        if task == "labels":
+            return replace(self, likelihood=ExpectedBernoulli())
+        return replace(self, likelihood=ExpectedGaussian(None), learned_noise=n_targets)
+
     def prepare(self, network: nn.Module) -> nn.Module:
-        """The moment-propagating twin, its means at the network's weights."""
+        """The moment-propagating twin, its means at the network's weights; with its noise, where that is learned."""
         sigma = self.initial_sigma if self.relative_sigma is None else relative_sigma(self.relative_sigma)
-        return to_bayesian(network, method=self.method, initial_sigma=sigma)
+        twin = to_bayesian(network, method=self.method, initial_sigma=sigma)
+        return LearnedNoise(twin, self.learned_noise) if self.learned_noise else twin
 
     def objective(self, network: nn.Module, n_train: int, parameters: str | Sequence[str] = "all") -> Objective:
         """The negative ELBO divided by n."""

@@ -1,9 +1,13 @@
+import json
+from importlib.metadata import version
+
 import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from bayes_influence.cli import app
+from bayes_influence.data.encoding import Encoding
 from bayes_influence.experiments.training.run import load_run
 
 SMALL = ["--epochs", "3", "--width", "5", "--batch-size", "32", "--learning-rate", "0.02"]
@@ -29,9 +33,32 @@ def test_train_prints_the_report_and_leaves_a_run_that_loads(tmp_path):
     assert "0.weight_rho" in objective.params
 
 
+def test_a_table_of_ones_own_is_trained_on_and_its_encoding_stored(tmp_path):
+    rows = pd.DataFrame({"x": range(40), "town": ["a", "b", "b", "a"] * 10, "y": ["n", "p"] * 20})
+    rows.to_csv(tmp_path / "towns.csv", index=False, sep=";")
+    told = ["train", tmp_path / "towns.csv", "--target", "y", "--separator", ";"]
+    result = _run(*told, *SMALL, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    stored = Encoding.from_config(json.loads((tmp_path / "run" / "encoding.json").read_bytes()))
+    assert stored.feature_names == ("x", "town=a", "town=b")
+    assert stored.class_names == load_run(tmp_path / "run")[1].test.class_names == ("n", "p")
+    rows.iloc[::-1].to_csv(tmp_path / "towns.csv", index=False, sep=";")
+    changed = _run("influence", tmp_path / "run", "--test", "0")
+    assert changed.exit_code == 2
+    assert "towns.csv changed: its SHA-256 starts with" in changed.output
+
+
+def test_the_version_is_printed():
+    assert version("bayes-influence") in _run("--version").output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["train", "nowhere.csv", "--target", "y"], "nowhere.csv: there is no such file"),
+        (["train", "nowhere.csv"], "a table needs to know its target"),
+        (["train", "iris", "--target", "y"], "target is said of tables in a file, and iris is none"),
+        (["train", "nowhere_at_all:make"], "the module nowhere_at_all does not import"),
         (["train", "irsi"], "unknown dataset 'irsi'; known: iris"),
         (["train", "iris", "--scheme", "bn"], "unknown scheme bn; known: none"),
         (["train", "iris", "--network", "lenet"], "lenet takes images (channels, height, width)"),

@@ -2,8 +2,16 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from bayes_influence.objectives.expected_likelihoods import ExtendedVI, as_likelihood
+from bayes_influence.models.mlp import MLP
+from bayes_influence.objectives.expected_likelihoods import (
+    ExpectedBernoulli,
+    ExpectedGaussian,
+    ExtendedVI,
+    as_likelihood,
+)
+from bayes_influence.objectives.likelihoods import Bernoulli, GaussianNoise
 from bayes_influence.training.averaging import SWAG
+from bayes_influence.training.noise import LearnedNoise
 from bayes_influence.training.schedules import SWA
 from bayes_influence.training.schemes import (
     DEFAULT_SCHEMES,
@@ -143,3 +151,21 @@ def test_what_is_said_to_several_schemes_goes_to_those_that_have_it():
 def test_schemes_say_whether_their_networks_are_bayesian():
     bayesian = [name for name, scheme in SCHEMES.items() if scheme.bayesian]
     assert bayesian == ["bnn", "bnn-tempered", "bnn-evi", "mean-field-vi"]
+
+
+def test_schemes_suit_what_is_predicted():
+    decay, bnn = SCHEMES["weight-decay"], SCHEMES["bnn"]
+    assert decay.suited("classification") is decay
+    assert (decay.suited("labels").criterion, decay.suited("regression").criterion) == (Bernoulli(), GaussianNoise(1.0))
+    assert bnn.suited("labels").likelihood == ExpectedBernoulli()
+    network = bnn.suited("regression", 2).prepare(MLP(3, 2))
+    assert isinstance(network, LearnedNoise)
+    assert network.scale.shape == (2,)
+    assert bnn.suited("regression", 2).objective(network, 9).likelihood == ExpectedGaussian(None)
+
+
+def test_a_likelihood_of_classes_is_refused_for_real_numbers():
+    with pytest.raises(
+        ValueError, match="bnn-evi has the likelihood ExtendedVI, which is for classes, but the data are"
+    ):
+        SCHEMES["bnn-evi"].suited("regression")

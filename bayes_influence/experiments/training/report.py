@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bayes_influence.data import catalogue
 from bayes_influence.data.dataset import Dataset, Split
+from bayes_influence.data.tables import Rows
 from bayes_influence.evaluation.calibration import (
     calibration,
     misclassification_auroc,
@@ -23,6 +24,7 @@ from bayes_influence.evaluation.calibration import (
 )
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.training.real_report import label_row, predict_real, predictions_table, real_row
 from bayes_influence.experiments.training.run import SECONDS, epoch_seconds, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.moments import Moments
@@ -80,7 +82,7 @@ def predict_all(trained: Trained, index: int, data: Dataset, mode: str = "diagon
     objective = trained.at(index)
     classes = classes_of(objective)
     with torch.no_grad():
-        first = objective.outputs(objective.params, data.inputs[:1])
+        first = objective.outputs(objective.params, data.example.inputs)
     if (labels := classes.class_logits(first)).ndim > 2:
         raise ValueError(
             f"{data.name}: a report is on one class per example, got {labels.shape[1]} labels each; take what "
@@ -181,6 +183,8 @@ def write_report(
 ) -> pd.DataFrame:
     """The report on a finished run, see `train_and_report`."""
     folder = StudyFolder.open(out)
+    if run.known().task != "classification":
+        return _write_other_report(run, folder, trained, split)
     seconds = float(epoch_seconds(folder)["seconds"].median()) / len(run.seeds)
     rows, curves = [], []
     for index, seed in enumerate(run.seeds):
@@ -199,6 +203,30 @@ def write_report(
     title = f"{run.dataset}, {run.network}, {run.scheme}"
     save_figure(reliability_figure(curves_frame, title), folder, "reliability")
     return report
+
+
+def _write_other_report(run: TrainRun, folder: StudyFolder, trained: Trained, split: Split) -> pd.DataFrame:
+    """The report on labels or real numbers; of these `predictions.csv`, too, with intervals, in their own units."""
+    known = run.known()
+    seconds = float(epoch_seconds(folder)["seconds"].median()) / len(run.seeds)
+    rows, predictions = [], []
+    for index, seed in enumerate(run.seeds):
+        if known.task == "labels" or not isinstance(known, Rows):
+            row = label_row(trained, index, split.test)
+        else:
+            predicted = predict_real(trained, index, split.test, split.train)
+            table = predictions_table(predicted, split.test, known.target_names, known.target_units())
+            row = real_row(table)
+            table.insert(0, "seed", seed)
+            predictions.append(table)
+        rows.append({"seed": seed} | row | {"epoch_seconds": seconds})
+    tables = {"report": pd.DataFrame(rows), "history": history(run, trained)}
+    if predictions:
+        tables["predictions"] = pd.concat(predictions, ignore_index=True)
+    folder.save_cell(REPORT, tables)
+    for name, frame in {**tables, SECONDS: epoch_seconds(folder).reset_index()}.items():
+        folder.write_table(name, frame)
+    return tables["report"]
 
 
 def history(run: TrainRun, trained: Trained) -> pd.DataFrame:

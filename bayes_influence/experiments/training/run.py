@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import nn
 
 from bayes_influence.data.dataset import Split
 from bayes_influence.data.fingerprint import fingerprint
+from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.models.initialisation import initial_state
@@ -24,6 +26,9 @@ from bayes_influence.training.minibatch import Trained, TrainingState, train_min
 from bayes_influence.training.priors import network_at
 
 CHECKPOINT = "checkpoint.safetensors"
+ENCODING = "encoding.json"
+"""How a table of the user's own becomes numbers: columns, categories, means, scales, what is imputed, classes."""
+
 SECONDS = "seconds"
 """Cell and table of every epoch's wall time, all seeds together; apart from the checkpoint, whose bits it is not in."""
 
@@ -73,7 +78,10 @@ def run_training(
     """
     folder = StudyFolder(out, {"study": "train", **run.to_config()})
     split = run.split(data_folder)
+    known = run.known()
     with folder.writing():
+        if isinstance(known, OwnTable):
+            folder.write_file(ENCODING, json.dumps(known.encoding().to_config(), indent=2).encode())
         return _trained(run, folder, _starting_point(run, split, data_folder, checked=True), split, progress), split
 
 
@@ -122,15 +130,17 @@ def load_trained(folder: str | Path, *, data_folder: str | Path | None = None) -
 def _starting_point(run: TrainRun, split: Split, data_folder: str | Path | None, *, checked: bool) -> _Start:
     """What a run starts from, a Bayesian twin `checked` where it has not been before."""
     scheme, config = run.resolved_scheme(), run.to_config()
-    split.train.check_classes()
-    shape, n_outputs = split.train.inputs.shape[1:], split.train.n_classes
+    shape, n_outputs = split.train.example.inputs.shape[1:], run.known().n_targets
+    if run.known().task == "classification":
+        split.train.check_classes()
+        n_outputs = split.train.n_classes
     make: Callable[[], nn.Module] = lambda: run.make_network(shape, n_outputs)  # noqa: E731
     if run.warm_start is not None:
         start, _, _ = load_run(run.warm_start, data_folder=data_folder)
         network = network_at(start)
         config["warm_start_params"] = fingerprint(params=start.params, buffers=start.buffers)
         make = lambda: network  # noqa: E731
-    dtype = split.train.inputs.dtype
+    dtype = split.train.example.inputs.dtype
     params, buffers = initial_state(lambda: scheme.prepare(make()), run.seeds, dtype=dtype, device=run.device)
     objective = prepared_objective(scheme, make, split.train, run.seeds[0], checked=checked).to(device=run.device)
     return _Start(objective, params, buffers, config)

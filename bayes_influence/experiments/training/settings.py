@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from bayes_influence.arguments import checked_device
-from bayes_influence.data.catalogue import CATALOGUE, find_known
+from bayes_influence.arguments import checked_device, kind_of
 from bayes_influence.data.dataset import Split
-from bayes_influence.experiments.store.settings import Settings
+from bayes_influence.data.imported import imported
+from bayes_influence.data.own_function import OwnFunction
+from bayes_influence.experiments.store.fingerprint import fingerprint_of_builder
+from bayes_influence.experiments.training.of_data import OfData
 from bayes_influence.models.activations import activation_module
+from bayes_influence.models.initialisation import seeded
 from bayes_influence.models.lenet import LeNet
 from bayes_influence.models.mlp import MLP
 from bayes_influence.models.resnet import ResNet
@@ -39,6 +42,9 @@ training of a few epochs."""
 SIZES = {"width": 32, "depth": 1}
 """What a network's size is when nothing is said."""
 
+OWN = "own"
+"""The name of the network that a data set brings along."""
+
 NETWORKS: dict[str, tuple[str, ...]] = {
     "mlp": ("width", "depth"),
     "lenet": (),
@@ -49,12 +55,12 @@ NETWORKS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class TrainRun(Settings):
+class TrainRun(OfData):
     """Everything that a training run depends on.
 
     Attributes:
-        dataset: A key of `CATALOGUE`.
-        network: A key of `NETWORKS`.
+        network: A key of `NETWORKS`; `module:Class`, called without arguments; or `"own"`, the network that the
+            data set's `module:function` returns.
         scheme: A key of `SCHEMES`.
         seeds: One network each: of its initial parameters, its order of examples, its dropout masks.
         epochs: Passes over the training examples; the data set's own when not given.
@@ -74,6 +80,7 @@ class TrainRun(Settings):
         train_examples: How many of the training examples are used, the first ones; all when not given.
         dtype: `"float32"` or `"float64"`.
         device: Where it is trained.
+        code: Fingerprint of the code of a network of the user's own; a run is not continued with another.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
@@ -98,12 +105,13 @@ class TrainRun(Settings):
     train_examples: int | None = None
     dtype: str = "float32"
     device: str = "cpu"
+    code: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if ":" not in self.network and self.network != OWN:
+            self.check_known(network=NETWORKS)
         self.check_known(
-            dataset=CATALOGUE,
-            network=NETWORKS,
             optimiser=OPTIMISERS,
             dtype=("float32", "float64"),
         )
@@ -111,23 +119,56 @@ class TrainRun(Settings):
             raise ValueError(f"seeds must be one or more different numbers from 0 on, got {self.seeds}")
         self.check_at_least(train_examples=1, width=1, depth=0)
         for name in SIZES:
-            if getattr(self, name) is not None and name not in NETWORKS[self.network]:
+            if getattr(self, name) is not None and name not in self._sizes:
                 having = ", ".join(network for network, sizes in NETWORKS.items() if name in sizes)
                 raise ValueError(f"{self.network} has no {name} to choose; leave {name} out, or choose one of {having}")
         if self.activation is not None:
             activation_module(self.activation)
         self.resolved_scheme()
+        self._check_code()
         self.schedule()
         checked_device(self.device)
 
+    @property
+    def _sizes(self) -> tuple[str, ...]:
+        """Which sizes of the network can be chosen."""
+        return NETWORKS.get(self.network, ())
+
+    def _own_network(self) -> Callable[[], nn.Module] | None:
+        """What builds the user's own network, None where it is one of `NETWORKS`."""
+        if self.network in NETWORKS:
+            return None
+        if self.network != OWN:
+            return imported(self.network)
+        known = self.known()
+        if not isinstance(known, OwnFunction):
+            raise ValueError(f"{self.dataset} brings no network of its own; choose one of {', '.join(NETWORKS)}")
+        return known.network
+
+    def _found_code(self) -> str | None:
+        """The fingerprint of the user's own network, None where it is one of `NETWORKS`."""
+        own = self._own_network()
+        return None if own is None else fingerprint_of_builder(own)
+
+    def _check_code(self) -> None:
+        own = self._own_network()
+        if own is None:
+            return
+        with seeded(0):
+            network = own() if callable(own) else own
+        if not callable(own) or isinstance(own, nn.Module) or not isinstance(network, nn.Module):
+            raise TypeError(f"{self.network} must build a network, an nn.Module, at every call, got {kind_of(network)}")
+        if self.code is not None and self._found_code() != self.code:
+            raise ValueError(f"the code of the network {self.network} is not what the run was trained with; train anew")
+
     def _said(self) -> dict[str, Any]:
         """Schedule and sizes as they were said or, left unsaid, as data, network and scheme have them."""
-        bayesian, known = self.resolved_scheme().bayesian, find_known(self.dataset)
+        bayesian, known = self.resolved_scheme().bayesian, self.known()
         defaults = {
             "epochs": known.epochs,
             "batch_size": known.batch_size,
             "learning_rate": BAYESIAN_LEARNING_RATE if bayesian else LEARNING_RATE,
-            **{name: size for name, size in SIZES.items() if name in NETWORKS[self.network]},
+            **{name: size for name, size in SIZES.items() if name in self._sizes},
         }
         said = {name: getattr(self, name) for name in defaults}
         return {name: default if said[name] is None else said[name] for name, default in defaults.items()}
@@ -136,7 +177,8 @@ class TrainRun(Settings):
         """The same run with nothing left unsaid about its schedule, its network's size and its scheme's numbers."""
         options = self.resolved_scheme().options
         numbers = {name: value for name, value in options.items() if isinstance(value, float | str)}
-        return replace(self, **self._said(), scheme_options=numbers | self.scheme_options)
+        found = self._said() | self.found_data() | {"code": self._found_code()}
+        return replace(self, **found, scheme_options=numbers | self.scheme_options)
 
     def to_config(self) -> dict[str, Any]:
         """Everything needed to repeat the run, as JSON can hold it; what was left unsaid is said."""
@@ -158,8 +200,10 @@ class TrainRun(Settings):
     def resolved_scheme(self) -> Scheme:
         """The scheme with this run's numbers."""
         (scheme,) = find_schemes([self.scheme])
+        known = self.known()
         usual = SCHEME_OPTIONS if self.warm_start is None else SCHEME_OPTIONS | {"relative_sigma": RELATIVE_SIGMA}
-        return find_schemes([self.scheme], scheme.own(usual) | self.scheme_options)[0]
+        found = find_schemes([self.scheme], scheme.own(usual) | self.scheme_options)[0]
+        return found if known.task == "classification" else found.suited(known.task, known.n_targets)
 
     def split(self, data_folder: str | Path | None = None) -> Split:
         """Training and test examples, standardised on the former: tables by feature, images by channel.
@@ -170,7 +214,7 @@ class TrainRun(Settings):
         Raises:
             ValueError: If there are fewer training examples than are to be used.
         """
-        split = find_known(self.dataset).split(getattr(torch, self.dtype), data_folder)
+        split = self.known().split(getattr(torch, self.dtype), data_folder)
         train = split.train
         if self.train_examples is not None:
             if self.train_examples > len(train):
@@ -183,8 +227,11 @@ class TrainRun(Settings):
 
     def make_network(self, input_shape: Sequence[int], n_outputs: int) -> nn.Module:
         """The deterministic network for inputs of this shape, its parameters drawn from the global generator."""
+        own = self._own_network()
+        if own is not None:
+            return own()
         said, shape = self._said(), tuple(input_shape)
-        options = {name: said[name] for name in NETWORKS[self.network]}
+        options = {name: said[name] for name in self._sizes}
         if self.activation is not None:
             options["activation"] = self.activation
         if self.network == "mlp":

@@ -15,7 +15,6 @@ from bayes_influence.experiments.papers.fragility.published_bayes import (
     ADDED_TO_HESSIAN,
     EstimatedLoss,
     SoftmaxTwice,
-    TrainedLoss,
     published_members,
 )
 from bayes_influence.experiments.papers.fragility.published_code import LastIterate
@@ -181,7 +180,6 @@ def _published_bayesian(study: Study, choices: Choices, train: Dataset, progress
     ).params
     params = {name: trained.get(name, value) for name, value in initial.params.items()}
     members = replace(initial, params=params, objective=initial.objective.at(member(params, 0)))
-    assert isinstance(members.objective.likelihood, TrainedLoss)
     return Networks(
         BAYESIAN, members, members, likelihood=SoftmaxTwice(), estimated=EstimatedLoss(), added=ADDED_TO_HESSIAN
     )

@@ -186,8 +186,7 @@ def published_members(
     """
     network = PublishedBayesianMLP(*network_of).to(train.inputs.dtype)
     objective = Objective(network, TrainedLoss(len(train)), PublishedKL())
-    _, _, _, depth, _ = network_of
-    width = network_of[2]
+    _, _, width, depth, _ = network_of
     params = stack_members([_drawn(objective, network_of, train, seed, kl_power(depth, width)) for seed in seeds])
     first = {name: value[0] for name, value in params.items()}
     return Members(objective=objective.at(first), params=params, buffers={}, labels=tuple(labels), seeds=tuple(seeds))
