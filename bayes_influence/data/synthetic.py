@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.arguments import check_count
 from bayes_influence.data.dataset import Dataset
 
 
@@ -57,7 +58,7 @@ def gaussian_classes(
     Raises:
         ValueError: If a size is out of range.
     """
-    _check_sizes(n=n, n_features=n_features)
+    check_count(n=n, n_features=n_features)
     if n_classes < 2 or n < 2 * n_classes:
         raise ValueError(f"need at least 2 classes of 2 members each, got n={n} and n_classes={n_classes}")
     generator = torch.Generator().manual_seed(seed)
@@ -85,7 +86,7 @@ def logistic_classes(
     Raises:
         ValueError: If a size is out of range.
     """
-    _check_sizes(n=n, n_features=n_features)
+    check_count(n=n, n_features=n_features)
     if n_classes < 2:
         raise ValueError(f"need at least 2 classes, got n_classes={n_classes}")
     generator = torch.Generator().manual_seed(seed)
@@ -113,7 +114,7 @@ def linear_regression(
     Raises:
         ValueError: If a size is out of range or the noise is negative.
     """
-    _check_sizes(n=n, n_features=n_features, n_targets=n_targets)
+    check_count(n=n, n_features=n_features, n_targets=n_targets)
     if noise < 0:
         raise ValueError(f"the noise is a standard deviation and must be at least 0, got {noise}")
     generator = torch.Generator().manual_seed(seed)
@@ -122,12 +123,6 @@ def linear_regression(
     targets = inputs @ weight.T + bias + noise * _normal(generator, n, n_targets)
     dataset = Dataset(inputs, targets, torch.arange(n), "linear-regression", _feature_names(n_features))
     return LinearProblem(dataset, weight, bias)
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
 
 
 def _normal(generator: torch.Generator, *shape: int) -> Tensor:

@@ -9,6 +9,7 @@ import scipy.stats
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from bayes_influence.arguments import check_count
 from bayes_influence.evaluation.statistics import BLOCK_ELEMENTS, Statistic
 
 
@@ -84,9 +85,11 @@ def two_level_bootstrap(
         The interval; `n` counts runs. All NaN if no run is finite.
 
     Raises:
-        ValueError: If the shapes differ or the level is not between 0 and 1.
+        TypeError: If the number of resamples is no whole one.
+        ValueError: If the shapes differ, the level is not between 0 and 1, or nothing is to be resampled.
     """
     check_level(level)
+    check_count(n_resamples=n_resamples)
     estimated, true = (np.atleast_2d(np.asarray(side, dtype=np.float64)) for side in (estimated, true))
     if estimated.shape != true.shape or estimated.ndim != 2:
         raise ValueError(

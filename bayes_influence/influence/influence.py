@@ -30,7 +30,7 @@ from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.influence.scoring import ScoreBlocks
 from bayes_influence.influence.selection import GroupSelection, select_group
 from bayes_influence.influence.tokens import token_influence
-from bayes_influence.objectives.criteria import Criterion, PerExample
+from bayes_influence.objectives.criteria import Criterion, as_likelihood
 from bayes_influence.objectives.members import check_objective
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import NoRegulariser, WeightDecay
@@ -124,8 +124,8 @@ class Influence:
 
         Args:
             model: Any network, on any device; it is copied, and left as it is.
-            loss: What it was trained with: a criterion of torch, or a function of outputs and targets with one loss per
-                example or their mean; see `PerExample`.
+            loss: What it was trained with: a likelihood of the library, a criterion of torch, or a function of outputs
+                and targets with one loss per example or their mean; see `PerExample`.
             train: What it was trained on: a loader or a dataset of torch, a `Dataset`, or a pair of arrays; see
                 `as_dataset`.
             weight_decay: As in `torch.optim.SGD(..., weight_decay=)` and in Adam, of all parameters. AdamW's decoupled
@@ -139,7 +139,7 @@ class Influence:
             ValueError: As for `Influence`, or if a loader leaves examples out.
         """
         regulariser = WeightDecay(weight_decay) if weight_decay else NoRegulariser()
-        objective = Objective(model, PerExample(loss), regulariser, parameters=parameters)
+        objective = Objective(model, as_likelihood(loss), regulariser, parameters=parameters)
         data = as_dataset(train, "the training examples").to(device=objective.device)
         if isinstance(train, DataLoader) and train.batch_size:
             options.setdefault("batch_size", train.batch_size)

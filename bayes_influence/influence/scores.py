@@ -21,6 +21,7 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.files import checked_place, replacing
 from bayes_influence.data.identities import example_ids
 from bayes_influence.data.sealed import UNSEALED, DamagedFileError, seal_file, sealed_file_header
+from bayes_influence.influence.parquet import write_parquet
 from bayes_influence.influence.shown import KINDS, Shown, ShownExample, ShownTest
 
 SHOWN_TESTS, SHOWN_EXAMPLES = 10, 3
@@ -266,6 +267,15 @@ class InfluenceScores:
             except SafetensorError as error:
                 raise OSError(f"scores cannot be written to {target} ({error}); choose a place with room") from error
             seal_file(partial)
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Writes `to_frame` as a Parquet file, whole, a row group per test example, with what the scores are in it.
+
+        Raises:
+            ImportError: If pyarrow is not installed.
+            OSError: If it cannot be written; what was there before is then as it was.
+        """
+        write_parquet(self, path)
 
     def notes(self) -> str:
         """Everything but the tensors, as JSON."""

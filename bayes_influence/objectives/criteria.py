@@ -112,6 +112,15 @@ def read_outputs(likelihood: object, returned: Any) -> Any:
     return returned
 
 
+def as_likelihood(loss: Criterion) -> Criterion:
+    """One of the library's likelihoods as it is, and any other loss taken apart into examples.
+
+    Args:
+        loss: As a training loop calls it.
+    """
+    return loss if isinstance(loss, Predictive) else PerExample(loss)
+
+
 def _is_of_torch(criterion: Criterion) -> bool:
     return isinstance(criterion, nn.Module) and type(criterion).__module__.startswith("torch.")
 

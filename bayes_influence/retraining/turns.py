@@ -10,17 +10,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bayes_influence.curvature.cost import Plan
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.reduction import ENTRIES, Reduction, numbers_per_example
 from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.minimum import is_dense, minimise
-from bayes_influence.training.newton import NewtonResult
+from bayes_influence.training.newton import NewtonResult, joined
 from bayes_influence.training.stacked import StackedProblem
 
 HESSIANS_AT_ONCE = 30_000_000
 """Entries of all Hessians that may be held at once; more networks are refitted in turns."""
+
+WHOLE_HESSIANS_AT_ONCE = 1_000_000
+"""The same where Hessians are found by differentiating a whole network, one after the other: company saves nothing."""
+
+HESSIAN_COPIES, LBFGS_COPIES = 6, 60
+"""Numbers that are held for each entry of a Hessian, with the one given and the factor; and for each parameter."""
 
 Minimise = Callable[[StackedProblem, Tensor, "Tensor | None"], NewtonResult]
 """Minimises the refits of the networks in some rows, k + 1 members each; the removed positions (s, k) if single."""
@@ -34,6 +41,9 @@ def refits_in_turns(reduction: Reduction, removals: Removals, solve: Minimise, *
         removals: What is removed from each one's.
         solve: Refits the networks of one turn.
         progress: Whether to show a progress bar over networks.
+
+    Raises:
+        TooLargeError: If what the refits of a network hold does not fit.
     """
     train, whole = reduction.train, StackedProblem.of(reduction)
     networks, size = whole.start.shape
@@ -48,6 +58,7 @@ def refits_in_turns(reduction: Reduction, removals: Removals, solve: Minimise, *
         for rows in torch.arange(networks, device=weights.device).split(at_once):
             positions = removals.of_seeds(rows.tolist()).positions(train) if removals.single else None
             problem = repeated_problem(reduction, whole, rows, weights[rows])
+            refits_plan(problem, len(problem.start)).check(problem.start.device)
             results.append(solve(problem, rows, positions))
             bar.update(len(rows))
     return Refits(
@@ -94,17 +105,56 @@ def from_controls(
     if problem.linear is not None:
         ends = problem.layout.flatten(minimise(controls, tolerance=tolerance).free)
         problem, controls = problem.from_start(ends.repeat_interleave(times, dim=0)), controls.from_start(ends)
-    hessians = None if positions is None or not is_dense(problem) else _hessians_without(controls, positions)
-    return minimise(problem, tolerance=tolerance, hessians=hessians)
+    given = positions if is_dense(problem) else None
+    hessians = None if given is None else controls.hessians(controls.start, controls.everyone)
+
+    def minimised(rows: Tensor) -> NewtonResult:
+        without = None
+        if given is not None and hessians is not None:
+            without = _hessians_without(controls, hessians, given, rows)
+        return minimise(problem.only(rows), tolerance=tolerance, hessians=without)
+
+    parts = problem.everyone.split(refits_at_once(problem, len(problem.start)))
+    plan = refits_plan(problem, len(problem.start))
+    return joined([minimised(rows) for rows in plan.timed(parts, len(parts))])
 
 
-def _hessians_without(controls: StackedProblem, positions: Int[Tensor, "s k"]) -> Float[Tensor, "M P P"]:
+def refits_at_once(problem: StackedProblem, refits: int) -> int:
+    """How many refits are minimised together: all of linear last layers, few of whole networks, one by L-BFGS."""
+    if not is_dense(problem):
+        return 1
+    return (
+        refits if problem.linear is not None else min(refits, max(1, WHOLE_HESSIANS_AT_ONCE // problem.layout.total**2))
+    )
+
+
+def refits_plan(problem: StackedProblem, refits: int) -> Plan:
+    """What minimising so many refits of a problem needs."""
+    size, itemsize = problem.layout.total, problem.start.itemsize
+    held = refits_at_once(problem, refits) * HESSIAN_COPIES * size**2 + problem.hessian_numbers
+    return Plan(
+        f"{refits} refits in {size} parameters by {'Newton' if is_dense(problem) else 'L-BFGS'}",
+        (held if is_dense(problem) else LBFGS_COPIES * size) * itemsize,
+        "remove fewer examples at a time, or refit fewer parameters (parameters='last-layer')",
+    )
+
+
+def _hessians_without(
+    controls: StackedProblem,
+    hessians: Float[Tensor, "s P P"],
+    positions: Int[Tensor, "s k"],
+    members: Int[Tensor, " m"],
+) -> Float[Tensor, "m P P"]:
     """H for every control and H - H_i / n for every removed example, where the controls start."""
-    hessians = controls.hessians(controls.start, controls.everyone).unsqueeze(1)
-    hessians = hessians.repeat(1, positions.shape[1] + 1, 1, 1)
-    for index, examples in enumerate(positions):
-        hessians[index, 1:] -= controls.example_hessians(index, examples) / controls.examples
-    return hessians.flatten(0, 1)
+    times = positions.shape[1] + 1
+    networks, refits = members // times, members % times
+    without = hessians[networks]
+    for index in networks.unique().tolist():
+        rows = ((networks == index) & (refits > 0)).nonzero()[:, 0]
+        if len(rows):
+            examples = positions[index, refits[rows] - 1]
+            without[rows] -= controls.example_hessians(index, examples) / controls.examples
+    return without
 
 
 def repeated(value: Any, times: int) -> Any:

@@ -95,7 +95,7 @@ def restored(description: Any, what: str, given: Any = None) -> Any:
         loss = getattr(nn, str(description[LOSS]), None)
         if not _is_loss(loss):
             raise ValueError(
-                f"the {what} that was saved is torch's {description[LOSS]}, which this torch does not have"
+                f"the {what} that was saved is torch's {description[LOSS]}, which is no loss of this torch"
             )
         return PerExample(loss(**options))
     if description.get(CLASS) not in KNOWN:

@@ -187,7 +187,7 @@ class _Training:
             weights = None if self.data_weights is None else self.data_weights.gather(1, where.to(self.flat.device))
             batch = moved_like(self.train.gathered(where), self.flat)
             gradient, value, hits = member_gradients(
-                *(self.step, self.layout, self.flat, self.buffers, batch, weights),
+                *(self.objective.network, self.step, self.layout, self.flat, self.buffers, batch, weights),
                 *(regulariser_weight, noise),
                 alone=self.effects.alone,
             )

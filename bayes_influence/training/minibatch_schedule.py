@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, inf, pi
 
+from bayes_influence.arguments import check_number, check_whole, shown
 from bayes_influence.training.optimisers import SGD, Adam
 from bayes_influence.training.schedules import Plateau, Schedule
 
@@ -28,6 +29,7 @@ class MinibatchSchedule:
         clip: Longest gradient that is followed at its length, None for any.
 
     Raises:
+        TypeError: If a part is of another kind.
         ValueError: If a number is out of its range.
     """
 
@@ -42,11 +44,17 @@ class MinibatchSchedule:
     clip: float | None = None
 
     def __post_init__(self) -> None:
+        check_whole(epochs=self.epochs, batch_size=self.batch_size)
+        check_number(learning_rate=self.learning_rate, warmup=self.warmup, annealing=self.annealing)
+        if not isinstance(self.optimiser, Adam | SGD):
+            raise TypeError(f"optimiser must be Adam(...) or SGD(...), got {shown(self.optimiser)}")
+        if self.plateau is not None and not isinstance(self.plateau, Plateau):
+            raise TypeError(f"plateau must be a Plateau(...), or None to keep the rate, got {shown(self.plateau)}")
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(
                 f"epochs and batch_size must be at least 1, got epochs={self.epochs}, batch_size={self.batch_size}"
             )
-        if not self.learning_rate > 0 or not (self.clip is None or self.clip > 0):
+        if not 0 < self.learning_rate < inf or not (self.clip is None or self.clip > 0):
             raise ValueError(
                 f"learning rate and clip must be positive, got learning_rate={self.learning_rate}, clip={self.clip}"
             )

@@ -42,6 +42,17 @@ class NewtonResult:
     iterations: int
 
 
+def joined(results: list[NewtonResult]) -> NewtonResult:
+    """The results of several minimisations as those of one."""
+    return NewtonResult(
+        free={name: torch.cat([one.free[name] for one in results]) for name in results[0].free},
+        values=torch.cat([one.values for one in results]),
+        gradient_norms=torch.cat([one.gradient_norms for one in results]),
+        converged=torch.cat([one.converged for one in results]),
+        iterations=max(one.iterations for one in results),
+    )
+
+
 class _Descent:
     """State of a batched Levenberg-Marquardt descent; plain Newton wherever the Hessian allows it."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from bayes_influence.data.arguments import as_call
@@ -20,6 +20,7 @@ from bayes_influence.objectives.criteria import read_outputs
 from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.parameters import Flattening, Params
 from bayes_influence.objectives.predictive import Predictive
+from bayes_influence.objectives.ways import first_way
 from bayes_influence.torch_internals import AnyBatchNorm, tree_map
 
 StepValue = Callable[[Params, Params, Batch, "Tensor | None", "float | Tensor"], tuple[Tensor, Tensor]]
@@ -68,6 +69,7 @@ def right_predictions(likelihood: Likelihood, outputs: Any, targets: Tensor) -> 
 
 
 def member_gradients(
+    network: nn.Module,
     step: StepValue,
     layout: Flattening,
     flat: Float[Tensor, "E P"],
@@ -82,9 +84,10 @@ def member_gradients(
     """Gradients, objectives and numbers of right predictions of every member on its own batch.
 
     Convolutions with a weight of their own per member run slower together than one after the other, so networks that
-    have some take turns, too.
+    have some take turns, too, and so do those that torch cannot batch (see `first_way`).
 
     Args:
+        network: Whose step it is.
         step: What is differentiated.
         layout: Order of the parameters in `flat`.
         flat: Stacked parameters.
@@ -95,15 +98,28 @@ def member_gradients(
         seeds: Of each member's random numbers in this step.
         alone: Whether members take turns, because a step draws random numbers or moves buffers.
     """
-    members = len(flat)
-    if members > 1 and not alone and all(len(shape) <= 2 for shape in layout.shapes):
-        return _together(step, layout, flat, buffers, batch, weights, regulariser_weight)
+    given = (step, layout, flat, buffers, batch, weights, regulariser_weight)
+    if alone or len(flat) == 1 or any(len(shape) > 2 for shape in layout.shapes):
+        return _in_turns(*given, seeds if alone else None)
+    return first_way(network, "gradients", lambda: _together(*given), lambda: _in_turns(*given, None))
+
+
+def _in_turns(
+    step: StepValue,
+    layout: Flattening,
+    flat: Float[Tensor, "E P"],
+    buffers: Params,
+    batch: Batch,
+    weights: Float[Tensor, "E B"] | None,
+    regulariser_weight: float,
+    seeds: list[int] | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     results = []
-    for index in range(members):
+    for index in range(len(flat)):
         own = tree_map(lambda leaf, index=index: leaf[index], batch)
         leaves = {name: view.detach().requires_grad_() for name, view in layout.unflatten(flat[index]).items()}
         mine = {name: buffer[index] for name, buffer in buffers.items()}
-        with seeded_noise(seeds[index], flat.device) if alone else torch.enable_grad():
+        with torch.enable_grad() if seeds is None else seeded_noise(seeds[index], flat.device):
             value, right = step(leaves, mine, own, None if weights is None else weights[index], regulariser_weight)
             gradients = torch.autograd.grad(value, list(leaves.values()))
         results.append((torch.cat([gradient.reshape(-1) for gradient in gradients]), value.detach(), right))

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -29,7 +29,8 @@ from torch.fx import GraphModule, Node
 from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
-from bayes_influence.torch_internals import make_fx
+from bayes_influence.objectives.ways import first_way
+from bayes_influence.torch_internals import make_fx, tree_leaves, tree_map
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,9 @@ def _softmax_backward(gradient: Tensor, output: Tensor, dim: int, dtype: torch.d
 
 
 _EXAMPLES_LAST: dict[Any, Callable[..., Tensor]] = {
+    # Transposed products have other strides than those that were traced.
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
     aten.bmm.default: _bmm_examples_last,
     aten._log_softmax.default: _log_softmax,
     aten._log_softmax_backward_data.default: _log_softmax_backward,
@@ -141,7 +145,8 @@ def trace_members(
         steps: How often the step will run; from `COMPILE_FROM_STEPS` on it is compiled where there is a compiler.
 
     Returns:
-        The traced step; it expects arguments of exactly these shapes.
+        The traced step; it expects arguments of exactly these shapes. Where torch cannot batch the network, not even in
+        plain formulas, members take turns, untraced.
     """
 
     def value(member: Params, fixed: Params, data: Batch, weights: Tensor, regulariser_weight: Tensor) -> Tensor:
@@ -152,7 +157,13 @@ def trace_members(
     def step(stacked: Params, data: Batch, weights: Tensor, strengths: Tensor) -> tuple[Params, Tensor]:
         return of_all(stacked, held or {}, data, weights, strengths)
 
-    traced = _rewrite(make_fx(step)(params, batch, data_weights, regulariser_weights))
+    arguments = (params, batch, data_weights, regulariser_weights)
+    in_turns = partial(_in_turns, value, held or {}, own_data)
+    made = first_way(objective.network, "gradients", lambda: make_fx(step)(*arguments), lambda: in_turns(*arguments))
+    if not isinstance(made, GraphModule):
+        inputs = (leaf.numel() for leaf in tree_leaves((params, batch)) if isinstance(leaf, Tensor))
+        return TracedStep(in_turns, max(inputs))
+    traced = _rewrite(made)
     values = (node.meta.get("val") for node in traced.graph.nodes)
     largest = max(value.numel() for value in values if isinstance(value, Tensor))
     if steps >= COMPILE_FROM_STEPS:
@@ -160,6 +171,29 @@ def trace_members(
             return TracedStep(torch.compile(traced, dynamic=False), largest)
         logger.info("no C++ compiler for torch.compile: %d steps run as traced, about half as fast", steps)
     return TracedStep(traced, largest)
+
+
+def _in_turns(
+    value: Callable[..., Tensor],
+    held: Params,
+    own_data: bool,
+    params: Params,
+    batch: Batch,
+    weights: Tensor,
+    regulariser_weights: Tensor,
+) -> tuple[Params, Tensor]:
+    """Gradients and values member by member, by `torch.autograd` alone."""
+    gradients, values = [], []
+    for index, (own_weights, strength) in enumerate(zip(weights, regulariser_weights, strict=True)):
+        leaves = {name: rows[index].detach().requires_grad_() for name, rows in params.items()}
+        fixed = {name: rows[index] for name, rows in held.items()}
+        data = tree_map(lambda leaf, index=index: leaf[index], batch) if own_data else batch
+        with torch.enable_grad():
+            reached = value(leaves, fixed, data, own_weights, strength)
+            slopes = torch.autograd.grad(reached, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        gradients.append(dict(zip(leaves, slopes, strict=True)))
+        values.append(reached.detach())
+    return {name: torch.stack([one[name] for one in gradients]) for name in params}, torch.stack(values)
 
 
 @cache

@@ -140,7 +140,7 @@ def test_gradients_and_scores_that_do_not_fit_are_refused(problem, monkeypatch):
     with pytest.raises(TooLargeError, match=r"gradients of 9 examples in 51 parameters .*parameters='last-layer'"):
         influence.on_loss(data)
     with pytest.raises(TooLargeError, match=r"scores of 9 x 9 pairs in memory .* to a file \(path=\.\.\.\)"):
-        influence._scored(gradients, data.ids, "loss", None)
+        influence._scored(gradients, data, "loss", None)
 
 
 def test_ways_that_are_named_exist_and_fit(problem):

@@ -274,3 +274,14 @@ def test_positions_of_a_token():
         bi.TokenSurprisal(0)
     with pytest.raises(ValueError, match="a sequence of 5 tokens has none at position -5 that is predicted"):
         bi.TokenSurprisal(-5)(torch.zeros(1, 5, 3), torch.zeros(1, 5, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", ["own GPT", pytest.param("GPT-2, tied", marks=needs_package)])
+def test_a_trained_model_and_its_loss_are_taken_as_they_are(name):
+    case = {**CASES, **PACKAGED}[name]
+    options = {"parameters": "layers", "curvature": "ekfac", "damping": DAMPING}
+    influence = bi.Influence.of(case.network(), NextToken(), case.data(), weight_decay=0.1, **options)
+    expected = bi.Influence(case.objective(), case.data(), curvature="ekfac", damping=DAMPING)
+    test = case.data(2, seed=1)
+    torch.testing.assert_close(influence.on_loss(test).values, expected.on_loss(test).values)
+    assert influence.of_tokens([10], test).shape == (2, 1, LENGTH)

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import bayes_influence as bi
-from bayes_influence.objectives.criteria import InseparableLossError, PerExample, read_outputs
+from bayes_influence.objectives.criteria import InseparableLossError, PerExample, as_likelihood, read_outputs
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(6, 3, generator=GENERATOR, dtype=torch.float64)
@@ -110,3 +110,9 @@ def test_derivatives_are_those_of_the_library_s_own_loss():
         for loss in (PerExample(nn.CrossEntropyLoss()), bi.CrossEntropy())
     ]
     torch.testing.assert_close(*scores, rtol=1e-10, atol=1e-12)
+
+
+def test_likelihoods_of_the_library_are_not_taken_apart():
+    likelihood = bi.NextToken()
+    assert as_likelihood(likelihood) is likelihood
+    assert isinstance(as_likelihood(nn.CrossEntropyLoss()), PerExample)

@@ -2,12 +2,16 @@ import numpy as np
 import pytest
 import torch
 
+from bayes_influence.curvature import cost
+from bayes_influence.curvature.cost import TooLargeError
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import as_removals
 from bayes_influence.retraining import turns
 from bayes_influence.retraining.minimum import Minimum
+from bayes_influence.retraining.proximal import Proximal
 from bayes_influence.retraining.turns import from_controls, refits_in_turns, repeated_problem
 from bayes_influence.training.fits import fit_schemes
+from bayes_influence.training.minimum import minimise
 from bayes_influence.training.newton import minimise_newton
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import SCHEMES
@@ -85,3 +89,26 @@ def test_refits_start_from_the_hessian_without_their_example(regression, train, 
         which = torch.full((len(steps),), member)
         ahead, behind = (problem.gradients(problem.start[member] + sign * steps, which)[0] for sign in (1, -1))
         torch.testing.assert_close(found[member], (ahead - behind) / 2e-5, rtol=1e-5, atol=1e-8)
+
+
+def test_refits_of_whole_networks_do_not_depend_on_how_many_are_held(train, monkeypatch):
+    (fits,) = fit_schemes(
+        [SCHEMES["weight-decay"]], tanh_network, train, [0, 1], Schedule(20), parameters="all", tolerance=None
+    )
+    removed = torch.tensor([[0, 5], [3, 1]])
+    together = Proximal(0.5).refit(fits, train, removed)
+    monkeypatch.setattr(turns, "WHOLE_HESSIANS_AT_ONCE", 1)
+    taken = []
+    monkeypatch.setattr(turns, "minimise", lambda problem, **rest: taken.append(1) or minimise(problem, **rest))
+    singly = Proximal(0.5).refit(fits, train, removed)
+    assert len(taken) == 2 * 3
+    assert singly.converged.all()
+    for name, value in together.params.items():
+        torch.testing.assert_close(singly.params[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_refits_that_do_not_fit_are_refused_before_they_begin(three, train, monkeypatch):
+    monkeypatch.setattr(cost, "available_bytes", lambda device: 1000)
+    monkeypatch.setattr(turns, "minimise", None)
+    with pytest.raises(TooLargeError, match=r"9 refits in 15 parameters by Newton holds .*; remove fewer examples"):
+        Minimum().refit(three, train, torch.tensor([[0, 1]] * 3))

@@ -1,5 +1,7 @@
 """The ensemble trainer against torch's own optimiser, schedulers and averaging, one member at a time."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.schedules import SWA, Plateau, Schedule
+from tests.layer_types import small_problem
 
 EPOCHS = 400
 
@@ -130,3 +133,22 @@ def test_a_training_that_diverges_names_the_member_and_the_step(iris):
 def test_averaged_members_need_to_know_how(objective, start, iris):
     with pytest.raises(ValueError, match="4 members are to be averaged, but `averaging` does not say how"):
         train_ensemble(objective, start, iris.train.batch(), Schedule(2), averaged=torch.ones(4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("layer", ["LSTM", "GRU", "MultiheadAttention", "TransformerEncoderLayer", "custom function"])
+def test_layers_of_every_way_are_trained_as_torch_trains_them(layer):
+    """Torch cannot trace or batch them as they are: some take plain formulas, some a member at a time."""
+    objective, data = small_problem(layer)
+    # Attention does not feel the bias of its keys: at 0 its gradient is rounding, of which Adam keeps the sign.
+    params = {name: torch.stack([value + 0.1, 1.2 * value + 0.1]) for name, value in objective.params.items()}
+    trained = train_ensemble(objective, params, data.batch(), Schedule(10, 0.05))
+    for index in range(2):
+        network = copy.deepcopy(objective.network)
+        network.load_state_dict({name: rows[index] for name, rows in params.items()})
+        optimiser = torch.optim.Adam(network.parameters(), 0.05, weight_decay=0.05)
+        for _ in range(10):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(network(data.inputs), data.targets).backward()
+            optimiser.step()
+        for name, value in network.named_parameters():
+            torch.testing.assert_close(trained.params[name][index], value.detach(), rtol=1e-6, atol=1e-8)

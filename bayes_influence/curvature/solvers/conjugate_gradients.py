@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.arguments import check_count
 from bayes_influence.curvature.cost import Plan
 from bayes_influence.curvature.errors import IndefiniteCurvatureError
 from bayes_influence.curvature.operators.base import LinearOperator
@@ -64,6 +65,10 @@ class ConjugateGradients(Solver):
     tolerance: float = 1e-5
     max_iterations: int = 500
     preconditioner: Preconditioner | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(max_iterations=self.max_iterations)
 
     def prepare(self, operator: LinearOperator) -> Solve:
         """The descent; nothing is done before a right-hand side comes."""

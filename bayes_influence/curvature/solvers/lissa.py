@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.arguments import check_count
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.solvers.solution import Solution, checked, relative_residual
 from bayes_influence.curvature.solvers.solver import Solve, Solver
@@ -82,6 +83,16 @@ class LiSSA(Solver):
     tolerance: float = 1e-3
     max_steps: int = 10_000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        counts = {
+            "steps": self.steps,
+            "minibatch": self.minibatch,
+            "repeats": self.repeats,
+            "max_steps": self.max_steps,
+        }
+        check_count(**{name: count for name, count in counts.items() if count is not None})
 
     def prepare(self, operator: LinearOperator) -> Solve:
         """The range of the spectrum, and with it scale and length."""

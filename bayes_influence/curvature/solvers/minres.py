@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.arguments import check_count
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.solvers.solution import Solution, checked, relative_residual
 from bayes_influence.curvature.solvers.solver import Solve, Solver
@@ -31,6 +32,10 @@ class MINRES(Solver):
 
     tolerance: float = 1e-5
     max_iterations: int = 500
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(max_iterations=self.max_iterations)
 
     def prepare(self, operator: LinearOperator) -> Solve:
         """The recursion; nothing is done before a right-hand side comes."""

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from bayes_influence.arguments import check_positive
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.solvers.solution import Solution
 
@@ -28,6 +29,7 @@ class Solver(ABC):
         on_failure: What to do above it, `"warn"` or `"raise"`.
 
     Raises:
+        TypeError: If the tolerance is no number.
         ValueError: If the tolerance is not positive, or `on_failure` is neither.
     """
 
@@ -35,8 +37,8 @@ class Solver(ABC):
     on_failure: OnFailure = "warn"
 
     def __post_init__(self) -> None:
-        if self.tolerance is not None and not self.tolerance > 0:
-            raise ValueError(f"the tolerance of a solver must be positive, got {self.tolerance}")
+        if self.tolerance is not None:
+            check_positive(**{"the tolerance of a solver": self.tolerance})
         if self.on_failure not in get_args(OnFailure):
             raise ValueError(f"on_failure must be 'warn' or 'raise', got {self.on_failure!r}")
 

@@ -38,7 +38,7 @@ def fitted(data, tanh_network):
     """Trains two networks with weight decay in the named parameters."""
 
     def fit(parameters, decay=0.05, tolerance=1e-10):
-        scheme = Deterministic("l2", weight_decay=decay, regulariser_weight=float(decay > 0))
+        scheme = Deterministic("l2", weight_decay=decay or 1.0, regulariser_weight=float(decay > 0))
         seeds = [0, 1]
         (fits,) = fit_schemes(
             [scheme], tanh_network, data[0], seeds, SCHEDULE, parameters=parameters, tolerance=tolerance

@@ -185,7 +185,8 @@ def length_figure(summary: pd.DataFrame) -> Figure:
                 axes.set_title(f"{activation}, influence and refits in {parameters.replace('-', ' ')}", fontsize=9)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-        figure.supxlabel("steps of retraining", fontsize=9)
+        for axes in grid[-1]:
+            axes.set_xlabel("steps of retraining")
         figure.supylabel("Spearman correlation (signed)", fontsize=9)
         return figure
 
