@@ -32,13 +32,14 @@ def described_tests(objective: Objective, tests: Dataset, positions: Tensor) -> 
     data = tests.to(dtype=next(iter(params.values())).dtype)
     with torch.no_grad():
         losses, outputs = objective.losses(params, data.batch()), objective.outputs(params, data.inputs)
-    predicted = (outputs.expectation if isinstance(outputs, Moments) else outputs).argmax(dim=-1)
+    expected = outputs.expectation if isinstance(outputs, Moments) else outputs
+    predicted = _predicted(tests, expected)
     return [
         {
             "test": int(positions[row]),
             "test_id": int(tests.ids[row]),
-            "test_class": _class_name(tests, int(tests.targets[row])),
-            "predicted_class": _class_name(tests, int(predicted[row])),
+            "test_class": _class_name(tests, tests.targets[row]),
+            "predicted_class": _class_name(tests, predicted[row]),
             "test_loss": float(losses[row]),
         }
         for row in range(len(tests))
@@ -63,15 +64,25 @@ def ranked(scores: InfluenceScores, train: Dataset, test: dict[str, Any], top: i
             "kind": kind,
             "rank": range(1, top + 1),
             "train_id": ids.tolist(),
-            "train_class": [_class_name(train, target) for target in train.targets[positions].tolist()],
+            "train_class": [_class_name(train, target) for target in train.targets[positions]],
             "removal": removal[positions].tolist(),
         }
         frames.append(pd.DataFrame({**{name: [value] * top for name, value in test.items()}, **columns}))
     return pd.concat(frames, ignore_index=True)
 
 
-def _class_name(data: Dataset, target: int) -> str:
-    return data.class_names[target] if data.class_names else str(target)
+def _predicted(tests: Dataset, outputs: Tensor) -> Tensor:
+    """The class; or, of real targets, the outputs themselves (of labels the logits), without the noise beside them."""
+    if not tests.targets.is_floating_point():
+        return outputs.argmax(dim=-1)
+    return outputs.reshape(len(tests), -1)[:, : tests.targets[0].numel()]
+
+
+def _class_name(data: Dataset, target: Tensor) -> str:
+    """The name of a class, or real targets as numbers."""
+    if target.is_floating_point():
+        return ", ".join(f"{value:.4g}" for value in target.reshape(-1).tolist())
+    return data.class_names[int(target)] if data.class_names else str(int(target))
 
 
 def printed_rankings(ranking: pd.DataFrame, measured: str = LOSS) -> list[Table]:

@@ -3,9 +3,10 @@ import pandas as pd
 import pytest
 import torch
 
+from bayes_influence.experiments.attribution.of_run import InfluenceRequest, influence_of_run
 from bayes_influence.experiments.training.real_report import label_row, predict_real, predictions_table, real_row
 from bayes_influence.experiments.training.report import train_and_report
-from bayes_influence.experiments.training.run import run_training
+from bayes_influence.experiments.training.run import load_run, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.training.noise import LearnedNoise
 
@@ -59,6 +60,15 @@ def test_the_interval_of_other_networks_has_the_training_error(path, tmp_path):
     with torch.no_grad():
         errors = objective.outputs(objective.params, split.train.inputs) - split.train.targets
     torch.testing.assert_close(predicted.deviation, errors.square().mean().sqrt().expand(len(split.test), 1))
+
+
+def test_a_ranking_of_a_regression_shows_numbers(path, tmp_path):
+    train_and_report(run_of(path, "bnn", epochs=5), tmp_path / "run", progress=False)
+    found = influence_of_run(tmp_path / "run", tmp_path / "out", InfluenceRequest(tests=(0,), top=2), progress=False)
+    _, split, _ = load_run(tmp_path / "run")
+    row = found.ranking.iloc[0]
+    assert row["test_class"] == f"{float(split.test.targets[0]):.4g}"
+    assert row["train_class"] == f"{float(split.train.at(int(row['train_id'])).targets):.4g}"
 
 
 def test_rows_of_several_targets_are_averaged():
