@@ -31,7 +31,6 @@ STACKED = {name: value.unsqueeze(0) for name, value in OBJECTIVE.params.items()}
     "use",
     [
         lambda: Influence(OBJECTIVE, THEIRS),
-        lambda: Influence(OBJECTIVE, OURS, damping=1.0).on_loss(THEIRS),
         lambda: reduce(OBJECTIVE, THEIRS),
         lambda: fit_schemes(find_schemes(["weight-decay"]), lambda: MLP(2, 2), THEIRS, [0], Schedule(3)),
         lambda: train_minibatches(OBJECTIVE, STACKED, THEIRS, MinibatchSchedule(1, 2, 0.1), [0]),

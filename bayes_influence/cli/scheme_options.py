@@ -82,5 +82,5 @@ def _sayable(schemes: tuple[Scheme, ...]) -> dict[str, tuple[type, str]]:
             words = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
             kind = float if float in parts else str if words or str in parts else None
             if name != "name" and name not in found and kind is not None:
-                found[name] = (kind, texts[name])
+                found[name] = (kind, texts.get(name, ""))
     return found

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.data.catalogue import picture
+from bayes_influence.data.checks import shapes_of
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.torch_internals import tree_leaves
 
@@ -82,8 +83,7 @@ def _texts(among: Dataset, inputs: Any, decode: Decode | None) -> list[str]:
         return [_shortened(decode(row.tolist())) for row in tokens[0]]
     if len(leaves) == 1 and leaves[0].ndim == 2:
         return _rows(among, leaves[0])
-    shapes = ", ".join(f"{tuple(leaf.shape[1:])} {str(leaf.dtype).removeprefix('torch.')}" for leaf in leaves)
-    return [f"numbers of shape {shapes}"] * len(leaves[0])
+    return [f"numbers of shape {shapes_of(inputs)}"] * len(leaves[0])
 
 
 def _rows(among: Dataset, values: Tensor) -> list[str]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,7 +20,7 @@ from bayes_influence.data.own_function import OwnFunction
 from bayes_influence.data.own_images import OwnImages
 from bayes_influence.data.own_rows import OwnArrays, OwnTable
 from bayes_influence.data.reading import checksum
-from bayes_influence.data.tables import TABLES, Rows
+from bayes_influence.data.tables import TABLES
 
 CATALOGUE: dict[str, KnownSet] = {**TABLES, **IMAGE_SETS}
 """By name. A new table or image set is one entry in its kind's registry; a new kind is one file and one line here."""
@@ -76,21 +75,6 @@ def find_known(
     if ":" in name:
         return OwnFunction.named(name)
     raise ValueError(f"unknown dataset {name!r}; known: {', '.join(CATALOGUE)}, {OWN}")
-
-
-def find_rows(name: str, **said: Any) -> Rows:
-    """The same, where examples have to be left out one at a time.
-
-    Raises:
-        ValueError: If it is no data set in memory; or as `find_known`.
-    """
-    known = find_known(name, **said)
-    if not isinstance(known, Rows):
-        raise ValueError(
-            f"{name} is a set of images, of which no single example is left out here; take a table "
-            f"({', '.join(TABLES)}), {OWN.replace('a folder of images by class, ', '')}"
-        )
-    return known
 
 
 def file_of(name: str) -> Path | None:

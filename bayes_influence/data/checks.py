@@ -15,6 +15,12 @@ from bayes_influence.torch_internals import tree_leaves
 NOTHING_SMALLER = "inputs are one tensor, or a tuple or dict of tensors, with the examples along the first axis"
 
 
+def shapes_of(inputs: Any) -> str:
+    """Shape and dtype of one example's tensors, in words."""
+    leaves = tree_leaves(inputs)
+    return " and ".join(f"{tuple(leaf.shape[1:])} {str(leaf.dtype).removeprefix('torch.')}" for leaf in leaves)
+
+
 def check_tensors(name: str, inputs: Any, targets: Any) -> None:
     """Refuses inputs and targets that are not tensors with a leading axis.
 

@@ -23,6 +23,7 @@ from bayes_influence.data.checks import (
     check_weights,
     checked_names,
     checked_targets,
+    shapes_of,
 )
 from bayes_influence.data.examples import pairs_of, stacked_pairs
 from bayes_influence.data.identities import example_ids, example_positions
@@ -91,11 +92,9 @@ class Dataset:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        leaves = tree_leaves(self.inputs)
-        shapes = " and ".join(f"{tuple(leaf.shape[1:])} {str(leaf.dtype).removeprefix('torch.')}" for leaf in leaves)
         kind = "real targets" if self.targets.is_floating_point() else f"{self.n_classes} classes"
         weighted = "" if self.weights is None else ", weighted"
-        return f"Dataset({self.name!r}, {len(self)} examples of {shapes}, {kind}{weighted})"
+        return f"Dataset({self.name!r}, {len(self)} examples of {shapes_of(self.inputs)}, {kind}{weighted})"
 
     @classmethod
     def of_examples(cls, examples: Iterable[tuple[Any, Any]], name: str = "unnamed", **parts: Any) -> Dataset:

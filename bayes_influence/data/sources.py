@@ -16,6 +16,7 @@ from torch.utils.data import (
     SequentialSampler,
     SubsetRandomSampler,
     TensorDataset,
+    default_collate,
 )
 from torch.utils.data import Dataset as TorchDataset
 
@@ -55,7 +56,7 @@ def as_dataset(
         return _of_loader(data, name, split, augmentation)
     if isinstance(data, IterableDataset):
         raise TypeError(f"{name}: an IterableDataset has no examples by number, so no ids; read it into a list first")
-    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+    if type(data) is TensorDataset and len(data.tensors) == 2:
         return Dataset(*data.tensors, torch.arange(len(data)), name)
     if isinstance(data, TorchDataset):
         return StreamedDataset(Stream(data, name, split=split, augmentation=augmentation))
@@ -72,10 +73,10 @@ def _of_loader(loader: DataLoader[Any], name: str, split: Splitting, augmentatio
     if isinstance(loader.dataset, IterableDataset):
         raise TypeError(f"{name}: an IterableDataset has no examples by number, so no ids; read it into a list first")
     batches = loader.batch_sampler
-    sampler = loader.sampler if batches is None else batches.sampler if isinstance(batches, BatchSampler) else batches
+    sampler = loader.sampler if batches is None else batches.sampler if type(batches) is BatchSampler else batches
     taken = _positions(sampler, loader, name)
     source = loader.dataset
-    if isinstance(source, TensorDataset) and len(source.tensors) == 2 and split is split_batch:
+    if _is_plain(source, loader) and split is split_batch:
         whole = Dataset(*source.tensors, torch.arange(len(source)), name)
     else:
         whole = StreamedDataset(
@@ -86,6 +87,11 @@ def _of_loader(loader: DataLoader[Any], name: str, split: Splitting, augmentatio
     return whole if taken is None else whole.select(taken)
 
 
+def _is_plain(source: TorchDataset[Any], loader: DataLoader[Any]) -> bool:
+    """Whether a loader hands out two tensors row by row, and nothing else."""
+    return type(source) is TensorDataset and len(source.tensors) == 2 and loader.collate_fn is default_collate
+
+
 def _positions(sampler: Sampler[Any] | Any, loader: DataLoader[Any], name: str) -> list[int] | None:
     """Which examples of its dataset a loader hands out, None for all of them.
 
@@ -93,7 +99,7 @@ def _positions(sampler: Sampler[Any] | Any, loader: DataLoader[Any], name: str) 
         ValueError: If it does not hand out some examples once each.
     """
     drops = loader.drop_last or getattr(loader.batch_sampler, "drop_last", False)
-    if isinstance(sampler, SequentialSampler):
+    if type(sampler) is SequentialSampler and len(sampler) == len(loader.dataset):  # type: ignore[arg-type]
         left = len(loader.dataset) % (loader.batch_size or 1)  # type: ignore[arg-type]
         if drops and left:
             raise ValueError(
@@ -101,9 +107,9 @@ def _positions(sampler: Sampler[Any] | Any, loader: DataLoader[Any], name: str) 
                 "trained on; make it with drop_last=False, or of a Subset without them"
             )
         return None
-    if isinstance(sampler, SubsetRandomSampler):
+    if type(sampler) is SubsetRandomSampler:
         return sorted(int(index) for index in sampler.indices)
-    if isinstance(sampler, RandomSampler) and not sampler.replacement and sampler.num_samples == len(loader.dataset):  # type: ignore[arg-type]
+    if type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(loader.dataset):  # type: ignore[arg-type]
         return None
     raise ValueError(
         f"{name}: which examples a loader with a {type(sampler).__name__} trains on, and how often, cannot be told; "

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from bayes_influence.data.batch import Batch
-from bayes_influence.data.checks import check_batch_size, check_finite, checked_names, checked_targets
+from bayes_influence.data.checks import check_batch_size, check_finite, checked_names, checked_targets, shapes_of
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.identities import example_ids
 from bayes_influence.data.stream import Parts, Stream, split_batch
@@ -96,9 +96,7 @@ class StreamedDataset(Dataset):
 
     def __repr__(self) -> str:
         first = self.example
-        leaves = tree_leaves(first.inputs)
-        shapes = " and ".join(f"{tuple(leaf.shape[1:])} {str(leaf.dtype).removeprefix('torch.')}" for leaf in leaves)
-        return f"StreamedDataset({self.name!r}, {len(self)} examples of {shapes})"
+        return f"StreamedDataset({self.name!r}, {len(self)} examples of {shapes_of(first.inputs)})"
 
     def batch(self) -> Batch:
         """All examples as one batch: reads, and holds, everything."""

@@ -8,16 +8,18 @@ keeps its weight in both. The two have different retrainings as their truth.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from bayes_influence.curvature.errors import IndefiniteCurvatureError, IndefiniteCurvatureWarning
-from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.sources import as_dataset
 from bayes_influence.influence.directional import (
     loss_curvatures,
     loss_slopes,
@@ -29,6 +31,11 @@ from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.influence.response import Response
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.reweighting import Convention, removal_weights
+
+logger = logging.getLogger(__name__)
+
+LARGEST_BEND = 0.3
+"""From which bend on an expansion at the fit is not to be trusted."""
 
 ORDERS = ("auto", 1, 2, "newton", "newton-chebyshev")
 
@@ -63,7 +70,7 @@ class GroupInfluence:
         moved = layout.flatten(self.problem.objective.params) + self.change
         return {**self.problem.objective.params, **layout.unflatten(moved)}
 
-    def on_loss(self, test: Dataset, *, order: int | str = "exact") -> Float[Tensor, " t"]:
+    def on_loss(self, test: Any, *, order: int | str = "exact") -> Float[Tensor, " t"]:
         """Predicted change of every test loss, positive where the removal hurts.
 
         Args:
@@ -76,7 +83,8 @@ class GroupInfluence:
         """
         if order not in (1, 2, "exact"):
             raise ValueError(f"the order of a loss change must be 1, 2 or 'exact', got {order!r}")
-        data, objective = self.problem.taken(test)
+        tests = as_dataset(test, "the test examples").to(device=self.problem.objective.device)
+        data, objective = self.problem.taken(tests)
         size = self.problem.batch_size
         if order == "exact":
             flat = objective.flat
@@ -153,6 +161,12 @@ def group_influence(
         warnings.warn(_no_newton_step(len(positions), taken, error), IndefiniteCurvatureWarning, stacklevel=3)
     if taken in (1, 2):
         step = reweighting_response(response, change, taken)
+    if bend is not None and LARGEST_BEND < bend < float("inf"):
+        logger.warning(
+            "the expansion at the fit does not reach as far as removing %d example(s): bend %.2g, above %.2g the "
+            "correction is no small one. Take order='newton', or refit without them (`Minimum`)",
+            *(len(positions), bend, LARGEST_BEND),
+        )
     return GroupInfluence(step, problem.data.ids[positions], taken, convention, problem, bend)
 
 

@@ -30,7 +30,7 @@ from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.influence.scoring import ScoreBlocks
 from bayes_influence.influence.selection import GroupSelection, select_group
 from bayes_influence.influence.tokens import token_influence
-from bayes_influence.objectives.criteria import Criterion, as_likelihood
+from bayes_influence.objectives.criteria import Criterion, as_losses
 from bayes_influence.objectives.members import check_objective
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import NoRegulariser, WeightDecay
@@ -139,7 +139,7 @@ class Influence:
             ValueError: As for `Influence`, or if a loader leaves examples out.
         """
         regulariser = WeightDecay(weight_decay) if weight_decay else NoRegulariser()
-        objective = Objective(model, as_likelihood(loss), regulariser, parameters=parameters)
+        objective = Objective(model, as_losses(loss), regulariser, parameters=parameters)
         data = as_dataset(train, "the training examples").to(device=objective.device)
         if isinstance(train, DataLoader) and train.batch_size:
             options.setdefault("batch_size", train.batch_size)
@@ -234,7 +234,7 @@ class Influence:
         ]
         return torch.cat(pieces)
 
-    def of_perturbation(self, ids: int | Iterable[int] | Tensor, test: Dataset) -> Any:
+    def of_perturbation(self, ids: int | Iterable[int] | Tensor, test: Any) -> Any:
         """Influence of moving a training input on every test loss: -g_t' (C + D)^-1 grad_x grad_theta l_i.
 
         To first order, moving x_i by d changes the test loss by (1/n) times this times d (Koh & Liang 2017, eq. 5).
@@ -250,7 +250,7 @@ class Influence:
             TypeError: If the inputs are not real numbers.
             ValueError: If an id is unknown.
         """
-        solved = self.response.solve(self.problem.gradients(*self.problem.taken(test)).T).value
+        solved = self.response.solve(self.problem.gradients(*self.problem.taken(self._tests(test))).T).value
         return perturbation_influence(self.problem, solved, ids)
 
     def of_tokens(self, ids: int | Iterable[int] | Tensor, test: Any) -> Float[Tensor, "t k T"]:
@@ -279,7 +279,7 @@ class Influence:
 
     def select_group(
         self,
-        test: Dataset,
+        test: Any,
         size: int,
         *,
         method: str = "best",
@@ -287,8 +287,9 @@ class Influence:
         convention: Convention = "fixed",
     ) -> GroupSelection:
         """The group whose removal changes the mean test loss most; see `selection.select_group`."""
+        tests, progress = self._tests(test), self.progress
         return select_group(
-            self.response, test, size, method=method, direction=direction, convention=convention, progress=self.progress
+            self.response, tests, size, method=method, direction=direction, convention=convention, progress=progress
         )
 
     def _tests(self, test: Any) -> Dataset:

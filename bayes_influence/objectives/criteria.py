@@ -62,6 +62,13 @@ class PerExample:
     def __call__(self, outputs: Any, targets: Tensor) -> Float[Tensor, " B"]:
         """Losses, one per example."""
         losses = self._single(outputs, targets)
+        if losses.ndim == 2 and losses.shape[1] == 1:
+            return losses.squeeze(1)
+        if losses.ndim > 1:
+            raise InseparableLossError(
+                f"{_named(self.criterion)} returns losses of shape {tuple(losses.shape)}, several for every example; "
+                "take reduction='mean', or a function that adds them up or averages them"
+            )
         if losses.ndim:
             return losses
 
@@ -112,7 +119,7 @@ def read_outputs(likelihood: object, returned: Any) -> Any:
     return returned
 
 
-def as_likelihood(loss: Criterion) -> Criterion:
+def as_losses(loss: Criterion) -> Criterion:
     """One of the library's likelihoods as it is, and any other loss taken apart into examples.
 
     Args:

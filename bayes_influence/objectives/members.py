@@ -72,7 +72,7 @@ class Members:
 
         Raises:
             TypeError: If these are no objectives.
-            ValueError: If the objectives differ in the names of their parameters.
+            ValueError: If the objectives differ in layers, parameters, likelihood, regulariser or its weight.
         """
         if isinstance(trained, Members):
             return trained
@@ -90,6 +90,11 @@ class Members:
             raise ValueError("members need at least one objective, got none")
         if any(set(one.params) != set(each[0].params) or one.names != each[0].names for one in each):
             raise ValueError("members must share one architecture and take influence in the same parameters")
+        for what in ("likelihood", "regulariser", "regulariser_weight"):
+            if any(getattr(one, what) != getattr(each[0], what) for one in each):
+                raise ValueError(f"members must share one objective, but they differ in their {what}; stack them apart")
+        if any(repr(one.network) != repr(each[0].network) for one in each):
+            raise ValueError("members must share one architecture, but their networks have other layers")
         return Members(
             objective=each[0],
             params=stack_members([one.params for one in each]),

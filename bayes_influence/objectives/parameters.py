@@ -120,7 +120,7 @@ def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer
         names = [name for name in names if not name.endswith(RHO)]
     free = [name for name, value in network.named_parameters() if value.requires_grad]
     if not (taken := tuple(name for name in names if name in set(free))):
-        if not names:
+        if not names and parameters == "layers":
             raise ValueError(f"parameters={parameters!r} leaves nothing: no module is one of {IN_WORDS}")
         raise ValueError(f"parameters={parameters!r} leaves nothing: {names} are frozen (requires_grad=False)")
     return taken

@@ -227,6 +227,16 @@ def _watched(objective: Objective, path: str, inputs: Any) -> tuple[Any, Any]:
     calls: list[str] = []
     received: list[tuple[Any, Any]] = []
     returned: list[Any] = []
+    versions: list[int] = []
+
+    def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+        received.append((args, kwargs))
+        versions.extend(_versions(args))
+
+    def after(_: nn.Module, args: Any, output: Any) -> None:
+        returned.append(output)
+        versions.extend(_versions(output))
+
     named = path or "the network"
     with objective.exclusive() as network:
         handles = [
@@ -234,13 +244,9 @@ def _watched(objective: Objective, path: str, inputs: Any) -> tuple[Any, Any]:
             for name, owner in owners_of_parameters(network).items()
         ]
         layer = network.get_submodule(path)
-        handles.append(
-            # First of all hooks, since the layer on its own calls the others itself.
-            layer.register_forward_pre_hook(
-                lambda _, args, kwargs: received.append((args, kwargs)), prepend=True, with_kwargs=True
-            )
-        )
-        handles.append(layer.register_forward_hook(lambda _, args, output: returned.append(output)))
+        # First of all hooks, since the layer on its own calls the others itself.
+        handles.append(layer.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
+        handles.append(layer.register_forward_hook(after))
         try:
             state = {
                 name: value.detach().requires_grad_(name in objective.names and value.is_floating_point())
@@ -258,6 +264,8 @@ def _watched(objective: Objective, path: str, inputs: Any) -> tuple[Any, Any]:
         raise _StaysWholeError(f"{named!r} is not the layer that is called last: that is {calls[-1]!r}")
     if outputs is not returned[0]:
         raise _StaysWholeError(f"the network does something to the output of {named!r}")
+    if _versions((args, outputs)) != versions:
+        raise _StaysWholeError(f"the network writes into what {named!r} received or returned, in place")
     if len(args) != 1 or kwargs:
         raise _StaysWholeError(f"{named!r} takes {len(args)} arguments and the keywords {sorted(kwargs)}")
     leaves, examples = tree_leaves(args[0]), len(tree_leaves(inputs)[0])
@@ -266,6 +274,11 @@ def _watched(objective: Objective, path: str, inputs: Any) -> tuple[Any, Any]:
     if any(leaf.requires_grad for leaf in leaves):
         raise _StaysWholeError(f"what {named!r} receives depends on its own parameters, which are used before it, too")
     return args[0], outputs
+
+
+def _versions(values: Any) -> list[int]:
+    """How often each tensor was written into."""
+    return [leaf._version for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 def _check_rows(path: str, features: Any, again: Any, rows: Tensor) -> None:

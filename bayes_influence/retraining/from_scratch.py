@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bayes_influence.arguments import shown
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.models.initialisation import initial_state
+from bayes_influence.objectives.head import layer_path
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.reduction import Reduction, reduce
@@ -84,6 +85,9 @@ class FromScratch(RetrainingProtocol):
             dtype=objective.dtype,
             device=objective.device,
         )
+        if layer_path(objective.network):  # a last layer on its own: the network around it is built, too
+            start = {name: value for name, value in start.items() if name in members.params}
+            buffers = members.buffers
         _check_same(start, members.params)
         effects = self.scheme.effects(objective, train)
         held: tuple[str, ...] = ()

@@ -45,4 +45,4 @@ def test_tokens_are_decoded_and_long_texts_cut():
     assert shown.text.endswith(" ...")
     assert len(shown.text) == 284
     assert shown.label == ""
-    assert appearances(texts, [1])[0].text == "numbers of shape (400,) int64, (400,) float32"
+    assert appearances(texts, [1])[0].text == "numbers of shape (400,) int64 and (400,) float32"

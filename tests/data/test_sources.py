@@ -8,10 +8,12 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     RandomSampler,
+    SequentialSampler,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
+    default_collate,
 )
 
 import bayes_influence as bi
@@ -125,3 +127,26 @@ def test_loaders_that_leave_examples_out_or_repeat_some_are_refused(loader, mess
 def test_what_is_no_data_is_refused(source, message):
     with pytest.raises(TypeError, match=message):
         as_dataset(source)
+
+
+class Doubled(TensorDataset):
+    """Two tensors whose items are not their rows."""
+
+    def __getitem__(self, index):
+        return 2 * X[index], Y[index]
+
+
+def test_items_and_collate_functions_of_ones_own_are_followed():
+    assert torch.equal(as_dataset(Doubled(X, Y)).batch().inputs, 2 * X)
+    assert torch.equal(as_dataset(DataLoader(Doubled(X, Y), batch_size=4)).batch().inputs, 2 * X)
+    tripled = DataLoader(
+        TensorDataset(X, Y),
+        batch_size=4,
+        collate_fn=lambda items: (3 * default_collate(items)[0], default_collate(items)[1]),
+    )
+    assert torch.equal(as_dataset(tripled).batch().inputs, 3 * X)
+
+
+def test_a_sampler_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="a loader with a SequentialSampler"):
+        as_dataset(DataLoader(Items(), sampler=SequentialSampler(range(6))))

@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from bayes_influence.curvature.errors import IndefiniteCurvatureError, IndefiniteCurvatureWarning
 from bayes_influence.data.dataset import Dataset
@@ -95,6 +96,28 @@ def test_the_bend_tells_how_far_an_expansion_reaches(linear, train, reweighted, 
         assert found.bend == pytest.approx(length(found.change - newton.change) / length(newton.change), rel=1e-6)
         _, truth = true_change(reweighted, linear, train, positions, convention)
         assert 0.1 < length(found.change - truth) / length(truth) / found.bend**2 < 4
+
+
+def test_a_group_beyond_the_reach_of_an_expansion_is_warned_of(linear, train, monkeypatch, caplog):
+    influence = Influence(linear, train, damping=0.0)
+    bend = influence.of_group(train.ids[:2]).bend
+    assert not caplog.records
+    monkeypatch.setattr("bayes_influence.influence.groups.LARGEST_BEND", bend / 2)
+    influence.of_group(train.ids[:2])
+    assert "does not reach as far as removing 2 example(s)" in caplog.text
+    caplog.clear()
+    influence.of_group(train.ids[:2], order="newton")
+    assert not caplog.records
+
+
+def test_tests_may_come_from_a_loader(linear, train):
+    influence = Influence(linear, train, damping=0.0)
+    chosen = train.select(range(5))
+    loader = DataLoader(TensorDataset(chosen.inputs, chosen.targets), batch_size=2)
+    group = influence.of_group(train.ids[:2])
+    assert torch.equal(group.on_loss(loader), group.on_loss(chosen))
+    assert influence.select_group(loader, 3).ids.tolist() == influence.select_group(chosen, 3).ids.tolist()
+    assert torch.equal(influence.of_perturbation([3], loader), influence.of_perturbation([3], chosen))
 
 
 def test_one_example_is_a_group_of_one(linear, train):

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import bayes_influence as bi
-from bayes_influence.objectives.criteria import InseparableLossError, PerExample, as_likelihood, read_outputs
+from bayes_influence.objectives.criteria import InseparableLossError, PerExample, as_losses, read_outputs
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(6, 3, generator=GENERATOR, dtype=torch.float64)
@@ -114,5 +114,13 @@ def test_derivatives_are_those_of_the_library_s_own_loss():
 
 def test_likelihoods_of_the_library_are_not_taken_apart():
     likelihood = bi.NextToken()
-    assert as_likelihood(likelihood) is likelihood
-    assert isinstance(as_likelihood(nn.CrossEntropyLoss()), PerExample)
+    assert as_losses(likelihood) is likelihood
+    assert isinstance(as_losses(nn.CrossEntropyLoss()), PerExample)
+
+
+def test_one_loss_in_a_column_is_one_loss_and_several_for_an_example_are_refused():
+    column = LOGITS[:, :1]
+    losses = PerExample(nn.MSELoss(reduction="none"))(column, REALS[:, :1])
+    torch.testing.assert_close(losses, (column - REALS[:, :1]).square()[:, 0])
+    with pytest.raises(InseparableLossError, match=r"MSELoss returns losses of shape \(6, 3\), several for every"):
+        PerExample(nn.MSELoss(reduction="none"))(LOGITS, REALS)

@@ -7,6 +7,7 @@ from torch import nn
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import WeightDecay
 
 
 @pytest.fixture
@@ -72,3 +73,19 @@ def test_a_long_stack_is_shown_by_its_first_labels(count, shown):
     members = replace(Members.of(objectives), labels=tuple("abcd"[:count]))
     assert repr(members).startswith(f"Members({count} of Objective(")
     assert repr(members).endswith(f": {shown})")
+
+
+def test_objectives_that_differ_are_no_stack():
+    def one(likelihood=None, regulariser=None, weight=1.0, activation=None):
+        network = nn.Sequential(nn.Linear(2, 2), activation or nn.Tanh(), nn.Linear(2, 2))
+        return Objective(network, likelihood or CrossEntropy(), regulariser or WeightDecay(0.1), weight)
+
+    assert len(Members.of([one(), one()])) == 2
+    for other, what in (
+        (one(likelihood=CrossEntropy(label_smoothing=0.1)), "likelihood"),
+        (one(regulariser=WeightDecay(0.2)), "regulariser"),
+        (one(weight=2.0), "regulariser_weight"),
+        (one(activation=nn.ReLU()), "other layers"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            Members.of([one(), other])

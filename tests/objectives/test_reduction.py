@@ -229,3 +229,31 @@ def test_losses_that_are_not_finite_are_refused_with_the_data(network, data):
     broken = objective.at({name: value * torch.nan for name, value in objective.params.items()})
     with pytest.raises(ValueError, match="30 of 30 losses are not finite"):
         reduce(broken, data)
+
+
+class _WritesInPlace(nn.Module):
+    """Changes what its last layer returned, or what it received, in the same memory."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.body, self.last, self.where = nn.Linear(3, 4), nn.Linear(4, 2), where
+
+    def forward(self, x):
+        with torch.no_grad():
+            h = torch.tanh(self.body(x))
+        out = self.last(h)
+        if self.where == "output":
+            return out.relu_()
+        h.mul_(0) if self.where == "input" else None
+        return out
+
+
+@pytest.mark.parametrize("where", ["output", "input"])
+def test_a_network_that_writes_into_its_last_layers_values_stays_whole(where):
+    torch.manual_seed(0)
+    x = torch.randn(12, 3)
+    data = Dataset(x, (x[:, 0] > 0).long(), torch.arange(12))
+    reduction = reduce(Objective(_WritesInPlace(where), CrossEntropy(), parameters="last-layer"), data)
+    assert not reduction.is_head
+    assert "in place" in reduction.reason
+    assert reduce(Objective(_WritesInPlace("nowhere"), CrossEntropy(), parameters="last-layer"), data).is_head

@@ -94,9 +94,9 @@ def steps(monkeypatch):
     """What every step is given: batches, the regulariser's weight, and the seeds of the members' noise."""
     seen, original = [], minibatch.member_gradients
 
-    def recorded(step, layout, flat, buffers, batch, weights, regulariser_weight, seeds, *, alone):
+    def recorded(network, step, layout, flat, buffers, batch, weights, regulariser_weight, seeds, *, alone):
         seen.append((batch.inputs, regulariser_weight, seeds))
-        return original(step, layout, flat, buffers, batch, weights, regulariser_weight, seeds, alone=alone)
+        return original(network, step, layout, flat, buffers, batch, weights, regulariser_weight, seeds, alone=alone)
 
     monkeypatch.setattr(minibatch, "member_gradients", recorded)
     return seen

@@ -70,7 +70,7 @@ def test_the_sampled_elbo_is_the_objective(trained):
 def test_pyro_estimates_the_same_objective_and_differentiates_the_noise(trained):
     step = svi_step(trained, N)
     leaves = {name: value.clone().requires_grad_() for name, value in trained.params.items()}
-    values = torch.stack([step.value(leaves, {}, DATA.batch(), None, 1.0)[0] for _ in range(200)])
+    values = torch.stack([step(leaves, {}, DATA.batch(), None, 1.0)[0] for _ in range(200)])
     (slope,) = torch.autograd.grad(values.mean(), leaves["log_scale"])
     exact = float(trained.value(trained.params, DATA.batch()))
     values = values.detach()

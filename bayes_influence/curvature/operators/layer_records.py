@@ -98,11 +98,17 @@ class RecordLayers(TorchFunctionMode):
 
     Attributes:
         records: One for each layer's path.
+
+    Raises:
+        ValueError: If a layer's weight goes by the name of another layer.
     """
 
     def __init__(self, layers: Iterable[KroneckerLayer], params: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self._layers = {id(params[f"{layer.path}.weight".lstrip(".")]): layer for layer in layers}
+        weights = {layer: params.get(f"{layer.path}.weight".lstrip(".")) for layer in layers}
+        if tied := [layer.path for layer, weight in weights.items() if weight is None]:
+            raise ValueError(f"the weight of {tied[0]!r} is another layer's, too, so that neither has a gradient alone")
+        self._layers = {id(weight): layer for layer, weight in weights.items()}
         self.records = {layer.path: LayerRecord() for layer in self._layers.values()}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
