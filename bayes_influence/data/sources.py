@@ -75,21 +75,13 @@ def _of_loader(loader: DataLoader[Any], name: str, split: Splitting, augmentatio
     batches = loader.batch_sampler
     sampler = loader.sampler if batches is None else batches.sampler if type(batches) is BatchSampler else batches
     taken = _positions(sampler, loader, name)
-    source = loader.dataset
-    if _is_plain(source, loader) and split is split_batch:
-        whole = Dataset(*source.tensors, torch.arange(len(source)), name)
+    source, collate = loader.dataset, None if batches is None else loader.collate_fn
+    as_rows = collate is default_collate and split is split_batch
+    if type(source) is TensorDataset and len(source.tensors) == 2 and as_rows:
+        whole: Dataset = Dataset(*source.tensors, torch.arange(len(source)), name)
     else:
-        whole = StreamedDataset(
-            Stream(
-                source, name, None if batches is None else loader.collate_fn, split, loader.num_workers, augmentation
-            )
-        )
+        whole = StreamedDataset(Stream(source, name, collate, split, loader.num_workers, augmentation))
     return whole if taken is None else whole.select(taken)
-
-
-def _is_plain(source: TorchDataset[Any], loader: DataLoader[Any]) -> bool:
-    """Whether a loader hands out two tensors row by row, and nothing else."""
-    return type(source) is TensorDataset and len(source.tensors) == 2 and loader.collate_fn is default_collate
 
 
 def _positions(sampler: Sampler[Any] | Any, loader: DataLoader[Any], name: str) -> list[int] | None:
