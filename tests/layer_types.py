@@ -38,6 +38,17 @@ class Square(torch.autograd.Function):
         return 2 * x * slope
 
 
+class Squared(nn.Module):
+    """A function on its own, as a module."""
+
+    def __init__(self, square):
+        super().__init__()
+        self.square = square
+
+    def forward(self, inputs):
+        return self.square(inputs)
+
+
 class OnceOnly(torch.autograd.Function):
     """A custom function that torch cannot differentiate twice."""
 

@@ -232,8 +232,8 @@ class InfluenceScores:
         for kind in KINDS:
             ids = self.top(k, test_id, by=kind).tolist()  # type: ignore[arg-type]
             looks = appearances(train, ids, decode)
-            changes = {int(one): float(value) for one, value in zip(self.train_ids, removal, strict=True)}
-            ends[kind] = [ShownExample(one, changes[one], look) for one, look in zip(ids, looks, strict=True)]
+            changes = [float(removal[self.train_ids == one]) for one in ids]
+            ends[kind] = [ShownExample(*one) for one in zip(ids, changes, looks, strict=True)]
         return ShownTest(test_id, appearances(test, [test_id], decode, train)[0], **ends)
 
     def to_frame(self) -> pd.DataFrame:

@@ -235,7 +235,7 @@ class Objective:
             got = tuple(losses.shape) if isinstance(losses, Tensor) else kind_of(losses)
             asked = f"one loss per example, shape ({len(batch.targets)},)"
             raise ValueError(f"the likelihood must return {asked}, got {got}; use reduction='none'")
-        return losses if batch.weights is None else batch.weights * losses
+        return batch.weighted(losses)
 
     def check_targets(self, data: Dataset) -> None:
         """Refuses targets that do not fit what the likelihood says of the outputs; two examples are evaluated.

@@ -10,29 +10,7 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.likelihoods import CrossEntropy, GaussianNoise
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
-
-
-class OldStyleSquare(torch.autograd.Function):
-    """x^2 in the style that has neither forward mode nor a batching rule."""
-
-    @staticmethod
-    def forward(context, x):
-        context.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(context, slope):
-        (x,) = context.saved_tensors
-        return 2 * x * slope
-
-
-class Squared(nn.Module):
-    def __init__(self, square):
-        super().__init__()
-        self.square = square
-
-    def forward(self, inputs):
-        return self.square(inputs)
+from tests.layer_types import Square, Squared
 
 
 @pytest.mark.parametrize(
@@ -41,7 +19,7 @@ class Squared(nn.Module):
 )
 def test_what_has_no_forward_mode_has_the_same_curvature(classification, request, operator, reference) -> None:
     objectives = []
-    for square in (torch.square, OldStyleSquare.apply):
+    for square in (torch.square, Square.apply):
         torch.manual_seed(5)
         network = nn.Sequential(nn.Linear(4, 5), Squared(square), nn.Linear(5, 3)).double()
         objectives.append(Objective(network, CrossEntropy(), WeightDecay(0.05)))

@@ -14,6 +14,7 @@ from bayes_influence.objectives.derivatives import dense_hessian, per_example_gr
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
+from tests.layer_types import Square, Squared
 
 
 @pytest.fixture
@@ -129,32 +130,9 @@ def test_networks_whose_gradients_are_not_outer_products(train, solved, network,
     assert ScoreBlocks(problem).scoring == "forward"
 
 
-class OldStyleSquare(torch.autograd.Function):
-    """x^2 in the style that has neither forward mode nor a batching rule."""
-
-    @staticmethod
-    def forward(context, x):
-        context.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(context, slope):
-        (x,) = context.saved_tensors
-        return 2 * x * slope
-
-
-class Squared(nn.Module):
-    def __init__(self, square):
-        super().__init__()
-        self.square = square
-
-    def forward(self, inputs):
-        return self.square(inputs)
-
-
 def test_what_has_no_forward_mode_has_the_same_products(train):
     products, vectors = [], torch.linspace(-1, 1, 62, dtype=torch.float64).view(31, 2)
-    for square in (torch.square, OldStyleSquare.apply):
+    for square in (torch.square, Square.apply):
         torch.manual_seed(5)
         network = nn.Sequential(nn.Linear(3, 4), Squared(square), nn.Linear(4, 3)).double()
         problem = FittedProblem(Objective(network, CrossEntropy(), WeightDecay(0.1)), train)
