@@ -208,8 +208,9 @@ def _fitting(network: nn.Module | Callable[[], nn.Module], stored: dict[str, Any
         raise TypeError(f"load takes a network or a function that builds one, got {type(made).__name__}")
     held = copy.deepcopy(made)
     if stored["approximation"] is not None and not is_bayesian(held):
-        method, max_pooling = stored["approximation"]
-        held = to_bayesian(held, method=method, max_pooling=max_pooling)
+        held = to_bayesian(
+            held, **dict(zip(("method", "max_pooling", "structure"), stored["approximation"], strict=False))
+        )
     elif scheme is not None and _difference(held, stored) and not is_bayesian(held):
         prepared = scheme.prepare(held)
         held = held if _difference(prepared, stored) else prepared
