@@ -71,7 +71,7 @@ def test_calibrated_moments_agree_with_other_draws_where_diagonal_ones_fall_shor
         {layer.path: layer.variance_ratio for layer in moment_check(one, images, params=params, n_samples=500).layers}
         for one in (network, plain)
     )
-    # Draws are shared by all examples: a sum of their variances has at most the error of one, sqrt(2 / n) on both sides.
+    # All examples share the draws: a sum of their variances has at most the error of one, sqrt(2 / n) on either side.
     for path in ("0", "3", "6"):
         assert ratios[path] == pytest.approx(1, abs=5 * (4 / 500) ** 0.5)
     assert neglected["3"] < 0.5
