@@ -113,6 +113,8 @@ def test_approximation_refuses_unknown_names():
         Approximation("second-order")
     with pytest.raises(ValueError, match="unknown max_pooling 'largest'; known: co-pooling, clark"):
         Approximation(max_pooling="largest")
+    with pytest.raises(ValueError, match="unknown structure 'sparse'; known: diagonal, calibrated"):
+        Approximation(structure="sparse")
 
 
 IN_PLACE = [

@@ -33,6 +33,17 @@ def checked(compute, change=lambda network: None):
     return network, twin
 
 
+def test_factors_of_variances_that_are_zero_are_passed_over():
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    twin = to_bayesian(network, structure="calibrated")
+    with torch.no_grad():
+        twin[2].variance_factor.fill_(3.0)
+    check_twin(network, twin, X)
+    twin[2].register_buffer("other", torch.ones(2))
+    with pytest.raises(ValueError, match=r"the twin's '2\.other' of shape \(2,\) is not in the network"):
+        check_twin(network, twin, X)
+
+
 @pytest.mark.parametrize("method", ["first-order", "exact", "gauss-hermite"])
 @pytest.mark.parametrize("max_pooling", ["co-pooling", "clark"])
 @pytest.mark.parametrize(
