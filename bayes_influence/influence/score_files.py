@@ -135,8 +135,8 @@ class ScoreRequest:
         """Solves for every test measurement; warns where none of them has a slope, so that no score is other than 0."""
         if not self.gradients.any():
             logger.warning(
-                "the %s has no slope in the selected parameters at any test example, so every score is 0: a measurement "
-                "that is constant in the outputs has no influence to ask for",
+                "the %s has no slope in the selected parameters at any test example, so every score is 0: a "
+                "measurement that is constant in the outputs has no influence to ask for",
                 self.measurement,
             )
         solution = self.response.solve(self.gradients.T)
