@@ -36,3 +36,10 @@ def test_dropping_everything_is_refused(x):
     for layer in (nn.Dropout(1.0), nn.AlphaDropout(1.0)):
         with pytest.raises(ValueError, match=r"must lie in \[0, 1\), got 1\.0"):
             layer(x)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.0), nn.AlphaDropout(0.0)])
+def test_dropping_nothing_changes_nothing(layer, x):
+    dropped = layer.train()(x)
+    torch.testing.assert_close(dropped.expectation, x.expectation)
+    torch.testing.assert_close(dropped.variance, x.variance)
