@@ -43,3 +43,12 @@ def test_dropping_nothing_changes_nothing(layer, x):
     dropped = layer.train()(x)
     torch.testing.assert_close(dropped.expectation, x.expectation)
     torch.testing.assert_close(dropped.variance, x.variance)
+
+
+def test_half_is_dropped_unless_said_otherwise(x):
+    half = 2 * (x.variance + 0.5 * x.expectation.square())
+    for drop in (functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d):
+        torch.testing.assert_close(drop(x).variance, half)
+    alpha = functional.alpha_dropout
+    assert alpha(x) is x
+    torch.testing.assert_close(alpha(x, training=True).variance, alpha(x, 0.5, True).variance)
