@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bayes_influence.arguments import check_at_least, checked_seeds, shown
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.models.initialisation import initial_state, seeded
-from bayes_influence.moments.layers import is_bayesian
+from bayes_influence.moments.layers import is_bayesian, is_calibrated
 from bayes_influence.moments.twins import check_twin
 from bayes_influence.objectives.members import Members, differing, member
 from bayes_influence.objectives.objective import Objective
@@ -78,7 +78,8 @@ def fit_schemes(
 
     Parameters with `requires_grad=False` stay as they are. A network whose training is another thing than its
     evaluation, because a step draws random numbers (dropout) or moves buffers (batch norm), is trained as
-    `full_batches` says, one member at a time; whether it is so is seen in a step on all examples, see `watch_step`.
+    `full_batches` says, one member at a time; whether it is so is seen in a step on all examples, see `watch_step`. So
+    is a calibrated Bayesian network, whose variance factors are refreshed on the way.
 
     Args:
         schemes: What to train.
@@ -195,7 +196,7 @@ def _fit_ensemble(
     start, buffers = (
         {name: value.repeat(len(schemes), *[1] * (value.ndim - 1)) for name, value in part.items()} for part in initial
     )
-    if not schemes[0].effects(objective, train).as_evaluated:
+    if is_calibrated(objective.network) or not schemes[0].effects(objective, train).as_evaluated:
         trained, buffers = _trained_in_turns(
             schemes, objective, start, buffers, train, seeds, schedule, labels, progress
         )

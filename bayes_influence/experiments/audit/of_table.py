@@ -54,7 +54,7 @@ def audit_table(
             f"{table.dataset} has {others} training examples beside the test example, of which at most {others - 1} "
             f"can be removed; got removals={settings.removals}"
         )
-    folder = StudyFolder(out, {"study": "audit", **table.to_config(), "settings": settings.to_config()})
+    folder = StudyFolder(out, {"study": "audit", **table.configuration(), "settings": settings.to_config()})
     table = table.resolved(folder, progress=progress)
     split = table.split()
     fits = _fitted(table, split.train, progress)

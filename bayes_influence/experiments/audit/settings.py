@@ -10,6 +10,7 @@ from bayes_influence.curvature.damping import Damping
 from bayes_influence.curvature.solvers.registry import as_solver
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.agreement import MIN_POINTS
+from bayes_influence.experiments.store.fingerprint import described_schemes
 from bayes_influence.experiments.store.settings import Settings
 from bayes_influence.experiments.training.table_networks import TableNetworks
 from bayes_influence.influence.influence import Influence
@@ -94,3 +95,8 @@ class AuditedTable(TableNetworks):
     def resolved_scheme(self) -> Scheme:
         """The scheme with these numbers."""
         return find_schemes([self.scheme], self.scheme_options)[0]
+
+    def configuration(self) -> dict[str, Any]:
+        """What a result folder belongs to: the settings, with all that the scheme came to instead of what was said."""
+        settings = {name: value for name, value in self.to_config().items() if name != "scheme_options"}
+        return settings | {"resolved_schemes": described_schemes([self.resolved_scheme()])}

@@ -8,6 +8,7 @@ from typing import Any
 
 from bayes_influence.evaluation.agreement import MIN_POINTS
 from bayes_influence.experiments.store.cells import cell_key
+from bayes_influence.experiments.store.fingerprint import described_schemes
 from bayes_influence.experiments.training.table_networks import TableNetworks
 from bayes_influence.training.scheme import Scheme
 from bayes_influence.training.schemes import DEFAULT_SCHEMES, ensembles, find_schemes
@@ -50,6 +51,11 @@ class Study(TableNetworks):
     def resolved_schemes(self) -> list[Scheme]:
         """The schemes with this study's numbers."""
         return find_schemes(self.schemes, self.scheme_options)
+
+    def configuration(self) -> dict[str, Any]:
+        """What a result folder belongs to: the settings, with all that the schemes came to instead of what was said."""
+        settings = {name: value for name, value in self.to_config().items() if name != "scheme_options"}
+        return settings | {"resolved_schemes": described_schemes(self.resolved_schemes())}
 
     @property
     def ensembles(self) -> list[list[Scheme]]:
