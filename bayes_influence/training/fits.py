@@ -67,6 +67,7 @@ def fit_schemes(
     *,
     parameters: str | Sequence[str] = "last-layer",
     tolerance: float | None = 1e-10,
+    fewest: int = 2,
     progress: bool = False,
 ) -> list[Fits]:
     """Trains every scheme from every seed; schemes that differ in numbers of a member only share an ensemble.
@@ -88,6 +89,7 @@ def fit_schemes(
         schedule: Steps and learning rates.
         parameters: The parameters that are polished, and that influence will be taken in.
         tolerance: Gradient norm of the polish; None leaves the networks as the schedule left them.
+        fewest: How many members every class needs; of fewer than two, leaving one out would leave none.
         progress: Whether to show progress bars.
 
     Returns:
@@ -96,7 +98,7 @@ def fit_schemes(
     Raises:
         NonFiniteTrainingError: Naming scheme, seed and step.
         TwinMismatchError: If a Bayesian twin does not compute what its network computes.
-        ValueError: If a class has a single member, the network has another number of outputs than there are classes,
+        ValueError: If a class has too few members, the network has another number of outputs than there are classes,
             or the targets do not fit a scheme's likelihood.
         TypeError: If an argument is of another kind, such as a network where a function that builds one is needed, or
             the targets than a scheme's likelihood.
@@ -115,7 +117,7 @@ def fit_schemes(
         check_at_least(0, tolerance=tolerance)
     _check_built(make_network)
     for members in ensembles(schemes):
-        _check_targets(prepared_objective(members[0], make_network, train, seeds[0]), train)
+        _check_targets(prepared_objective(members[0], make_network, train, seeds[0]), train, fewest)
     fits: dict[str, Fits] = {}
     for members in ensembles(schemes):
         for fit in _fit_ensemble(members, make_network, train, seeds, schedule, parameters, tolerance, progress):
@@ -132,13 +134,13 @@ def _check_built(make_network: Callable[[], nn.Module]) -> None:
         raise TypeError(f"make_network must return a deterministic network, an nn.Module, got {what}")
 
 
-def _check_targets(objective: Objective, train: Dataset) -> None:
+def _check_targets(objective: Objective, train: Dataset, fewest: int) -> None:
     """Refuses targets that the network cannot learn, before any training."""
     objective.check_targets(train)
     if isinstance(objective.likelihood, ClassPredictive) and not train.targets.is_floating_point():
         with torch.no_grad():
             outputs = objective.outputs(objective.params, objective.fitting(train.inputs[:2]))
-        train.check_classes(n_outputs=objective.likelihood.class_logits(outputs).shape[-1])
+        train.check_classes(objective.likelihood.class_logits(outputs).shape[-1], fewest)
 
 
 def prepared_objective(

@@ -13,6 +13,7 @@ from bayes_influence.evaluation.agreement import (
     bootstrap_summary,
     default_top_k,
     is_miss_relation,
+    statistic_interval,
     summarise,
 )
 from bayes_influence.evaluation.intervals import mean_interval, two_level_bootstrap
@@ -210,3 +211,10 @@ def test_three_examples_are_enough_and_intervals_cover_95_percent():
 def test_an_overlap_counts_whole_places_but_for_rounding(overlap, places):
     tail = sum(comb(10, x) * comb(30, 10 - x) for x in range(places, 11)) / comb(40, 10)
     assert agreement_module._overlap_p_value(overlap, 10, 40) == pytest.approx(tail)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("spearman", -1, 1), ("r2", None, 1), ("slope", None, None)])
+def test_an_interval_of_a_statistic_ends_at_its_bounds(name, low, high):
+    free, found = mean_interval([0.9, -0.9]), statistic_interval(name, [0.9, -0.9])
+    assert found.low == (free.low if low is None else low)
+    assert found.high == (free.high if high is None else high)
