@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import grad
 
 from bayes_influence.data.batch import Batch
-from bayes_influence.forward_mode import jvp
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.ways import first_way, reverse_gradient, reverse_products
+from bayes_influence.objectives.ways import first_way, reverse_gradient, small_products
 from bayes_influence.torch_internals import tree_flatten, tree_leaves, tree_unflatten
 
 AT_A_TIME = 1 << 22
@@ -67,12 +66,7 @@ class OutputLosses:
         def total(values: Tensor) -> Tensor:
             return self(values).sum()
 
-        def quick() -> Tensor:
-            return vmap(lambda vector: jvp(grad(total), (self.values,), (vector,))[1], 1, 1)(vectors)
-
-        return first_way(
-            self._objective.network, "outputs", quick, lambda: reverse_products(total, self.values, vectors)
-        )
+        return small_products(self._objective.network, "outputs", total, self.values, vectors)
 
 
 def output_hessians(objective: Objective, outputs: Float[Tensor, "B *out"], batch: Batch) -> Float[Tensor, "B C C"]:
