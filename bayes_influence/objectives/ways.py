@@ -164,7 +164,8 @@ def small_products(
         vectors: Along what.
 
     Raises:
-        OutOfMemoryError, NoDerivativeError, RuntimeError: As `first_way`.
+        OutOfMemoryError: As it came.
+        NoDerivativeError, RuntimeError: As `first_way`.
     """
 
     def patient() -> Tensor:
