@@ -174,9 +174,9 @@ def test_convolutional_networks_are_built_for_images_and_refuse_tables(network):
     width = 4 if network == "resnet" else None
     run = replace(RUN, dataset="mnist", network=network, width=width, activation="relu")
     if network != "vgg11":
-        assert run.make_network((1, 28, 28), 10).input_shape == (1, 28, 28)
+        assert run.network_for((1, 28, 28), 10).input_shape == (1, 28, 28)
     with pytest.raises(ValueError, match=f"{network} takes images"):
-        replace(run, dataset="iris").make_network((4,), 3)
+        replace(run, dataset="iris").network_for((4,), 3)
 
 
 @pytest.mark.parametrize(
