@@ -51,7 +51,7 @@ def test_a_finished_run_is_audited_on_its_worst_test_examples(tmp_path):
         (["iris", "--scheme", "none,swa"], "unknown scheme none,swa"),
         (
             ["iris", "--tests", "9"],
-            "--tests does not apply here: of iris one example is left out of training and tested",
+            "--tests does not apply here: of iris one example is left out",
         ),
         (["iris", "--refits", "newton", "--refit-epochs", "9"], "--refit-epochs does not apply here"),
     ],

@@ -119,8 +119,9 @@ def _measure_scheme(networks: ComparedNetworks, fits: Fits) -> dict[str, pd.Data
             results.append(keys | compared | estimate.columns | columns[row] | truth.columns[row] | seconds)
             examples = {"example": removed[row].cpu(), "estimated": estimate.removal, "true": true}
             differences.append(pd.DataFrame(keys | {name: np.asarray(value) for name, value in examples.items()}))
-            if estimate.swept:
-                damping.extend(keys | entry for entry in _sweep(objective, networks, removed[row], true))
+            if estimate.hessian is not None:
+                sweep = _sweep(objective, networks, removed[row], true, estimate.hessian)
+                damping.extend(keys | entry for entry in sweep)
     frames = {"results": pd.DataFrame(results), "differences": pd.concat(differences, ignore_index=True)}
     return frames | {"damping": pd.DataFrame(damping, columns=["scheme", "estimator", "seed", *SWEPT])}
 
@@ -164,7 +165,7 @@ def refitted_by(networks: ComparedNetworks, fits: Fits) -> RetrainingProtocol:
 class _Estimate:
     removal: Tensor
     columns: dict[str, float]
-    swept: bool
+    hessian: Tensor | None
 
 
 def _estimate(objective: Objective, networks: ComparedNetworks, removed: Tensor) -> _Estimate:
@@ -173,7 +174,8 @@ def _estimate(objective: Objective, networks: ComparedNetworks, removed: Tensor)
     problem, data = reduced.problem.at(0), reduced.examples()
     small = is_small(problem, data, reduced.is_head)
     operator = Hessian().operator(problem, data)
-    extremes = extreme_eigenvalues(operator) if small else extreme_eigenvalues(operator, dense_size=0)
+    hessian = operator.dense() if small else None
+    extremes = extreme_eigenvalues(operator, dense_size=0) if hessian is None else extreme_eigenvalues(hessian)
     influence, scores = _scores(objective, networks)
     columns = {
         "hessian_max": extremes.largest,
@@ -181,7 +183,7 @@ def _estimate(objective: Objective, networks: ComparedNetworks, removed: Tensor)
         "damping": influence.damping.delta,
         "condition_number": scores.condition_number or float("nan"),
     }
-    return _Estimate(scores.removal[0][networks.train.positions(removed)].cpu(), columns, small)
+    return _Estimate(scores.removal[0][networks.train.positions(removed)].cpu(), columns, hessian)
 
 
 def _scores(objective: Objective, networks: ComparedNetworks) -> tuple[Influence, InfluenceScores]:
@@ -194,9 +196,9 @@ def _scores(objective: Objective, networks: ComparedNetworks) -> tuple[Influence
 
 
 def _sweep(
-    objective: Objective, networks: ComparedNetworks, removed: Tensor, truth: Tensor
+    objective: Objective, networks: ComparedNetworks, removed: Tensor, truth: Tensor, hessian: Tensor
 ) -> Iterator[dict[str, float]]:
-    sweep = damping_sweep(objective, networks.train, networks.tested, DAMPINGS)
+    sweep = damping_sweep(objective, networks.train, networks.tested, DAMPINGS, hessian=hessian)
     positions = networks.train.positions(removed)
     for delta, removal in zip(sweep.deltas, sweep.removal[:, 0, :], strict=True):
         compared = agreement(removal[positions].cpu(), truth)

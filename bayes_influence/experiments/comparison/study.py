@@ -58,9 +58,14 @@ class Study(StudiedNetworks):
 
     @property
     def groups(self) -> list[list[Scheme]]:
-        """The schemes, grouped by the ensemble that they train in; each on its own where training is in minibatches."""
+        """The schemes, grouped by the ensemble that they train in.
+
+        Each is on its own where training is in minibatches, Bayesian ones, which take longest, first.
+        """
         schemes = self.resolved_schemes()
-        return ensembles(schemes) if self.full_batch else [[scheme] for scheme in schemes]
+        if self.full_batch:
+            return ensembles(schemes)
+        return [[scheme] for scheme in sorted(schemes, key=lambda scheme: not scheme.bayesian)]
 
     def to_config(self) -> dict[str, Any]:
         """As of all networks; the steps of a refit are said."""
