@@ -16,6 +16,8 @@ from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.stream import UnreadableExampleError
 from bayes_influence.data.tables import hold_out, leave_out, load_table
 from bayes_influence.errors import BayesInfluenceError
+from bayes_influence.estimators.classifier import BayesianClassifier
+from bayes_influence.estimators.regressor import BayesianRegressor
 from bayes_influence.evaluation.agreement import Agreement, agreement
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.result import Audit
@@ -71,6 +73,8 @@ __all__ = [
     "AuditSettings",
     "Batch",
     "BayesInfluenceError",
+    "BayesianClassifier",
+    "BayesianRegressor",
     "Bernoulli",
     "BusyError",
     "CheckpointError",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bayes_influence.arguments import check_at_least, checked_seeds, shown
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.models.initialisation import initial_state, seeded
-from bayes_influence.moments.layers import is_bayesian
+from bayes_influence.moments.layers import is_bayesian, is_calibrated
 from bayes_influence.moments.twins import check_twin
 from bayes_influence.objectives.members import Members, differing, member
 from bayes_influence.objectives.objective import Objective
@@ -67,6 +67,7 @@ def fit_schemes(
     *,
     parameters: str | Sequence[str] = "last-layer",
     tolerance: float | None = 1e-10,
+    fewest: int = 2,
     progress: bool = False,
 ) -> list[Fits]:
     """Trains every scheme from every seed; schemes that differ in numbers of a member only share an ensemble.
@@ -77,7 +78,8 @@ def fit_schemes(
 
     Parameters with `requires_grad=False` stay as they are. A network whose training is another thing than its
     evaluation, because a step draws random numbers (dropout) or moves buffers (batch norm), is trained as
-    `full_batches` says, one member at a time; whether it is so is seen in a step on all examples, see `watch_step`.
+    `full_batches` says, one member at a time; whether it is so is seen in a step on all examples, see `watch_step`. So
+    is a calibrated Bayesian network, whose variance factors are refreshed on the way.
     On a `MinibatchSchedule` every scheme is trained as `train_minibatches` trains.
 
     Args:
@@ -88,6 +90,7 @@ def fit_schemes(
         schedule: Steps and learning rates, on all examples at once or in minibatches.
         parameters: The parameters that are polished, and that influence will be taken in.
         tolerance: Gradient norm of the polish; None leaves the networks as the schedule left them.
+        fewest: How many members every class needs; of fewer than two, leaving one out would leave none.
         progress: Whether to show progress bars.
 
     Returns:
@@ -96,7 +99,7 @@ def fit_schemes(
     Raises:
         NonFiniteTrainingError: Naming scheme, seed and step.
         TwinMismatchError: If a Bayesian twin does not compute what its network computes.
-        ValueError: If a class has a single member, the network has another number of outputs than there are classes,
+        ValueError: If a class has too few members, the network has another number of outputs than there are classes,
             or the targets do not fit a scheme's likelihood.
         TypeError: If an argument is of another kind, such as a network where a function that builds one is needed, or
             the targets than a scheme's likelihood.
@@ -117,7 +120,7 @@ def fit_schemes(
         check_at_least(0, tolerance=tolerance)
     _check_built(make_network)
     for members in ensembles(schemes):
-        _check_targets(prepared_objective(members[0], make_network, train, seeds[0]), train)
+        _check_targets(prepared_objective(members[0], make_network, train, seeds[0]), train, fewest)
     fits: dict[str, Fits] = {}
     for members in ensembles(schemes):
         for fit in _fit_ensemble(members, make_network, train, seeds, schedule, parameters, tolerance, progress):
@@ -134,13 +137,15 @@ def _check_built(make_network: Callable[[], nn.Module]) -> None:
         raise TypeError(f"make_network must return a deterministic network, an nn.Module, got {what}")
 
 
-def _check_targets(objective: Objective, train: Dataset) -> None:
+def _check_targets(objective: Objective, train: Dataset, fewest: int) -> None:
     """Refuses targets that the network cannot learn, before any training."""
     objective.check_targets(train)
     if isinstance(objective.likelihood, ClassPredictive) and not train.targets.is_floating_point():
         with torch.no_grad():
-            outputs = objective.outputs(objective.params, objective.fitting(train.inputs[:2]))
-        train.check_classes(n_outputs=objective.likelihood.class_logits(outputs).shape[-1])
+            outputs = objective.outputs(
+                objective.params, objective.fitting(train.select(range(min(2, len(train)))).batch().inputs)
+            )
+        train.check_classes(objective.likelihood.class_logits(outputs).shape[-1], fewest)
 
 
 def prepared_objective(
@@ -196,8 +201,10 @@ def _fit_ensemble(
     start, buffers = (
         {name: value.repeat(len(schemes), *[1] * (value.ndim - 1)) for name, value in part.items()} for part in initial
     )
-    if not isinstance(schedule, MinibatchSchedule) and not schemes[0].effects(objective, train).as_evaluated:
-        schedule = full_batches(schedule, len(train))
+    if not isinstance(schedule, MinibatchSchedule):
+        calibrated = is_calibrated(objective.network)
+        if calibrated or not schemes[0].effects(objective, train).as_evaluated:
+            schedule = full_batches(schedule, len(train))
     if isinstance(schedule, MinibatchSchedule):
         trained, buffers = _trained_in_turns(
             schemes, objective, start, buffers, train, seeds, schedule, labels, progress

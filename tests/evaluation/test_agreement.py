@@ -12,6 +12,7 @@ from bayes_influence.evaluation.agreement import (
     bootstrap_summary,
     default_top_k,
     is_miss_relation,
+    statistic_interval,
     summarise,
 )
 from bayes_influence.evaluation.intervals import mean_interval, two_level_bootstrap
@@ -195,3 +196,10 @@ def test_a_bootstrap_summary_of_one_run_resamples_its_points():
 def test_a_summary_has_the_level_that_was_asked_for():
     runs = [agreement(TRUE + size * ESTIMATED, TRUE) for size in (0.0, 2.0, -0.5)]
     assert summarise(runs, 0.8).intervals["slope"] == mean_interval([run.slope for run in runs], 0.8)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("spearman", -1, 1), ("r2", None, 1), ("slope", None, None)])
+def test_an_interval_of_a_statistic_ends_at_its_bounds(name, low, high):
+    free, found = mean_interval([0.9, -0.9]), statistic_interval(name, [0.9, -0.9])
+    assert found.low == (free.low if low is None else low)
+    assert found.high == (free.high if high is None else high)

@@ -55,7 +55,7 @@ def audit_data(
             f"{data.data_name} has {count} training examples, of which at most {count - 1} can be removed; got "
             f"removals={settings.removals}"
         )
-    folder = StudyFolder(out, {"study": "audit", **data.to_config(), "settings": settings.to_config()})
+    folder = StudyFolder(out, {"study": "audit", **data.configuration(), "settings": settings.to_config()})
     if data.full_batch:
         data = data.resolved(folder, progress=progress)
     split = data.split()

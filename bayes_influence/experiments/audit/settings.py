@@ -10,6 +10,7 @@ from bayes_influence.curvature.damping import Damping
 from bayes_influence.curvature.solvers.registry import as_solver
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.agreement import MIN_POINTS
+from bayes_influence.experiments.store.fingerprint import described_schemes
 from bayes_influence.experiments.store.settings import Settings
 from bayes_influence.experiments.training.studied_networks import StudiedNetworks
 from bayes_influence.influence.influence import Influence
@@ -102,3 +103,8 @@ class AuditedData(StudiedNetworks):
         """The scheme with these numbers."""
         (scheme,) = find_schemes([self.scheme], self.scheme_options)
         return self.suited_scheme(scheme.name, self.scheme_options)
+
+    def configuration(self) -> dict[str, Any]:
+        """What a result folder belongs to: the settings, with all that the scheme came to instead of what was said."""
+        settings = {name: value for name, value in self.to_config().items() if name != "scheme_options"}
+        return settings | {"resolved_schemes": described_schemes([self.resolved_scheme()])}

@@ -38,7 +38,7 @@ def compare_regularisers(
         FailedCellsError: If a cell failed (after all others were stored), naming scheme, seed and step where a
             training became non-finite.
     """
-    folder = StudyFolder(out, {"study": "compare", **study.to_config()})
+    folder = StudyFolder(out, {"study": "compare", **study.configuration()})
     result = run_study(study, folder, n_jobs=n_jobs, progress=progress)
     title = f"{study.data_name}, {study.title}, {study.parameters}, test example {result.test_example}"
     draw_comparison(result, folder, title)

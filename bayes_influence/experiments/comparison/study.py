@@ -14,6 +14,7 @@ from bayes_influence.experiments.comparison.networks import (
     refit_schedule,
 )
 from bayes_influence.experiments.store.cells import cell_key
+from bayes_influence.experiments.store.fingerprint import described_schemes
 from bayes_influence.experiments.training.studied_networks import StudiedNetworks
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.scheme import Scheme
@@ -55,6 +56,11 @@ class Study(StudiedNetworks):
         """The schemes with this study's numbers."""
         asked = find_schemes(self.schemes, self.scheme_options)
         return [self.suited_scheme(scheme.name, scheme.own(self.scheme_options)) for scheme in asked]
+
+    def configuration(self) -> dict[str, Any]:
+        """What a result folder belongs to: the settings, with all that the schemes came to instead of what was said."""
+        settings = {name: value for name, value in self.to_config().items() if name != "scheme_options"}
+        return settings | {"resolved_schemes": described_schemes(self.resolved_schemes())}
 
     @property
     def groups(self) -> list[list[Scheme]]:

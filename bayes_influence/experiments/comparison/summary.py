@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from bayes_influence.evaluation.agreement import statistic_interval
 from bayes_influence.evaluation.comparisons import one_way_anova
-from bayes_influence.evaluation.intervals import mean_interval
 
 KEYS = ["depth", "width", "scheme", "estimator"]
 
@@ -73,7 +73,7 @@ def summarise_results(results: pd.DataFrame) -> pd.DataFrame:
     for keys, group in results.groupby(KEYS, sort=False):
         row = dict(zip(KEYS, keys, strict=True)) | {"repeats": len(group)}
         for name in WITH_INTERVALS:
-            interval = mean_interval(group[name].to_numpy())
+            interval = statistic_interval(name, group[name].to_numpy())
             row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
         row |= {name: group[name].mean() for name in (*SCORES, *MEANS) if name in group}
         row |= {

@@ -6,9 +6,10 @@ import pytest
 from bayes_influence.experiments.audit.of_data import audit_data
 from bayes_influence.experiments.audit.settings import AuditedData, AuditSettings
 from bayes_influence.training.schedules import Schedule
+from bayes_influence.training.schemes import SCHEMES
 
 
-def test_a_scheme_on_a_table_is_trained_and_audited_in_its_folder(tmp_path):
+def test_a_scheme_on_a_table_is_trained_and_audited_in_its_folder(tmp_path, monkeypatch):
     table = AuditedData(repeats=2, epochs=60, parameters="last-layer", test_example=83)
     settings = AuditSettings(removals=4, refit_schedule=Schedule(5), polish=True)
     found, folder = audit_data(table, tmp_path / "audit", settings, n_jobs=1, progress=False)
@@ -23,6 +24,9 @@ def test_a_scheme_on_a_table_is_trained_and_audited_in_its_folder(tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(folder.path / "gaps.csv"), found.gaps)
     with pytest.raises(ValueError, match="another configuration: width is 5 there and 6 here"):
         audit_data(replace(table, width=6), folder.path, settings)
+    monkeypatch.setitem(SCHEMES, "weight-decay", replace(SCHEMES["weight-decay"], weight_decay=0.1))
+    with pytest.raises(ValueError, match=r"resolved_schemes\.weight-decay\.weight_decay is 0\.005 there and 0\.1 here"):
+        audit_data(table, folder.path, settings)
 
 
 def test_more_removals_than_there_are_examples_are_refused_before_any_training(tmp_path):

@@ -163,6 +163,7 @@ def test_a_configuration_says_the_schemes_numbers_also_where_they_are_its_own():
         "prior_scale": 1.0,
         "prior": "fan-in",
         "method": "first-order",
+        "structure": "diagonal",
         "initial_sigma": 0.2,
         "likelihood": "evi",
     }

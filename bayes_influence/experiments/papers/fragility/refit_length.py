@@ -21,9 +21,9 @@ from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.experiments.papers.fragility.findings import with_interval
 from bayes_influence.experiments.papers.fragility.settings import FragilityStudy
 from bayes_influence.experiments.papers.fragility.tables import mean_table
-from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
+from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
-from bayes_influence.experiments.store.figures import figure_style, save_figure
+from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.influence.influence import Influence
@@ -149,12 +149,9 @@ def reproduce_length(
     summary = mean_table(results, KEYS, STATISTICS)
     folder.write_table("results", results)
     folder.write_table("refit-length", summary)
-    save_figure(length_figure(summary), folder, "refit-length")
-    sentences = length_findings(summary)
-    folder.write_file("refit-length-summary.txt", "\n".join([*sentences, ""]).encode())
     last = summary[summary["step"] == summary["step"].max()]
-    figures = (folder.path / "refit-length.png", folder.path / "refit-length.pdf")
-    return Reproduced(folder.path, last[[*KEYS, *STATISTICS]], figures, tuple(sentences))
+    shown = last[[*KEYS, *STATISTICS]]
+    return publish(folder, "refit-length", length_figure(summary), length_findings(summary), shown)
 
 
 def length_findings(summary: pd.DataFrame) -> list[str]:
