@@ -124,3 +124,40 @@ def test_one_loss_in_a_column_is_one_loss_and_several_for_an_example_are_refused
     torch.testing.assert_close(losses, (column - REALS[:, :1]).square()[:, 0])
     with pytest.raises(InseparableLossError, match=r"MSELoss returns losses of shape \(6, 3\), several for every"):
         PerExample(nn.MSELoss(reduction="none"))(LOGITS, REALS)
+
+
+def test_a_mean_may_be_missed_by_the_root_of_rounding():
+    """Ten times 1.5e-8 in double precision; what is not finite is for others to say."""
+
+    def off_by(share):
+        return PerExample(lambda outputs, targets: F.cross_entropy(outputs, targets) * (1 + share * (len(targets) > 1)))
+
+    off_by(1.4e-7).check_mean(LOGITS, CLASSES)
+    with pytest.raises(InseparableLossError, match="it is no mean"):
+        off_by(1.8e-7).check_mean(LOGITS, CLASSES)
+    PerExample(nn.CrossEntropyLoss()).check_mean(LOGITS * torch.nan, CLASSES)
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.0009, "it is the sum"), (0.0011, "it is no mean")])
+def test_what_is_a_sum_but_for_a_thousandth_is_called_one(share, said):
+    criterion = PerExample(lambda outputs, targets: F.cross_entropy(outputs, targets, reduction="sum") * scale(targets))
+
+    def scale(targets):
+        return 1 + share * (len(targets) > 1)
+
+    with pytest.raises(InseparableLossError, match=said):
+        criterion.check_mean(LOGITS, CLASSES)
+
+
+class _Root(nn.Module):
+    """A criterion of one's own that happens to have an attribute of torch's name."""
+
+    reduction = "mean"
+
+    def forward(self, outputs, targets):
+        losses = (outputs - targets).square()
+        return losses.mean() if self.reduction == "mean" else losses.sqrt()
+
+
+def test_only_torchs_own_criteria_are_asked_for_single_losses():
+    torch.testing.assert_close(PerExample(_Root())(LOGITS, REALS), (LOGITS - REALS).square().mean(1))
