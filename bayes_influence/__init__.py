@@ -22,6 +22,8 @@ from bayes_influence.evaluation.agreement import Agreement, agreement
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.audit.settings import AuditSettings
+from bayes_influence.experiments.comparison.of_networks import CompareSettings, compare
+from bayes_influence.experiments.comparison.result import Comparison
 from bayes_influence.experiments.store.runner import FailedCellsError
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import (
@@ -76,6 +78,8 @@ __all__ = [
     "Bernoulli",
     "BusyError",
     "CheckpointError",
+    "CompareSettings",
+    "Comparison",
     "CrossEntropy",
     "DamagedFileError",
     "Dataset",
@@ -130,6 +134,7 @@ __all__ = [
     "agreement",
     "as_dataset",
     "audit",
+    "compare",
     "find_schemes",
     "fit_schemes",
     "hold_out",
