@@ -32,6 +32,7 @@ from bayes_influence.influence.measurements import (
 )
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian, to_deterministic
+from bayes_influence.moments.covariance import CovarianceTooLargeError
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import UnsupportedOperationError
 from bayes_influence.moments.twins import TwinMismatchError
@@ -72,6 +73,7 @@ __all__ = [
     "Bernoulli",
     "BusyError",
     "CheckpointError",
+    "CovarianceTooLargeError",
     "CrossEntropy",
     "DamagedFileError",
     "Dataset",
