@@ -166,3 +166,18 @@ def test_other_types_have_their_own_tolerance(dtype):
     if dtype == torch.float64:
         with pytest.raises(TwinMismatchError, match="at sigma = 0"):
             check_twin(wrong, to_bayesian(network), X.to(dtype))
+
+
+def test_one_wrong_output_among_right_ones_is_noticed():
+    """The root of single precision's rounding, 3.45e-4, of the largest output is allowed."""
+
+    def shifted(by):
+        def compute(net, x):
+            h = net.third(x) * 0 + torch.tensor([8.0, 0.0, 0.0])
+            return h if type(h) is torch.Tensor else h + torch.tensor([0.0, 0.0, by])
+
+        return compute
+
+    checked(shifted(2.7e-3))
+    with pytest.raises(TwinMismatchError, match=r"by up to 0\.0028, where the largest output is 8"):
+        checked(shifted(2.8e-3))

@@ -169,3 +169,20 @@ def test_an_objective_that_stands_there_already_is_itself():
 def test_a_regulariser_takes_part_where_it_has_a_weight(regulariser, weight, is_regularised):
     objective = Objective(nn.Linear(2, 2), CrossEntropy(), regulariser, regulariser_weight=weight)
     assert objective.is_regularised is is_regularised
+
+
+def test_influence_in_the_same_parameters_is_the_same_objective(network):
+    objective = Objective(network, CrossEntropy(), parameters="last-layer")
+    assert objective.taking("last-layer") is objective
+    assert objective.taking(None) is objective
+    assert objective.taking("all").names == ("0.weight", "0.bias", "2.weight", "2.bias")
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_what_makes_no_objective_is_refused(network):
+    with pytest.raises(TypeError, match=r"the regulariser must be .*pass an object such as WeightDecay"):
+        Objective(network, CrossEntropy(), 0.1)
+    with pytest.raises(TypeError, match=r"the likelihood must be .*pass an object such as CrossEntropy"):
+        Objective(network, "cross-entropy")
+    with pytest.raises(ValueError, match="regulariser_weight must be"):
+        Objective(network, CrossEntropy(), WeightDecay(0.1), -0.5)
