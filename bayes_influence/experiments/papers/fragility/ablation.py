@@ -102,8 +102,8 @@ def measure_choices(study: Study) -> CellResult:
         points = min(choices.points, study.removals)
         frames.append(pipeline.measure(replace(choices, points=points)).results.assign(way=way, choice=choice))
     results = pd.concat(frames, ignore_index=True)
-    results.insert(0, "depth", study.depth)
-    results.insert(1, "width", study.width)
+    results.insert(0, "depth", study.sizes[0])
+    results.insert(1, "width", study.sizes[1])
     return CellResult(tables={"results": results})
 
 

@@ -162,8 +162,8 @@ def measure_as_published(study: Study) -> CellResult:
     measured = Pipeline(study, study.removals).measure(replace(AS_PUBLISHED, points=study.removals))
     tables = {"results": measured.results, "differences": measured.differences}
     for frame in tables.values():
-        frame.insert(0, "depth", study.depth)
-        frame.insert(1, "width", study.width)
+        frame.insert(0, "depth", study.sizes[0])
+        frame.insert(1, "width", study.sizes[1])
     return CellResult(tables=tables)
 
 
