@@ -67,7 +67,8 @@ def warn_where_parted(label: str, nll: float, sampled: dict[str, float]) -> None
     if abs(difference) > max(PARTING * nll, 2 * sampled["sampled_nll_error"]):
         logger.warning(
             "%s: with sampled weights its negative log-likelihood is %.4f, by its moments %.4f: the moments are not "
-            "the posterior's; look at moment_check, and train with method='exact' and structure='calibrated-covariance'",
+            "the posterior's; look at moment_check, and train with the method 'exact' and the structure "
+            "'calibrated-covariance'",
             label,
             sampled["sampled_nll"],
             nll,

@@ -168,8 +168,8 @@ def train_and_report(
         progress: Whether to show a progress bar.
 
     Returns:
-        One row per seed, see `report_row` and `sampled_row`; `epoch_seconds` is the median wall time of an epoch divided
-        by the seeds.
+        One row per seed, see `report_row` and `sampled_row`; `epoch_seconds` is the median wall time of an epoch
+        divided by the seeds.
     """
     trained, split = run_training(run, out, data_folder=data_folder, progress=progress)
     return write_report(run, out, trained, split, outside_examples(run, data_folder), mode)
