@@ -175,3 +175,10 @@ def test_a_likelihood_of_classes_is_refused_for_real_numbers():
         ValueError, match="bnn-evi has the likelihood ExtendedVI, which is for classes, but the data are"
     ):
         SCHEMES["bnn-evi"].suited("regression")
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("names", ["bnn", ["bnn", 1], iter(["bnn"]), None])
+def test_schemes_are_asked_for_by_a_list_of_names(names):
+    with pytest.raises(TypeError, match=r"schemes are asked for by a list of names, such as \['bnn'\], got"):
+        find_schemes(names)
