@@ -19,6 +19,7 @@ from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.estimators.classifier import BayesianClassifier
 from bayes_influence.estimators.regressor import BayesianRegressor
 from bayes_influence.evaluation.agreement import Agreement, agreement
+from bayes_influence.evaluation.parameter_sets import ParameterSets, compare_parameters
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.audit.settings import AuditSettings
@@ -105,6 +106,7 @@ __all__ = [
     "NotConvergedError",
     "Objective",
     "OutputVariance",
+    "ParameterSets",
     "PerExample",
     "Plateau",
     "PredictiveEntropy",
@@ -130,6 +132,7 @@ __all__ = [
     "agreement",
     "as_dataset",
     "audit",
+    "compare_parameters",
     "find_schemes",
     "fit_schemes",
     "hold_out",
