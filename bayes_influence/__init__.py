@@ -23,6 +23,8 @@ from bayes_influence.evaluation.parameter_sets import ParameterSets, compare_par
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.audit.settings import AuditSettings
+from bayes_influence.experiments.comparison.of_networks import CompareSettings, compare
+from bayes_influence.experiments.comparison.result import Comparison
 from bayes_influence.experiments.store.runner import FailedCellsError
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import (
@@ -35,6 +37,7 @@ from bayes_influence.influence.measurements import (
 )
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian, to_deterministic
+from bayes_influence.moments.covariance import CovarianceTooLargeError
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import UnsupportedOperationError
 from bayes_influence.moments.twins import TwinMismatchError
@@ -77,6 +80,9 @@ __all__ = [
     "Bernoulli",
     "BusyError",
     "CheckpointError",
+    "CompareSettings",
+    "Comparison",
+    "CovarianceTooLargeError",
     "CrossEntropy",
     "DamagedFileError",
     "Dataset",
@@ -132,6 +138,7 @@ __all__ = [
     "agreement",
     "as_dataset",
     "audit",
+    "compare",
     "compare_parameters",
     "find_schemes",
     "fit_schemes",

@@ -24,7 +24,7 @@ from bayes_influence.objectives.predictive import ClassPredictive
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.minibatch import train_minibatches
-from bayes_influence.training.minibatch_schedule import full_batches
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule, full_batches
 from bayes_influence.training.minimum import minimised
 from bayes_influence.training.noise import LearnedNoise
 from bayes_influence.training.schedules import Schedule, check_schedule
@@ -63,7 +63,7 @@ def fit_schemes(
     make_network: Callable[[], nn.Module],
     train: Dataset,
     seeds: Sequence[int],
-    schedule: Schedule,
+    schedule: Schedule | MinibatchSchedule,
     *,
     parameters: str | Sequence[str] = "last-layer",
     tolerance: float | None = 1e-10,
@@ -80,13 +80,14 @@ def fit_schemes(
     evaluation, because a step draws random numbers (dropout) or moves buffers (batch norm), is trained as
     `full_batches` says, one member at a time; whether it is so is seen in a step on all examples, see `watch_step`. So
     is a calibrated Bayesian network, whose variance factors are refreshed on the way.
+    On a `MinibatchSchedule` every scheme is trained as `train_minibatches` trains.
 
     Args:
         schemes: What to train.
         make_network: Builds the deterministic network; called once per seed.
         train: Training examples; their dtype and device are the network's.
         seeds: One per repeat; a member depends on its own seed only.
-        schedule: Steps and learning rates.
+        schedule: Steps and learning rates, on all examples at once or in minibatches.
         parameters: The parameters that are polished, and that influence will be taken in.
         tolerance: Gradient norm of the polish; None leaves the networks as the schedule left them.
         fewest: How many members every class needs; of fewer than two, leaving one out would leave none.
@@ -106,13 +107,15 @@ def fit_schemes(
     check_schemes(schemes)
     check_builder(make_network)
     check_dataset(train, "the training examples")
-    if not isinstance(train.inputs, Tensor) or not train.inputs.is_floating_point():
+    inputs = train.example.inputs
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         raise TypeError(
             f"{train.name}: schemes train networks on one tensor of real numbers; take inputs.float(), or train an "
             "objective of your own with minimised(...)"
         )
     seeds = checked_seeds(seeds)
-    check_schedule(schedule)
+    if not isinstance(schedule, MinibatchSchedule):
+        check_schedule(schedule)
     if tolerance is not None:
         check_at_least(0, tolerance=tolerance)
     _check_built(make_network)
@@ -139,7 +142,9 @@ def _check_targets(objective: Objective, train: Dataset, fewest: int) -> None:
     objective.check_targets(train)
     if isinstance(objective.likelihood, ClassPredictive) and not train.targets.is_floating_point():
         with torch.no_grad():
-            outputs = objective.outputs(objective.params, objective.fitting(train.inputs[:2]))
+            outputs = objective.outputs(
+                objective.params, objective.fitting(train.select(range(min(2, len(train)))).batch().inputs)
+            )
         train.check_classes(objective.likelihood.class_logits(outputs).shape[-1], fewest)
 
 
@@ -181,14 +186,14 @@ def _fit_ensemble(
     make_network: Callable[[], nn.Module],
     train: Dataset,
     seeds: Sequence[int],
-    schedule: Schedule,
+    schedule: Schedule | MinibatchSchedule,
     parameters: str | Sequence[str],
     tolerance: float | None,
     progress: bool,
 ) -> list[Fits]:
     started = time.perf_counter()
     averaging = next((scheme.averaging for scheme in schemes if scheme.averaging), None)
-    dtype, device = train.inputs.dtype, train.inputs.device
+    dtype, device = train.example.inputs.dtype, train.example.inputs.device
     initial = initial_state(lambda: schemes[0].prepare(make_network()), seeds, dtype=dtype, device=device)
     count = len(seeds)
     objective = prepared_objective(schemes[0], make_network, train, seeds[0], parameters)
@@ -196,7 +201,11 @@ def _fit_ensemble(
     start, buffers = (
         {name: value.repeat(len(schemes), *[1] * (value.ndim - 1)) for name, value in part.items()} for part in initial
     )
-    if is_calibrated(objective.network) or not schemes[0].effects(objective, train).as_evaluated:
+    if not isinstance(schedule, MinibatchSchedule):
+        calibrated = is_calibrated(objective.network)
+        if calibrated or not schemes[0].effects(objective, train).as_evaluated:
+            schedule = full_batches(schedule, len(train))
+    if isinstance(schedule, MinibatchSchedule):
         trained, buffers = _trained_in_turns(
             schemes, objective, start, buffers, train, seeds, schedule, labels, progress
         )
@@ -260,11 +269,11 @@ def _trained_in_turns(
     buffers: Params,
     train: Dataset,
     seeds: Sequence[int],
-    schedule: Schedule,
+    schedule: MinibatchSchedule,
     labels: Sequence[str],
     progress: bool,
 ) -> tuple[Params, Params]:
-    """Parameters and buffers after Adam on noisy objectives, see `full_batches`."""
+    """Parameters and buffers after `train_minibatches` of one scheme after the other."""
     parts = []
     for index, scheme in enumerate(schemes):
         own = slice(index * len(seeds), (index + 1) * len(seeds))
@@ -272,7 +281,7 @@ def _trained_in_turns(
             replace(objective, regulariser_weight=scheme.regulariser_weight),
             {name: value[own] for name, value in start.items()},
             train,
-            full_batches(schedule, len(train)),
+            schedule,
             seeds,
             buffers={name: value[own] for name, value in buffers.items()},
             averaging=scheme.averaging,

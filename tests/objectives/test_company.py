@@ -45,7 +45,7 @@ def test_the_loss_that_moved_most_is_named():
     """In other company the ninety-sixth example's loss moves three times as much as the others'."""
     part = batch(100)
     few, rows = company(part)
-    losses = torch.linspace(1, 2, 100).double()
+    losses = torch.linspace(2, 1, 100).double()
     own = bi.Objective(nn.Linear(1, 2).double(), lambda outputs, targets: outputs)
     moved = losses[rows] + torch.tensor([-0.1, 0.1, 0.3]).double()
     message = rf"depends on .*: {float(losses[95]):.6g} among 100, {float(moved[2]):.6g} among 3\."

@@ -20,7 +20,7 @@ def test_cells_group_schemes_that_share_an_ensemble():
 def test_a_grid_has_the_cells_of_every_size_once():
     cells = Study(schemes=("none", "bnn")).cells([(1, 5), (2, 5), (1, 5)])
     assert len(cells) == 4
-    assert {(cell.depth, cell.width) for cell in cells.values()} == {(1, 5), (2, 5)}
+    assert {cell.sizes for cell in cells.values()} == {(1, 5), (2, 5)}
 
 
 def test_a_cell_has_the_numbers_of_its_own_schemes():
@@ -48,9 +48,12 @@ def test_wrong_settings_are_refused_before_any_work(settings, message):
 
 
 def test_the_configuration_repeats_the_study():
-    study = Study(dataset="wine", width=8, schemes=("bnn",), test_example=3)
-    assert Study(**study.to_config()) == study
-    assert dataclasses.replace(study, width=9) != study
+    study = Study(dataset="wine", width=8, schemes=("bnn",), test_example=3, data_folder="elsewhere")
+    config = study.to_config()
+    assert Study(**config).to_config() == config
+    assert (config["epochs"], config["refit_epochs"], config["activation"]) == (4000, 1000, "selu")
+    assert "data_folder" not in config
+    assert dataclasses.replace(study, width=9).to_config() != config
 
 
 def test_a_folder_belongs_to_the_schemes_numbers_not_to_how_they_were_said():

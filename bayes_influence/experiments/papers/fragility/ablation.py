@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 from bayes_influence.evaluation.paired import paired_comparisons
 from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.experiments.papers.fragility.choices import AS_PUBLISHED, CORRECTED, Choices
-from bayes_influence.experiments.papers.fragility.findings import with_interval
 from bayes_influence.experiments.papers.fragility.protocol import MOST_POINTS, Pipeline
 from bayes_influence.experiments.papers.fragility.settings import FragilityStudy
-from bayes_influence.experiments.papers.fragility.tables import mean_table
+from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.experiments.store.figures import figure_style
@@ -103,8 +102,8 @@ def measure_choices(study: Study) -> CellResult:
         points = min(choices.points, study.removals)
         frames.append(pipeline.measure(replace(choices, points=points)).results.assign(way=way, choice=choice))
     results = pd.concat(frames, ignore_index=True)
-    results.insert(0, "depth", study.depth)
-    results.insert(1, "width", study.width)
+    results.insert(0, "depth", study.sizes[0])
+    results.insert(1, "width", study.sizes[1])
     return CellResult(tables={"results": results})
 
 

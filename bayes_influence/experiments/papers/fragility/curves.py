@@ -70,7 +70,7 @@ class CurveStudy(FragilityStudy):
         if name == "none":
             return found
         removals = self.removals or choices_of("corrected").points
-        own = (self.image_epochs or epochs, iris.refit_epochs, self.train_examples or examples)
+        own = (self.image_epochs or epochs, iris.refits.epochs, self.train_examples or examples)
         image = ImageCell(NETWORKS[name], self.seed, self.mode, removals, *own)
         return found | {cell_key(network=name.replace(" ", "_")): CurveCell(name, self.mode, self.shown, image=image)}
 
