@@ -327,7 +327,7 @@ def influence(
         print_wide(table)
     if found.measured != LOSS and request.measurement is None:
         console.print(f"{on} has no targets: influence is on the {found.measured}.", highlight=False)
-    console.print(f"Scores, table{' and pictures' if found.pictures else ''}: {found.folder}")
+    console.print(f"Scores{', table and pictures' if found.pictures else ' and table'}: {found.folder}")
 
 
 @app.command()

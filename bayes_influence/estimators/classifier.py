@@ -12,6 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
 from bayes_influence.estimators.base import BayesianEstimator
+from bayes_influence.objectives.prediction import predict_classes
 from bayes_influence.training.schemes import Variational
 
 

@@ -179,7 +179,8 @@ def predict_classes(
     network, params = objective.network, objective.params
     if not objective.is_bayesian:
         logits = classes.class_logits(_own_outputs(objective, inputs))
-        return Prediction(logits, torch.softmax(logits.expectation, dim=-1), torch.zeros_like(logits.expectation[:, 0]))
+        certain = logits.expectation.new_zeros(len(logits.expectation))
+        return Prediction(logits, torch.softmax(logits.expectation, dim=-1), certain)
     if mode == "sampled":
         with torch.no_grad():
             draws = Posterior.of(network, params).samples(inputs, n_samples, generator)

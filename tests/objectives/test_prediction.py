@@ -124,10 +124,10 @@ def test_real_numbers_are_predicted_with_the_variances_of_noise_and_output(x, mo
     """Of one linear layer every mode is exact: the output's variance is x^2 sigma_w^2 + sigma_b^2."""
     network = to_bayesian(nn.Linear(4, 2).double(), initial_sigma=0.5)
     learned = LearnedNoise(network, 2, initial=0.3)
-    result = predict(bi.Objective(learned, ExpectedGaussian(None)), x, mode=mode, n_samples=40_000)
+    result = predict(bi.Objective(learned, ExpectedGaussian(None)), x, mode=mode, n_samples=5000)
     params = dict(network.named_parameters())
     variance = x.square() @ params["weight_rho"].exp().square().T + params["bias_rho"].exp().square()
-    rtol = 0.05 if mode == "sampled" else 1e-9
+    rtol = 0.15 if mode == "sampled" else 1e-9
     torch.testing.assert_close(result.epistemic, variance.detach(), rtol=rtol, atol=0)
     torch.testing.assert_close(result.noise, torch.full_like(result.noise, 0.09))
     low, high = result.interval(0.95)

@@ -130,7 +130,7 @@ def printed_rankings(ranking: pd.DataFrame, measured: str = LOSS) -> list[Table]
         table = Table(
             title=f"test {test['test']} (id {test['test_id']}): {test['test_class']}, predicted "
             f"{test['predicted_class']}, loss {test['test_loss']:.3g}",
-            caption=f"removal: predicted change of this {measured} when the training example is left out",
+            caption=f"removal: predicted change of the {measured} when the training example is left out",
         )
         table.add_column("rank", justify="right")
         for kind, (_, sign) in KINDS.items():
