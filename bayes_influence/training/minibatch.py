@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bayes_influence.data.dataset import Dataset, check_dataset
+from bayes_influence.objectives.company import check_targets
 from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params, moved_like
@@ -103,7 +104,7 @@ def train_minibatches(
             training's, or a step cannot be repeated or taken on the smallest batch.
     """
     check_dataset(train, "the training examples")
-    objective.check_targets(train)
+    check_targets(objective, train)
     training = _Training(
         objective, params, train, schedule, seeds, names, buffers, averaging, data_weights, step, labels
     )

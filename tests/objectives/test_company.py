@@ -1,30 +1,42 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 import bayes_influence as bi
-from bayes_influence.objectives.company import check_losses, close, company
+from bayes_influence.objectives import company
+from bayes_influence.objectives.company import check_targets, close, companies, first_outputs, numbers_per_example
+from bayes_influence.objectives.reduction import reduce
 
 
-def batch(length):
-    return bi.Batch(torch.arange(length).double().unsqueeze(1), torch.arange(length) % 2)
+def data(length, inputs=None):
+    inputs = torch.arange(length).double().unsqueeze(1) if inputs is None else inputs
+    return bi.Dataset(inputs, torch.arange(length) % 2, torch.arange(length), "train")
 
 
-@pytest.mark.parametrize(("length", "rows"), [(1, [0]), (2, [0]), (4, [1, 3]), (64, [31, 63]), (100, [31, 63, 95])])
-def test_some_examples_of_every_batch_but_never_all(length, rows):
-    few, places = company(batch(length))
-    assert places.tolist() == rows
-    assert few.inputs.flatten().tolist() == rows
-    assert few.targets.tolist() == [row % 2 for row in rows]
+@pytest.mark.parametrize(
+    ("length", "groups"), [(1, [1]), (2, [1, 1]), (3, [1, 1, 1]), (4, [2, 2]), (7, [3, 2, 2]), (64, [4] * 16)]
+)
+def test_every_example_of_few_is_evaluated_in_other_company(length, groups):
+    part = data(length).batch()
+    found = list(companies(part, every=False))
+    assert [len(rows) for _, rows in found] == groups
+    assert sorted(row for _, rows in found for row in rows.tolist()) == list(range(length))
+    for few, rows in found:
+        assert few.inputs.flatten().tolist() == rows.tolist()
+        assert few.targets.tolist() == [row % 2 for row in rows]
 
 
-def check(network, part=None):
-    part = part or batch(64)
-    objective = bi.Objective(network.double(), bi.CrossEntropy())
-    few, rows = company(part)
-    with torch.no_grad():
-        outputs = [objective.outputs(objective.params, some.inputs) for some in (part, few)]
-    check_losses(objective, part, "train", torch.arange(len(part.targets)), outputs[0], few, rows, outputs[1])
+def test_one_in_so_many_of_many_unless_all_are_asked_for(monkeypatch):
+    monkeypatch.setattr(company, "FEW_NUMBERS", 0)
+    part = data(100).batch()
+    ((few, rows),) = companies(part, every=False)
+    assert rows.tolist() == [31, 63, 95] == few.inputs.flatten().tolist()
+    assert sum(len(rows) for _, rows in companies(part, every=True)) == 100
+
+
+def check(network, examples=None, parameters="all"):
+    return reduce(bi.Objective(network.double(), bi.CrossEntropy(), parameters=parameters), examples or data(64))
 
 
 class Centred(nn.Linear):
@@ -32,13 +44,131 @@ class Centred(nn.Linear):
         return super().forward(x - x.mean(0))
 
 
-def test_losses_of_their_own_pass_and_others_are_refused():
-    check(nn.Linear(1, 2))
-    check(nn.Linear(1, 2), batch(1))
-    with pytest.raises(ValueError, match=r"train: the loss of an example depends on the other examples of its batch: "):
-        check(Centred(1, 2))
-    with pytest.raises(ValueError, match="train: 1 of 2 losses are not finite"):
-        check(nn.Linear(1, 2), bi.Batch(torch.tensor([[1.0], [torch.inf]]).double(), torch.tensor([0, 1])))
+class MixesSome(nn.Linear):
+    """Examples beyond a bound are centred among themselves: of 24 these are two."""
+
+    def forward(self, x):
+        large = x[:, 0] > 21
+        return super().forward(torch.where(large.unsqueeze(1), x - x[large].mean(0), x) if large.any() else x)
+
+
+@pytest.mark.parametrize("parameters", ["all", "last-layer"])
+def test_losses_of_their_own_pass_and_others_are_refused(parameters):
+    check(nn.Linear(1, 2), parameters=parameters)
+    check(nn.Linear(1, 2), data(1), parameters)
+    for network, length in ((Centred(1, 2), 64), (MixesSome(1, 2), 24)):
+        with pytest.raises(ValueError, match=r"train: the loss of an example depends on the other examples of its "):
+            check(network, data(length), parameters)
+    with pytest.raises(ValueError, match="train: 64 of 64 losses are not finite"):
+        check(Infinite(), parameters=parameters)
+
+
+class Infinite(nn.Linear):
+    def __init__(self):
+        super().__init__(1, 2)
+
+    def forward(self, x):
+        return super().forward(x) * torch.inf
+
+
+def test_test_examples_pass_by_the_same_checks():
+    reduction = check(MixesSome(1, 2), data(20))
+    with pytest.raises(ValueError, match="tests: the loss of an example depends on the other examples"):
+        reduction.features_of(
+            bi.Dataset(torch.full((4, 1), 30.0) + torch.eye(4)[:, :1], torch.ones(4).long(), torch.arange(4), "tests")
+        )
+
+
+class KeepsFirst(nn.Linear):
+    """Centres by the mean of the first examples that it sees."""
+
+    def __init__(self):
+        super().__init__(1, 2)
+        self.centre = None
+
+    def forward(self, x):
+        if self.centre is None:
+            self.centre = x.mean(0)
+        return super().forward(x - self.centre)
+
+
+class KeepsInAList(KeepsFirst):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        if not self.seen:
+            self.seen.append(x.mean(0))
+        return nn.Linear.forward(self, x - self.seen[0])
+
+
+class Looks(nn.Linear):
+    """Keeps what it saw for whoever wants to look at it."""
+
+    def forward(self, x):
+        self.last = super().forward(x)
+        return self.last
+
+
+@pytest.mark.parametrize("parameters", ["all", "last-layer"])
+@pytest.mark.parametrize(("network", "name"), [(KeepsFirst, "centre"), (KeepsInAList, "seen")])
+def test_a_network_that_keeps_what_it_saw_first_is_refused(network, name, parameters):
+    with pytest.raises(ValueError, match=f"the network keeps {name} from its first calls, on which the losses depend"):
+        check(network(), data(64), parameters)
+
+
+@pytest.mark.parametrize("parameters", ["all", "last-layer"])
+def test_what_was_kept_before_is_the_networks_and_what_is_only_looked_at_does_no_harm(parameters):
+    network = KeepsFirst().double()
+    network(data(5).inputs)
+    reduction = check(network, parameters=parameters)
+    assert reduction.members.objective.network.centre.tolist() == [2.0]
+    looking = check(Looks(1, 2), parameters=parameters)
+    assert not hasattr(looking.members.objective.network, "last")
+
+
+class Counts(nn.Module):
+    """The mean over tokens, those of the padding among them unless they are masked."""
+
+    def __init__(self, masked):
+        super().__init__()
+        self.embedding, self.head, self.masked = nn.Embedding(7, 3), nn.Linear(3, 2), masked
+
+    def forward(self, tokens):
+        counted = (tokens > 0).unsqueeze(-1) if self.masked else torch.ones_like(tokens).unsqueeze(-1)
+        return self.head((self.embedding(tokens) * counted).sum(1) / counted.sum(1))
+
+
+def padded(pairs):
+    return nn.utils.rnn.pad_sequence([one for one, _ in pairs], batch_first=True), torch.tensor([y for _, y in pairs])
+
+
+SENTENCES = [(torch.arange(1, 2 + number % 5), number % 2) for number in range(12)]
+
+
+@pytest.mark.parametrize("parameters", ["all", "last-layer"])
+def test_padding_that_counts_is_refused_and_padding_that_is_masked_is_not(parameters):
+    sentences = bi.as_dataset(DataLoader(SENTENCES, batch_size=12, collate_fn=padded), "sentences")
+    check(Counts(masked=True), sentences, parameters)
+    with pytest.raises(ValueError, match=r"sentences: the loss of an example depends on .* as it is padded"):
+        check(Counts(masked=False), sentences, parameters)
+
+
+def test_a_few_examples_before_long_work_leave_nothing_behind():
+    network = KeepsFirst().double()
+    objective = bi.Objective(network, bi.CrossEntropy())
+    outputs = first_outputs(objective, data(2).inputs)
+    assert objective.network.centre is None
+    torch.testing.assert_close(outputs, nn.Linear.forward(network, data(2).inputs - 0.5).detach())
+
+
+def test_targets_are_held_against_what_the_likelihood_says_of_the_outputs():
+    objective = bi.Objective(nn.Linear(1, 2).double(), bi.CrossEntropy())
+    check_targets(objective, data(4))
+    wrong = bi.Dataset(data(3).inputs, torch.tensor([0, 1, 2]), torch.tensor([4, 5, 6]), "train")
+    with pytest.raises(ValueError, match=r"train: CrossEntropy needs classes in 0\.\.1, .* the first is id 6"):
+        check_targets(objective, wrong)
 
 
 def test_close_is_equal_but_for_rounding():
@@ -46,3 +176,8 @@ def test_close_is_equal_but_for_rounding():
     assert close(one, one + 1e-9)
     assert not close(one, one + 1e-6)
     assert not close(one, one[:1])
+
+
+def test_numbers_per_example():
+    assert numbers_per_example({"a": torch.ones(2, 3, 4), "b": torch.ones(2)}) == 13
+    assert numbers_per_example(torch.ones(5, 2, 3), leading=2) == 3
