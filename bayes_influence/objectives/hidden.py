@@ -208,7 +208,13 @@ def _tensors_in(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _has_memory(value: Tensor) -> bool:
-    return value.layout is torch.strided and value.numel() > 0
+    if value.layout is not torch.strided or value.numel() == 0:
+        return False
+    try:
+        value.untyped_storage()
+    except (NotImplementedError, RuntimeError):  # what a finished transformation has left behind
+        return False
+    return True
 
 
 def _within(value: Tensor, own: Tensor) -> bool:

@@ -101,9 +101,7 @@ def test_a_network_of_its_own_dtype_is_computed_in_that_or_refused_in_words():
     data = (torch.linspace(-1, 1, 12).reshape(4, 3), torch.tensor([0, 1, 0, 1]))
     options = {"parameters": "all", "damping": 5.0}
     own = OwnState(own=True)
-    with pytest.raises(
-        ValueError, match=r"computes in torch\.float32 and not in torch\.float64.*pass dtype=torch\.float32"
-    ):
+    with pytest.raises(ValueError, match=r"computes in torch\.float32 and not in .*pass dtype=torch\.float32"):
         bi.Influence.of(own, nn.CrossEntropyLoss(), data, **options)
     following = OwnState(own=False)
     following.load_state_dict(own.state_dict())
