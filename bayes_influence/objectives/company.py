@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.func import vmap
 
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
@@ -17,6 +18,7 @@ from bayes_influence.data.streamed import StreamedDataset
 from bayes_influence.objectives.hidden import ByNameAlone, KeptState
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.predictive import check_outputs
+from bayes_influence.objectives.ways import first_way
 from bayes_influence.torch_internals import tree_leaves, tree_map
 
 ENTRIES = 2_000_000
@@ -25,13 +27,13 @@ of ten outputs and some hundred for a small convolutional network; larger parts 
 mapped for each."""
 
 COMPANY = 32
-"""One of so many examples of a batch is evaluated in other company, too, where not all of them are."""
+"""One of so many examples of a batch is evaluated in other company, too."""
 
 GROUPS = 16
-"""All examples are evaluated again in so many groups, by lot. Two that mix are in one of them once in so many times."""
+"""Two examples that mix are in one of so many groups once in so many times."""
 
 FEW_NUMBERS = 50_000
-"""Numbers of inputs up to which all examples are evaluated again in any case: a forward pass of some milliseconds."""
+"""Numbers of inputs up to which every example is evaluated alone in any case: a forward pass of some milliseconds."""
 
 MOST_ALONE = 16
 """Examples of a batch, at most, that are read and put together alone, where a collate function may pad."""
@@ -50,32 +52,26 @@ class Passed:
     features: Any = None
 
 
-def companies(part: Batch, every: bool) -> Iterator[tuple[Batch, Int[Tensor, " k"]]]:
-    """Examples of a batch, to be evaluated in other company, and where they stand in it.
+def company(part: Batch) -> tuple[Batch, Int[Tensor, " k"]]:
+    """Some of a batch's examples, to be evaluated in other company, and where they stand in it.
 
     Args:
         part: The batch.
-        every: Whether that is to be every example, and not one in `COMPANY`; every one of few is taken in any case.
     """
     length = len(part.targets)
-    if every or length < 4 or sum(leaf.numel() for leaf in tree_leaves(part.inputs)) <= FEW_NUMBERS:
-        # Two at least, where there are more: some layers refuse a single example in words of their own.
-        count = min(GROUPS, length // 2) if length > 3 else length
-        order = torch.randperm(length, generator=torch.Generator().manual_seed(0))
-        chosen = [order[start::count].sort().values for start in range(count)]
-    else:
-        step = min(COMPANY, length // 2)
-        chosen = [torch.arange(step - 1, length, step)]
-    for rows in chosen:
-        there = rows.to(part.targets.device)
-        yield tree_map(lambda leaf, there=there: leaf[there], part), there
+    # Two at least, where there are more: some layers refuse a single example in words of their own.
+    step = max(1, min(COMPANY, length // 2))
+    rows = torch.arange(step - 1, length, step, device=part.targets.device)
+    if len(rows) == length:
+        rows = rows[:1]
+    return tree_map(lambda leaf: leaf[rows], part), rows
 
 
 def examine(
     objective: Objective,
     data: Dataset,
     call: Callable[[Any, ByNameAlone], Passed],
-    take: Callable[[Passed, list[tuple[Passed, Tensor]]], None],
+    take: Callable[[Passed, Passed, Tensor], None],
     *,
     every: bool,
 ) -> None:
@@ -83,15 +79,15 @@ def examine(
 
     Every parameter is reached by its name alone; losses are finite, one per example, and the same in other company and,
     where a collate function makes the batches, in a batch of the example alone; nothing that the network keeps from
-    one call changes the next. Costs the pass, another one where `every` example is held against itself (else some per
-    cent of it), and a few microseconds per operation.
+    one call changes the next. Costs the pass and some per cent of it; another one, of every example alone, where that
+    is asked for or the examples are few; and a few microseconds per operation.
 
     Args:
         objective: Whose network, where it stands.
         data: The examples.
         call: The forward pass on some inputs, within the watch that it is given.
-        take: Given what came of every part, and of its examples in other company with their places in it.
-        every: See `companies`.
+        take: Given what came of every part, of some of its examples in other company, and their places in it.
+        every: Whether every example is evaluated alone, whatever it costs.
 
     Raises:
         InseparableLossError: If the likelihood was made of a loss over batches that is no mean.
@@ -106,17 +102,17 @@ def examine(
             for part, ids in _parts(objective, data):
                 whole = call(part.inputs, watch)
                 losses = _checked_losses(objective, part, data.name, ids, whole.outputs)
-                again = []
-                for few, rows in companies(part, every):
-                    passed = call(few.inputs, watch)
-                    with torch.no_grad():
-                        objective.check_batch(passed.outputs, few, data.name, ids[rows.to(ids.device)])
-                        own = objective.losses_of(passed.outputs, few)
-                    _check_same(losses, rows, own, f"{data.name}: the loss of an example depends on {_COMPANY}")
-                    again.append((passed, rows))
+                few, rows = company(part)
+                passed = call(few.inputs, watch)
+                with torch.no_grad():
+                    objective.check_batch(passed.outputs, few, data.name, ids[rows.to(ids.device)])
+                    own = objective.losses_of(passed.outputs, few)
+                _check_same(losses, rows, own, data.name, len(rows))
+                if every or _is_small(part):
+                    _check_same(losses, torch.arange(len(losses)), _alone(objective, part), data.name, 1)
                 _check_forgets(objective, kept, call, watch, few, own)
                 _check_alone(objective, data, start, losses, call, watch, part)
-                take(whole, again)
+                take(whole, passed, rows)
                 start += len(losses)
         finally:
             kept.restore()
@@ -200,8 +196,6 @@ def numbers_per_example(inputs: Any, leading: int = 1) -> int:
     return max(1, sum(leaf.shape[leading:].numel() for leaf in tree_leaves(inputs)))
 
 
-_COMPANY = "the other examples of its batch"
-
 _CAUSES = (
     "Nothing can be said of single examples then. Look for losses over pairs, batch norm without running statistics, "
     "means over the batch, padding that counts, outputs of shape (n, 1) against targets of shape (n,), or a network "
@@ -229,13 +223,41 @@ def _checked_losses(objective: Objective, part: Batch, name: str, ids: Tensor, o
     return losses
 
 
-def _check_same(losses: Tensor, rows: Tensor, again: Tensor, what: str) -> None:
+def _is_small(part: Batch) -> bool:
+    return sum(leaf.numel() for leaf in tree_leaves(part.inputs)) <= FEW_NUMBERS
+
+
+def _alone(objective: Objective, part: Batch) -> Float[Tensor, " B"]:
+    """The loss of every example alone, at once where torch can; where it cannot, in `GROUPS` groups, drawn by lot."""
+    params = own_params(objective)
+
+    def of_one(example: Batch) -> Tensor:
+        return objective.losses(params, tree_map(lambda leaf: leaf.unsqueeze(0), example))[0]
+
+    def quick() -> Tensor:
+        try:
+            return vmap(of_one, randomness="different")(part)
+        except ValueError as error:  # of a layer that takes no single example
+            raise RuntimeError(str(error)) from error
+
+    def patient() -> Tensor:
+        length = len(part.targets)
+        order = torch.randperm(length, generator=torch.Generator().manual_seed(0)).to(part.targets.device)
+        groups = [tree_map(lambda leaf, rows=rows: leaf[rows], part) for rows in order.chunk(min(GROUPS, length))]
+        found = torch.cat([objective.losses(params, group) for group in groups])
+        return torch.empty_like(found).index_copy_(0, order, found)
+
+    with torch.no_grad():
+        return first_way(objective.network, "losses", quick, patient)
+
+
+def _check_same(losses: Tensor, rows: Tensor, again: Tensor, name: str, among: int, how: str = "") -> None:
     """Refuses losses of some examples that are others in other company."""
     if not close(losses[rows], again):
         worst = int((losses[rows] - again).abs().argmax())
         raise ValueError(
-            f"{what}: {float(losses[rows][worst]):.6g} among {len(losses)}, {float(again[worst]):.6g} among "
-            f"{len(again)}. {_CAUSES}"
+            f"{name}: the loss of an example depends on the other examples of its batch{how}: "
+            f"{float(losses[rows][worst]):.6g} among {len(losses)}, {float(again[worst]):.6g} among {among}. {_CAUSES}"
         )
 
 
@@ -275,11 +297,10 @@ def _check_alone(
     """Refuses losses that are others where a collate function has the example alone, twice over."""
     if not (isinstance(data, StreamedDataset) and data.is_collated):
         return
-    small = sum(leaf.numel() for leaf in tree_leaves(part.inputs)) <= FEW_NUMBERS
-    count = min(len(losses), MOST_ALONE if small else 1 + len(losses) // COMPANY, MOST_ALONE)
+    count = min(len(losses), MOST_ALONE if _is_small(part) else 1 + len(losses) // COMPANY, MOST_ALONE)
     for row in torch.linspace(0, len(losses) - 1, count).long().tolist():
         twice = objective.fitting(data.gathered(torch.tensor([start + row, start + row])))
         with torch.no_grad():
             own = objective.losses_of(call(twice.inputs, watch).outputs, twice)
         places = torch.tensor([row, row], device=losses.device)
-        _check_same(losses, places, own, f"{data.name}: the loss of an example depends on {_COMPANY}, as it is padded")
+        _check_same(losses, places, own, data.name, 1, ", as it is padded")

@@ -187,9 +187,8 @@ def _features(members: Members, path: str, data: Dataset) -> Any:
     for one in members:
         received: list[Any] = []
 
-        def take(whole: Passed, again: list[tuple[Passed, Tensor]], received: list[Any] = received) -> None:
-            for few, rows in again:
-                _check_rows(path, whole.features, few.features, rows)
+        def take(whole: Passed, few: Passed, rows: Tensor, received: list[Any] = received) -> None:
+            _check_rows(path, whole.features, few.features, rows)
             received.append(tree_map(Tensor.detach, whole.features))
 
         examine(one, data, partial(_watched, one, path), take, every=False)

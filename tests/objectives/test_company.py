@@ -4,8 +4,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import bayes_influence as bi
-from bayes_influence.objectives import company
-from bayes_influence.objectives.company import check_targets, close, companies, first_outputs, numbers_per_example
+from bayes_influence.objectives import company as companies
+from bayes_influence.objectives.company import check_targets, close, company, first_outputs, numbers_per_example
 from bayes_influence.objectives.reduction import reduce
 
 
@@ -14,25 +14,12 @@ def data(length, inputs=None):
     return bi.Dataset(inputs, torch.arange(length) % 2, torch.arange(length), "train")
 
 
-@pytest.mark.parametrize(
-    ("length", "groups"), [(1, [1]), (2, [1, 1]), (3, [1, 1, 1]), (4, [2, 2]), (7, [3, 2, 2]), (64, [4] * 16)]
-)
-def test_every_example_of_few_is_evaluated_in_other_company(length, groups):
-    part = data(length).batch()
-    found = list(companies(part, every=False))
-    assert [len(rows) for _, rows in found] == groups
-    assert sorted(row for _, rows in found for row in rows.tolist()) == list(range(length))
-    for few, rows in found:
-        assert few.inputs.flatten().tolist() == rows.tolist()
-        assert few.targets.tolist() == [row % 2 for row in rows]
-
-
-def test_one_in_so_many_of_many_unless_all_are_asked_for(monkeypatch):
-    monkeypatch.setattr(company, "FEW_NUMBERS", 0)
-    part = data(100).batch()
-    ((few, rows),) = companies(part, every=False)
-    assert rows.tolist() == [31, 63, 95] == few.inputs.flatten().tolist()
-    assert sum(len(rows) for _, rows in companies(part, every=True)) == 100
+@pytest.mark.parametrize(("length", "rows"), [(1, [0]), (2, [0]), (4, [1, 3]), (64, [31, 63]), (100, [31, 63, 95])])
+def test_some_examples_of_every_batch_but_never_all(length, rows):
+    few, places = company(data(length).batch())
+    assert places.tolist() == rows
+    assert few.inputs.flatten().tolist() == rows
+    assert few.targets.tolist() == [row % 2 for row in rows]
 
 
 def check(network, examples=None, parameters="all"):
@@ -52,15 +39,43 @@ class MixesSome(nn.Linear):
         return super().forward(torch.where(large.unsqueeze(1), x - x[large].mean(0), x) if large.any() else x)
 
 
+class MixesTwo(nn.Linear):
+    """The same without a branch, which torch can batch."""
+
+    def forward(self, x):
+        large = (x > 21).to(x.dtype)
+        return super().forward(x - large * (x * large).sum(0) / large.sum(0).clamp(min=1))
+
+
 @pytest.mark.parametrize("parameters", ["all", "last-layer"])
 def test_losses_of_their_own_pass_and_others_are_refused(parameters):
     check(nn.Linear(1, 2), parameters=parameters)
     check(nn.Linear(1, 2), data(1), parameters)
-    for network, length in ((Centred(1, 2), 64), (MixesSome(1, 2), 24)):
+    for network, length in ((Centred(1, 2), 64), (MixesSome(1, 2), 24), (MixesTwo(1, 2), 24)):
         with pytest.raises(ValueError, match=r"train: the loss of an example depends on the other examples of its "):
             check(network, data(length), parameters)
     with pytest.raises(ValueError, match="train: 64 of 64 losses are not finite"):
         check(Infinite(), parameters=parameters)
+
+
+def test_many_examples_are_evaluated_alone_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr(companies, "FEW_NUMBERS", 0)
+    check(MixesTwo(1, 2), data(24), "last-layer")  # two of 24, neither of them in the sample
+    with pytest.raises(ValueError, match=r"depends on the other examples of its batch: .* among 24, .* among 1\."):
+        check(MixesTwo(1, 2), data(24), "all")
+
+
+class TakesPairs(nn.Linear):
+    """Refuses a single example, as layers with a `squeeze` do."""
+
+    def forward(self, x):
+        if len(x) == 1:
+            raise ValueError("at least two")
+        return super().forward(x)
+
+
+def test_a_network_that_takes_no_single_example_is_held_against_itself_in_groups():
+    check(TakesPairs(1, 2), data(32))
 
 
 class Infinite(nn.Linear):
