@@ -16,10 +16,14 @@ from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.stream import UnreadableExampleError
 from bayes_influence.data.tables import hold_out, leave_out, load_table
 from bayes_influence.errors import BayesInfluenceError
+from bayes_influence.estimators.classifier import BayesianClassifier
+from bayes_influence.estimators.regressor import BayesianRegressor
 from bayes_influence.evaluation.agreement import Agreement, agreement
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.audit.settings import AuditSettings
+from bayes_influence.experiments.comparison.of_networks import CompareSettings, compare
+from bayes_influence.experiments.comparison.result import Comparison
 from bayes_influence.experiments.store.runner import FailedCellsError
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import (
@@ -69,9 +73,13 @@ __all__ = [
     "AuditSettings",
     "Batch",
     "BayesInfluenceError",
+    "BayesianClassifier",
+    "BayesianRegressor",
     "Bernoulli",
     "BusyError",
     "CheckpointError",
+    "CompareSettings",
+    "Comparison",
     "CrossEntropy",
     "DamagedFileError",
     "Dataset",
@@ -126,6 +134,7 @@ __all__ = [
     "agreement",
     "as_dataset",
     "audit",
+    "compare",
     "find_schemes",
     "fit_schemes",
     "hold_out",

@@ -66,6 +66,11 @@ ROOMS = (
         5,
     ),
     Room(
+        "estimators",
+        ("BayesianClassifier", "BayesianRegressor"),
+        "the same in one class, for who has arrays and scikit-learn",
+    ),
+    Room(
         "retraining",
         ("RetrainingProtocol", "Minimum", "Warm", "FromScratch", "Refits"),
         "J is minimised again without it: the true change",

@@ -23,6 +23,7 @@ ROOMS = (
     "curvature",
     "training",
     "influence",
+    "estimators",
     "retraining",
     "evaluation",
     "experiments",

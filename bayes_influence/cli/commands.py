@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from enum import StrEnum
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,10 +21,39 @@ from bayes_influence.cli.options import (
     console,
     errors,
     fields_of,
+    folder_of,
+    given_or_none,
+    is_study,
+    refuse_data_folder,
     refuse_given,
     settings_of,
     split_words,
     whole_numbers,
+)
+from bayes_influence.cli.parameters import (
+    OWN,
+    Activation,
+    BatchSize,
+    Categorical,
+    DataFolder,
+    Depth,
+    Device,
+    Jobs,
+    LearningRate,
+    Missing,
+    Network,
+    Parameters,
+    RefitEpochs,
+    Removals,
+    Repeats,
+    Seed,
+    Separator,
+    StudyEpochs,
+    TakenIn,
+    Target,
+    Task,
+    TestExample,
+    Width,
 )
 from bayes_influence.cli.reproduction import StudyCommands
 from bayes_influence.cli.scheme_options import SchemeCommand, said_scheme_options
@@ -42,16 +71,11 @@ app.add_typer(
     help="Do a study of a paper again; each has options of its own.",
 )
 
+OF_RUNS = ("dataset", "parameters", "tests", "device", "data_folder")
+"""What an audit of a finished run is asked, of what an audit of a data set is."""
 
-OWN = "or a file: .csv or .parquet (with --target), .npz, a folder of images by class, or module:function"
-"""What stands for a data set of the user's own."""
-
-
-class Parameters(StrEnum):
-    """Where influence is taken."""
-
-    LAST_LAYER = "last-layer"
-    ALL = "all"
+AUDIT_EPOCHS = 4000
+"""Steps of an audit's refits by training, of a finished run and of a table that is known by name."""
 
 
 def run_program() -> None:
@@ -89,39 +113,30 @@ def main(
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
 
 
-Target = Annotated[list[str] | None, typer.Option(help="Of a table in a file: a column to predict; repeatable.")]
-Task = Annotated[str | None, typer.Option(help="classification, labels or regression, where targets leave it open.")]
-Categorical = Annotated[list[str] | None, typer.Option(help="Of a table: a column of categories; repeatable.")]
-Missing = Annotated[str, typer.Option(help="Missing inputs of a table: refuse or impute.")]
-Separator = Annotated[str, typer.Option(help="Between the columns of a CSV table.")]
-Depth = Annotated[int, typer.Option(help="Hidden layers.")]
-Width = Annotated[int, typer.Option(help="Units in each.")]
-TakenIn = Annotated[Parameters, typer.Option(help="Where influence is taken.")]
-DataFolder = Annotated[Path | None, typer.Option(help="Where image sets are kept.")]
-Repeats = Annotated[int, typer.Option(help="Seeds per scheme.")]
-Removals = Annotated[int, typer.Option(help="Training examples of largest loss, removed one at a time.")]
-Epochs = Annotated[int, typer.Option(help="Full-batch steps of training; the paper has 60000.")]
-RefitEpochs = Annotated[int, typer.Option(help="Steps of a refit where Newton's method does not apply.")]
-Seed = Annotated[int, typer.Option(help="The first seed.")]
-Activation = Annotated[str, typer.Option(help="Activation of the hidden layers.")]
-TestExample = Annotated[int | None, typer.Option(help="Id of the test example; the hardest one when not given.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Cells at once; as many as there are cores when not given.")]
-
-
 @app.command(cls=SchemeCommand)
 def compare(
-    dataset: Annotated[str, typer.Argument(help="A table by name, iris say; a wrong name lists them.")],
-    depth: Depth = 1,
-    width: Width = 5,
-    activation: Activation = "selu",
+    dataset: Annotated[str, typer.Argument(help=f"A data set by name, iris say (a wrong one lists them), {OWN}.")],
+    target: Target = None,
+    task: Task = None,
+    categorical: Categorical = None,
+    missing: Missing = "refuse",
+    separator: Separator = ",",
+    network: Network = "mlp",
+    depth: Depth = None,
+    width: Width = None,
+    activation: Activation = None,
     repeats: Repeats = 10,
     removals: Removals = 40,
     schemes: Annotated[str | None, typer.Option(help="Schemes by name, separated by commas.")] = None,
     parameters: TakenIn = Parameters.LAST_LAYER,
-    epochs: Epochs = 4000,
-    refit_epochs: RefitEpochs = 1000,
+    epochs: StudyEpochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    refit_epochs: RefitEpochs = None,
     seed: Seed = 0,
     test_example: TestExample = None,
+    device: Device = "cpu",
+    data_folder: DataFolder = None,
     out: Annotated[Path | None, typer.Option(help="Result folder; runs/compare-DATASET when not given.")] = None,
     jobs: Jobs = None,
 ) -> None:
@@ -134,10 +149,12 @@ def compare(
     with clear_errors():
         if schemes is not None:
             given["schemes"] = split_words(schemes)
+        refuse_data_folder(dataset)
         own: dict[str, Any] = {"parameters": parameters.value, "scheme_options": said_scheme_options()}
-        study = settings_of(Study, given, **own)
-        result = compare_regularisers(study, out or Path("runs") / f"compare-{dataset}", n_jobs=jobs)
-    _print_wide(printed_table(result.summary, f"{dataset}, {study.title}, influence in {parameters.value} parameters"))
+        study = settings_of(Study, given, **own, **columns_of(target, categorical), **folder_of(data_folder))
+        result = compare_regularisers(study, out or Path("runs") / f"compare-{study.data_name}", n_jobs=jobs)
+    title = f"{study.data_name}, {study.title}, influence in {parameters.value} parameters"
+    _print_wide(printed_table(result.summary, title))
     for finding in result.findings:
         console.print(finding, highlight=False)
     console.print(f"Test example {result.test_example}. Tables, figure and configuration: {result.folder}")
@@ -151,37 +168,35 @@ def train(
     categorical: Categorical = None,
     missing: Missing = "refuse",
     separator: Separator = ",",
-    network: Annotated[str, typer.Option(help="mlp, lenet, resnet, vgg11 to vgg19, module:Class, or own.")] = "mlp",
+    network: Network = "mlp",
     scheme: Annotated[str, typer.Option(help="How it is regularised; see docs/schemes.md.")] = "bnn",
     seeds: Annotated[str, typer.Option(help="One network each, separated by commas.")] = "0",
     epochs: Annotated[int | None, typer.Option(help="Passes over the data; the data set has its own.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples in a batch; the data set has its own.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="At its highest; 0.002, Bayesian 0.005.")] = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
     optimiser: Annotated[str, typer.Option(help="adam or sgd.")] = "adam",
     decay: Annotated[str, typer.Option(help="Of the learning rate: cosine or constant.")] = "cosine",
     annealing: Annotated[float, typer.Option(help="Fraction of the steps over which the KL's weight rises.")] = 0.0,
     clip: Annotated[float | None, typer.Option(help="Longest gradient that is followed at its length.")] = None,
-    width: Annotated[int | None, typer.Option(help="Hidden units of an MLP, first channels of a resnet; 32.")] = None,
-    depth: Annotated[int | None, typer.Option(help="Hidden layers of an MLP; 1.")] = None,
-    activation: Annotated[str | None, typer.Option(help="The network's usual one when not given.")] = None,
+    width: Width = None,
+    depth: Depth = None,
+    activation: Activation = None,
     warm_start: Annotated[str | None, typer.Option(help="Folder of a run to start from.")] = None,
     train_examples: Annotated[int | None, typer.Option(help="Use only so many training examples.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Device = "cpu",
     predictions: Annotated[str, typer.Option(help="diagonal, linearized or sampled.")] = "diagonal",
     data_folder: DataFolder = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/train-DATASET-NETWORK-SCHEME otherwise.")] = None,
 ) -> None:
     """Train networks, deterministic or Bayesian; stopped, the same command continues. Ends with a report."""
     given = dict(locals())
-    from bayes_influence.data.tables import TABLES
     from bayes_influence.experiments.training.report import train_and_report
     from bayes_influence.experiments.training.settings import TrainRun
 
     with clear_errors():
         own: dict[str, Any] = {"seeds": whole_numbers(seeds, "seeds"), "scheme_options": said_scheme_options()}
         run = settings_of(TrainRun, given, **own, **columns_of(target, categorical))
-        if dataset in TABLES:
-            refuse_given(["data_folder"], f"{dataset} comes with scikit-learn")
+        refuse_data_folder(dataset)
         if run.known().task != "classification":
             refuse_given(["predictions"], f"{dataset} is no classification, which alone is predicted in several ways")
         if not run.resolved_scheme().bayesian:
@@ -195,51 +210,75 @@ def train(
 
 @app.command(cls=SchemeCommand)
 def audit(
-    target: Annotated[str, typer.Argument(help="A table by name, iris say, or the folder of a finished run.")],
-    scheme: Annotated[str, typer.Option(help="How a table's networks are regularised.")] = "weight-decay",
-    depth: Depth = 1,
-    width: Width = 5,
-    activation: Activation = "tanh",
+    dataset: Annotated[
+        str, typer.Argument(help=f"The folder of a finished run; or a data set by name, iris say, {OWN}.")
+    ],
+    target: Target = None,
+    task: Task = None,
+    categorical: Categorical = None,
+    missing: Missing = "refuse",
+    separator: Separator = ",",
+    network: Network = "mlp",
+    scheme: Annotated[str, typer.Option(help="How the networks on a data set are regularised.")] = "weight-decay",
+    depth: Depth = None,
+    width: Width = None,
+    activation: Activation = None,
     repeats: Repeats = 3,
     removals: Removals = 20,
-    parameters: TakenIn = Parameters.ALL,
+    parameters: Annotated[
+        Parameters | None,
+        typer.Option(help="Where influence is taken; all of a run and a table by name, else the last layer."),
+    ] = None,
     damping: Annotated[float | None, typer.Option(help="Of the estimate; automatic when not given.")] = None,
     curvature: Annotated[str, typer.Option(help="Of the estimate: ggn or hessian.")] = "ggn",
     solver: Annotated[str, typer.Option(help="Of the estimate: auto, conjugate-gradients, lissa, ...")] = "auto",
-    epochs: Epochs = 4000,
-    refit_epochs: RefitEpochs = 4000,
+    epochs: StudyEpochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    refit_epochs: RefitEpochs = None,
     seed: Seed = 0,
     test_example: TestExample = None,
-    tests: Annotated[int, typer.Option(help="Test examples of largest loss, of a run.")] = 5,
+    tests: Annotated[int, typer.Option(help="Test examples of largest loss; a table by name has one.")] = 5,
     refits: Annotated[str, typer.Option(help="newton, trained, or auto: newton where that is convex.")] = "auto",
     polish: Annotated[bool, typer.Option(help="Bring the parameters to their minimum first.")] = False,
+    device: Device = "cpu",
     data_folder: DataFolder = None,
-    out: Annotated[Path | None, typer.Option(help="Result folder; runs/audit-TARGET when not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Result folder; runs/audit-DATASET when not given.")] = None,
     jobs: Jobs = None,
 ) -> None:
     """Hold influence estimates against retraining: how wrong are they, and is network, linearisation or solver why."""
     given = dict(locals())
+    from bayes_influence.data.tables import TABLES
+    from bayes_influence.experiments.audit.of_data import audit_data
     from bayes_influence.experiments.audit.of_run import audit_run
-    from bayes_influence.experiments.audit.of_table import audit_table
     from bayes_influence.experiments.audit.report import printed_audit
-    from bayes_influence.experiments.audit.settings import AuditedTable, AuditSettings
+    from bayes_influence.experiments.audit.settings import AuditedData, AuditSettings
+    from bayes_influence.experiments.comparison.networks import refit_schedule
     from bayes_influence.training.schedules import Schedule
 
-    folder = out or Path("runs") / f"audit-{Path(target).name}"
     with clear_errors():
-        settings = settings_of(AuditSettings, given, refit_schedule=Schedule(refit_epochs))
+        settings = settings_of(AuditSettings, given, refit_schedule=Schedule(refit_epochs or AUDIT_EPOCHS))
         if refits == "newton":
             refuse_given(["refit_epochs"], "retraining by Newton's method has no epochs")
-        if Path(target).is_dir():
-            of_tables = [field for field in fields_of(AuditedTable) if field not in ("dataset", "parameters")]
-            refuse_given([*of_tables, *said_scheme_options()], f"{target} is a finished run, which has its own")
-            asked: dict[str, Any] = {"parameters": parameters.value, "tests": tests, "data_folder": data_folder}
-            found, _ = audit_run(target, folder, settings, **asked, n_jobs=jobs)
+        if is_study(dataset):
+            of_data = [name for name in fields_of(AuditedData) if name not in OF_RUNS]
+            refuse_given([*of_data, *said_scheme_options()], f"{dataset} is a finished run, which has its own")
+            folder = out or Path("runs") / f"audit-{Path(dataset).name}"
+            taken = (parameters or Parameters.ALL).value
+            asked: dict[str, Any] = {"parameters": taken, "tests": tests, "data_folder": data_folder}
+            asked["device"] = given_or_none("device", device)
+            found, _ = audit_run(dataset, folder, settings, **asked, n_jobs=jobs)
         else:
-            refuse_given(["tests", "data_folder"], f"{target} is no folder of a finished run")
-            own = {"dataset": target, "parameters": parameters.value, "scheme_options": said_scheme_options()}
-            table = settings_of(AuditedTable, given, **own)
-            found, _ = audit_table(table, folder, settings, n_jobs=jobs)
+            refuse_data_folder(dataset)
+            usual = Parameters.ALL if dataset in TABLES else Parameters.LAST_LAYER
+            own = {"parameters": (parameters or usual).value, "scheme_options": said_scheme_options()}
+            data = settings_of(AuditedData, given, **own, **columns_of(target, categorical), **folder_of(data_folder))
+            if data.full_batch:
+                refuse_given(["tests"], f"of {dataset} one example is left out of training and tested")
+            else:
+                settings = replace(settings, refit_schedule=refit_schedule(refit_epochs, data.n_train()))
+            folder = out or Path("runs") / f"audit-{data.data_name}"
+            found, _ = audit_data(data, folder, settings, n_jobs=jobs)
     for shown in printed_audit(found):
         _print_wide(shown)
     for note in found.notes:

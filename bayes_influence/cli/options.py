@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import fields
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -71,6 +72,37 @@ def refuse_given(names: Iterable[str], why: str) -> None:
     for name in names:
         if name in _given.get():
             raise ValueError(f"{_given.get()[name]} does not apply here: {why}; leave it out")
+
+
+def given_or_none(name: str, value: Any) -> Any:
+    """The value of an option that was given, to a `GivenOptions`; None for one that has its default."""
+    return value if name in _given.get() else None
+
+
+def refuse_data_folder(dataset: str) -> None:
+    """Refuses `--data-folder` for data that lie in no such folder.
+
+    Raises:
+        ValueError: Saying where they come from.
+    """
+    from bayes_influence.data.images import IMAGE_SETS
+    from bayes_influence.data.tables import TABLES
+
+    if dataset not in IMAGE_SETS:
+        where = "comes with scikit-learn" if dataset in TABLES else "is no image set that is known by name"
+        refuse_given(["data_folder"], f"{dataset} {where}")
+
+
+def folder_of(data_folder: Path | None) -> dict[str, str | None]:
+    """The folder of image sets, as settings have it."""
+    return {"data_folder": None if data_folder is None else str(data_folder)}
+
+
+def is_study(name: str) -> bool:
+    """Whether a name is that of a study's folder, rather than of a data set."""
+    from bayes_influence.experiments.store.folder import CONFIG
+
+    return (Path(name) / CONFIG).is_file()
 
 
 def split_words(text: str) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bayes_influence.arguments import named
+from bayes_influence.curvature.choice import chosen
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.ekfac import EKFAC, EKFACOperator
 from bayes_influence.curvature.operators.gauss_newton import (
@@ -37,24 +39,15 @@ def as_curvature(curvature: CurvatureLike) -> Curvature:
         ValueError: If the name is unknown.
         TypeError: If it is none of these.
     """
-    if isinstance(curvature, Curvature):
-        return curvature
-    if isinstance(curvature, str):
-        if curvature not in CURVATURES:
-            raise ValueError(
-                f"unknown curvature {curvature!r}; known: {', '.join(CURVATURES)}, or a function (objective, data) -> "
-                f"operator. The Fisher information is 'ggn'; with the observed targets it is 'empirical-fisher'"
-            )
-        return CURVATURES[curvature][0]()
     for kind, operator in CURVATURES.values():
-        if curvature in (kind, operator):
+        if curvature is operator:
             return kind()
-    if isinstance(curvature, type) and issubclass(curvature, Curvature):
-        return curvature()
-    if not callable(curvature):
-        raise TypeError(
-            f"a curvature is a kind such as Hessian(), a name of {', '.join(CURVATURES)}, or a function (objective, "
-            f"data) -> operator, got {type(curvature).__name__}"
-        )
-    label = getattr(curvature, "__name__", repr(curvature))
-    return CustomCurvature(curvature, label)  # type: ignore[arg-type]
+    found = chosen(
+        curvature,
+        Curvature,  # type: ignore[type-abstract]
+        {name: kind for name, (kind, _) in CURVATURES.items()},
+        what="curvature is a kind such as Hessian()",
+        function="(objective, data) -> operator",
+        hint=". The Fisher information is 'ggn'; with the observed targets it is 'empirical-fisher'",
+    )
+    return found if isinstance(found, Curvature) else CustomCurvature(found, named(found))

@@ -153,9 +153,14 @@ def check_batch_size(size: int) -> None:
 
 
 def check_class_counts(
-    name: str, targets: Int[Tensor, " n"], n_classes: int, class_names: tuple[str, ...], n_outputs: int | None
+    name: str,
+    targets: Int[Tensor, " n"],
+    n_classes: int,
+    class_names: tuple[str, ...],
+    n_outputs: int | None,
+    fewest: int = 2,
 ) -> None:
-    """Refuses classes with fewer than two members, and another number of them than outputs.
+    """Refuses classes with too few members, and another number of them than outputs.
 
     Args:
         name: Of the data set.
@@ -163,17 +168,19 @@ def check_class_counts(
         n_classes: How many there are.
         class_names: One per class, or none.
         n_outputs: How many outputs the network has, if they should be compared.
+        fewest: How many members every class needs.
 
     Raises:
-        ValueError: If leaving an example out would leave none of its class, or the numbers differ.
+        ValueError: If a class has fewer members, such as one where an example is to be left out, or the numbers differ.
     """
     counts = torch.bincount(targets, minlength=n_classes).tolist()
     for index, count in enumerate(counts):
-        if count < 2:
+        if count < fewest:
             label = f" ({class_names[index]})" if class_names else ""
+            purpose = "to leave one out" if fewest == 2 else "to learn it"
             raise ValueError(
-                f"{name}: class {index}{label} has {count} member{'s' * (count != 1)}, at least 2 are needed "
-                f"to leave one out; add examples or drop the class"
+                f"{name}: class {index}{label} has {count} member{'s' * (count != 1)}, at least {fewest} are needed "
+                f"{purpose}; add examples or drop the class"
             )
     if n_outputs is not None and n_outputs != n_classes:
         raise ValueError(

@@ -161,19 +161,19 @@ class Dataset:
             raise TypeError(f"{self.name} has real targets; only classification sets have n_classes")
         return len(self.class_names) or int(self.targets.max()) + 1
 
-    def check_classes(self, n_outputs: int | None = None) -> None:
+    def check_classes(self, n_outputs: int | None = None, fewest: int = 2) -> None:
         """Refuses classes that cannot be learned or left out, before long work starts; says nothing about sequences.
 
         Args:
             n_outputs: Number of outputs of the network that is to be trained, if it should be compared.
+            fewest: How many members every class needs; of fewer than two, leaving one out would leave none.
 
         Raises:
             TypeError: If the targets are real numbers.
-            ValueError: If a class has fewer than two members (leaving one out would leave none), or the network has
-                another number of outputs than there are classes.
+            ValueError: If a class has fewer members, or the network another number of outputs than there are classes.
         """
         if self.targets.ndim == 1:
-            check_class_counts(self.name, self.targets, self.n_classes, self.class_names, n_outputs)
+            check_class_counts(self.name, self.targets, self.n_classes, self.class_names, n_outputs, fewest)
 
     def batch(self) -> Batch:
         """All examples as one batch."""

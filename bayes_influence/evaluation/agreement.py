@@ -39,6 +39,13 @@ STATISTICS = (
 )
 """The fields of `Agreement` that measure agreement, each NaN where it is not defined: functions of `statistics`."""
 
+BOUNDS = {
+    **dict.fromkeys(("spearman", "pearson", "kendall", "weighted_kendall"), (-1.0, 1.0)),
+    **dict.fromkeys(("sign_agreement", "top_k_overlap", "absolute_spearman"), (0.0, 1.0)),
+    "r2": (-np.inf, 1.0),
+}
+"""The least and the most that a statistic of agreement can be, which no interval goes beyond."""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -135,6 +142,7 @@ class AgreementSummary:
 
     Attributes:
         n_runs: Number of runs.
+        n: Number of examples in the run with the fewest.
         intervals: Mean over runs of each of `STATISTICS` with its interval, Student's t from `summarise`, bootstrapped
             from `bootstrap_summary`; runs in which it is not defined are counted in `undefined`.
         miss_relations: Number of runs with the flag.
@@ -142,6 +150,7 @@ class AgreementSummary:
     """
 
     n_runs: int
+    n: int
     intervals: Mapping[str, Interval]
     miss_relations: int
     notes: Mapping[str, int]
@@ -155,6 +164,11 @@ class AgreementSummary:
         return row | {"miss_relations": self.miss_relations}
 
 
+def statistic_interval(name: str, values: ArrayLike, level: float = 0.95) -> Interval:
+    """Mean over seeds of a statistic of this name, with its t interval within the statistic's bounds."""
+    return mean_interval(values, level, BOUNDS.get(name, (-np.inf, np.inf)))
+
+
 def summarise(agreements: Sequence[Agreement], level: float = 0.95) -> AgreementSummary:
     """Means over runs with Student's t intervals over the runs.
 
@@ -166,7 +180,10 @@ def summarise(agreements: Sequence[Agreement], level: float = 0.95) -> Agreement
     notes = [one.note for one in agreements if one.note]
     return AgreementSummary(
         n_runs=len(agreements),
-        intervals={name: mean_interval([getattr(one, name) for one in agreements], level) for name in STATISTICS},
+        n=min(one.n for one in agreements),
+        intervals={
+            name: statistic_interval(name, [getattr(one, name) for one in agreements], level) for name in STATISTICS
+        },
         miss_relations=sum(one.miss_relation for one in agreements),
         notes={note: notes.count(note) for note in dict.fromkeys(notes)},
     )

@@ -34,15 +34,15 @@ class Interval:
     undefined: int = 0
 
 
-def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Mean over seeds with Student's t interval, mean -/+ t_{n-1} s / sqrt(n).
+def mean_interval(values: ArrayLike, level: float = 0.95, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Interval:
+    """Mean over seeds with Student's t interval, mean -/+ t_{n-1} s / sqrt(n), cut at what the statistic can be.
 
-    Values that are NaN are left out and counted. One value has no interval (NaN ends), none has no mean either. The
-    interval of a bounded statistic can reach over its bound.
+    Values that are NaN are left out and counted. One value has no interval (NaN ends), none has no mean either.
 
     Args:
         values: Shape (n,), one per seed.
-        level: Nominal coverage.
+        level: Nominal coverage; the cut leaves it as it is, since the true mean lies within the bounds.
+        bounds: The least and the most that a value can be.
 
     Raises:
         ValueError: If `values` has another number of axes, or the level is not between 0 and 1.
@@ -54,7 +54,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     if np.ptp(kept) == 0:
         return Interval(mean, mean, mean, level, len(kept), undefined)
     low, high = scipy.stats.t.interval(level, len(kept) - 1, loc=mean, scale=error)
-    return Interval(mean, float(low), float(high), level, len(kept), undefined)
+    return Interval(mean, max(float(low), bounds[0]), min(float(high), bounds[1]), level, len(kept), undefined)
 
 
 def two_level_bootstrap(

@@ -53,10 +53,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What a verdict rests on: the correlations that can be relied on, and how to write them."""
+    """What a verdict rests on: the correlations that can be relied on, how high they may be, how to write them."""
 
     spearman: float
     most_spearman: float
+    highest_spearman: float
     pearson: float
     slope: float
     miss_relation: bool
@@ -71,7 +72,9 @@ def verdict(
 
     With several runs, the lower ends of the intervals of Spearman and Pearson must reach the thresholds (the upper end
     of Spearman's for the verdict of a wrong sign), and the miss-relation counts when more than half of the runs have
-    it. With a ceiling the thresholds on good correlations are taken as shares of it.
+    it. Where Spearman's interval reaches from a useless to a useful order there are too few runs or removals to say
+    which: of one run it is Bonett and Wright's (2000), of several Student's t over the runs. With a ceiling the
+    thresholds on good correlations are taken as shares of it.
 
     Args:
         found: The agreement of one run, or of several.
@@ -123,6 +126,12 @@ def _decided(evidence: _Evidence, ceiling: float) -> Verdict:
             Grade.INDICATIVE,
             f"The estimates are an indication only: their order is partly that of retraining ({evidence.shown}).",
         )
+    if evidence.highest_spearman >= FAIR_CORRELATION * ceiling:
+        return Verdict(
+            Grade.UNDECIDED,
+            f"The estimates cannot be judged: the order may be useless or useful, Spearman lies below "
+            f"{evidence.highest_spearman:.2f} ({evidence.shown}); more seeds or more removals would tell.",
+        )
     return Verdict(
         Grade.UNTRUSTWORTHY, f"Do not trust the estimates: their order is not that of retraining ({evidence.shown})."
     )
@@ -133,8 +142,7 @@ def _good(evidence: _Evidence) -> Verdict:
     if abs(evidence.slope - 1) <= SLOPE_TOLERANCE:
         return Verdict(
             Grade.TRUSTWORTHY,
-            f"Trust the estimates: order and size are those of retraining ({evidence.shown}, slope "
-            f"{evidence.slope:.2f}).",
+            f"Trust the estimates: order and size are those of retraining ({evidence.shown}).",
         )
     return Verdict(
         Grade.ORDER_ONLY,
@@ -146,22 +154,36 @@ def _good(evidence: _Evidence) -> Verdict:
 def _evidence(found: Agreement | AgreementSummary) -> _Evidence:
     """What one run or several runs say."""
     if isinstance(found, Agreement):
-        shown = f"Spearman {found.spearman:.2f}, Pearson {found.pearson:.2f}"
         return _Evidence(
-            found.spearman, found.spearman, found.pearson, found.slope, found.miss_relation, shown, found.note
+            spearman=found.spearman,
+            most_spearman=found.spearman,
+            highest_spearman=_highest(found.spearman, found.n),
+            pearson=found.pearson,
+            slope=found.slope,
+            miss_relation=found.miss_relation,
+            shown=f"Spearman {found.spearman:.2f}, Pearson {found.pearson:.2f}, slope {found.slope:.2f}",
+            note=found.note,
         )
     spearman, pearson = found.intervals["spearman"], found.intervals["pearson"]
-    shown = f"Spearman {_shown(spearman)}, Pearson {_shown(pearson)}"
+    slope = found.intervals["slope"]
     sure = [one.estimate if np.isnan(one.low) else one.low for one in (spearman, pearson)]
     return _Evidence(
         spearman=sure[0],
         most_spearman=spearman.estimate if np.isnan(spearman.high) else spearman.high,
+        highest_spearman=_highest(spearman.estimate, found.n) if np.isnan(spearman.high) else spearman.high,
         pearson=sure[1],
-        slope=found.intervals["slope"].estimate,
+        slope=slope.estimate,
         miss_relation=found.miss_relations > found.n_runs / 2,
-        shown=shown,
+        shown=f"Spearman {_shown(spearman)}, Pearson {_shown(pearson)}, slope {_shown(slope)}",
         note="; ".join(found.notes),
     )
+
+
+def _highest(spearman: float, n: int) -> float:
+    """Upper end of Spearman's 95 % interval over n points: Fisher's z with the variance (1 + r^2 / 2) / (n - 3)."""
+    if n <= 3 or abs(spearman) >= 1:
+        return 1.0 if abs(spearman) < 1 else spearman
+    return float(np.tanh(np.arctanh(spearman) + 1.96 * np.sqrt((1 + spearman**2 / 2) / (n - 3))))
 
 
 def _shown(interval: Interval) -> str:

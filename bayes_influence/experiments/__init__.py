@@ -1,7 +1,7 @@
 """Studies, in rooms that build on one another in this order.
 
 - `store`: the folder of a study, its cells and settings, and the runner that resumes.
-- `training`: what is trained: runs in minibatches, and networks on a table.
+- `training`: what is trained: runs in minibatches, and networks that are compared or audited.
 - `comparison`: regularisation schemes, side by side.
 - `ground_truth`: retrainings that are computed once and kept.
 - `audit`: estimates held against retraining, stage by stage.

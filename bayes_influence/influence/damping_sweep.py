@@ -36,7 +36,14 @@ class DampingSweep:
     deltas: Float[Tensor, " D"]
 
 
-def damping_sweep(objective: Objective, train: Dataset, test: Dataset, deltas: Sequence[float]) -> DampingSweep:
+def damping_sweep(
+    objective: Objective,
+    train: Dataset,
+    test: Dataset,
+    deltas: Sequence[float],
+    *,
+    hessian: Float[Tensor, "P P"] | None = None,
+) -> DampingSweep:
     """Removal effects of every training example on every test loss at many dampings.
 
     M is the identity, or for variational parameters the Fisher information of q. In float64. Data go through the
@@ -47,6 +54,7 @@ def damping_sweep(objective: Objective, train: Dataset, test: Dataset, deltas: S
         train: The training examples of its mean.
         test: Test examples.
         deltas: Dampings, each positive.
+        hessian: H, where it is known already.
 
     Raises:
         ValueError: If a delta is not positive.
@@ -55,7 +63,8 @@ def damping_sweep(objective: Objective, train: Dataset, test: Dataset, deltas: S
         raise ValueError(f"a damping sweep needs positive deltas, got {list(deltas)}")
     problem = FittedProblem(objective, train)
     root = fisher_metric(problem.reduced).sqrt()
-    hessian = Hessian().operator(problem.reduced, problem.data, problem.batch_size).dense()
+    if hessian is None:
+        hessian = Hessian().operator(problem.reduced, problem.data, problem.batch_size).dense()
     eigenvalues, vectors = torch.linalg.eigh(hessian / torch.outer(root, root))
     grid = torch.as_tensor(list(deltas), dtype=eigenvalues.dtype, device=eigenvalues.device).unsqueeze(1)
     damped = eigenvalues + grid

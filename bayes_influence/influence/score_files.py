@@ -28,9 +28,6 @@ logger = logging.getLogger(__name__)
 DRIFT_FLAG = 1.0
 """Drift, in units of a typical removal effect, from which an estimate speaks of another point than its minimum."""
 
-DRIFT_TESTS = 16
-"""Test measurements, the first ones, whose drift is looked at for the warning."""
-
 
 @dataclass(frozen=True, eq=False)
 class ScoreRequest:
@@ -124,7 +121,7 @@ class ScoreRequest:
         """The scores, with a warning where they stand on no minimum."""
         if scores.drift is None:
             return scores
-        moved = float(scores.relative_drift[:DRIFT_TESTS].median())
+        moved = scores.typical_drift
         if moved >= DRIFT_FLAG:
             logger.warning(
                 "the objective is at no minimum: its gradient norm is %.2g, and a step to the minimum would move the "
@@ -135,7 +132,13 @@ class ScoreRequest:
         return scores
 
     def solve(self) -> SolvedTests:
-        """Solves for every test measurement."""
+        """Solves for every test measurement; warns where none of them has a slope, so that no score is other than 0."""
+        if not self.gradients.any():
+            logger.warning(
+                "the %s has no slope in the selected parameters at any test example, so every score is 0: a "
+                "measurement that is constant in the outputs has no influence to ask for",
+                self.measurement,
+            )
         solution = self.response.solve(self.gradients.T)
         notes = {
             "measurement": self.measurement,

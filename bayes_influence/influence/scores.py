@@ -33,6 +33,12 @@ SHOWN_LETTERS = 160
 FORMAT = "bayes_influence.InfluenceScores.3"
 """Marks a score file, and the version of its layout."""
 
+OTHER_FORMATS = {".parquet": "to_parquet(path)", ".csv": "to_frame().to_csv(path)"}
+"""Names that would promise another format, with what writes it."""
+
+DRIFT_TESTS = 16
+"""Test examples, the first ones, that `typical_drift` looks at."""
+
 TENSORS = ("values", "train_ids", "test_ids", "residual_norms", "gradient_norms", "drift")
 """The tensors of a score file."""
 
@@ -99,7 +105,7 @@ class InfluenceScores:
             return counted
         return counted + (
             f"; gradient norm of J {self.stationarity:.1e}, a step to its minimum moves the {self.measurement} "
-            f"{float(self.relative_drift.median()):.2g} times as much as a removal"
+            f"{self.typical_drift:.2g} times as much as a removal"
         )
 
     def _repr_html_(self) -> str:
@@ -146,10 +152,23 @@ class InfluenceScores:
         Raises:
             ValueError: If the estimate does not know its drift.
         """
+        return self._relative_drift(len(self.test_ids))
+
+    @property
+    def typical_drift(self) -> float:
+        """The median relative drift of the first `DRIFT_TESTS` test examples, so that a large file is not read whole.
+
+        Raises:
+            ValueError: If the estimate does not know its drift.
+        """
+        return float(self._relative_drift(DRIFT_TESTS).median())
+
+    def _relative_drift(self, tests: int) -> Float[Tensor, " some"]:
         if self.drift is None:
             raise ValueError(f"scores by {self.curvature} do not know how far their objective is from a minimum")
-        typical = self.removal.square().mean(dim=1).sqrt()
-        return torch.where(self.drift == 0, torch.zeros_like(self.drift), self.drift.abs() / typical)
+        drift = self.drift[:tests]
+        typical = self.values[:tests].square().mean(dim=1).sqrt() / len(self.train_ids)
+        return torch.where(drift == 0, torch.zeros_like(drift), drift.abs() / typical)
 
     @property
     def condition_number(self) -> float | None:
@@ -256,9 +275,14 @@ class InfluenceScores:
         Raises:
             OSError: If it cannot be written; what was there before is then as it was.
             TypeError: If this is no path.
-            ValueError: If something stands there that is no file.
+            ValueError: If something stands there that is no file, or the name is that of a table.
         """
         target = checked_place(path, "scores")
+        if target.suffix in OTHER_FORMATS:
+            raise ValueError(
+                f"save writes a safetensors file, not {target.suffix[1:]}; take {OTHER_FORMATS[target.suffix]}, or a "
+                f"name that ends in .safetensors"
+            )
         tensors = {name: getattr(self, name) for name in TENSORS}
         contents = {name: value.detach().cpu().contiguous() for name, value in tensors.items() if value is not None}
         with replacing(target) as partial:

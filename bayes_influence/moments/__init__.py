@@ -12,6 +12,7 @@ from bayes_influence.moments import (  # noqa: F401 (they register rules)
     shapes,
     softmax,
 )
+from bayes_influence.moments.calibration import variance_factors
 from bayes_influence.moments.check import MomentCheck, moment_check
 from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian, to_deterministic
 from bayes_influence.moments.elementwise_functions import elementwise
@@ -42,4 +43,5 @@ __all__ = [
     "sampled_moments",
     "to_bayesian",
     "to_deterministic",
+    "variance_factors",
 ]

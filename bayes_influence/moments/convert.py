@@ -25,6 +25,7 @@ def to_bayesian(
     *,
     method: str = "first-order",
     max_pooling: str = "co-pooling",
+    structure: str = "diagonal",
     initial_sigma: float | InitialSigma | None = None,
 ) -> nn.Module:
     """The moment-propagating twin of a deterministic network, with Gaussian weights and biases.
@@ -43,6 +44,8 @@ def to_bayesian(
         method: How elementwise activations are propagated, see `Approximation`. `"exact"` takes Gauss-Hermite for
             an activation that has no closed form.
         max_pooling: How maxima are, see `Approximation`.
+        structure: What of the covariance between activations is taken in, see `Approximation`. Factors of
+            `"calibrated"` are 1 until training, or you by `variance_factors`, have found them.
         initial_sigma: sigma at the start: a factor of 1/sqrt(fan-in), or a function such as `relative_sigma(0.1)`.
             `fan_in_sigma()` when not given.
 
@@ -55,7 +58,7 @@ def to_bayesian(
         ValueError: If there is nothing to convert, two modules share weights, or an option is unknown.
     """
     _check_module(network)
-    approximation = Approximation(method, max_pooling)
+    approximation = Approximation(method, max_pooling, structure)
     _check_convertible(network)
     sigma = (
         initial_sigma if callable(initial_sigma) else fan_in_sigma(*[] if initial_sigma is None else [initial_sigma])

@@ -43,6 +43,11 @@ class BayesianConv(BayesianLayer):
         return len(self.geometry["kernel_size"])
 
     @property
+    def channel_axis(self) -> int:
+        """That before the spatial ones."""
+        return -self.spatial - 1
+
+    @property
     def linear_map(self) -> LinearMap:
         """The convolution; what `prepared` has padded is not padded again."""
         padding = (0,) * self.spatial if self._pads_itself else tuple(self.geometry["padding"])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayes_influence.moments.initial import InitialSigma
@@ -18,13 +19,17 @@ from bayes_influence.moments.passes import Calls, parameter_in_pass
 RHO = "_rho"
 """Suffix of the log standard deviation beside a mean: `weight` and `weight_rho`."""
 
+FACTOR = "variance_factor"
+"""The buffer of a calibrated layer, (channels,): what its rule's variances are multiplied by."""
+
 
 class BayesianLayer(nn.Module, ABC):
     """A linear layer whose weights and biases are independent Gaussians, made from a deterministic one.
 
     Its parameters are `weight` and `bias` (the means mu, the deterministic layer's names) and `weight_rho` and
     `bias_rho` (log sigma), in this order; without a bias the two are None. The output is `Moments`, exact for an input
-    that is fixed or has independent entries.
+    that is fixed or has independent entries. Of the structure `"calibrated"` it has the buffer `variance_factor`, one
+    number per channel by which that variance is multiplied; 1 until `variance_factors` has found better ones.
 
     Args:
         layer: The deterministic layer; its weights become the means.
@@ -47,6 +52,13 @@ class BayesianLayer(nn.Module, ABC):
             self.register_parameter(name, _copied(getattr(layer, name)))
         for name in ("weight", "bias"):
             self.register_parameter(name + RHO, _log_sigma(getattr(layer, name), initial_sigma, fan_in))
+        if approximation.calibrated:
+            self.register_buffer(FACTOR, layer.weight.detach().new_ones(len(layer.weight)))
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the output's channels, counted from the end."""
+        return -1
 
     @property
     @abstractmethod
@@ -78,7 +90,9 @@ class BayesianLayer(nn.Module, ABC):
         if not torch.compiler.is_compiling():
             calls = x.approximation.calls if isinstance(x, Moments) else Calls()
             approximation = replace(approximation, calls=calls.through(self.path, weight))
-        return gaussian_weights(self.linear_map, self.prepared(x), weight, bias, weight_rho, bias_rho, approximation)
+        moments = gaussian_weights(self.linear_map, self.prepared(x), weight, bias, weight_rho, bias_rho, approximation)
+        factor = self._buffers.get(FACTOR)
+        return moments if factor is None else multiplied(moments, factor, self.channel_axis)
 
     def __getattr__(self, name: str) -> Any:
         value: Any = super().__getattr__(name)
@@ -128,9 +142,20 @@ class BayesianLinear(BayesianLayer):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self.approximation}"
 
 
+def multiplied(moments: Moments, factor: Float[Tensor, " channels"], channel_axis: int) -> Moments:
+    """Moments whose variances are multiplied by a factor per channel; the axis is counted from the end."""
+    factors = factor.reshape(-1, *[1] * (-channel_axis - 1))
+    return Moments(moments.expectation, moments.variance * factors, moments.approximation)
+
+
 def is_bayesian(network: nn.Module) -> bool:
     """Whether a network has a Bayesian layer, so that its outputs are `Moments` and sigmas are among its parameters."""
     return any(isinstance(module, BayesianLayer) for module in network.modules())
+
+
+def is_calibrated(network: nn.Module) -> bool:
+    """Whether a network's layers have variance factors."""
+    return any(isinstance(module, BayesianLayer) and FACTOR in module._buffers for module in network.modules())
 
 
 def _copied(parameter: Tensor | None) -> nn.Parameter | None:

@@ -25,8 +25,12 @@ below float32's resolution of an activation of order one, and far enough above z
 Method = Literal["first-order", "exact", "gauss-hermite"]
 """How moments pass elementwise activations."""
 
+Structure = Literal["diagonal", "calibrated"]
+"""What of the covariance between activations their variances take in."""
+
 METHODS = get_args(Method)
 MAX_POOLINGS = ("co-pooling", "clark")
+STRUCTURES = get_args(Structure)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Approximation:
             entries of a window are far from independent, because they share their weights: there co-pooling is the
             closer one (a small LeNet on digits: .6 to .7 of the sampled variance against .4 to .5, and the lower
             -ELBO by weight sampling after training).
+        structure: `"diagonal"`: entries count as independent. `"calibrated"`: the same rules, and a factor per layer
+            and channel on the variances, which sampling finds, see `variance_factors`.
         calls: The calls of layers behind the moments, which the layers note.
 
     Raises:
@@ -50,18 +56,30 @@ class Approximation:
 
     method: str = "first-order"
     max_pooling: str = "co-pooling"
+    structure: str = "diagonal"
     calls: Calls = field(default=Calls(), repr=False, compare=False)
 
     @property
-    def options(self) -> tuple[str, str]:
-        """Method and max pooling, without the calls."""
-        return self.method, self.max_pooling
+    def options(self) -> tuple[str, str, str]:
+        """Method, max pooling and structure, without the calls."""
+        return self.method, self.max_pooling, self.structure
+
+    def __repr__(self) -> str:
+        structure = "" if self.structure == "diagonal" else f", structure={self.structure!r}"
+        return f"Approximation(method={self.method!r}, max_pooling={self.max_pooling!r}{structure})"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether layers have variance factors."""
+        return self.structure == "calibrated"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
         if self.max_pooling not in MAX_POOLINGS:
             raise ValueError(f"unknown max_pooling {self.max_pooling!r}; known: {', '.join(MAX_POOLINGS)}")
+        if self.structure not in STRUCTURES:
+            raise ValueError(f"unknown structure {self.structure!r}; known: {', '.join(STRUCTURES)}")
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)

@@ -84,8 +84,9 @@ class Posterior:
         generator: torch.Generator | None,
         function: Callable[[dict[str, Tensor], Tensor], Any] | None = None,
         progress: bool = False,
+        at_once: int = SAMPLES_AT_ONCE,
     ) -> Iterator[Any]:
-        """What the network, or a function of drawn parameters and inputs, returns: at most `SAMPLES_AT_ONCE` at a time.
+        """What the network, or a function of drawn parameters and inputs, returns: at most so many draws at a time.
 
         Args:
             inputs: Fixed inputs, or `Moments` that are drawn as well.
@@ -93,6 +94,7 @@ class Posterior:
             generator: Source of the draws; seeded with 0 if not given.
             function: `(params, inputs) -> outputs`; the network's outputs if not given.
             progress: Shows a bar.
+            at_once: Draws in a pass; convolutions of large batches are faster one by one.
 
         Yields:
             Outputs with a leading axis of draws.
@@ -105,8 +107,8 @@ class Posterior:
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         call = function or (lambda params, x: functional_call(self.network, params, *as_call(x)))
         with tqdm(total=n_samples, desc="weight samples", disable=None if progress else True) as bar:
-            for start in range(0, n_samples, SAMPLES_AT_ONCE):
-                size = min(SAMPLES_AT_ONCE, n_samples - start)
+            for start in range(0, n_samples, at_once):
+                size = min(at_once, n_samples - start)
                 params = self.draw(size, generator)
                 if isinstance(inputs, Moments):
                     noise = torch.stack([_normal(inputs.variance, generator) for _ in range(size)])

@@ -109,7 +109,7 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Moments:
 def pad(input: Moments, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Moments:
     """Padding: constants have zero variance, other modes copy mean and variance."""
     mean = F.pad(input.expectation, pad, mode, value)
-    return Moments(mean, F.pad(input.variance, pad, mode, 0.0 if mode == "constant" else None), input.approximation)
+    return Moments(mean, F.pad(input.variance, pad, mode), input.approximation)
 
 
 @rule("where", entrywise=True)

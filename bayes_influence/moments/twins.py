@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayes_influence.errors import BayesInfluenceError
-from bayes_influence.moments.layers import RHO, BayesianLayer, is_bayesian
+from bayes_influence.moments.layers import FACTOR, RHO, BayesianLayer, is_bayesian
 from bayes_influence.moments.moments import Moments
 from bayes_influence.torch_internals import tree_flatten
 
@@ -73,6 +73,8 @@ def _without_variance(network: nn.Module, twin: nn.Module) -> dict[str, Tensor]:
     held = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     state = {}
     for name, value in (*twin.named_parameters(), *twin.named_buffers()):
+        if name.rpartition(".")[2] == FACTOR:  # of a variance that is zero
+            continue
         random = name.endswith(RHO) and name.removesuffix(RHO) in held
         if not random and (name not in held or held[name].shape != value.shape):
             raise ValueError(

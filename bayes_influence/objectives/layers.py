@@ -19,7 +19,7 @@ def is_layer(module: nn.Module) -> bool:
 
 def is_transposed(module: nn.Module) -> bool:
     """Whether a module looks like GPT-2's Conv1D, a linear layer whose weight is (inputs, outputs)."""
-    own = {name: tuple(value.shape) for name, value in module.named_parameters(recurse=False)}
+    own = {name: tuple(value.shape) for name, value in module.named_parameters()}
     return (
         type(module).__name__ == "Conv1D"
         and set(own) == {"weight", "bias"}

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from bayes_influence.arguments import check_at_least, check_function, checked_move, kind_of, named, shown
 from bayes_influence.data.arguments import as_call
 from bayes_influence.data.batch import Batch
-from bayes_influence.moments.layers import is_bayesian
+from bayes_influence.moments.layers import is_bayesian, is_calibrated
 from bayes_influence.objectives.criteria import PerExample, read_outputs
 from bayes_influence.objectives.parameters import (
     Flattening,
@@ -102,7 +102,8 @@ class Objective:
         count = sum(value.numel() for value in self.params.values())
         return (
             f"Objective({type(self.network).__name__} of {count} parameters, {named(self.likelihood)}, "
-            f"{named(self.regulariser)} times {self.regulariser_weight:g}, parameters={taken!r})"
+            f"{named(self.regulariser)} times {self.regulariser_weight:g}, parameters={taken!r}"
+            f"{', its variance factors held' if is_calibrated(self.network) else ''})"
         )
 
     @property

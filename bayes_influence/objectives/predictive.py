@@ -210,9 +210,9 @@ class LabelPredictive(ClassPredictive):
         count = logits[0].numel()
         if logits.ndim > 2 or targets.ndim > 2 or targets[0].numel() != count:
             raise ValueError(
-                f"{name}: {self._own_name} needs a label for every logit, targets of shape "
-                f"{(len(targets), *logits.shape[1:])}, got {tuple(targets.shape)}; take CrossEntropy for classes of "
-                f"which one is right"
+                f"{name}: {self._own_name} needs a label for every logit, both of shape (n, labels) or (n,), got "
+                f"logits of shape {tuple(logits.shape)} and targets of shape {tuple(targets.shape)}; take CrossEntropy "
+                f"for classes of which one is right"
             )
         wrong = ((targets != 0) & (targets != 1)).reshape(len(targets), -1)
         _refuse(

@@ -24,7 +24,7 @@ from bayes_influence.retraining.turns import per_network, repeated
 from bayes_influence.training.effects import StepEffects
 from bayes_influence.training.minibatch import Trained as Minibatches
 from bayes_influence.training.minibatch import train_minibatches
-from bayes_influence.training.minibatch_schedule import full_batches
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule, full_batches
 from bayes_influence.training.schedules import Schedule, check_schedule
 from bayes_influence.training.schemes import Scheme, check_builder
 from bayes_influence.training.stacked import StackedProblem
@@ -46,14 +46,14 @@ class FromScratch(RetrainingProtocol):
     Attributes:
         scheme: How the networks were regularised.
         make_network: Builds the deterministic network, as it was built for the fits.
-        schedule: The fits' own.
+        schedule: The fits' own, on all examples at once or in minibatches.
         watch: Examples whose losses are recorded at every epoch.
         at_once: Refits trained as one ensemble, see `trained_refits`.
     """
 
     scheme: Scheme
     make_network: Callable[[], nn.Module]
-    schedule: Schedule
+    schedule: Schedule | MinibatchSchedule
     watch: Dataset | None = None
     at_once: int | None = None
     name = "cold"
@@ -62,7 +62,8 @@ class FromScratch(RetrainingProtocol):
         if not isinstance(self.scheme, Scheme):
             raise TypeError(f"the scheme must be a Scheme, got {shown(self.scheme)}; take SCHEMES['bnn'], say")
         check_builder(self.make_network)
-        check_schedule(self.schedule)
+        if not isinstance(self.schedule, MinibatchSchedule):
+            check_schedule(self.schedule)
         if self.watch is not None:
             check_dataset(self.watch, "the watched examples")
 
@@ -72,8 +73,8 @@ class FromScratch(RetrainingProtocol):
         """As `RetrainingProtocol.refit`.
 
         Raises:
-            ValueError: If losses are to be watched of networks whose training draws random numbers or moves buffers, or
-                `make_network` builds another network than was trained.
+            ValueError: If losses are to be watched of networks whose training draws random numbers, moves buffers or is
+                in minibatches, or `make_network` builds another network than was trained.
         """
         reduction = reduce(trained, train)
         members = reduction.members
@@ -96,7 +97,7 @@ class FromScratch(RetrainingProtocol):
             effects = self.scheme.effects(objective, train, held)
             start = {**members.params, **{name: start[name] for name in objective.names}}
             buffers = members.buffers
-        if not effects.as_evaluated:
+        if isinstance(self.schedule, MinibatchSchedule) or not effects.as_evaluated:
             return self._in_turns(reduction, removals, start, buffers, effects, held, progress)
         return trained_refits(
             reduction,
@@ -123,8 +124,8 @@ class FromScratch(RetrainingProtocol):
         members, train = reduction.members, reduction.train
         if self.watch is not None:
             raise ValueError(
-                f"the networks of the scheme {self.scheme.name} draw random numbers or move buffers while they train, "
-                "so their losses cannot be watched from scratch; leave `watch` out"
+                f"the networks of the scheme {self.scheme.name} draw random numbers, move buffers or take minibatches "
+                "while they train, so their losses cannot be watched from scratch; leave `watch` out"
             )
         objective, refits = members.objective, removals.count + 1
         weights = removals.data_weights(train, objective.dtype).flatten(0, 1)
@@ -166,12 +167,15 @@ class FromScratch(RetrainingProtocol):
             kept = weights[0] != 0
             # The mean is over fewer examples, and what is minimised is still (1/n) sum_i w_i l_i.
             train, weights = train.select(kept.nonzero()[:, 0]), weights[:, kept] * (kept.sum() / examples)
+        schedule = self.schedule
+        if not isinstance(schedule, MinibatchSchedule):
+            schedule = full_batches(schedule, len(train))
         owners = [(index // refits, index % refits) for index in rows.tolist()]
         return train_minibatches(
             objective,
             {name: value[rows] for name, value in start.items()},
             train,
-            full_batches(self.schedule, len(train)),
+            schedule,
             [members.seeds[network] for network, _ in owners],
             names=objective.names,
             buffers={name: value[rows] for name, value in buffers.items()},

@@ -18,7 +18,7 @@ from bayes_influence.arguments import check_whole
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.parameters import Params
-from bayes_influence.objectives.reduction import Reduction
+from bayes_influence.objectives.reduction import ENTRIES, Reduction, numbers_per_example
 from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.retraining.turns import per_network
@@ -50,7 +50,8 @@ def trained_refits(
         start: Stacked parameters (E, ...) that the refits start from; the networks' own when not given.
         averaging: How the refits' iterates are averaged; None keeps the last.
         watch: Examples whose losses are recorded before every step.
-        at_once: Refits trained as one ensemble; all of them when not given, 1 for networks too large to stack.
+        at_once: Refits trained as one ensemble, 1 for networks too large to stack. When not given all of them; where
+            last layers have many examples of their own those of one network, which share them.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -75,7 +76,7 @@ def trained_refits(
         watch=_Watched.of(reduction, watch) if watch is not None else None,
         progress=progress,
     )
-    turns = torch.arange(len(weights), device=weights.device).split(at_once or len(weights))
+    turns = torch.arange(len(weights), device=weights.device).split(at_once or _company(whole, removals.count + 1))
     bar = tqdm(turns, desc="refits", unit="turn", disable=None if progress and len(turns) > 1 else True)
     trained, norms = zip(*(training.run(members) for members in bar), strict=True)
     norm = torch.cat(norms).unflatten(0, (networks, -1))
@@ -88,6 +89,15 @@ def trained_refits(
         converged=torch.zeros_like(norm, dtype=torch.bool),
         watched=_recorded(trained, networks) if watch is not None else None,
     )
+
+
+def _company(whole: StackedProblem, refits: int) -> int:
+    """How many refits are trained together: of one network, where a copy of the examples for every refit is large."""
+    everyone = len(whole.start) * refits
+    if not whole.own_data:
+        return everyone
+    held = everyone * whole.examples * numbers_per_example(whole.batch.inputs, leading=2)
+    return refits if held > ENTRIES else everyone
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +140,7 @@ class _Training:
         labels = self.reduction.members.labels
         refits = len(self.weights) // len(labels)
         rows = members // refits
-        batch = tree_map(lambda leaf: leaf[rows], self.whole.batch) if self.whole.own_data else self.whole.batch
+        batch, own_data = self._examples(rows)
         objective = self.reduction.problem.objective
         held = {name: value[rows] for name, value in self.whole.fixed.items()}
         trained = train_ensemble(
@@ -142,15 +152,23 @@ class _Training:
             data_weights=self.weights[members],
             averaged=torch.full_like(members, self.averaging is not None, dtype=torch.bool),
             averaging=self.averaging,
-            own_data=self.whole.own_data,
+            own_data=own_data,
             labels=[f"{labels[index // refits]}, refit {index % refits}" for index in members.tolist()],
             record=self._recorder(rows),
             progress=self.progress,
         )
         ends = {**held, **trained.params}
-        problem = StackedProblem(objective, ends, batch, self.weights[members], own_data=self.whole.own_data)
+        problem = StackedProblem(objective, ends, batch, self.weights[members], own_data=own_data)
         gradients, _ = problem.gradients(problem.start, problem.everyone)
         return trained, gradients.norm(dim=1)
+
+    def _examples(self, rows: Int[Tensor, " m"]) -> tuple[Batch, bool]:
+        """What refits of these networks train on, and whether each has examples of its own."""
+        if not self.whole.own_data:
+            return self.whole.batch, False
+        if (rows == rows[0]).all():
+            return tree_map(lambda leaf: leaf[rows[0]], self.whole.batch), False
+        return tree_map(lambda leaf: leaf[rows], self.whole.batch), True
 
     def _recorder(self, rows: Int[Tensor, " m"]) -> Callable[[Params], Tensor] | None:
         """Losses of the watched examples under every member."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bayes_influence.arguments import check_at_least, checked_seeds, shown
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.models.initialisation import initial_state, seeded
-from bayes_influence.moments.layers import is_bayesian
+from bayes_influence.moments.layers import is_bayesian, is_calibrated
 from bayes_influence.moments.twins import check_twin
 from bayes_influence.objectives.company import check_targets, first_outputs
 from bayes_influence.objectives.members import Members, differing, member
@@ -25,7 +25,7 @@ from bayes_influence.objectives.predictive import ClassPredictive
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.minibatch import train_minibatches
-from bayes_influence.training.minibatch_schedule import full_batches
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule, full_batches
 from bayes_influence.training.minimum import minimised
 from bayes_influence.training.noise import LearnedNoise
 from bayes_influence.training.schedules import Schedule, check_schedule
@@ -64,10 +64,11 @@ def fit_schemes(
     make_network: Callable[[], nn.Module],
     train: Dataset,
     seeds: Sequence[int],
-    schedule: Schedule,
+    schedule: Schedule | MinibatchSchedule,
     *,
     parameters: str | Sequence[str] = "last-layer",
     tolerance: float | None = 1e-10,
+    fewest: int = 2,
     progress: bool = False,
 ) -> list[Fits]:
     """Trains every scheme from every seed; schemes that differ in numbers of a member only share an ensemble.
@@ -78,16 +79,19 @@ def fit_schemes(
 
     Parameters with `requires_grad=False` stay as they are. A network whose training is another thing than its
     evaluation, because a step draws random numbers (dropout) or moves buffers (batch norm), is trained as
-    `full_batches` says, one member at a time; whether it is so is seen in a step on all examples, see `watch_step`.
+    `full_batches` says, one member at a time; whether it is so is seen in a step on all examples, see `watch_step`. So
+    is a calibrated Bayesian network, whose variance factors are refreshed on the way.
+    On a `MinibatchSchedule` every scheme is trained as `train_minibatches` trains.
 
     Args:
         schemes: What to train.
         make_network: Builds the deterministic network; called once per seed.
         train: Training examples; their dtype and device are the network's.
         seeds: One per repeat; a member depends on its own seed only.
-        schedule: Steps and learning rates.
+        schedule: Steps and learning rates, on all examples at once or in minibatches.
         parameters: The parameters that are polished, and that influence will be taken in.
         tolerance: Gradient norm of the polish; None leaves the networks as the schedule left them.
+        fewest: How many members every class needs; of fewer than two, leaving one out would leave none.
         progress: Whether to show progress bars.
 
     Returns:
@@ -96,7 +100,7 @@ def fit_schemes(
     Raises:
         NonFiniteTrainingError: Naming scheme, seed and step.
         TwinMismatchError: If a Bayesian twin does not compute what its network computes.
-        ValueError: If a class has a single member, the network has another number of outputs than there are classes,
+        ValueError: If a class has too few members, the network has another number of outputs than there are classes,
             or the targets do not fit a scheme's likelihood.
         TypeError: If an argument is of another kind, such as a network where a function that builds one is needed, or
             the targets than a scheme's likelihood.
@@ -104,18 +108,20 @@ def fit_schemes(
     check_schemes(schemes)
     check_builder(make_network)
     check_dataset(train, "the training examples")
-    if not isinstance(train.inputs, Tensor) or not train.inputs.is_floating_point():
+    inputs = train.example.inputs
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         raise TypeError(
             f"{train.name}: schemes train networks on one tensor of real numbers; take inputs.float(), or train an "
             "objective of your own with minimised(...)"
         )
     seeds = checked_seeds(seeds)
-    check_schedule(schedule)
+    if not isinstance(schedule, MinibatchSchedule):
+        check_schedule(schedule)
     if tolerance is not None:
         check_at_least(0, tolerance=tolerance)
     _check_built(make_network)
     for members in ensembles(schemes):
-        _check_targets(prepared_objective(members[0], make_network, train, seeds[0]), train)
+        _check_targets(prepared_objective(members[0], make_network, train, seeds[0]), train, fewest)
     fits: dict[str, Fits] = {}
     for members in ensembles(schemes):
         for fit in _fit_ensemble(members, make_network, train, seeds, schedule, parameters, tolerance, progress):
@@ -132,12 +138,12 @@ def _check_built(make_network: Callable[[], nn.Module]) -> None:
         raise TypeError(f"make_network must return a deterministic network, an nn.Module, got {what}")
 
 
-def _check_targets(objective: Objective, train: Dataset) -> None:
+def _check_targets(objective: Objective, train: Dataset, fewest: int) -> None:
     """Refuses targets that the network cannot learn, before any training."""
     check_targets(objective, train)
     if isinstance(objective.likelihood, ClassPredictive) and not train.targets.is_floating_point():
-        outputs = first_outputs(objective, train.inputs[:2])
-        train.check_classes(n_outputs=objective.likelihood.class_logits(outputs).shape[-1])
+        outputs = first_outputs(objective, train.select(range(min(2, len(train)))).batch().inputs)
+        train.check_classes(objective.likelihood.class_logits(outputs).shape[-1], fewest)
 
 
 def prepared_objective(
@@ -178,14 +184,14 @@ def _fit_ensemble(
     make_network: Callable[[], nn.Module],
     train: Dataset,
     seeds: Sequence[int],
-    schedule: Schedule,
+    schedule: Schedule | MinibatchSchedule,
     parameters: str | Sequence[str],
     tolerance: float | None,
     progress: bool,
 ) -> list[Fits]:
     started = time.perf_counter()
     averaging = next((scheme.averaging for scheme in schemes if scheme.averaging), None)
-    dtype, device = train.inputs.dtype, train.inputs.device
+    dtype, device = train.example.inputs.dtype, train.example.inputs.device
     initial = initial_state(lambda: schemes[0].prepare(make_network()), seeds, dtype=dtype, device=device)
     count = len(seeds)
     objective = prepared_objective(schemes[0], make_network, train, seeds[0], parameters)
@@ -193,7 +199,11 @@ def _fit_ensemble(
     start, buffers = (
         {name: value.repeat(len(schemes), *[1] * (value.ndim - 1)) for name, value in part.items()} for part in initial
     )
-    if not schemes[0].effects(objective, train).as_evaluated:
+    if not isinstance(schedule, MinibatchSchedule):
+        calibrated = is_calibrated(objective.network)
+        if calibrated or not schemes[0].effects(objective, train).as_evaluated:
+            schedule = full_batches(schedule, len(train))
+    if isinstance(schedule, MinibatchSchedule):
         trained, buffers = _trained_in_turns(
             schemes, objective, start, buffers, train, seeds, schedule, labels, progress
         )
@@ -257,11 +267,11 @@ def _trained_in_turns(
     buffers: Params,
     train: Dataset,
     seeds: Sequence[int],
-    schedule: Schedule,
+    schedule: MinibatchSchedule,
     labels: Sequence[str],
     progress: bool,
 ) -> tuple[Params, Params]:
-    """Parameters and buffers after Adam on noisy objectives, see `full_batches`."""
+    """Parameters and buffers after `train_minibatches` of one scheme after the other."""
     parts = []
     for index, scheme in enumerate(schemes):
         own = slice(index * len(seeds), (index + 1) * len(seeds))
@@ -269,7 +279,7 @@ def _trained_in_turns(
             replace(objective, regulariser_weight=scheme.regulariser_weight),
             {name: value[own] for name, value in start.items()},
             train,
-            full_batches(schedule, len(train)),
+            schedule,
             seeds,
             buffers={name: value[own] for name, value in buffers.items()},
             averaging=scheme.averaging,

@@ -12,12 +12,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bayes_influence.data.dataset import Dataset, check_dataset
+from bayes_influence.moments.layers import is_calibrated
 from bayes_influence.objectives.company import check_targets
 from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params, moved_like
 from bayes_influence.training.averaging import IterateAverage, SwagPosterior
 from bayes_influence.training.batch_norm import refreshed_buffers
+from bayes_influence.training.calibration import refresh_due, refreshed_factors
 from bayes_influence.training.effects import watch_step
 from bayes_influence.training.finiteness import CHECK_EVERY, check_finite
 from bayes_influence.training.learning_rates import LearningRates
@@ -79,6 +81,9 @@ def train_minibatches(
 
     What a step does beside its value is seen in a step on a batch of the smallest size, see `watch_step`: members whose
     steps draw random numbers or move buffers take turns.
+
+    Variance factors of a calibrated network are refreshed at the start, at the end, and between epochs, see
+    `refresh_due`; in every step they are constants, so that J is one function between two refreshes.
 
     Args:
         objective: What is minimised; its network is used in training mode (see `step_objective`) and left as it is.
@@ -176,8 +181,16 @@ class _Training:
         self.values = self.flat.new_zeros(0, members)
         self.accuracies = self.flat.new_zeros(0, members)
 
+    def _refresh_factors(self, flat: Float[Tensor, "E P"]) -> None:
+        """Finds the variance factors of a calibrated network there."""
+        if is_calibrated(self.objective.network):
+            params = self.layout.unflatten(flat)
+            self.buffers = refreshed_factors(self.objective, params, self.buffers, self.train, self.data_weights)
+
     def run_epoch(self, bar: tqdm) -> None:
         """One pass over the examples, each member in its own order."""
+        if self.epoch == 0:
+            self._refresh_factors(self.flat)
         positions = self._orders().tensor_split(self.batches, dim=1)
         first = self.epoch * self.batches
         values, right = [], []
@@ -218,6 +231,8 @@ class _Training:
         if self.average and self.epoch >= self.rates.first_averaged:
             self.average.update(self.flat)
         self.epoch += 1
+        if refresh_due(self.epoch, self.schedule.epochs, self.batches):
+            self._refresh_factors(self.flat)
 
     def _show(self, bar: tqdm, done: int, values: list[Tensor], right: list[Tensor], size: int) -> None:
         loss = float(torch.stack(values[-CHECK_EVERY:]).mean())
@@ -279,6 +294,8 @@ class _Training:
         posteriors: tuple[SwagPosterior, ...] = ()
         if self.average and self.average.count:
             flat = self.average.mean
+            self._refresh_factors(flat)
+            buffers = self.buffers
             if self.effects.moves:
                 averaged = self.layout.unflatten(flat)
                 buffers = refreshed_buffers(self.objective, averaged, buffers, self.train, self.schedule.batch_size)

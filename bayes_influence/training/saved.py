@@ -30,6 +30,9 @@ KIND = "saved network"
 FORMAT = 1
 """Version of the layout of such a file."""
 
+OPTIONS = ("method", "max_pooling", "structure")
+"""What a Bayesian network was made with, in the order it is stored; a file without the last is of a diagonal one."""
+
 PARAMETER, BUFFER, OWN_BUFFER, RESULT, POSTERIOR = "parameter/", "buffer/", "own-buffer/", "result/", "posterior/"
 """What tensors of the file are: stacked parameters, buffers of all members, stacked buffers in which members differ,
 other results of a training, SWAG's Gaussians."""
@@ -208,8 +211,7 @@ def _fitting(network: nn.Module | Callable[[], nn.Module], stored: dict[str, Any
         raise TypeError(f"load takes a network or a function that builds one, got {type(made).__name__}")
     held = copy.deepcopy(made)
     if stored["approximation"] is not None and not is_bayesian(held):
-        method, max_pooling = stored["approximation"]
-        held = to_bayesian(held, method=method, max_pooling=max_pooling)
+        held = to_bayesian(held, **dict(zip(OPTIONS, stored["approximation"], strict=False)))
     elif scheme is not None and _difference(held, stored) and not is_bayesian(held):
         prepared = scheme.prepare(held)
         held = held if _difference(prepared, stored) else prepared

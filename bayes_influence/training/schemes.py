@@ -15,7 +15,7 @@ from torch import nn
 from bayes_influence.arguments import shown
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.moments.initial import relative_sigma
-from bayes_influence.moments.moments import Method
+from bayes_influence.moments.moments import Method, Structure
 from bayes_influence.objectives.expected_likelihoods import (
     ExpectedBernoulli,
     ExpectedGaussian,
@@ -113,6 +113,7 @@ class Variational(Scheme):
         prior_scale: s, the scale of the prior's standard deviations.
         prior: `"isotropic"` for s everywhere, `"fan-in"` for s / sqrt(fan-in) in each layer, see `prior_scales`.
         method: How moments pass the activations, see `to_bayesian`.
+        structure: What of the covariance between activations is taken in, see `to_bayesian`.
         initial_sigma: sigma sqrt(fan-in) at the start; `to_bayesian`'s default when not given.
         relative_sigma: sigma / |w| at the start instead (clamped), for a start from a trained network.
         learned_noise: Real targets whose noise the network carries as parameters, see `LearnedNoise`.
@@ -122,6 +123,7 @@ class Variational(Scheme):
     prior_scale: float = 1.0
     prior: Prior = "isotropic"
     method: Method = "first-order"
+    structure: Structure = "diagonal"
     initial_sigma: float | None = None
     relative_sigma: float | None = None
     learned_noise: int = 0
@@ -166,7 +168,7 @@ class Variational(Scheme):
     def prepare(self, network: nn.Module) -> nn.Module:
         """The moment-propagating twin, its means at the network's weights; with its noise, where that is learned."""
         sigma = self.initial_sigma if self.relative_sigma is None else relative_sigma(self.relative_sigma)
-        twin = to_bayesian(network, method=self.method, initial_sigma=sigma)
+        twin = to_bayesian(network, method=self.method, structure=self.structure, initial_sigma=sigma)
         return LearnedNoise(twin, self.learned_noise) if self.learned_noise else twin
 
     def objective(self, network: nn.Module, n_train: int, parameters: str | Sequence[str] = "all") -> Objective:

@@ -43,13 +43,16 @@ def test_a_finished_run_is_audited_on_its_worst_test_examples(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["irsi"], "unknown table 'irsi'"),
+        (["irsi"], "unknown dataset 'irsi'"),
         (["iris", "--removals", "2"], "an audit needs at least 3 removed examples for its correlations, got 2"),
         (["iris", "--removals", "149"], "of which at most 148 can be removed; got removals=149"),
         (["iris", "--damping", "0"], "the damping must be positive, got 0.0; leave it out for the automatic one"),
         (["iris", "--solver", "gauss"], "unknown solver 'gauss'"),
         (["iris", "--scheme", "none,swa"], "unknown scheme none,swa"),
-        (["iris", "--tests", "9"], "--tests does not apply here: iris is no folder of a finished run; leave it out"),
+        (
+            ["iris", "--tests", "9"],
+            "--tests does not apply here: of iris one example is left out",
+        ),
         (["iris", "--refits", "newton", "--refit-epochs", "9"], "--refit-epochs does not apply here"),
     ],
 )

@@ -44,7 +44,7 @@ def test_numbers_of_schemes_reach_those_that_have_them(tmp_path):
             ["compare", "iris", "--weight-decay", "-1"],
             "weight_decay of the scheme weight-decay must be positive, got -1",
         ),
-        (["compare", "irsi"], "unknown table 'irsi'; known: breast-cancer, digits, iris, wine"),
+        (["compare", "irsi"], "unknown dataset 'irsi'; known: iris, wine, breast-cancer, digits"),
         (["compare", "iris", "--schemes", "nonne"], "unknown scheme nonne; known: none, weight-decay"),
         (["compare", "iris", "--activation", "relo"], "unknown activation 'relo'"),
         (["compare", "iris", "--removals", "400"], "removals must lie in 3..149"),

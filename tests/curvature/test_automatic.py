@@ -68,6 +68,8 @@ def test_a_system_that_needs_many_steps_is_preconditioned_by_a_part_of_the_data(
     assert "after 25 plain steps preconditioned by a Nystrom approximation of rank 100" in first.note
     assert "plain steps" not in second.note
     assert 25 < first.iterations < plain.iterations
+    # One vector a step, beside those that look at the true residual.
+    assert first.iterations < first.products < first.iterations + 10
     assert second.iterations < plain.iterations / 1.5
     for solution in (first, second):
         torch.testing.assert_close(solution.value, plain.value, rtol=1e-3, atol=1e-3)
@@ -165,3 +167,16 @@ def test_ekfac_inverse_says_what_an_uneven_damping_leaves(make_objective, classi
 def test_ekfac_inverse_refuses_other_operators() -> None:
     with pytest.raises(TypeError, match="the solver 'ekfac' needs the curvature 'ekfac', got a DenseOperator"):
         solve(torch.eye(2), torch.ones(2), "ekfac")
+
+
+def test_a_sketch_needs_data_and_a_damping_that_is_positive_everywhere(
+    make_objective, classification, monkeypatch
+) -> None:
+    monkeypatch.setattr(automatic, "SKETCH_RANK", 10)
+    curvature = GaussNewtonOperator(make_objective(), classification)
+    even, uneven = torch.full((2, 43), 0.1, dtype=torch.float64)
+    uneven[7] = 0.0
+    assert automatic._sketched_preconditioner(curvature + even) is not None
+    assert automatic._sketched_preconditioner(curvature + uneven) is None
+    assert automatic._sketched_preconditioner(curvature) is None
+    assert automatic._sketched_preconditioner(DenseOperator(torch.eye(43).double()) + even) is None

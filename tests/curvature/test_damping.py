@@ -96,3 +96,12 @@ def test_automatic_delta(smallest: float, trace: float, delta: float) -> None:
 def test_automatic_delta_refuses_a_negative_trace() -> None:
     with pytest.raises(ValueError, match=r"needs tr\(G\) >= 0"):
         automatic_delta(0.0, -1.0, 5)
+
+
+def test_no_damping_is_a_damping_and_one_parameter_is_enough(make_objective) -> None:
+    for none in (IdentityDamping(0.0), FisherDamping(0.0), as_damping(make_objective(), 0)):
+        assert not none.diagonal(make_objective()).any()
+    assert automatic_delta(0.0, 3.0, 1) == pytest.approx(0.3)
+    assert automatic_delta(0.0, 0.0, 1) == 0
+    with pytest.raises(ValueError, match=r"P >= 1, got tr\(G\) = 3.0 and P = 0"):
+        automatic_delta(0.0, 3.0, 0)

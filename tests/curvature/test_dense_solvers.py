@@ -17,6 +17,7 @@ def test_inverts_a_definite_matrix(random_matrix, solver, shape) -> None:
     solution = solve(matrix, rhs, solver)
     torch.testing.assert_close(solution.value, torch.linalg.inv(matrix) @ rhs, rtol=1e-9, atol=1e-9)
     assert solution.converged
+    assert solution.iterations == 0
     assert solution.residual.shape == shape[1:]
     assert (solution.residual < 1e-12).all()
     assert solution.smallest_eigenvalue == pytest.approx(1e-3, rel=1e-9)

@@ -4,7 +4,7 @@ import torch
 from bayes_influence.curvature.operators.base import DenseOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.spectrum.extremes import extreme_eigenvalues
-from bayes_influence.curvature.spectrum.lanczos import gaussian_vectors, lanczos
+from bayes_influence.curvature.spectrum.lanczos import LanczosProcess, gaussian_vectors, lanczos
 
 
 def test_the_three_term_recurrence(random_matrix) -> None:
@@ -102,3 +102,13 @@ class TestExtremeEigenvalues:
     def test_the_tolerance_must_be_positive(self) -> None:
         with pytest.raises(ValueError, match="tolerance must be positive, got 0"):
             extreme_eigenvalues(torch.eye(2), tolerance=0.0)
+
+
+def test_a_process_starts_with_nothing_and_may_end_after_one_step(random_matrix) -> None:
+    operator = DenseOperator(random_matrix(torch.linspace(1, 3, 6)))
+    start = gaussian_vectors(operator, 2, seed=0)
+    assert LanczosProcess(operator, start, 4).state().diagonals.shape == (2, 0)
+    found = lanczos(operator, start, steps=1)
+    units = start / start.norm(dim=0)
+    torch.testing.assert_close(found.diagonals[:, 0], (units * (operator @ units)).sum(0))
+    torch.testing.assert_close(found.bases[:, 0], units.T)

@@ -77,8 +77,9 @@ class TestLeadingExamples:
         assert torch.equal(leading.order, masses.argsort(descending=True))
         torch.testing.assert_close(leading.left, masses[leading.order].flip(0).cumsum(0).flip(0) / masses.sum())
 
-    def test_no_error_takes_every_example(self, confident) -> None:
+    def test_no_error_takes_every_example_and_any_error_one_batch(self, confident) -> None:
         assert LeadingExamples(*confident, 10).batches_for(0.0) == 40
+        assert LeadingExamples(*confident, 10).batches_for(1.0) == 1
 
     def test_one_that_is_not_finite_takes_every_example(self, confident) -> None:
         """It is the product that has to say so."""

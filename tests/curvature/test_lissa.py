@@ -122,3 +122,11 @@ def test_minibatches_larger_than_the_data_are_refused(make_objective, classifica
 def test_a_standard_error_needs_repeats() -> None:
     with pytest.raises(ValueError, match="at least 2 repeats"):
         solve(DenseOperator(torch.eye(3)), torch.ones(3), LiSSA()).standard_error()
+
+
+def test_the_ends_of_the_ranges_of_scale_and_shrinkage(random_matrix) -> None:
+    matrix, rhs = random_matrix(torch.linspace(0.5, 3, 6)), torch.ones(6, dtype=torch.float64)
+    for options in ({"scale": 0.0}, {"shrinkage": 1.0}, {"shrinkage": -0.1}):
+        with pytest.raises(ValueError, match=r"needs a scale > 0 and a shrinkage in \[0, 1\)"):
+            solve(matrix, rhs, LiSSA(**options))
+    assert solve(matrix, rhs, LiSSA(shrinkage=0.0)).converged

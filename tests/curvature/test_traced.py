@@ -9,6 +9,7 @@ from torch import nn
 from bayes_influence.curvature.operators import batched
 from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
+from bayes_influence.curvature.operators.traced import TracedProduct
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.derivatives import dense_hessian
 from bayes_influence.objectives.likelihoods import CrossEntropy
@@ -146,3 +147,88 @@ def test_much_work_is_traced(make_objective, classification) -> None:
     for vector in torch.randn(80, 43, dtype=torch.float64):
         operator @ vector
     assert operator.kept_bytes > 0
+
+
+def stretched_left(theta, batch, vectors):
+    """X V_k with one X for every k, in columns."""
+    members = vectors.T.reshape(-1, 4, 2)
+    return torch.bmm(batch.inputs.expand(len(members), *batch.inputs.shape), members).flatten(1).T
+
+
+def stretched_and_viewed(theta, batch, vectors):
+    members = vectors.T.reshape(-1, 4, 2)
+    stack = batch.inputs.expand(len(members), *batch.inputs.shape)
+    return torch.bmm(stack.view(stack.shape), members).flatten(1).T
+
+
+def stretched_right(theta, batch, vectors):
+    members = vectors.T.reshape(-1, 2, 4)
+    return torch.bmm(members, batch.inputs.T.expand(len(members), 4, len(batch.inputs))).flatten(1).T
+
+
+def stretched_right_of_columns(theta, batch, vectors):
+    """The stack's rows do not lie side by side in memory."""
+    members = vectors.T.reshape(-1, 4, 2).transpose(1, 2)
+    return torch.bmm(members, batch.inputs.T.expand(len(members), 4, len(batch.inputs))).flatten(1).T
+
+
+def stretched_as_a_row(theta, batch, vectors):
+    """A row is stretched, and becomes matrices afterwards."""
+    members = vectors.T.reshape(-1, 4, 2)
+    stack = batch.inputs[:2].reshape(8).expand(len(members), 8).view(len(members), 2, 4)
+    return torch.bmm(stack, members).flatten(1).T
+
+
+def each_its_own(theta, batch, vectors):
+    members = vectors.T.reshape(-1, 4, 2)
+    return torch.bmm(members.transpose(1, 2), members).flatten(1).T
+
+
+@pytest.mark.parametrize(
+    ("product", "left_as_they_are"),
+    [
+        (stretched_left, 0),
+        (stretched_and_viewed, 0),
+        (stretched_right, 0),
+        (stretched_right_of_columns, 0),
+        (stretched_as_a_row, 1),
+        (each_its_own, 1),
+    ],
+)
+def test_products_with_one_shared_matrix_are_a_single_wide_one(classification, product, left_as_they_are) -> None:
+    batch, theta = classification.select(range(6)).batch(), torch.zeros(8, dtype=torch.float64)
+    traced = TracedProduct(product, theta, batch, torch.randn(8, 3, dtype=torch.float64))
+    both = sum("bmm" in str(node.target) for part in (traced.tangent, traced.common) for node in part.graph.nodes)
+    assert both == left_as_they_are
+    for vectors in torch.randn(2, 8, 3, dtype=torch.float64):
+        got = traced(traced.linearise(theta, batch), theta, batch, traced.prepare(theta, vectors))
+        torch.testing.assert_close(got, product(theta, batch, vectors))
+
+
+def widened_by_zeros(theta, batch, vectors):
+    """Five times V: the zeros are what makes five of one."""
+    return (torch.zeros(5, *vectors.shape, dtype=vectors.dtype) + vectors).sum(0)
+
+
+def widened_by_zeros_and_never_again(theta, batch, vectors):
+    return (torch.zeros(5, *vectors.shape, dtype=vectors.dtype) + vectors + theta.unsqueeze(1)).sum(0)
+
+
+def widened_by_zeros_and_once_more(theta, batch, vectors):
+    """Sums with what has the whole shape anyhow: here the zeros change nothing."""
+    whole = batch.inputs[:5, :1].unsqueeze(2).expand(5, *vectors.shape)
+    return (torch.zeros(5, *vectors.shape, dtype=vectors.dtype) + vectors + whole).sum(0)
+
+
+@pytest.mark.parametrize(
+    ("product", "sums"),
+    [(widened_by_zeros, 1), (widened_by_zeros_and_never_again, 2), (widened_by_zeros_and_once_more, 1)],
+)
+def test_sums_with_zeros_are_left_out_where_they_change_no_shape(classification, product, sums) -> None:
+    batch, theta = classification.select(range(6)).batch(), torch.arange(8.0, dtype=torch.float64)
+    vectors = torch.randn(8, 3, dtype=torch.float64)
+    traced = TracedProduct(product, theta, batch, vectors)
+    graphs = (traced.primal.graph, traced.common.graph, traced.tangent.graph)
+    assert sum(node.target is torch.ops.aten.add.Tensor for graph in graphs for node in graph.nodes) == sums
+    got = traced(traced.linearise(theta, batch), theta, batch, traced.prepare(theta, vectors))
+    torch.testing.assert_close(got, product(theta, batch, vectors))

@@ -96,6 +96,12 @@ def test_class_with_one_member_is_named():
         dataset(targets=torch.tensor([0, 1, 0, 0, 0, 0])).check_classes()
 
 
+def test_a_class_of_one_is_enough_where_none_is_left_out():
+    dataset(targets=torch.tensor([0, 1, 0, 0, 0, 0])).check_classes(fewest=1)
+    with pytest.raises(ValueError, match=r"class 1 \(odd\) has 0 members, at least 1 are needed to learn it; add"):
+        dataset(targets=torch.zeros(6, dtype=torch.int64)).check_classes(fewest=1)
+
+
 def test_class_with_no_member():
     with pytest.raises(ValueError, match=r"class 1 \(odd\) has 0 members"):
         dataset(targets=torch.zeros(6, dtype=torch.int64)).check_classes()

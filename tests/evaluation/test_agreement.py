@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from bayes_influence.evaluation import agreement as agreement_module
 from bayes_influence.evaluation import statistics
 from bayes_influence.evaluation.agreement import (
     STATISTICS,
@@ -12,6 +13,7 @@ from bayes_influence.evaluation.agreement import (
     bootstrap_summary,
     default_top_k,
     is_miss_relation,
+    statistic_interval,
     summarise,
 )
 from bayes_influence.evaluation.intervals import mean_interval, two_level_bootstrap
@@ -195,3 +197,24 @@ def test_a_bootstrap_summary_of_one_run_resamples_its_points():
 def test_a_summary_has_the_level_that_was_asked_for():
     runs = [agreement(TRUE + size * ESTIMATED, TRUE) for size in (0.0, 2.0, -0.5)]
     assert summarise(runs, 0.8).intervals["slope"] == mean_interval([run.slope for run in runs], 0.8)
+
+
+def test_three_examples_are_enough_and_intervals_cover_95_percent():
+    assert agreement([1.0, 2.0, 4.0], [1.0, 2.0, 4.0]).spearman == pytest.approx(1)
+    runs = agreement_by_run(np.stack([ESTIMATED, TRUE]), np.stack([TRUE, TRUE]))
+    assert summarise(runs) == summarise(runs, 0.95)
+    found = bootstrap_summary(np.stack([ESTIMATED, TRUE]), np.stack([TRUE, TRUE]), n_resamples=20)
+    assert {interval.level for interval in found.intervals.values()} == {0.95}
+
+
+@pytest.mark.parametrize(("overlap", "places"), [(0.3, 3), (0.1 + 0.2, 3), (0.3 - 1e-12, 3), (0.35, 3), (0.4, 4)])
+def test_an_overlap_counts_whole_places_but_for_rounding(overlap, places):
+    tail = sum(comb(10, x) * comb(30, 10 - x) for x in range(places, 11)) / comb(40, 10)
+    assert agreement_module._overlap_p_value(overlap, 10, 40) == pytest.approx(tail)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("spearman", -1, 1), ("r2", None, 1), ("slope", None, None)])
+def test_an_interval_of_a_statistic_ends_at_its_bounds(name, low, high):
+    free, found = mean_interval([0.9, -0.9]), statistic_interval(name, [0.9, -0.9])
+    assert found.low == (free.low if low is None else low)
+    assert found.high == (free.high if high is None else high)

@@ -123,3 +123,10 @@ def test_bad_uncertainties_and_bins_are_refused():
         out_of_distribution_auroc([0.1, np.nan], [0.2])
     with pytest.raises(ValueError, match="at least one bin, got n_bins=0"):
         reliability(P, Y, n_bins=0)
+
+
+def test_fifteen_bins_unless_said_otherwise():
+    assert calibration(P, Y) == calibration(P, Y, n_bins=15)
+    assert calibration(P, Y).ece != calibration(P, Y, n_bins=30).ece
+    curve = reliability(P, Y)
+    np.testing.assert_allclose(curve["high"] - curve["low"], 1 / 15)

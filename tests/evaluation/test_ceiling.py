@@ -46,3 +46,11 @@ def test_two_repeats_of_three_examples_are_the_fewest():
     assert retraining_ceiling([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]).single == pytest.approx(1)
     with pytest.raises(ValueError, match=r"n >= 3 examples, got \(2, 2\)"):
         retraining_ceiling([[1.0, 2.0], [1.0, 2.0]])
+
+
+def test_two_retrainings_of_three_examples_are_enough():
+    rows = np.array([[1.0, 2.0, 4.0], [1.0, 3.0, 2.0]])
+    r = np.corrcoef(rows)[0, 1]
+    found = retraining_ceiling(rows)
+    assert (found.repeats, found.repeatability) == (2, pytest.approx(r))
+    assert found.average == pytest.approx(np.sqrt(2 * r / (1 + r)))

@@ -153,3 +153,10 @@ def test_the_level_is_a_probability(level):
         mean_interval(VALUES, level)
     with pytest.raises(ValueError, match=r"between 0 and 1, such as 0\.95, got"):
         two_level_bootstrap(VALUES, VALUES, pearson, level)
+
+
+def test_an_interval_ends_where_the_statistic_does():
+    free, cut = mean_interval([0.9, 0.5]), mean_interval([0.9, 0.5], bounds=(-1.0, 1.0))
+    assert free.high > 1
+    assert (cut.estimate, cut.low, cut.high) == (free.estimate, -1.0, 1.0)
+    assert mean_interval([0.5, 0.51], bounds=(-1.0, 1.0)) == mean_interval([0.5, 0.51])

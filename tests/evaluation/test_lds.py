@@ -118,3 +118,10 @@ def test_test_points_are_resampled(level, end):
 
 def test_three_subsets_are_enough():
     assert lds(MASKS[:3], TAU, LINEAR[:3], n_resamples=5).n_subsets == 3
+
+
+def test_three_subsets_are_enough_and_the_interval_covers_95_percent():
+    masks = np.array([[True, False, False], [True, True, False], [True, True, True]])
+    found = lds(masks, np.ones((2, 3)), np.array([[1.0, 1.0], [2.0, 3.0], [3.0, 2.0]]), n_resamples=20)
+    assert found.per_test.tolist() == pytest.approx([1.0, 0.5])
+    assert found.score.level == 0.95

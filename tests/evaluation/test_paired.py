@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 
@@ -97,3 +98,9 @@ def test_paired_groups_must_be_equally_long():
         paired_comparisons({"a": [1.0, 2.0], "b": [1.0, 2.0, 3.0]})
     with pytest.raises(ValueError, match="at least two groups"):
         paired_comparisons({"a": [1.0, 2.0]})
+
+
+def test_intervals_cover_95_percent_and_three_groups_are_enough():
+    groups = {name: np.random.default_rng(index).normal(size=7) for index, name in enumerate("abc")}
+    pd.testing.assert_frame_equal(paired_comparisons(groups), paired_comparisons(groups, 0.95))
+    assert friedman(groups).p_value == pytest.approx(scipy.stats.friedmanchisquare(*groups.values()).pvalue)

@@ -32,7 +32,8 @@ def test_right_order_with_the_wrong_size_says_the_factor():
         ({"spearman": 0.9, "pearson": 0.9}, Grade.TRUSTWORTHY),
         ({"spearman": 0.89}, Grade.INDICATIVE),
         ({"pearson": 0.89}, Grade.INDICATIVE),
-        ({"spearman": 0.49}, Grade.UNTRUSTWORTHY),
+        ({"spearman": 0.49}, Grade.UNDECIDED),
+        ({"spearman": 0.1}, Grade.UNTRUSTWORTHY),
         ({"spearman": -0.49}, Grade.UNTRUSTWORTHY),
         ({"spearman": -0.5}, Grade.REVERSED),
         ({"miss_relation": True}, Grade.MISS_RELATION),
@@ -47,13 +48,15 @@ def test_a_wrong_sign_is_said():
     assert "wrong sign" in verdict(agreement(-TRUE, TRUE)).sentence
 
 
-def test_an_interval_around_zero_is_not_a_wrong_sign():
+def test_an_interval_around_zero_is_neither_a_wrong_sign_nor_a_useless_order():
     """One run of five agrees, one runs against retraining, three are noise: nothing is known but that."""
     generator = np.random.default_rng(0)
     runs = [TRUE, -TRUE, *generator.normal(size=(3, len(TRUE)))]
     summary = summarise([agreement(run, TRUE) for run in runs])
     assert summary.intervals["spearman"].low < -0.5
-    assert verdict(summary).grade is Grade.UNTRUSTWORTHY
+    assert summary.intervals["spearman"].high > 0.5
+    assert verdict(summary).grade is Grade.UNDECIDED
+    assert "more seeds or more removals would tell" in verdict(summary).sentence
     against = summarise([agreement(-TRUE + 0.01 * noise, TRUE) for noise in runs])
     assert verdict(against).grade is Grade.REVERSED
 
@@ -125,7 +128,7 @@ def test_drift_is_judged_from_the_stated_size():
 def test_a_wrong_sign_needs_the_upper_end_of_the_interval():
     against, unsure = (
         summarise([replace(EXACT, spearman=value) for value in values])
-        for values in ((-0.7, -0.72, -0.68), (-0.9, -0.9, -0.1))
+        for values in ((-0.7, -0.72, -0.68), (-0.9, -0.9, -0.4))
     )
     assert against.intervals["spearman"].high < -0.5
     assert verdict(against).grade is Grade.REVERSED
@@ -135,3 +138,21 @@ def test_a_wrong_sign_needs_the_upper_end_of_the_interval():
 
 def test_a_summary_of_one_run_can_have_the_wrong_sign():
     assert verdict(summarise([replace(EXACT, spearman=-0.6)])).grade is Grade.REVERSED
+
+
+@pytest.mark.parametrize(("n", "grade"), [(10, Grade.UNDECIDED), (100, Grade.UNTRUSTWORTHY)])
+@pytest.mark.parametrize("several", [False, True], ids=["a run", "a summary of one run"])
+def test_a_useless_order_is_said_only_where_the_points_can_tell(n, grade, several):
+    found = replace(EXACT, spearman=0.2, pearson=0.2, n=n)
+    assert verdict(summarise([found]) if several else found).grade is grade
+
+
+def test_the_highest_spearman_is_that_of_bonett_and_wright():
+    """tanh(atanh(.2) + 1.96 sqrt((1 + .02) / 17)) = tanh(.202733 + .480102)."""
+    found = verdict(replace(EXACT, spearman=0.2, pearson=0.2, n=20))
+    assert "Spearman lies below 0.59" in found.sentence
+
+
+def test_sentences_say_the_slope_beside_the_correlations():
+    assert "slope 2.00" in verdict(agreement(TRUE / 2, TRUE)).sentence
+    assert "slope -1.00" in verdict(agreement(-TRUE, TRUE)).sentence

@@ -1,5 +1,7 @@
 """Derivatives along directions for every layer type of torch.nn, against differences of plain gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -18,7 +20,7 @@ from bayes_influence.influence.memory_perturbation import laplace_posterior, mem
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.objectives.regularisers import NoRegulariser, WeightDecay
 from bayes_influence.objectives.ways import NoDerivativeError
 from tests.layer_types import (
     CASES,
@@ -176,3 +178,14 @@ def test_what_has_no_second_derivative_is_refused_before_the_work():
     data = Dataset(torch.randn(N, LENGTH, WIDTH).double(), torch.arange(N) % CLASSES, torch.arange(N))
     with pytest.raises(NoDerivativeError, match=r"not symmetric.*once_differentiable"):
         Influence(objective, data, damping=2.0)
+
+
+def test_the_regulariser_bends_too():
+    """T[u, v] of J_w with R = sum theta^4 / 4 has 6 theta u v from it; all of J is differenced here."""
+    objective, data = small_problem("after Tanh")
+    objective = replace(objective, regulariser=lambda params: sum((value**4).sum() / 4 for value in params.values()))
+    problem, (first, second) = FittedProblem(objective, data, batch_size=2), directions(objective)
+    with_it = third_derivative(problem, torch.ones(N).double(), first, second)
+    without = FittedProblem(replace(objective, regulariser=NoRegulariser()), data, batch_size=2)
+    alone = third_derivative(without, torch.ones(N).double(), first, second)
+    torch.testing.assert_close(with_it - alone, 6 * problem.theta * first * second)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import (
     Margin,
@@ -17,8 +18,10 @@ from bayes_influence.influence.measurements import (
 )
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
-from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy
+from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.training.minimum import minimum_of
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.1, 0.2, 0.3]], dtype=torch.float64)
 TARGETS = torch.tensor([0, 1])
@@ -146,3 +149,14 @@ def test_under_a_likelihood_that_does_not_say_they_are_refused(kind, linear, tra
     torch.testing.assert_close(named, Influence(linear, train, damping=0.1).on_measurement(kind(), test).values)
     with pytest.raises(TypeError, match=rf"name the likelihood, as {kind.__name__}\(CrossEntropy\(\)\)"):
         kind()(LOGITS, TARGETS)
+
+
+def test_a_measurement_that_is_constant_in_the_outputs_is_said_to_have_no_influence(caplog):
+    """The predictive variance under Gaussian noise of known size is that size, whatever the network says."""
+    torch.manual_seed(0)
+    inputs = torch.randn(12, 3, dtype=torch.float64)
+    data = Dataset(inputs, torch.randn(12, 1, dtype=torch.float64), torch.arange(12))
+    fitted = minimum_of(Objective(nn.Linear(3, 1).double(), GaussianNoise(0.5), WeightDecay(0.1)), data)
+    found = Influence(fitted, data, damping=0.0).on_measurement(PredictiveVariance(), data)
+    assert not found.values.any()
+    assert "the PredictiveVariance has no slope in the selected parameters at any test example" in caplog.text

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,7 +216,24 @@ def test_what_an_estimate_stands_on_is_measured_and_said(train, test, caplog):
     torch.testing.assert_close(found.drift, per_example_gradients(unfinished, test.batch()) @ step)
     typical = found.removal.square().mean(dim=1).sqrt()
     torch.testing.assert_close(found.relative_drift, found.drift.abs() / typical)
-    assert "times as much as a removal" in repr(found)
+    shown = f"{float(found.relative_drift.median()):.2g} times as much"
+    assert f"{shown} as a removal" in repr(found)
+    assert f"{shown} as removing an example" in caplog.text
+
+
+def test_the_typical_drift_is_the_median_of_the_first_tests():
+    """Relative drifts 1, 2, ..., 20: the median of the first 16 that torch takes is 8."""
+    scores = InfluenceScores(torch.ones(20, 2), torch.arange(2), torch.arange(20), drift=torch.arange(1.0, 21) / 2)
+    torch.testing.assert_close(scores.relative_drift, torch.arange(1.0, 21))
+    assert scores.typical_drift == 8.0
+
+
+@pytest.mark.parametrize(("name", "instead"), [("a.csv", "to_frame().to_csv(path)"), ("a.parquet", "to_parquet(path)")])
+def test_scores_are_not_saved_under_the_name_of_a_table(name, instead, tmp_path):
+    scores = InfluenceScores(torch.ones(1, 2), torch.arange(2), torch.arange(1))
+    with pytest.raises(ValueError, match=re.escape(f"save writes a safetensors file, not {name[2:]}; take {instead}")):
+        scores.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def _fitted(train, network, likelihood, regulariser):

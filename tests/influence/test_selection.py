@@ -3,14 +3,16 @@
 from dataclasses import replace
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 
 from bayes_influence.influence.groups import reweighting_response
 from bayes_influence.influence.influence import Influence
-from bayes_influence.influence.selection import METHODS, SecondOrderEffect, project_capped_simplex
+from bayes_influence.influence.selection import CHEAP_METHODS, METHODS, SecondOrderEffect, project_capped_simplex
 from bayes_influence.objectives.reweighting import removal_weights
 from bayes_influence.training.minimum import minimum_of
 
@@ -126,3 +128,40 @@ def test_second_derivatives_need_the_hessian(linear, train, test):
     with pytest.raises(ValueError, match="needs curvature='hessian', got 'ggn'"):
         influence.select_group(test, 3)
     assert influence.select_group(test, 3, method="first-order").change > 0
+
+
+class Concave(SecondOrderEffect):
+    """b'v - v'Q v / 2 in place of an effect; keeps what it is asked for."""
+
+    def __init__(self, linear, quadratic):
+        for name, value in {"linear": linear, "quadratic": quadratic, "asked": []}.items():
+            object.__setattr__(self, name, value)
+
+    def first_order(self):
+        return self.linear
+
+    def __call__(self, membership):
+        self.asked.append(membership)
+        turned = self.quadratic @ membership
+        return float(self.linear @ membership - 0.5 * membership @ turned), self.linear - turned
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_projected_gradients_end_at_the_maximum_of_a_concave_effect(seed):
+    """Against scipy's sequential quadratic programming; the k examples of the largest memberships there."""
+    generator = torch.Generator().manual_seed(seed)
+    root = torch.randn(8, 8, generator=generator, dtype=torch.float64)
+    linear, quadratic = 3 * torch.rand(8, generator=generator, dtype=torch.float64), root @ root.T
+    linear[1] = 0.0  # one that does nothing alone
+    best = minimize(
+        lambda v: 0.5 * v @ quadratic.numpy() @ v - linear.numpy() @ v,
+        np.full(8, 3 / 8),
+        bounds=[(0, 1)] * 8,
+        constraints={"type": "eq", "fun": lambda v: v.sum() - 3},
+        options={"ftol": 1e-14, "maxiter": 1000},
+    )
+    effect = Concave(linear, quadratic)
+    assert set(CHEAP_METHODS["projected-gradient"](effect, 3).tolist()) == set(np.argsort(-best.x)[:3].tolist())
+    start, second = effect.asked[:2]
+    slope = linear - quadratic @ start
+    torch.testing.assert_close(second, project_capped_simplex(start + slope / slope.abs().max(), 3))

@@ -338,3 +338,10 @@ for method in ("first-order", "exact", "gauss-hermite"):
     torch.testing.assert_close(compiled(x).variance, twin(x).variance)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("convert", [to_bayesian, to_deterministic])
+def test_what_is_no_network_is_refused(convert):
+    with pytest.raises(TypeError, match=r"^only a network, an nn.Module, can be converted, got "):
+        convert({"weight": torch.ones(2, 2)})

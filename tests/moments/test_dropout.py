@@ -36,3 +36,19 @@ def test_dropping_everything_is_refused(x):
     for layer in (nn.Dropout(1.0), nn.AlphaDropout(1.0)):
         with pytest.raises(ValueError, match=r"must lie in \[0, 1\), got 1\.0"):
             layer(x)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.0), nn.AlphaDropout(0.0)])
+def test_dropping_nothing_changes_nothing(layer, x):
+    dropped = layer.train()(x)
+    torch.testing.assert_close(dropped.expectation, x.expectation)
+    torch.testing.assert_close(dropped.variance, x.variance)
+
+
+def test_half_is_dropped_unless_said_otherwise(x):
+    half = 2 * (x.variance + 0.5 * x.expectation.square())
+    for drop in (functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d):
+        torch.testing.assert_close(drop(x).variance, half)
+    alpha = functional.alpha_dropout
+    assert alpha(x) is x
+    torch.testing.assert_close(alpha(x, training=True).variance, alpha(x, 0.5, True).variance)

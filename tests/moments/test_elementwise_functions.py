@@ -138,3 +138,14 @@ def test_whole_powers_are_exact(power, method):
     expectation = (weights * values).sum(1)
     assert torch.allclose(result.expectation, expectation, atol=1e-9)
     assert torch.allclose(result.variance, (weights * (values - expectation.unsqueeze(1)).square()).sum(1), atol=1e-9)
+
+
+@pytest.mark.parametrize("call", [lambda x: functional.leaky_relu(x, 0.1, True), lambda x: functional.relu(x, True)])
+def test_in_place_may_be_said_by_position(call):
+    mean = torch.tensor([-1.0, 2.0])
+    x, again = Moments(mean, torch.ones(2)), Moments(mean, torch.ones(2))
+    result = call(x)
+    assert result is x
+    assert torch.equal(x.expectation, call(mean.clone()))
+    assert functional.relu(again, False) is not again
+    assert torch.equal(again.expectation, mean)

@@ -10,6 +10,7 @@ from torch.func import grad, vmap
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments import VARIANCE_FLOOR, Approximation, Moments, UnsupportedOperationError, to_bayesian
+from bayes_influence.moments.moments import assign
 from bayes_influence.torch_internals import make_fx, tree_flatten, tree_leaves, tree_map, tree_structure, tree_unflatten
 
 
@@ -112,6 +113,8 @@ def test_approximation_refuses_unknown_names():
         Approximation("second-order")
     with pytest.raises(ValueError, match="unknown max_pooling 'largest'; known: co-pooling, clark"):
         Approximation(max_pooling="largest")
+    with pytest.raises(ValueError, match="unknown structure 'sparse'; known: diagonal, calibrated"):
+        Approximation(structure="sparse")
 
 
 IN_PLACE = [
@@ -234,3 +237,9 @@ def test_a_branch_for_tensors_is_refused_in_a_forward_pass_and_nowhere_else(ques
     assert not question(Moments(torch.ones(2), torch.ones(2)))
     twin.question = lambda h: isinstance(h, Moments)
     assert (twin(torch.ones(2, 4)).expectation >= 0).all()
+
+
+def test_what_takes_in_a_result_takes_its_approximation():
+    x = Moments(torch.zeros(2), torch.ones(2), Approximation("first-order"))
+    assign(x, Moments(torch.ones(2), torch.ones(2), Approximation("exact")))
+    assert x.approximation == Approximation("exact")

@@ -71,3 +71,19 @@ def test_statistics_of_the_batch_are_refused():
         nn.BatchNorm1d(3).train()(x)
     with pytest.raises(UnsupportedOperationError, match="takes running statistics"):
         nn.BatchNorm1d(3, track_running_stats=False).eval()(x)
+
+
+def test_what_is_not_said_is_as_torch_has_it():
+    """Its floor of variances, 1e-5, counts where an input varies by less."""
+    x = 1e-3 * torch.randn(2, 4, 3, dtype=torch.float64)
+    moments = Moments(x, torch.full_like(x, 1e-8))
+    mean, scale = torch.zeros(4, dtype=torch.float64), torch.full((4,), 1e-6, dtype=torch.float64)
+    for call in (
+        lambda x: functional.layer_norm(x, (3,)),
+        lambda x: functional.group_norm(x, 2),
+        lambda x: functional.instance_norm(x),
+        lambda x: functional.batch_norm(x, mean, scale),
+    ):
+        torch.testing.assert_close(call(moments).expectation, call(x))
+    variance = functional.batch_norm(moments, mean, scale).variance
+    torch.testing.assert_close(variance, torch.full_like(x, 1e-8 / 1.1e-5))

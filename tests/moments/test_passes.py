@@ -125,3 +125,19 @@ def test_a_layer_may_read_its_own_weight():
     layer = to_bayesian(nn.Linear(4, 4))
     layer.__class__ = Reading
     assert layer(X).shape == (5, 4)
+
+
+@pytest.mark.parametrize(("package", "may"), [("torch.nn.own", True), ("beartype", True), ("mine.torch", False)])
+def test_torchs_own_code_may_ask_for_tensors_and_that_of_others_may_not(package, may):
+    own = {"__name__": package, "Tensor": torch.Tensor}
+    exec("def asked(value):\n    return isinstance(value, Tensor)", own)
+
+    def compute(net, x):
+        assert own["asked"](net.first(x)) is False
+        return net.second(x)
+
+    if may:
+        assert isinstance(twin_of(compute)(X), Moments)
+    else:
+        with pytest.raises(UnsupportedOperationError, match="asked asks whether its value is a Tensor"):
+            twin_of(compute)(X)

@@ -85,3 +85,21 @@ def test_average_pooling_keeps_no_input_and_differentiates_like_torchs(pool, sha
     with torch.autograd.graph.saved_tensors_hooks(lambda value: kept.append(value) or value, lambda value: value):
         pool(Moments(x.requires_grad_(), x.detach()), 2)
     assert kept == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: functional.avg_pool1d(x[:, 0], 3, padding=1),
+        lambda x: functional.avg_pool2d(x, 3, padding=1),
+        lambda x: functional.avg_pool3d(x.unsqueeze(2), (1, 3, 2)),
+        lambda x: x.sum(1),
+        lambda x: x.mean(1),
+        lambda x: torch.sum(x),
+    ],
+)
+def test_what_is_not_said_is_as_torch_has_it(call):
+    x = torch.randn(2, 3, 5, 7, dtype=torch.float64)
+    pooled = call(Moments(x, torch.ones_like(x)))
+    torch.testing.assert_close(pooled.expectation, call(x))
+    assert pooled.variance.shape == call(x).shape

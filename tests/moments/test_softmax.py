@@ -48,3 +48,8 @@ def test_glu_gates_one_half_by_the_other():
 def test_an_implicit_dim_is_refused():
     with pytest.raises(ValueError, match="needs an explicit dim"):
         torch.nn.Softmax()(Moments(torch.zeros(2, 3), torch.ones(2, 3)))
+
+
+def test_the_halves_of_a_gated_unit_are_those_of_the_last_axis():
+    x = torch.randn(4, 6, dtype=torch.float64)
+    torch.testing.assert_close(functional.glu(Moments(x, torch.zeros_like(x))).expectation, functional.glu(x))

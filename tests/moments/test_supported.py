@@ -118,3 +118,16 @@ def test_no_layer_of_torch_is_left_undecided():
             module = kind.__new__(kind)
             nn.Module.__init__(module)
             assert "no moment rule" in reason_against(module), name
+
+
+@pytest.mark.parametrize("hook", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_a_backward_hook_of_either_kind_is_a_reason(hook):
+    layer = nn.Linear(2, 2)
+    getattr(layer, hook)(lambda *arguments: None)
+    assert reason_against(layer) == "has a backward hook, which gradients of moments pass by; remove it"
+
+
+def test_every_padding_of_torch_passes():
+    names = [name for name in dir(nn) if name.endswith(("Pad1d", "Pad2d", "Pad3d"))]
+    assert len(names) == 15
+    assert {getattr(nn, name) for name in names} <= PASSED

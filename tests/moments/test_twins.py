@@ -33,6 +33,17 @@ def checked(compute, change=lambda network: None):
     return network, twin
 
 
+def test_factors_of_variances_that_are_zero_are_passed_over():
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    twin = to_bayesian(network, structure="calibrated")
+    with torch.no_grad():
+        twin[2].variance_factor.fill_(3.0)
+    check_twin(network, twin, X)
+    twin[2].register_buffer("other", torch.ones(2))
+    with pytest.raises(ValueError, match=r"the twin's '2\.other' of shape \(2,\) is not in the network"):
+        check_twin(network, twin, X)
+
+
 @pytest.mark.parametrize("method", ["first-order", "exact", "gauss-hermite"])
 @pytest.mark.parametrize("max_pooling", ["co-pooling", "clark"])
 @pytest.mark.parametrize(
@@ -155,3 +166,18 @@ def test_other_types_have_their_own_tolerance(dtype):
     if dtype == torch.float64:
         with pytest.raises(TwinMismatchError, match="at sigma = 0"):
             check_twin(wrong, to_bayesian(network), X.to(dtype))
+
+
+def test_one_wrong_output_among_right_ones_is_noticed():
+    """The root of single precision's rounding, 3.45e-4, of the largest output is allowed."""
+
+    def shifted(by):
+        def compute(net, x):
+            h = net.third(x) * 0 + torch.tensor([8.0, 0.0, 0.0])
+            return h if type(h) is torch.Tensor else h + torch.tensor([0.0, 0.0, by])
+
+        return compute
+
+    checked(shifted(2.7e-3))
+    with pytest.raises(TwinMismatchError, match=r"by up to 0\.0028, where the largest output is 8"):
+        checked(shifted(2.8e-3))

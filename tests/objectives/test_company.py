@@ -187,10 +187,34 @@ def test_targets_are_held_against_what_the_likelihood_says_of_the_outputs():
         check_targets(objective, wrong)
 
 
-def test_close_is_equal_but_for_rounding():
-    one = torch.tensor([1.0, 0.0]).double()
-    assert close(one, one + 1e-9)
-    assert not close(one, one + 1e-6)
+def test_the_loss_that_moved_most_is_named():
+    """In other company the ninety-sixth example's loss moves three times as much as the others'."""
+    part = batch(100)
+    few, rows = company(part)
+    losses = torch.linspace(1, 2, 100).double()
+    own = bi.Objective(nn.Linear(1, 2).double(), lambda outputs, targets: outputs)
+    moved = losses[rows] + torch.tensor([-0.1, 0.1, 0.3]).double()
+    message = rf"depends on .*: {float(losses[95]):.6g} among 100, {float(moved[2]):.6g} among 3\."
+    with pytest.raises(ValueError, match=message):
+        check_losses(own, part, "train", torch.arange(100), losses, few, rows, moved)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "allowed"), [(2.0, 0.0, 2.0), (0.0, 2.0, 4.0), (1e-4, 0.0, 1e-3), (0.0, -1e-3, 2e-3)]
+)
+def test_close_is_equal_but_for_rounding_of_an_entry_and_the_largest(first, second, allowed):
+    """By eps^(1/2) (|a_i| + max(max |a|, 1e-3)), eps that of the dtype."""
+    one = torch.tensor([first, second]).double()
+    step = torch.tensor([0.0, allowed * 2.0**-26]).double()
+    assert close(one, one + 0.99 * step)
+    assert close(one, one - 0.99 * step)
+    assert not close(one, one + 1.01 * step)
+    assert not close(one, one - 1.01 * step)
+
+
+def test_close_is_of_one_shape():
+    one = torch.ones(3)
+    assert close(one, one)
     assert not close(one, one[:1])
 
 

@@ -219,3 +219,40 @@ def test_test_examples_of_another_kind_are_refused_in_words(parameters):
     wide = bi.Dataset(torch.cat([LOGITS, LOGITS], 1), CLASSES, torch.arange(6), "tests")
     with pytest.raises(ValueError, match=r"tests: the network fails on float64 of shape \(2, 6\) .*trained on"):
         influence.on_loss(wide)
+
+
+def test_a_mean_may_be_missed_by_the_root_of_rounding():
+    """Ten times 1.5e-8 in double precision; what is not finite is for others to say."""
+
+    def off_by(share):
+        return PerExample(lambda outputs, targets: F.cross_entropy(outputs, targets) * (1 + share * (len(targets) > 1)))
+
+    off_by(1.4e-7).check_mean(LOGITS, CLASSES)
+    with pytest.raises(InseparableLossError, match="it is no mean"):
+        off_by(1.8e-7).check_mean(LOGITS, CLASSES)
+    PerExample(nn.CrossEntropyLoss()).check_mean(LOGITS * torch.nan, CLASSES)
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.0009, "it is the sum"), (0.0011, "it is no mean")])
+def test_what_is_a_sum_but_for_a_thousandth_is_called_one(share, said):
+    criterion = PerExample(lambda outputs, targets: F.cross_entropy(outputs, targets, reduction="sum") * scale(targets))
+
+    def scale(targets):
+        return 1 + share * (len(targets) > 1)
+
+    with pytest.raises(InseparableLossError, match=said):
+        criterion.check_mean(LOGITS, CLASSES)
+
+
+class _Root(nn.Module):
+    """A criterion of one's own that happens to have an attribute of torch's name."""
+
+    reduction = "mean"
+
+    def forward(self, outputs, targets):
+        losses = (outputs - targets).square()
+        return losses.mean() if self.reduction == "mean" else losses.sqrt()
+
+
+def test_only_torchs_own_criteria_are_asked_for_single_losses():
+    torch.testing.assert_close(PerExample(_Root())(LOGITS, REALS), (LOGITS - REALS).square().mean(1))

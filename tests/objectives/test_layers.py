@@ -57,3 +57,9 @@ def test_the_layers_of_a_network():
     assert {"patches.weight", "head.bias"} < set(select_names(TinyViT(), "layers"))
     with pytest.raises(ValueError, match=r"parameters='layers' leaves nothing: no module is one of nn[.]Linear"):
         select_names(nn.LayerNorm(3), "layers")
+
+
+def test_a_transposed_layer_has_no_parameters_but_its_own_two():
+    layer = Conv1D(2, 3)
+    layer.gate = nn.Linear(3, 3)
+    assert not is_transposed(layer)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bayes_influence.objectives.likelihoods import CrossEntropy
-from bayes_influence.objectives.members import Members, member
+from bayes_influence.objectives.members import Members, differing, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
 
@@ -89,3 +89,23 @@ def test_objectives_that_differ_are_no_stack():
     ):
         with pytest.raises(ValueError, match=what):
             Members.of([one(), other])
+
+
+def test_a_single_member_differs_from_none():
+    assert differing({"a": torch.tensor([[torch.nan]])}) == {}
+    two = {"a": torch.tensor([[1.0], [1.0]]), "b": torch.tensor([[1.0], [2.0]])}
+    assert set(differing(two)) == {"b"}
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_what_is_no_member_is_refused(pair, network):
+    with pytest.raises(TypeError, match="each trained network must be one Objective, got"):
+        Members.of([pair[0], network])
+    members = Members.of(pair)
+    with pytest.raises(TypeError, match="a member's index"):
+        members.at("1")
+    with pytest.raises(ValueError, match=r"there are 2 members: their index lies in 0\.\.1, got -1"):
+        members.at(-1)
+    for labels in ("ab", ("a", 1)):
+        with pytest.raises(TypeError, match="labels"):
+            Members(**{**vars(members), "labels": labels})

@@ -180,3 +180,20 @@ def test_layers_of_torch_jit_are_refused(path):
     network = nn.Sequential(scripted) if path else scripted
     with pytest.raises(TypeError, match=r"does not take, and it.* is one .*pass the module that was scripted"):
         Objective(network, CrossEntropy())
+
+
+def test_influence_in_the_same_parameters_is_the_same_objective(network):
+    objective = Objective(network, CrossEntropy(), parameters="last-layer")
+    assert objective.taking("last-layer") is objective
+    assert objective.taking(None) is objective
+    assert objective.taking("all").names == ("0.weight", "0.bias", "2.weight", "2.bias")
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_what_makes_no_objective_is_refused(network):
+    with pytest.raises(TypeError, match=r"the regulariser must be .*pass an object such as WeightDecay"):
+        Objective(network, CrossEntropy(), 0.1)
+    with pytest.raises(TypeError, match=r"the likelihood must be .*pass an object such as CrossEntropy"):
+        Objective(network, "cross-entropy")
+    with pytest.raises(ValueError, match="regulariser_weight must be"):
+        Objective(network, CrossEntropy(), WeightDecay(0.1), -0.5)

@@ -9,6 +9,7 @@ from bayes_influence.objectives.parameters import (
     detached_params,
     owners_of_parameters,
     select_names,
+    state_of,
 )
 
 
@@ -55,3 +56,44 @@ def test_detached_params_do_not_follow_the_module(network):
         network[0].weight.add_(1)
     assert not torch.equal(params["0.weight"], network[0].weight)
     assert not params["0.weight"].requires_grad
+
+
+def test_owners_hold_parameters_themselves(network):
+    assert list(owners_of_parameters(nn.Sequential(network, nn.Tanh()))) == ["0.0", "0.2"]
+
+
+class Gated(nn.Linear):
+    """A layer with another one inside."""
+
+    def __init__(self):
+        super().__init__(4, 3)
+        self.gate = nn.Linear(3, 3)
+
+
+def test_a_last_layers_parameters_are_its_own():
+    network = nn.Sequential(nn.Linear(2, 4), Gated())
+    assert select_names(network, "last-layer", "1") == ("1.weight", "1.bias")
+    assert select_names(network, "last-layer") == ("1.gate.weight", "1.gate.bias")
+
+
+@pytest.mark.parametrize("word", ["all", "layers", "last-layer"])
+def test_words_that_leave_frozen_parameters_only_are_refused(network, word):
+    network.requires_grad_(False)
+    with pytest.raises(ValueError, match=rf"^parameters='{word}' leaves nothing: \[.*\] are frozen"):
+        select_names(network, word)
+    assert select_names(network, ["0.bias"]) == ("0.bias",)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_only_the_networks_own_tensors_are_taken():
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    params = detached_params(network)
+    for wrong in ([1.0], {"0.weight": 1.0}, {**params, "0.bias": [0.0]}):
+        with pytest.raises(TypeError, match=r"^params must be tensors by name, got .*for the network's own"):
+            state_of(network, wrong, {})
+    with pytest.raises(ValueError, match=r"parameter '0.bias' must have shape \(3,\), got \(1, 3\)"):
+        state_of(network, {**params, "0.bias": torch.zeros(1, 3)}, {})
+    with pytest.raises(ValueError, match=r"buffer '1.running_var' must have shape \(3,\), got \(2, 3\)"):
+        state_of(network, params, {"1.running_var": torch.ones(2, 3)})
+    with pytest.raises(ValueError, match=r"buffers must name the network's buffers .*, got \['mean'\]"):
+        state_of(network, params, {"mean": torch.ones(3)})

@@ -11,7 +11,7 @@ from bayes_influence.objectives.head import Head
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.reduction import is_linear_layer, reduce
+from bayes_influence.objectives.reduction import is_linear_layer, numbers_per_example, reduce
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
 
 
@@ -257,3 +257,57 @@ def test_a_network_that_writes_into_its_last_layers_values_stays_whole(where):
     assert not reduction.is_head
     assert "in place" in reduction.reason
     assert reduce(Objective(_WritesInPlace("nowhere"), CrossEntropy(), parameters="last-layer"), data).is_head
+
+
+def test_features_of_the_others_that_the_layer_leaves_out_stay_whole(data):
+    """The last column of its weight is 0: the losses are each example's own, and influence on that column is not."""
+
+    def forward(net, x):
+        h = torch.tanh(net.body(x))
+        return net.head(torch.cat([h, x.mean().expand(len(x), 1)], dim=1))
+
+    network = _Net(forward, nn.Linear(6, 3)).double()
+    with torch.no_grad():
+        network.head.weight[:, -1] = 0
+    reduction = reduce(Objective(network, CrossEntropy(), parameters="last-layer"), data)
+    assert not reduction.is_head
+    assert reduction.reason == "what 'head' receives of an example depends on the others"
+
+
+class _Tempered(nn.Linear):
+    """A linear layer with a buffer of its own."""
+
+    def __init__(self, temperature):
+        super().__init__(5, 3)
+        self.register_buffer("temperature", torch.tensor([temperature]))
+
+    def forward(self, x):
+        return super().forward(x) / self.temperature
+
+
+def test_heads_have_the_buffers_of_their_layer_and_no_others(data):
+    def make(temperature):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), _Tempered(temperature)).double()
+        network[1].running_mean.fill_(temperature)
+        return Objective(network, CrossEntropy(), WeightDecay(0.1), parameters="last-layer")
+
+    pair = [make(0.5), make(3.0)]
+    reduction = reduce(Members.of(pair), data)
+    assert set(reduction.problem.buffers) == {"3.temperature"}
+    for index, objective in enumerate(pair):
+        head, examples = reduction.problem.at(index), reduction.examples(index)
+        expected = objective.losses(objective.params, data.batch())
+        torch.testing.assert_close(head.losses(head.params, examples.batch()), expected)
+
+
+def test_numbers_of_an_example_are_those_behind_the_leading_axes():
+    inputs = {"a": torch.zeros(7, 3, 2), "b": (torch.zeros(7), torch.zeros(7, 4))}
+    assert numbers_per_example(inputs) == 6 + 1 + 4
+    assert numbers_per_example(inputs["a"], leading=2) == 2
+    assert numbers_per_example(torch.zeros(7, 0)) == 1
+
+
+def test_what_is_no_training_set_is_refused(network, data, as_installed):
+    with pytest.raises(TypeError, match="the training examples must be a Dataset of this library"):
+        reduce(Objective(network, CrossEntropy()), data.inputs)

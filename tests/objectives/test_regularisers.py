@@ -58,3 +58,31 @@ def test_no_regulariser_is_zero():
 def test_wrong_settings_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("regulariser", [NoRegulariser(), WeightDecay(0.3), GaussianKL(7), GaussianKL(7, 0.4)])
+def test_what_is_separable_is_a_sum_over_parameters(regulariser):
+    params = _variational()
+    parts = [{name: params[name], f"{name}_rho": params[f"{name}_rho"]} for name in ("0.weight", "0.bias")]
+    assert regulariser.separable is True
+    torch.testing.assert_close(regulariser(params), sum(regulariser(part) for part in parts))
+
+
+def test_the_prior_is_a_standard_normal_unless_said_otherwise():
+    assert GaussianKL(7)(_variational()) == GaussianKL(7, 1.0)(_variational())
+    assert GaussianKL(1)(_variational()) == 7 * GaussianKL(7)(_variational())
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: WeightDecay("1"), "weight decay"),
+        (lambda: GaussianKL(10.5), "n_train"),
+        (lambda: GaussianKL(10, "1"), "prior_scale"),
+        (lambda: GaussianKL(10, {"0.weight": None}), "prior_scale"),
+    ],
+)
+def test_settings_that_are_no_numbers_are_refused(make, message):
+    with pytest.raises(TypeError, match=f"^{message} must be"):
+        make()

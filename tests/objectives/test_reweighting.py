@@ -5,7 +5,13 @@ from torch import nn
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.reweighting import Removals, as_removals, largest_losses
+from bayes_influence.objectives.reweighting import (
+    Removals,
+    as_removals,
+    example_losses,
+    largest_losses,
+    removal_weights,
+)
 
 
 @pytest.fixture
@@ -85,9 +91,11 @@ def test_removals_that_mean_nothing_are_refused(arguments, message):
         Removals(arguments)
 
 
-def test_an_unknown_convention_is_refused():
-    with pytest.raises(Exception, match="convention"):
-        Removals(((torch.tensor([1]),),), "sum")
+def test_an_unknown_convention_is_refused(as_installed):
+    group = torch.tensor([1])
+    for refused in (lambda: Removals(((group,),), "sum"), lambda: removal_weights(group, "sum", torch.ones(3))):
+        with pytest.raises(ValueError, match="the convention must be one of fixed, renormalised, got 'sum'"):
+            refused()
 
 
 def test_an_unknown_id_is_refused(train):
@@ -123,3 +131,22 @@ def test_ids_of_one_row_stand_for_every_network(train):
 def test_removals_for_another_number_of_networks_are_refused(removed):
     with pytest.raises(ValueError, match="removals for 2 networks, but 3 are refitted; give one list each"):
         as_removals(removed, 3)
+
+
+def test_ids_may_be_a_list(train, as_installed):
+    assert torch.equal(as_removals([3, 8], 2).positions(train), torch.tensor([[3, 8], [3, 8]]))
+
+
+def test_what_has_no_losses_is_refused(objective, train, as_installed):
+    with pytest.raises(TypeError, match="what has losses must be one Objective, got"):
+        largest_losses(objective.network, train, 2)
+    with pytest.raises(TypeError, match="the training examples must be a Dataset of this library"):
+        largest_losses(objective, train.inputs, 2)
+    with pytest.raises(TypeError, match="count must be"):
+        largest_losses(objective, train, 2.5)
+
+
+def test_losses_of_a_whole_batch_are_refused(objective, train):
+    whole = Objective(objective.network, lambda outputs, targets: CrossEntropy()(outputs, targets).mean())
+    with pytest.raises(ValueError, match="one loss per example"):
+        example_losses(whole, train)

@@ -1,6 +1,7 @@
 """Derivatives of every layer type of torch.nn that has parameters or a formula of its own, and what is refused."""
 
 import logging
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional
 from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives import ways
 from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients, per_example_hessians
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
@@ -150,3 +152,54 @@ def test_a_kernel_that_torch_cannot_batch_is_written_out():
     for row, loss in zip(found, losses, strict=True):
         expected = torch.autograd.grad(loss, list(params.values()), retain_graph=True)
         torch.testing.assert_close(row, torch.cat([part.flatten() for part in expected]))
+
+
+MATRIX = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+AT, FIRST, SECOND = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+
+
+def test_reverse_mode_is_the_calculus_of_sines():
+    """f_c = sin(a_c't): its derivatives along u and v are cos(a_c't) a_c'u, -sin(a_c't) (a_c'u) (a_c'v), and so on."""
+    sines, cosines = (MATRIX @ AT).sin(), (MATRIX @ AT).cos()
+    u, v = MATRIX @ FIRST, MATRIX @ SECOND
+    each = lambda theta: (MATRIX @ theta).sin()  # noqa: E731
+    total = lambda theta: each(theta).sum()  # noqa: E731
+    close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
+    close(ways.reverse_gradient(total, AT), MATRIX.T @ cosines)
+    columns = torch.stack([FIRST, SECOND], dim=1)
+    close(ways.reverse_products(total, AT, columns), -MATRIX.T @ (sines.unsqueeze(1) * (MATRIX @ columns)))
+    close(ways.reverse_bend(each, AT, FIRST, SECOND), -sines * u * v)
+    close(ways.reverse_third(total, AT, FIRST, SECOND), -MATRIX.T @ (cosines * u * v))
+    close(ways.reverse_jacobian(each, AT), cosines.unsqueeze(1) * MATRIX)
+    nested = lambda theta: {"a": each(theta), "b": (theta.square(), theta.sum())}  # noqa: E731
+    along = ways.reverse_along(nested, AT, FIRST)
+    close(along["a"], cosines * u)
+    close(along["b"][0], 2 * AT * FIRST)
+    close(along["b"][1], FIRST.sum())
+    pulled = ways.reverse_pulled(nested, AT, {"a": u, "b": (SECOND, torch.tensor(2.0).double())})
+    close(pulled, MATRIX.T @ (cosines * u) + 2 * AT * SECOND + 2)
+
+
+def test_reverse_mode_of_what_has_no_such_derivative_is_zero():
+    """Of constants, of linear functions the second time, and of entries that do not depend on theta."""
+    zero = torch.zeros(3, dtype=torch.float64)
+    constant, linear = torch.ones(3).double(), lambda theta: MATRIX @ theta
+    assert torch.equal(ways.reverse_gradient(lambda theta: constant.sum(), AT), zero)
+    assert torch.equal(ways.reverse_products(lambda theta: linear(theta).sum(), AT, MATRIX.T), 0 * MATRIX.T)
+    for function in (linear, lambda theta: constant, lambda theta: torch.cat([theta[:1].square() * 0, constant])):
+        bend = ways.reverse_bend(function, AT, FIRST, SECOND)
+        assert torch.equal(bend, torch.zeros_like(function(AT)))
+        assert not bend.requires_grad
+    assert torch.equal(ways.reverse_third(lambda theta: theta.square().sum(), AT, FIRST, SECOND), zero)
+    jacobian = ways.reverse_jacobian(lambda theta: torch.stack([theta[0], constant[0]]), AT)
+    assert torch.equal(jacobian, torch.tensor([[1.0, 0, 0], [0, 0, 0]]).double())
+
+
+def test_a_matrix_may_be_off_symmetric_by_rounding_only():
+    """By the root of a double's rounding, 1.5e-8, of its largest entry."""
+    matrix = torch.tensor([[100.0, 1.0], [1.0, 0.0]]).double()
+    matrix[0, 1] += 1.4e-6
+    assert ways.checked_symmetric(matrix) is matrix
+    matrix[0, 1] += 0.2e-6
+    with pytest.raises(NoDerivativeError, match=r"not symmetric \(\|H - H'\| reaches 1.6e-06\)"):
+        ways.checked_symmetric(matrix)

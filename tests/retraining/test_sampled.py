@@ -9,7 +9,7 @@ from bayes_influence.retraining.from_scratch import FromScratch
 from bayes_influence.retraining.refits import control_drift, losses_after
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.minibatch import train_minibatches
-from bayes_influence.training.minibatch_schedule import full_batches
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule, full_batches
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Dropout, find_schemes
 from tests.fitted import DECAY, tanh_network
@@ -41,8 +41,22 @@ def test_a_removal_differs_by_the_removal_and_not_by_the_masks(train, removed):
     assert 0 < of_removal < 0.2 * of_seed
 
 
+def test_a_training_in_minibatches_is_repeated_and_differs_by_the_removal(train, removed):
+    (scheme,), schedule = find_schemes(["weight-decay"]), MinibatchSchedule(6, 7, 0.02)
+    (fits,) = fit_schemes([scheme], tanh_network, train, [0, 1], schedule, parameters="all", tolerance=None)
+    refits = FromScratch(scheme, tanh_network, schedule).refit(fits, train, removed)
+    weights = torch.ones(1, len(train), dtype=torch.float64)
+    weights[0, train.positions(removed[1, 1])] = 0.0
+    start, _ = initial_state(lambda: scheme.prepare(tanh_network()), [1], torch.float64)
+    alone = train_minibatches(fits.objective, start, train, schedule, [1], data_weights=weights)
+    for name, value in fits.params.items():
+        torch.testing.assert_close(refits.params[name][:, 0], value, rtol=0, atol=1e-10)
+        torch.testing.assert_close(refits.params[name][1, 2], alone.params[name][0], rtol=0, atol=1e-10)
+        assert not torch.allclose(refits.params[name][1, 2], value[1], atol=1e-6)
+
+
 def test_losses_of_noisy_trainings_cannot_be_watched(train, test, removed):
-    with pytest.raises(ValueError, match="of the scheme dropout draw random numbers or move buffers while they train"):
+    with pytest.raises(ValueError, match="of the scheme dropout draw random numbers, move buffers or take minibatches"):
         FromScratch(SCHEME, tanh_network, SCHEDULE, watch=test).refit(_fits(train, "all"), train, removed)
 
 

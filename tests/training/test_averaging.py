@@ -64,5 +64,6 @@ def test_too_few_iterates_and_too_small_a_rank_are_refused():
     average.update(ITERATES[0])
     with pytest.raises(ValueError, match="at least 2 averaged iterates, got 1"):
         average.posterior(0, LAYOUT)
+    assert SWAG(rank=2).rank == 2
     with pytest.raises(ValueError, match="rank of at least 2, got 1"):
         SWAG(rank=1)

@@ -17,6 +17,7 @@ def test_every_linear_layer_but_the_first_layer_drops_inputs():
 def test_names_values_and_predictions_are_the_networks():
     network = MLP(3, 2, width=4, seed=0)
     twin = with_dropout(network).eval()
+    assert twin[2].dropout.p == 0.2
     x = torch.randn(5, 3)
     assert list(dict(twin.named_parameters())) == list(dict(network.named_parameters()))
     torch.testing.assert_close(twin(x), network(x))

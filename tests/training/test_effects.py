@@ -12,7 +12,7 @@ from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.members import stack_members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.training.effects import watch_step
+from bayes_influence.training.effects import _close, watch_step
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schemes import SCHEMES
@@ -172,3 +172,13 @@ def test_a_batch_norm_on_single_examples_is_refused_before_training():
         )
     assert not started
     train_minibatches(objective, stack_members([objective.params]), data, MinibatchSchedule(2, 3), [0])
+
+
+def test_values_are_close_to_the_root_of_rounding_and_nan_is_itself():
+    """Relative 1.49e-8 in double precision, absolute a thousandth of that."""
+    one = torch.tensor([1.0, torch.nan]).double()
+    assert _close(one, one * (1 + 1.4e-8))
+    assert not _close(one, one * (1 + 1.6e-8))
+    zero = torch.zeros(1).double()
+    assert _close(zero, zero + 1.4e-11)
+    assert not _close(zero, zero + 1.6e-11)

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import SWALR, AveragedModel
 
 from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.training import ensemble
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.schedules import SWA, Plateau, Schedule
@@ -152,3 +153,19 @@ def test_layers_of_every_way_are_trained_as_torch_trains_them(layer):
             optimiser.step()
         for name, value in network.named_parameters():
             torch.testing.assert_close(trained.params[name][index], value.detach(), rtol=1e-6, atol=1e-8)
+
+
+def test_objectives_are_looked_at_every_25_steps_and_at_the_end(objective, start, iris, monkeypatch):
+    looked = []
+    monkeypatch.setattr(ensemble, "check_finite", lambda values, first, labels: looked.append((first, len(values))))
+    for epochs, expected in ((60, [(0, 25), (25, 25), (50, 10)]), (50, [(0, 25), (25, 25)]), (3, [(0, 3)])):
+        looked.clear()
+        train_ensemble(objective, start, iris.train.batch(), Schedule(epochs, 1e-2))
+        assert looked == expected
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_targets_that_do_not_fit_are_refused_before_a_step(objective, start, iris):
+    batch = iris.train.batch()
+    with pytest.raises(ValueError, match=r"CrossEntropy needs classes in 0\.\.2, .*, got 3"):
+        train_ensemble(objective, start, Batch(batch.inputs, batch.targets + 1), Schedule(3, 1e-2))

@@ -5,13 +5,16 @@ import pytest
 import torch
 from torch import nn
 
+from bayes_influence.models.initialisation import initial_state
 from bayes_influence.moments import TwinMismatchError
 from bayes_influence.objectives.derivatives import gradient
 from bayes_influence.objectives.expected_likelihoods import ExpectedBernoulli
 from bayes_influence.objectives.likelihoods import Bernoulli
 from bayes_influence.training import fits as fits_module
 from bayes_influence.training.finiteness import NonFiniteTrainingError
-from bayes_influence.training.fits import fit_schemes
+from bayes_influence.training.fits import fit_schemes, prepared_objective
+from bayes_influence.training.minibatch import train_minibatches
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import SWA, Schedule
 from bayes_influence.training.schemes import SCHEMES, Deterministic, Variational, find_schemes
 
@@ -52,6 +55,23 @@ def test_unregularised_schemes_are_left_as_trained_and_their_gradient_is_reporte
     measured = gradient(fit.at(0), iris.train.batch()).norm()
     assert torch.allclose(fit.gradient_norms[0], measured)
     assert float(measured) > 1e-4
+
+
+def test_on_a_schedule_of_minibatches_every_scheme_trains_as_it_would_alone(iris):
+    schedule, schemes = MinibatchSchedule(4, 16, 0.01, decay="cosine"), find_schemes(["swa", "weight-decay", "bnn"])
+    for fit in fit_schemes(schemes, make_network, iris.train, [3, 5], schedule, tolerance=None):
+        start, buffers = initial_state(lambda fit=fit: fit.scheme.prepare(make_network()), [5], dtype=torch.float64)
+        objective = prepared_objective(fit.scheme, make_network, iris.train, 5)
+        averaging = fit.scheme.averaging
+        alone = train_minibatches(objective, start, iris.train, schedule, [5], buffers=buffers, averaging=averaging)
+        for name, value in fit.params.items():
+            torch.testing.assert_close(value[1], alone.params[name][0], rtol=0, atol=1e-10)
+
+
+def test_networks_of_minibatches_are_polished_to_the_same_minimum_as_others(iris):
+    (fit,) = fit_schemes(find_schemes(["weight-decay"]), make_network, iris.train, [0], MinibatchSchedule(3, 16, 0.01))
+    assert fit.polished.all()
+    assert float(gradient(fit.at(0), iris.train.batch()).norm()) <= 1e-10
 
 
 def test_a_polish_that_falls_short_is_logged_with_the_norm(iris, caplog):

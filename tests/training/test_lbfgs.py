@@ -1,5 +1,7 @@
 from dataclasses import replace
 
+import numpy as np
+import scipy.optimize
 import torch
 
 from bayes_influence.objectives.reduction import reduce
@@ -40,3 +42,24 @@ def test_what_does_not_converge_is_marked(regression, train):
     found = minimise_lbfgs(_perturbed(regression, train, 0.5), tolerance=1e-8, max_iterations=2)
     assert not found.converged.any()
     assert found.iterations == 2
+
+
+def test_scipy_is_asked_in_double_precision_for_an_entry_that_the_norm_allows(regression, train, monkeypatch):
+    """Of P entries below t / sqrt(P) the norm is at most t."""
+    asked, found = [], scipy.optimize.minimize
+
+    def minimize(function, start, **options):
+        asked.append((start.dtype, function(start)[1].dtype, options["options"]["gtol"]))
+        return found(function, start, **options)
+
+    monkeypatch.setattr(scipy.optimize, "minimize", minimize)
+    problem = _perturbed(regression, train, 0.5)
+    minimise_lbfgs(problem, tolerance=1e-3)
+    assert asked == [(np.float64, np.float64, 1e-3 / problem.start.shape[1] ** 0.5)] * 2
+
+
+def test_a_minimum_is_left_as_it_is(regression, train):
+    problem = _perturbed(regression, train, 0.0)
+    found = minimise_lbfgs(problem, tolerance=1e-6)
+    assert found.iterations == 0
+    assert torch.equal(problem.layout.flatten(found.free), problem.start)

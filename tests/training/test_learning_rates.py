@@ -74,3 +74,11 @@ def test_what_changes_can_be_stored_and_continued():
         assert torch.equal(whole.at(epoch + 1), resumed.at(epoch + 1))
     assert whole.at(6).tolist() == [0.25, 0.5]
     assert set(LearningRates(lambda step: 1.0, 9, 1, FLAT).tensors()) == {"factors"}
+
+
+def test_the_plateau_rule_is_told_the_rate_of_an_epochs_last_step():
+    asked = []
+    rates = LearningRates(lambda step: asked.append(step) or 1.0, 4, 3, FLAT, EVERY)
+    for epoch in range(3):
+        rates.observe(epoch, both(1.0))
+    assert asked == [2, 5, 8]

@@ -103,6 +103,7 @@ def test_a_minimum_at_infinity_is_marked_not_hidden():
     objective = Objective(nn.Linear(1, 2).double(), CrossEntropy())
     result = minimise_newton(StackedProblem(objective, _stack(objective, 1), data.batch()), max_iterations=5)
     assert not result.converged.any()
+    assert result.iterations == 5
     assert float(result.gradient_norms[0]) > 1e-10
 
 
@@ -121,3 +122,99 @@ def test_a_member_that_no_step_helps_is_given_up_early():
     assert not result.converged.any()
     assert result.values.tolist() == [0.5, 0.5]
     assert result.gradient_norms.tolist() == pytest.approx([2**0.5] * 2)
+
+
+class Told(StackedProblem):
+    """A problem of one parameter whose values, slopes and curvatures are told in advance; counts its Hessians."""
+
+    def __init__(self, values, slopes, curvature=1.0):
+        self.start = torch.zeros(1, 1, dtype=torch.float64)
+        self.told = iter(zip(values, slopes, strict=True))
+        self.curvature, self.hessians_taken = curvature, 0
+
+    def gradients(self, theta, members):
+        value, slope = next(self.told)
+        return torch.tensor([[slope]], dtype=torch.float64), torch.tensor([value], dtype=torch.float64)
+
+    def hessians(self, theta, members):
+        self.hessians_taken += 1
+        return torch.full((1, 1, 1), self.curvature, dtype=torch.float64)
+
+
+def descent_of(values, slopes, **options):
+    problem = Told(values, slopes)
+    descent = newton._Descent(problem, **{"hessians": None} | options)
+    return problem, descent
+
+
+@pytest.mark.parametrize(
+    ("value", "slope", "taken"),
+    [
+        (3 - 5e-13, 2.0, True),
+        (3 - 3e-13, 2.0, False),
+        (3 - 3e-13, 0.9, True),
+        (3 + 3e-13, 0.9, True),
+        (3 + 5e-13, 0.9, False),
+        (2.0, float("inf"), False),
+    ],
+)
+def test_a_step_is_taken_where_it_lowers_the_value_or_within_rounding_the_gradient(value, slope, taken):
+    """Rounding is 1e-13 (1 + |J|), here 4e-13."""
+    _, descent = descent_of([3.0, value], [1.0, slope])
+    descent.step(torch.arange(1))
+    assert (float(descent.value) == value) == taken
+    assert descent.theta.tolist() == [[-1.0 if taken else 0.0]]
+
+
+def test_a_hessian_is_kept_as_long_as_the_gradient_shrinks_tenfold():
+    problem, descent = descent_of([5.0, 4.0, 3.0, 2.0, 1.0, 0.5], [1.0, 0.09, 0.008, 0.001, 0.0005, 0.00004])
+    taken = []
+    for _ in range(5):
+        descent.step(torch.arange(1))
+        taken.append(problem.hessians_taken)
+    assert taken == [1, 1, 1, 2, 3]
+
+
+def test_damping_is_raised_where_a_new_hessians_step_fails_and_lowered_where_one_succeeds():
+    """A kept Hessian that fails is renewed first."""
+    problem, descent = descent_of([1.0, 2.0, 2.0, 2.0, 0.5, 0.4], [1.0] * 6, hessians=torch.ones(1, 1, 1).double())
+    seen = []
+    for _ in range(5):
+        descent.step(torch.arange(1))
+        seen.append((problem.hessians_taken, float(descent.damping)))
+    expected = [(0, 0.0), (1, 1e-6), (1, 1e-5), (1, 1e-6), (2, 1e-7)]
+    assert [count for count, _ in seen] == [count for count, _ in expected]
+    assert [damping for _, damping in seen] == pytest.approx([damping for _, damping in expected])
+
+
+def test_damping_goes_off_below_its_smallest_and_gives_up_above_its_largest():
+    _, descent = descent_of([1.0, 0.5, 0.4], [1.0] * 3)
+    descent.damping[:] = 10.1 * newton.SMALLEST_DAMPING
+    descent.step(torch.arange(1))
+    assert float(descent.damping) == pytest.approx(1.01 * newton.SMALLEST_DAMPING)
+    descent.step(torch.arange(1))
+    assert float(descent.damping) == 0
+    _, descent = descent_of([1.0, 2.0, 2.0], [1.0] * 3)
+    descent.damping[:] = 0.02 * newton.LARGEST_DAMPING
+    for given_up in (False, True):
+        descent.step(torch.arange(1))
+        assert bool(descent.given_up) == given_up
+
+
+@pytest.mark.parametrize(("fall", "norm", "trials"), [(1.9e-6, 0.91, 1), (2.1e-6, 1.0, 0), (0.0, 0.89, 0)])
+def test_progress_is_a_tenth_of_the_gradient_or_a_millionth_of_the_value(fall, norm, trials):
+    """A millionth of 1 + |J|, here 2e-6."""
+    _, descent = descent_of([1.0], [1.0])
+    descent.value, descent.norm = descent.value - fall, descent.norm * norm
+    descent._give_up_where_stalled(torch.arange(1))
+    assert descent.trials.tolist() == [trials]
+    marked = [float(descent.mark_value), float(descent.mark_norm)]
+    assert marked == pytest.approx([1.0, 1.0] if trials else [1 - fall, norm], abs=1e-9)
+
+
+def test_a_matrix_that_is_not_definite_is_damped_until_it_is():
+    problem = Told([1.0, 0.5], [1.0, 1.0], curvature=-1.0)
+    descent = newton._Descent(problem, None)
+    descent.step(torch.arange(1))
+    # Damping is relative to |H| = 1 and grows tenfold from 1e-6: 10 is the first above 1.
+    assert descent.theta.tolist() == [[pytest.approx(-1 / 9)]]

@@ -44,6 +44,19 @@ def assert_predicts_and_scores_alike(found, kept, train, test):
         assert torch.equal(*scores)
 
 
+def test_a_calibrated_network_comes_back_with_its_factors_and_no_other_structure_does(train, test, tmp_path):
+    scheme = SCHEMES["bnn"].with_options(structure="calibrated", method="exact")
+    (fits,) = fit_schemes([scheme], tanh_network, train, [3, 8], SCHEDULE, tolerance=None)
+    save(tmp_path / "kept", fits)
+    found = load(tmp_path / "kept", tanh_network).trained
+    assert_same(found, fits)
+    assert set(found.buffers) == {"2.variance_factor"}
+    assert_predicts_and_scores_alike(found, fits, train, test)
+    diagonal = to_bayesian(tanh_network(), method="exact")
+    with pytest.raises(ValueError, match=r"structure='calibrated'\)\) there and .* here; pass one built as that was"):
+        load(tmp_path / "kept", diagonal)
+
+
 @pytest.mark.parametrize("name", ["weight-decay", "swa", "dropout", "bnn", "bnn-evi", "mean-field-vi"])
 def test_fits_come_back_and_predict_and_score_the_same_bits(name, train, test, tmp_path):
     (fits,) = fit_schemes([SCHEMES[name]], tanh_network, train, [3, 8], SCHEDULE, tolerance=None)

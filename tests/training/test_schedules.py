@@ -83,3 +83,8 @@ def test_without_annealing_the_rate_is_swas_at_once():
 def test_wrong_schedules_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_what_a_schedule_has_unless_said_otherwise():
+    assert Schedule() == Schedule(4000, 1e-3, Plateau(), (0.9, 0.999), 1e-8)
+    assert SWA() == SWA(0.75, 1e-3, 0.1)

@@ -1,3 +1,5 @@
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -9,7 +11,15 @@ from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.training.steps import derived_seed, right_predictions, seeded_noise, step_objective
+from bayes_influence.objectives.parameters import Flattening
+from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.training.steps import (
+    derived_seed,
+    member_gradients,
+    right_predictions,
+    seeded_noise,
+    step_objective,
+)
 
 BATCH = Batch(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2)
 
@@ -92,3 +102,44 @@ def test_the_examples_own_weights_count_as_in_the_objective():
     for removed in (None, torch.arange(8) / 8):
         value, _ = step_objective(objective)(objective.params, {}, batch, removed, 0.5)
         torch.testing.assert_close(value, objective.value(objective.params, batch, removed, 0.5))
+
+
+class Kernel(nn.Module):
+    """A parameter of three axes, as convolutions have."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.ones(3, 2, 1))
+
+    def forward(self, inputs):
+        return (inputs @ self.kernel[:, :, 0].T).tanh()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("network", [nn.Sequential(nn.Linear(2, 3), nn.Tanh()), Kernel()])
+def test_members_gradients_are_those_of_each_on_its_own_batch(network, alone, weighted):
+    generator = torch.Generator().manual_seed(1)
+    objective = Objective(network, CrossEntropy(), WeightDecay(0.3))
+    layout = Flattening.of(objective.params)
+    flat = torch.randn(4, layout.total, generator=generator)
+    batch = Batch(torch.randn(4, 5, 2, generator=generator), torch.randint(3, (4, 5), generator=generator))
+    weights = torch.rand(4, 5, generator=generator) if weighted else None
+    step = step_objective(objective)
+    given = (objective.network, step, layout, flat, {}, batch, weights, 0.7, [1, 2, 3, 4])
+    gradients, values, right = member_gradients(*given, alone=alone)
+    for index in range(4):
+        leaves = {name: value.clone().requires_grad_() for name, value in layout.unflatten(flat[index]).items()}
+        own = Batch(batch.inputs[index], batch.targets[index])
+        value = objective.value(leaves, own, None if weights is None else weights[index], 0.7)
+        expected = torch.cat([part.flatten() for part in torch.autograd.grad(value, list(leaves.values()))])
+        torch.testing.assert_close(gradients[index], expected)
+        torch.testing.assert_close(values[index], value.detach())
+        assert right[index] == (objective.outputs(leaves, own.inputs).argmax(1) == own.targets).sum()
+
+
+def test_derived_seeds_are_those_that_stored_results_were_drawn_with():
+    """NumPy's seed sequence in 63 bits, as torch's generators take."""
+    assert derived_seed(1, 2) == 7764949442709860949
+    for parts in ((0,), (3, 1), (7, 0, 5)):
+        assert derived_seed(*parts) == int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) // 2

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.curvature.choice import chosen
 from bayes_influence.curvature.operators.base import LinearOperator, as_operator
 from bayes_influence.curvature.solvers.automatic import Auto
 from bayes_influence.curvature.solvers.conjugate_gradients import ConjugateGradients
@@ -42,22 +43,14 @@ def as_solver(solver: SolverLike) -> Solver:
         ValueError: If the name is unknown.
         TypeError: If it is none of these.
     """
-    if isinstance(solver, Solver):
-        return solver
-    if isinstance(solver, str):
-        if solver not in SOLVERS:
-            raise ValueError(
-                f"unknown solver {solver!r}; known: {', '.join(SOLVERS)}, or a function (operator, rhs) -> Solution"
-            )
-        return SOLVERS[solver]()
-    if isinstance(solver, type) and issubclass(solver, Solver):
-        return solver()
-    if not callable(solver):
-        raise TypeError(
-            f"a solver is an object such as ConjugateGradients(tolerance=1e-6), a name of {', '.join(SOLVERS)}, or a "
-            f"function (operator, rhs) -> Solution, got {type(solver).__name__}"
-        )
-    return CustomSolver(function=solver)  # type: ignore[arg-type]
+    found = chosen(
+        solver,
+        Solver,  # type: ignore[type-abstract]
+        SOLVERS,
+        what="solver is an object such as ConjugateGradients(tolerance=1e-6)",
+        function="(operator, rhs) -> Solution",
+    )
+    return found if isinstance(found, Solver) else CustomSolver(function=found)
 
 
 def solve(

@@ -24,6 +24,7 @@ def audit_run(
     parameters: str = "last-layer",
     tests: int = 5,
     data_folder: str | Path | None = None,
+    device: str | None = None,
     n_jobs: int | None = None,
     progress: bool = True,
 ) -> tuple[Audit, StudyFolder]:
@@ -39,6 +40,7 @@ def audit_run(
         parameters: Where influence is taken, see `select_names`.
         tests: How many test examples.
         data_folder: Where image sets are kept.
+        device: Where it is computed; where the run was trained when not given.
         n_jobs: Networks at once; as many as there are cores, when not given.
         progress: Whether to show progress bars.
 
@@ -46,7 +48,7 @@ def audit_run(
         FileNotFoundError: If the folder holds no run.
         ValueError: If the run is not finished, or a setting is out of range.
     """
-    trained, split, config = load_trained(run, data_folder=data_folder)
+    trained, split, config = load_trained(run, data_folder=data_folder, device=device)
     if not 1 <= tests <= len(split.test):
         raise ValueError(f"tests must lie in 1..{len(split.test)}, the number of the run's test examples, got {tests}")
     seeds = config["seeds"]
@@ -57,6 +59,6 @@ def audit_run(
     folder = StudyFolder(out, identity)
     jobs = n_jobs or min(cpu_count() or 1, len(networks))
     found = audit(networks, split.train, hardest, settings, folder=folder, n_jobs=jobs, progress=progress)
-    title = f"{config['dataset']}, {config['network']}, {config['scheme']}, {parameters}"
+    title = f"{split.train.name}, {config['network']}, {config['scheme']}, {parameters}"
     save_figure(audit_figure(found, title), folder, "figure")
     return found, folder

@@ -10,8 +10,9 @@ from bayes_influence.curvature.damping import Damping
 from bayes_influence.curvature.solvers.registry import as_solver
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.agreement import MIN_POINTS
+from bayes_influence.experiments.store.fingerprint import described_schemes
 from bayes_influence.experiments.store.settings import Settings
-from bayes_influence.experiments.training.table_networks import TableNetworks
+from bayes_influence.experiments.training.studied_networks import StudiedNetworks
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.training.schedules import Schedule
@@ -70,10 +71,12 @@ class AuditSettings(Settings):
 
 
 @dataclass(frozen=True)
-class AuditedTable(TableNetworks):
-    """The networks on a table whose estimates are audited: one scheme's.
+class AuditedData(StudiedNetworks):
+    """The networks on a data set whose estimates are audited: one scheme's.
 
     Attributes:
+        tests: Of data with a test part: how many of its examples are measured, those that the first network predicts
+            worst, unless `test_example` names one.
         scheme: A key of `SCHEMES`.
         scheme_options: Numbers and words of the scheme that are to be others than its own, by field.
 
@@ -81,16 +84,27 @@ class AuditedTable(TableNetworks):
         ValueError: If a setting is unknown or out of range.
     """
 
-    activation: str = "tanh"
     repeats: int = 3
-    parameters: str = "all"
+    tests: int = 5
     scheme: str = "weight-decay"
     scheme_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_at_least(tests=1)
         self.resolved_scheme()
+
+    def usual_shape(self) -> dict[str, Any]:
+        """As of all networks; an MLP has tanh, which is smooth."""
+        shape = super().usual_shape()
+        return shape | {"activation": "tanh"} if "activation" in shape else shape
 
     def resolved_scheme(self) -> Scheme:
         """The scheme with these numbers."""
-        return find_schemes([self.scheme], self.scheme_options)[0]
+        (scheme,) = find_schemes([self.scheme], self.scheme_options)
+        return self.suited_scheme(scheme.name, self.scheme_options)
+
+    def configuration(self) -> dict[str, Any]:
+        """What a result folder belongs to: the settings, with all that the scheme came to instead of what was said."""
+        settings = {name: value for name, value in self.to_config().items() if name != "scheme_options"}
+        return settings | {"resolved_schemes": described_schemes([self.resolved_scheme()])}

@@ -8,8 +8,8 @@ from os import cpu_count
 from pathlib import Path
 
 from bayes_influence.experiments.comparison.cell import measure
-from bayes_influence.experiments.comparison.figures import comparison_figure, damping_figure
-from bayes_influence.experiments.comparison.result import StudyResult, gathered
+from bayes_influence.experiments.comparison.figures import damping_figure
+from bayes_influence.experiments.comparison.result import TABLES, Comparison, gathered
 from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
@@ -18,13 +18,13 @@ from bayes_influence.experiments.store.runner import run_cells
 
 def compare_regularisers(
     study: Study, out: str | Path, *, n_jobs: int | None = None, progress: bool = True
-) -> StudyResult:
+) -> Comparison:
     """Compares regularisation schemes on one network: influence estimates against retraining, and the spectrum.
 
     Writes `results.csv`, `differences.csv`, `damping.csv`, `summary.csv`, the tests between schemes (`friedman.csv`,
     `pairs.csv`; `trends.csv` where depth or width vary) with `findings.txt` that puts them in words, the figures
-    `figure` and `damping` as `.png` and `.pdf`, and `config.json`. Cells are stored as they finish: the same call on
-    the same folder continues where it was killed.
+    `figure` and, where the curvature is small, `damping` as `.png` and `.pdf`, and `config.json`. Cells are stored as
+    they finish: the same call on the same folder continues where it was killed.
 
     Args:
         study: What to compare.
@@ -38,12 +38,18 @@ def compare_regularisers(
         FailedCellsError: If a cell failed (after all others were stored), naming scheme, seed and step where a
             training became non-finite.
     """
-    folder = StudyFolder(out, {"study": "compare", **study.to_config()})
+    folder = StudyFolder(out, {"study": "compare", **study.configuration()})
     result = run_study(study, folder, n_jobs=n_jobs, progress=progress)
-    title = f"{study.dataset}, {study.title}, {study.parameters}, test example {result.test_example}"
-    save_figure(comparison_figure(result.summary, result.differences, title), folder, "figure")
-    save_figure(damping_figure(result.damping, title), folder, "damping")
+    title = f"{study.data_name}, {study.title}, {study.parameters}, test example {result.test_example}"
+    draw_comparison(result, folder, title)
     return result
+
+
+def draw_comparison(result: Comparison, folder: StudyFolder, title: str) -> None:
+    """Writes the figures of a comparison into its folder."""
+    save_figure(result.figure(title), folder, "figure")
+    if len(result.damping):
+        save_figure(damping_figure(result.damping, title), folder, "damping")
 
 
 def run_study(
@@ -53,7 +59,7 @@ def run_study(
     *,
     n_jobs: int | None = None,
     progress: bool = True,
-) -> StudyResult:
+) -> Comparison:
     """Measures every cell of a study in its folder and gathers the tables; finished cells are kept.
 
     Args:
@@ -71,4 +77,5 @@ def run_study(
     jobs = n_jobs or min(cpu_count() or 1, len(cells))
     # Bars of cells that run beside one another would overwrite each other.
     run_cells(cells, partial(measure, progress=progress and jobs == 1), folder, n_jobs=jobs, progress=progress)
-    return gathered(study, list(cells), folder)
+    tables = {name: folder.table(name, list(cells)) for name in TABLES}
+    return gathered(tables, study.schemes, study.tested_id, folder)

@@ -2,46 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from bayes_influence.experiments.comparison.figures import comparison_figure
 from bayes_influence.experiments.comparison.significance import in_words, scheme_tests, size_trends
-from bayes_influence.experiments.comparison.study import Study
-from bayes_influence.experiments.comparison.summary import shown_summary, summarise_results
+from bayes_influence.experiments.comparison.summary import how_in_words, shown_summary, summarise_results
 from bayes_influence.experiments.store.folder import StudyFolder
+
+TABLES = ("results", "differences", "damping")
+"""What every cell stores."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class StudyResult:
-    """What a study found.
+class Comparison:
+    """What a comparison of schemes found.
 
     Attributes:
-        folder: Where everything is stored.
+        folder: Where everything is stored; None where nothing is.
         summary: One row per network, scheme and estimator.
         results: One row per seed as well.
         differences: One row per removed example as well: estimated and true change of the test loss.
-        damping: Agreement at each of a range of dampings.
-        findings: What the tests between schemes, and over depth and width, say in words.
+        damping: Agreement at each of a range of dampings; without rows where the curvature is too large for that.
+        tests: Of the schemes and sizes, by name: `friedman`, `pairs`, `trends`.
+        findings: How networks were refitted and spectra computed, and what those tests say in words.
         test_example: Id of the test example.
     """
 
-    folder: Path
+    folder: Path | None
     summary: pd.DataFrame
     results: pd.DataFrame
     differences: pd.DataFrame
     damping: pd.DataFrame
+    tests: Mapping[str, pd.DataFrame]
     findings: tuple[str, ...]
     test_example: int
 
     def __repr__(self) -> str:
         schemes = ", ".join(self.summary["scheme"].unique())
         sizes = len(self.summary[["depth", "width"]].drop_duplicates())
+        where = "" if self.folder is None else f", in {self.folder}"
         return (
-            f"StudyResult({schemes}; {sizes} network{'s' if sizes > 1 else ''}, test example {self.test_example}, "
-            f"in {self.folder})"
+            f"Comparison({schemes}; {sizes} network{'s' if sizes > 1 else ''}, test example {self.test_example}{where})"
         )
 
     def _repr_html_(self) -> str:
@@ -49,30 +56,38 @@ class StudyResult:
         sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.findings)
         return f"{shown_summary(self.summary).to_html(index=False)}<ul>{sentences}</ul>"
 
+    def figure(self, title: str = "") -> Figure:
+        """Agreement and spectrum by scheme, and one scatter of estimate against truth per scheme."""
+        return comparison_figure(self.summary, self.differences, title)
 
-def gathered(study: Study, cells: list[str], folder: StudyFolder) -> StudyResult:
-    """The tables of a study whose cells are all stored, written into its folder.
+
+def gathered(
+    tables: Mapping[str, pd.DataFrame], schemes: Sequence[str], test_example: int, folder: StudyFolder | None = None
+) -> Comparison:
+    """A comparison out of the tables of its cells, written into its folder.
 
     Args:
-        study: With its test example resolved.
-        cells: Keys of the cells.
-        folder: That holds them.
+        tables: Of all cells together, by the names in `TABLES`.
+        schemes: Their order.
+        test_example: Id of the test example.
+        folder: Where everything goes; None to write nothing.
     """
-    tables = {name: _ordered(study, folder.table(name, cells)) for name in ("results", "differences", "damping")}
+    tables = {name: _ordered(tables[name], schemes) for name in TABLES}
     summary = summarise_results(tables["results"])
     omnibus, pairs = scheme_tests(tables["results"])
     trends = size_trends(tables["results"])
     tests = {"friedman": omnibus, "pairs": pairs, "trends": trends}
-    for name, frame in {**tables, "summary": summary, **tests}.items():
-        if len(frame.columns):
-            folder.write_table(name, frame)
-    findings = tuple(in_words(omnibus, pairs, trends))
-    folder.write_file("findings.txt", "\n".join([*findings, ""]).encode())
-    example = int(study.split().test.ids[0])
-    return StudyResult(folder.path, summary, **tables, findings=findings, test_example=example)
+    findings = (*how_in_words(tables["results"]), *in_words(omnibus, pairs, trends))
+    if folder is not None:
+        for name, frame in {**tables, "summary": summary, **tests}.items():
+            if len(frame.columns):
+                folder.write_table(name, frame)
+        folder.write_file("findings.txt", "\n".join([*findings, ""]).encode())
+    where = None if folder is None else folder.path
+    return Comparison(where, summary, **tables, tests=tests, findings=findings, test_example=test_example)
 
 
-def _ordered(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows in the order in which the study names its schemes."""
-    order = frame["scheme"].map({name: rank for rank, name in enumerate(study.schemes)})
+def _ordered(frame: pd.DataFrame, schemes: Sequence[str]) -> pd.DataFrame:
+    """Rows in the order in which the schemes are named."""
+    order = frame["scheme"].map({name: rank for rank, name in enumerate(schemes)})
     return frame.iloc[order.argsort(kind="stable")].sort_values(["depth", "width"], kind="stable", ignore_index=True)

@@ -87,7 +87,8 @@ def in_words(omnibus: pd.DataFrame, pairs: pd.DataFrame, trends: pd.DataFrame) -
 
 def _on_schemes(omnibus: pd.DataFrame, pairs: pd.DataFrame) -> str:
     value, depth, width = (pairs[name].iloc[0] for name in ("value", "depth", "width"))
-    start = f"{TESTED[value]}, depth {depth}, width {width}, {int(pairs['n'].iloc[0])} seeds: "
+    size = f", depth {depth}, width {width}" if width else ""
+    start = f"{TESTED[value]}{size}, {int(pairs['n'].iloc[0])} seeds: "
     own = omnibus.query("value == @value and depth == @depth and width == @width") if len(omnibus) else omnibus
     if len(own):
         row = own.iloc[0]

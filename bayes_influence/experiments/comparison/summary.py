@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from bayes_influence.evaluation.agreement import statistic_interval
 from bayes_influence.evaluation.comparisons import one_way_anova
-from bayes_influence.evaluation.intervals import mean_interval
 
 KEYS = ["depth", "width", "scheme", "estimator"]
 
@@ -28,31 +28,56 @@ WITH_INTERVALS = (
 """Columns that get an interval over seeds."""
 
 CAPTION = (
-    "mean ± half of the 95 % interval over seeds; ‖∇J‖: worst gradient norm at the fit; drift: what retraining with "
+    "mean ± half of the 95 % interval over seeds; truth: newton (the minimum) or warm (training from the fit); ‖∇J‖: "
+    "worst gradient norm at the fit; drift: what retraining with "
     "nothing removed does to the test loss, in typical removal effects"
 )
 
 DRIFT_SHOWN = 1e-6
 """Drift of the control, in typical effects, below which the printed table has 0."""
 
-MEANS = ("train_accuracy", "test_accuracy", "damping", "condition_number", "control_drift", "relative_drift")
+MEANS = ("damping", "condition_number", "control_drift", "relative_drift")
 """Columns that get a mean over seeds."""
+
+SCORES = {
+    "train_accuracy": "train acc.",
+    "test_accuracy": "test acc.",
+    "train_rmse": "train RMSE",
+    "test_rmse": "test RMSE",
+    "train_loss": "train loss",
+    "test_loss": "test loss",
+}
+"""Columns that get one, too, of which there are those that what is predicted has; the first two are shown."""
+
+TRUTHS = {
+    "newton": "the minimum of the objective without the example, by Newton's method",
+    "warm": "training from the fit, with a control that removes nothing",
+}
+"""What the truth is held to be, by the name of the retraining protocol."""
+
+SPECTRA = {
+    "dense": "from the whole matrix",
+    "lanczos": "by Lanczos (the largest from below, the smallest from above)",
+    "none": "not computed: the loss of the mean network is not known",
+}
+"""How the spectrum of the loss was computed."""
 
 
 def summarise_results(results: pd.DataFrame) -> pd.DataFrame:
     """One row per depth, width, scheme and estimator.
 
-    `<name>`, `<name>_low` and `<name>_high` for `WITH_INTERVALS`; plain means for `MEANS`; the worst gradient norms;
-    `miss_relations` out of `repeats`; `seconds` over all repeats.
+    `<name>`, `<name>_low` and `<name>_high` for `WITH_INTERVALS`; plain means for `MEANS` and `SCORES`; the worst
+    gradient norms; `miss_relations` out of `repeats`; `seconds` over all repeats.
     """
     rows = []
     for keys, group in results.groupby(KEYS, sort=False):
         row = dict(zip(KEYS, keys, strict=True)) | {"repeats": len(group)}
         for name in WITH_INTERVALS:
-            interval = mean_interval(group[name].to_numpy())
+            interval = statistic_interval(name, group[name].to_numpy())
             row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
-        row |= {name: group[name].mean() for name in MEANS}
+        row |= {name: group[name].mean() for name in (*SCORES, *MEANS) if name in group}
         row |= {
+            "truth": group["truth"].iloc[0],
             "miss_relations": int(group["miss_relation"].sum()),
             "gradient_norm": group["gradient_norm"].max(),
             "refit_gradient_norm": group["refit_gradient_norm"].max(),
@@ -93,23 +118,35 @@ def printed_table(summary: pd.DataFrame, title: str) -> Table:
     table = Table(title=title, caption=CAPTION, row_styles=["", "dim"])
     shown = shown_summary(summary)
     for heading in shown.columns:
-        table.add_column(heading, justify="left" if heading == "scheme" else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading in ("scheme", "truth") else "right", no_wrap=True)
     for cells in shown.itertuples(index=False):
         table.add_row(*cells)
     return table
 
 
+def how_in_words(results: pd.DataFrame) -> list[str]:
+    """One sentence per way in which networks were refitted, and per way in which their spectra were computed."""
+    ways = {"truth": ("Truth", TRUTHS), "spectrum": ("Spectrum of the loss", SPECTRA)}
+    sentences = []
+    for column, (what, known) in ways.items():
+        for way, rows in results.groupby(column, sort=False):
+            schemes = ", ".join(rows["scheme"].unique())
+            sentences.append(f"{what}, {schemes}: {known.get(str(way), way)}.")
+    return sentences
+
+
 def _shown_row(row: pd.Series) -> dict[str, str]:
+    scores = [name for name in SCORES if name in row and not pd.isna(row[name])][:2]
     return {
         "scheme": row["scheme"] if row["estimator"] == "influence" else f"{row['scheme']} ({row['estimator']})",
-        "train acc.": f"{row['train_accuracy']:.3f}",
-        "test acc.": f"{row['test_accuracy']:.2f}",
+        **{SCORES[name]: f"{row[name]:.3f}" for name in scores},
         "Spearman": _with_interval(row, "spearman", 3),
         "Pearson": _with_interval(row, "pearson", 3),
         "slope": _with_interval(row, "slope", 2),
         "miss-rel.": f"{row['miss_relations']}/{row['repeats']}",
         "λ max": _with_interval(row, "hessian_max", None),
         "λ min": _with_interval(row, "hessian_min", None),
+        "truth": row["truth"],
         "damping": f"{row['damping']:.2g}" if row["damping"] else "0",
         "‖∇J‖": f"{row['gradient_norm']:.0e}",
         "drift": f"{row['relative_drift']:.2g}" if row["relative_drift"] > DRIFT_SHOWN else "0",

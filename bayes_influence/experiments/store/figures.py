@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import AbstractContextManager
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,6 +14,14 @@ from matplotlib.figure import Figure
 from bayes_influence.experiments.store.folder import StudyFolder
 
 FILE_TYPES = ("png", "pdf")
+
+MARKERS = "osD^vPX*<>"
+"""One per series, so that nothing is told by its colour alone."""
+
+
+def series_style(number: int) -> dict[str, Any]:
+    """Colour and marker of a series by its number."""
+    return {"color": f"C{number % 10}", "marker": MARKERS[number % len(MARKERS)]}
 
 
 def figure_style(size: int = 9) -> AbstractContextManager[None]:

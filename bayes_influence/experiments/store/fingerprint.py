@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.models.initialisation import seeded
 from bayes_influence.objectives.identity import identity
 from bayes_influence.objectives.members import Members
+from bayes_influence.training.scheme import Scheme
 
 
 def identity_of_members(members: Members) -> dict[str, Any]:
@@ -33,6 +34,15 @@ def described(value: Any) -> Any:
         settings = {field.name: described(getattr(value, field.name)) for field in fields(value)}
         return {"kind": type(value).__name__} | settings
     return fingerprint(value=value)
+
+
+def described_schemes(schemes: Iterable[Scheme]) -> dict[str, Any]:
+    """All that schemes came to, by name: a number that was left unsaid may be another one in another version.
+
+    Raises:
+        UnidentifiableError: As `described`.
+    """
+    return {scheme.name: described(scheme) for scheme in schemes}
 
 
 def fingerprint_of_builder(make_network: Callable[[], nn.Module]) -> str:

@@ -4,5 +4,6 @@
   trained in minibatches in a folder of their own.
 - `train_and_report` (`report`): scores of a run's predictions, and whether their uncertainty knows the errors.
 - `train_schemes` (`side_by_side`): several schemes on the same network, data and seeds.
-- `TableNetworks` (`table_networks`): networks on a table, full-batch, the settings of comparisons and audits.
+- `OfData` (`of_data`), `OfNetwork` (`of_network`): settings that name a data set, and a network on it.
+- `StudiedNetworks` (`studied_networks`): networks from several seeds, the settings of comparisons and audits.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def run_training(
 
 
 def load_run(
-    folder: str | Path, *, index: int = 0, data_folder: str | Path | None = None
+    folder: str | Path, *, index: int = 0, data_folder: str | Path | None = None, device: str | None = None
 ) -> tuple[Objective, Split, dict[str, Any]]:
     """A finished run: the objective at its parameters, the data it was trained and tested on, its configuration.
 
@@ -94,20 +94,28 @@ def load_run(
         folder: Of the run.
         index: Which of its seeds.
         data_folder: Where image sets are kept.
+        device: Where they go; where the run was trained when not given.
 
     Raises:
         FileNotFoundError: If the folder holds no run.
         ValueError: If the run is not finished, or has no such seed.
     """
-    trained, split, config = load_trained(folder, data_folder=data_folder)
+    trained, split, config = load_trained(folder, data_folder=data_folder, device=device)
     seeds = config["seeds"]
     if not 0 <= index < len(seeds):
         raise ValueError(f"the run has the seeds {seeds}: index must lie in 0..{len(seeds) - 1}, got {index}")
     return trained.at(index), split, config
 
 
-def load_trained(folder: str | Path, *, data_folder: str | Path | None = None) -> tuple[Trained, Split, dict[str, Any]]:
+def load_trained(
+    folder: str | Path, *, data_folder: str | Path | None = None, device: str | None = None
+) -> tuple[Trained, Split, dict[str, Any]]:
     """All networks of a finished run, with its data and configuration.
+
+    Args:
+        folder: Of the run.
+        data_folder: Where image sets are kept.
+        device: Where they go; where the run was trained when not given.
 
     Raises:
         FileNotFoundError: If the folder holds no run.
@@ -117,9 +125,10 @@ def load_trained(folder: str | Path, *, data_folder: str | Path | None = None) -
     config = {name: value for name, value in study.config.items() if name != "study"}
     if study.config.get("study") != "train":
         raise ValueError(f"{folder} holds a study of another kind ({study.config.get('study')}), not a training run")
-    run = TrainRun.from_config(config)
+    run = TrainRun.from_config(config | ({} if device is None else {"device": device}))
     split = run.split(data_folder)
     start = _starting_point(run, split, data_folder, checked=False)
+    start = replace(start, config=start.config | {"device": config["device"]})
     state = _stored_state(study, start.config)
     done, epochs = 0 if state is None else int(state["epoch"]), run.schedule().epochs
     if done < epochs:
@@ -130,11 +139,8 @@ def load_trained(folder: str | Path, *, data_folder: str | Path | None = None) -
 def _starting_point(run: TrainRun, split: Split, data_folder: str | Path | None, *, checked: bool) -> _Start:
     """What a run starts from, a Bayesian twin `checked` where it has not been before."""
     scheme, config = run.resolved_scheme(), run.to_config()
-    shape, n_outputs = split.train.example.inputs.shape[1:], run.known().n_targets
-    if run.known().task == "classification":
-        split.train.check_classes()
-        n_outputs = split.train.n_classes
-    make: Callable[[], nn.Module] = lambda: run.make_network(shape, n_outputs)  # noqa: E731
+    shape, n_outputs = split.train.example.inputs.shape[1:], run.n_outputs(split.train)
+    make: Callable[[], nn.Module] = lambda: run.network_for(shape, n_outputs)  # noqa: E731
     if run.warm_start is not None:
         start, _, _ = load_run(run.warm_start, data_folder=data_folder)
         network = network_at(start)

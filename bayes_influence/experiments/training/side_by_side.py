@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bayes_influence.experiments.store.figures import save_figure
+from bayes_influence.experiments.store.figures import save_figure, series_style
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.report import REPORT, train_and_report
 from bayes_influence.experiments.training.settings import TrainRun
@@ -24,7 +24,15 @@ MEASURES = (
     "variance_auroc",
     "outside_entropy_auroc",
     "outside_variance_auroc",
+    "label_accuracy",
+    "exact_accuracy",
+    "rmse",
+    "mae",
+    "r2",
+    "coverage",
+    "interval_width",
 )
+"""Columns of a report that are compared; which of them there are depends on what is predicted."""
 
 
 def train_schemes(
@@ -42,8 +50,9 @@ def train_schemes(
         run: Data, network, seeds and whatever else is said; its scheme is replaced by each of the schemes,
             which take those of its scheme's numbers that they have.
         schemes: Names, the one to compare with first.
-        out: Folder of the study; it gets `reports.csv` (a row per scheme and seed), `summary.csv` and the plots
-            `reliability-all` and `history-all`. What is finished is not trained again, so schemes can be added.
+        out: Folder of the study; it gets `reports.csv` (a row per scheme and seed), `summary.csv`, the plot
+            `history-all`, and of classes `reliability-all`. What is finished is not trained again, so schemes can be
+            added.
         data_folder: Where image sets are kept.
         mode: How Bayesian networks predict, see `train_and_report`.
         progress: Whether to show progress bars.
@@ -64,13 +73,16 @@ def train_schemes(
         report.insert(0, "scheme", name)
         reports.append(report)
         tables = StudyFolder.open(folder.path / name).load_cell(REPORT).tables
-        curves[name], histories[name] = tables["reliability"], tables["history"]
+        histories[name] = tables["history"]
+        if "reliability" in tables:
+            curves[name] = tables["reliability"]
     reported = pd.concat(reports, ignore_index=True)
     summary = summarise(reported)
     folder.write_table("reports", reported)
     folder.write_table("summary", summary.reset_index())
-    title = f"{run.dataset}, {run.network}"
-    save_figure(calibration_figure(curves, title), folder, "reliability-all")
+    title = f"{run.data_name}, {run.network}"
+    if curves:
+        save_figure(calibration_figure(curves, title), folder, "reliability-all")
     save_figure(history_figure(histories, title), folder, "history-all")
     return summary
 
@@ -87,10 +99,11 @@ def summarise(reports: pd.DataFrame) -> pd.DataFrame:
     """
     groups = dict(iter(reports.groupby("scheme", sort=False)))
     first = next(iter(groups.values()))["epoch_seconds"].iloc[0]
+    measured = [name for name in MEASURES if name in reports and reports[name].notna().any()]
     rows = {}
     for scheme, group in groups.items():
         seconds = group["epoch_seconds"].iloc[0]
-        texts = {name: _mean_and_deviation(group[name]) for name in MEASURES if reports[name].notna().any()}
+        texts = {name: _mean_and_deviation(group[name]) for name in measured}
         rows[scheme] = texts | {"epoch_seconds": f"{seconds:.1f}", "epoch_ratio": f"{seconds / first:.2f}"}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("scheme")
 
@@ -112,12 +125,13 @@ def calibration_figure(curves: dict[str, pd.DataFrame], title: str) -> Figure:
     figure = Figure(figsize=(5.5, 5.0), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     upper.axhline(0.0, color="0.6", linewidth=1, linestyle="--")
-    for scheme, curve in curves.items():
+    for number, (scheme, curve) in enumerate(curves.items()):
+        style = series_style(number)
         weighted = curve[["confidence", "accuracy"]].mul(curve["share"], axis=0).groupby(curve["low"]).sum()
         share = curve.groupby("low")["share"].sum()
         confidence = weighted["confidence"] / share
-        upper.plot(confidence, weighted["accuracy"] / share - confidence, marker="o", markersize=3, label=scheme)
-        lower.plot(confidence, share / curve["seed"].nunique(), marker="o", markersize=3)
+        upper.plot(confidence, weighted["accuracy"] / share - confidence, **style, markersize=4, label=scheme)
+        lower.plot(confidence, share / curve["seed"].nunique(), **style, markersize=4)
     upper.set(ylabel="accuracy minus confidence", title=title, xlim=(0, 1))
     upper.legend(frameon=False)
     lower.set(xlabel="confidence", ylabel="share of examples", yscale="log")
@@ -125,7 +139,7 @@ def calibration_figure(curves: dict[str, pd.DataFrame], title: str) -> Figure:
 
 
 def history_figure(histories: dict[str, pd.DataFrame], title: str) -> Figure:
-    """Training accuracy and objective by epoch, a colour per scheme and a line per seed.
+    """Training accuracy, where there is one, and objective by epoch: a colour per scheme and a line per seed.
 
     The objectives of different schemes are different quantities: each curve says whether its training is steady.
 
@@ -133,14 +147,18 @@ def history_figure(histories: dict[str, pd.DataFrame], title: str) -> Figure:
         histories: Columns `epoch`, `seed`, `objective` and `train_accuracy`, by scheme.
         title: Of the figure.
     """
-    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for number, (scheme, history) in enumerate(histories.items()):
-        for index, (_, own) in enumerate(history.groupby("seed")):
-            style = {"color": f"C{number}", "label": scheme if index == 0 else None, "marker": ".", "linewidth": 1}
-            left.plot(own["epoch"], own["train_accuracy"], **style)
-            right.plot(own["epoch"], own["objective"], **style)
-    left.set(xlabel="epoch", ylabel="accuracy on training batches", title=title)
-    right.set(xlabel="epoch", ylabel="objective (nats per example)", yscale="log")
-    left.legend(frameon=False)
+    panels = {"train_accuracy": "accuracy on training batches", "objective": "objective (nats per example)"}
+    if all(history["train_accuracy"].isna().all() for history in histories.values()):
+        del panels["train_accuracy"]
+    figure = Figure(figsize=(4.0 * len(panels), 3.6), layout="constrained")
+    for axes, (column, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for number, (scheme, history) in enumerate(histories.items()):
+            style = series_style(number)
+            for index, (_, own) in enumerate(history.groupby("seed")):
+                named = scheme if index == 0 else None
+                axes.plot(own["epoch"], own[column], **style, markersize=3, linewidth=1, label=named)
+        axes.set(xlabel="epoch", ylabel=label)
+    axes.set_yscale("log" if all((history["objective"] > 0).all() for history in histories.values()) else "linear")
+    figure.axes[0].legend(frameon=False)
+    figure.suptitle(title)
     return figure

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from bayes_influence.experiments.audit.settings import AuditedTable, AuditSettings
+from bayes_influence.experiments.audit.settings import AuditedData, AuditSettings
 from bayes_influence.training.schedules import Plateau, Schedule
 
 
@@ -29,6 +29,6 @@ def test_settings_come_back_from_their_configuration():
 
 
 def test_an_audited_table_has_one_scheme():
-    assert AuditedTable(scheme="bnn").scheme == "bnn"
+    assert AuditedData(scheme="bnn").scheme == "bnn"
     with pytest.raises(ValueError, match="unknown scheme none,swa; known: none"):
-        AuditedTable(scheme="none,swa")
+        AuditedData(scheme="none,swa")

@@ -9,7 +9,6 @@ import torch
 from bayes_influence.experiments.comparison.cell import Estimator, estimators, measure
 from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.training.fits import fit_schemes
-from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import find_schemes
 
 STUDY = Study(repeats=1, removals=4, epochs=300, refit_epochs=50, schemes=("bnn",), test_example=83)
@@ -22,7 +21,7 @@ def cell():
 
 def fitted(study=STUDY):
     (fits,) = fit_schemes(
-        find_schemes(study.schemes), study.make_network, study.split().train, study.seeds, Schedule(study.epochs),
+        find_schemes(study.schemes), study.make_network, study.split().train, study.seeds, study.full_schedule,
         parameters=study.parameters,
     )  # fmt: skip
     return fits
@@ -79,11 +78,10 @@ def test_every_row_says_of_which_network_it_is(cell):
 
 def test_estimators_follow_the_parameters_of_the_study():
     bayesian = fitted(replace(STUDY, epochs=1)).objective
-    assert estimators(STUDY, bayesian) == [
+    assert estimators("last-layer", bayesian) == [
         Estimator("variational", "last-layer"),
         Estimator("posterior-mean", "last-layer-means"),
     ]
-    everywhere = replace(STUDY, parameters="all")
-    assert estimators(everywhere, bayesian) == [Estimator("variational", "all"), Estimator("posterior-mean", "means")]
+    assert estimators("all", bayesian) == [Estimator("variational", "all"), Estimator("posterior-mean", "means")]
     plain = fitted(replace(STUDY, epochs=1, schemes=("none",))).objective
-    assert estimators(STUDY, plain) == [Estimator("influence", "last-layer")]
+    assert estimators("last-layer", plain) == [Estimator("influence", "last-layer")]

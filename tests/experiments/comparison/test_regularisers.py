@@ -32,6 +32,7 @@ def test_everything_promised_is_written(compared):
     assert (compared.folder / "findings.txt").read_text().splitlines() == list(compared.findings)
     assert any(line.startswith("Spearman, depth 1, width 5, 2 seeds: Friedman p = ") for line in compared.findings)
     assert config["config"]["epochs"] == 600
+    assert config["config"]["resolved_schemes"]["bnn"]["prior_scale"] == 1.0
     assert config["versions"]["torch"] == torch.__version__
     assert (compared.folder / "figure.png").stat().st_size > 10_000
 

@@ -3,6 +3,9 @@ import dataclasses
 import pytest
 
 from bayes_influence.experiments.comparison.study import Study
+from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.training.averaging import SWAG
+from bayes_influence.training.schemes import SCHEMES
 
 
 def test_cells_group_schemes_that_share_an_ensemble():
@@ -17,7 +20,7 @@ def test_cells_group_schemes_that_share_an_ensemble():
 def test_a_grid_has_the_cells_of_every_size_once():
     cells = Study(schemes=("none", "bnn")).cells([(1, 5), (2, 5), (1, 5)])
     assert len(cells) == 4
-    assert {(cell.depth, cell.width) for cell in cells.values()} == {(1, 5), (2, 5)}
+    assert {cell.sizes for cell in cells.values()} == {(1, 5), (2, 5)}
 
 
 def test_a_cell_has_the_numbers_of_its_own_schemes():
@@ -45,6 +48,41 @@ def test_wrong_settings_are_refused_before_any_work(settings, message):
 
 
 def test_the_configuration_repeats_the_study():
-    study = Study(dataset="wine", width=8, schemes=("bnn",), test_example=3)
-    assert Study(**study.to_config()) == study
-    assert dataclasses.replace(study, width=9) != study
+    study = Study(dataset="wine", width=8, schemes=("bnn",), test_example=3, data_folder="elsewhere")
+    config = study.to_config()
+    assert Study(**config).to_config() == config
+    assert (config["epochs"], config["refit_epochs"], config["activation"]) == (4000, 1000, "selu")
+    assert "data_folder" not in config
+    assert dataclasses.replace(study, width=9).to_config() != config
+
+
+def test_a_folder_belongs_to_the_schemes_numbers_not_to_how_they_were_said():
+    said = Study(schemes=("weight-decay",), scheme_options={"weight_decay": 0.005})
+    assert said.configuration() == Study(schemes=("weight-decay",)).configuration()
+    other = dataclasses.replace(said, scheme_options={"weight_decay": 0.1})
+    assert other.configuration() != said.configuration()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "weight-decay",
+            {"weight_decay": 0.1},
+            r"resolved_schemes\.weight-decay\.weight_decay is 0\.005 there and 0\.1",
+        ),
+        ("bnn", {"method": "exact"}, r"resolved_schemes\.bnn\.method is first-order there and exact here"),
+        (
+            "swag",
+            {"averaging": SWAG(start=0.5)},
+            r"resolved_schemes\.swag\.averaging\.start is 0\.75 there and 0\.5 here",
+        ),
+    ],
+)
+def test_results_are_not_continued_with_another_default_of_a_scheme(tmp_path, monkeypatch, name, change, message):
+    study = Study(schemes=(name,))
+    StudyFolder(tmp_path, study.configuration()).save_cell("done", {})
+    StudyFolder(tmp_path, study.configuration())
+    monkeypatch.setitem(SCHEMES, name, dataclasses.replace(SCHEMES[name], **change))
+    with pytest.raises(ValueError, match=message):
+        StudyFolder(tmp_path, study.configuration())

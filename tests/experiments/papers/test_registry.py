@@ -49,7 +49,7 @@ def test_a_study_runs_with_its_settings_but_for_the_options_that_are_said(record
     ("name", "options", "message"),
     [
         ("fig2", {}, "unknown study 'fig2'; known: mine"),
-        ("mine", {"depth": 2}, "mine has no option 'depth'; it has dataset, width, "),
+        ("mine", {"depth": 2}, "mine has no option 'depth'; it has dataset, target, "),
         ("mine", {"repeats": 0}, "repeats must be at least 1, got 0"),
     ],
 )

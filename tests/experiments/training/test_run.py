@@ -77,7 +77,7 @@ def test_buffers_are_each_seeds_own(tmp_path, monkeypatch):
         network.register_forward_pre_hook(lambda module, args: args[0][:, module.order])
         return network
 
-    monkeypatch.setattr(TrainRun, "make_network", make_network)
+    monkeypatch.setattr(TrainRun, "network_for", make_network)
     run_training(RUN, tmp_path / "both", progress=False)
     alone, _ = run_training(replace(RUN, seeds=(4,)), tmp_path / "alone", progress=False)
     objective, _, _ = load_run(tmp_path / "both", index=1)
@@ -135,7 +135,7 @@ def test_settings_reach_the_scheme():
     scheme = run.resolved_scheme()
     assert (scheme.prior, scheme.prior_scale, scheme.initial_sigma) == ("fan-in", 2.0, 0.3)
     assert type(scheme.likelihood).__name__ == "TaylorCategorical"
-    network = scheme.prepare(RUN.make_network((4,), 3))
+    network = scheme.prepare(RUN.network_for((4,), 3))
     objective = scheme.objective(network, 10)
     assert objective.regulariser.prior_scale["0.weight"] == 1.0
     assert objective.regulariser_weight == 0.5
@@ -163,6 +163,7 @@ def test_a_configuration_says_the_schemes_numbers_also_where_they_are_its_own():
         "prior_scale": 1.0,
         "prior": "fan-in",
         "method": "first-order",
+        "structure": "diagonal",
         "initial_sigma": 0.2,
         "likelihood": "evi",
     }
@@ -174,9 +175,9 @@ def test_convolutional_networks_are_built_for_images_and_refuse_tables(network):
     width = 4 if network == "resnet" else None
     run = replace(RUN, dataset="mnist", network=network, width=width, activation="relu")
     if network != "vgg11":
-        assert run.make_network((1, 28, 28), 10).input_shape == (1, 28, 28)
+        assert run.network_for((1, 28, 28), 10).input_shape == (1, 28, 28)
     with pytest.raises(ValueError, match=f"{network} takes images"):
-        replace(run, dataset="iris").make_network((4,), 3)
+        replace(run, dataset="iris").network_for((4,), 3)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,36 @@ def test_schemes_are_added_with_learning_rates_of_their_own_and_other_settings_r
     assert not (tmp_path / "new").exists()
 
 
+@pytest.fixture
+def towns(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    frame = pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "y": x[:, 0] + 0.1 * x[:, 1], "u": (x[:, 0] > 0) * 1})
+    frame.assign(v=(x[:, 1] > 0) * 1).to_csv(tmp_path / "towns.csv", index=False)
+    return str(tmp_path / "towns.csv")
+
+
+@pytest.mark.parametrize(
+    ("target", "measures"),
+    [(("y",), ["rmse", "mae", "r2", "coverage", "interval_width"]), (("u", "v"), ["label_accuracy", "exact_accuracy"])],
+)
+def test_real_targets_and_labels_are_compared_by_their_own_measures(target, measures, towns, tmp_path):
+    run = TrainRun(towns, "mlp", target=target, seeds=(0, 1), epochs=2, width=4)
+    summary = train_schemes(run, ["none", "bnn"], tmp_path / "out", progress=False)
+    assert set(measures) <= set(summary.columns)
+    assert "accuracy" not in summary.columns
+    reports = pd.read_csv(tmp_path / "out" / "reports.csv").query("scheme == 'none'")
+    assert summary.loc["none", measures[0]].startswith(f"{reports[measures[0]].mean():.4f} ± ")
+    assert (tmp_path / "out" / "history-all.png").exists()
+    assert not (tmp_path / "out" / "reliability-all.png").exists()
+
+
+def test_a_history_without_accuracies_shows_the_objective_alone():
+    history = pd.DataFrame({"epoch": [1, 2], "seed": [0, 0], "objective": [3.0, -1.0], "train_accuracy": [np.nan] * 2})
+    (axes,) = history_figure({"none": history, "bnn": history}, "towns").axes
+    assert (axes.get_ylabel(), axes.get_yscale()) == ("objective (nats per example)", "linear")
+    assert [line.get_marker() for line in axes.lines] == ["o", "s"]
+
+
 def test_one_seed_has_no_deviation():
     row = {"scheme": "none", "seed": 0, "accuracy": 0.5, "nll": 1.0, "brier": 0.4, "ece": 0.1, "epoch_seconds": 2.0}
     absent = dict.fromkeys(["misclassification_auroc", "variance_auroc", "outside_entropy_auroc"], np.nan)

@@ -19,9 +19,9 @@ from bayes_influence.experiments.papers.fragility.findings import with_interval
 from bayes_influence.experiments.papers.fragility.protocol import MOST_POINTS, Pipeline
 from bayes_influence.experiments.papers.fragility.settings import FragilityStudy
 from bayes_influence.experiments.papers.fragility.tables import mean_table
-from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
+from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
-from bayes_influence.experiments.store.figures import figure_style, save_figure
+from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 
@@ -103,8 +103,8 @@ def measure_choices(study: Study) -> CellResult:
         points = min(choices.points, study.removals)
         frames.append(pipeline.measure(replace(choices, points=points)).results.assign(way=way, choice=choice))
     results = pd.concat(frames, ignore_index=True)
-    results.insert(0, "depth", study.depth)
-    results.insert(1, "width", study.width)
+    results.insert(0, "depth", study.sizes[0])
+    results.insert(1, "width", study.sizes[1])
     return CellResult(tables={"results": results})
 
 
@@ -139,13 +139,8 @@ def reproduce_ablation(
     folder.write_table("results", results)
     folder.write_table("ablation", summary)
     folder.write_table("ablation-pairs", pairs)
-    save_figure(ablation_figure(summary), folder, "ablation")
-    sentences = ablation_findings(summary)
-    folder.write_file("ablation-summary.txt", "\n".join([*sentences, ""]).encode())
     shown = summary[[*KEYS, "spearman", "absolute_spearman"]]
-    return Reproduced(
-        folder.path, shown, (folder.path / "ablation.png", folder.path / "ablation.pdf"), tuple(sentences)
-    )
+    return publish(folder, "ablation", ablation_figure(summary), ablation_findings(summary), shown)
 
 
 def paired_with_published(results: pd.DataFrame) -> pd.DataFrame:

@@ -23,14 +23,14 @@ from bayes_influence.experiments.papers.fragility.heads import (
 )
 from bayes_influence.experiments.papers.fragility.image_settings import ImageCell
 from bayes_influence.experiments.papers.fragility.networks import Networks, dtype_of
-from bayes_influence.experiments.papers.fragility.protocol import REFIT_RATE, Pipeline
+from bayes_influence.experiments.papers.fragility.protocol import Pipeline
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.training.run import run_training
 from bayes_influence.objectives.reweighting import Removals, example_losses
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import losses_after
 from bayes_influence.retraining.warm import Warm
-from bayes_influence.training.schedules import Plateau, Schedule
+from bayes_influence.training.schedules import Plateau
 
 STEPS_KEPT = 400
 """Steps of a refit that are stored, evenly spaced; the last is among them."""
@@ -101,7 +101,7 @@ def _watched_on_iris(
     begin = begin.select([0]).taking("last-layer" if choices.last_layer_refits else "all")
     removals = Removals.one_at_a_time(removed.unsqueeze(0), "fixed" if choices.fixed_mean else "renormalised")
     averaging = None if choices.swa_from_average else networks.averaging
-    schedule = Schedule(pipeline.study.refit_epochs, REFIT_RATE, Plateau())
+    schedule = replace(pipeline.study.refits, plateau=Plateau())
     refits = Warm(schedule, averaging=averaging, watch=test).refit(begin, train, removals)
     exact = torch.full((len(removed) + 1,), torch.nan)
     if choices.last_layer_refits and choices.double_precision and begin.objective.is_regularised:

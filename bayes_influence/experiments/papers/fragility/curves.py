@@ -17,9 +17,9 @@ from bayes_influence.experiments.papers.fragility.choices import choices_of
 from bayes_influence.experiments.papers.fragility.curve_cells import CurveCell, measure_curves
 from bayes_influence.experiments.papers.fragility.image_settings import NETWORKS, ImageCell
 from bayes_influence.experiments.papers.fragility.settings import FragilityStudy
-from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
+from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import cell_key
-from bayes_influence.experiments.store.figures import figure_style, save_figure
+from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 
@@ -70,7 +70,7 @@ class CurveStudy(FragilityStudy):
         if name == "none":
             return found
         removals = self.removals or choices_of("corrected").points
-        own = (self.image_epochs or epochs, iris.refit_epochs, self.train_examples or examples)
+        own = (self.image_epochs or epochs, iris.refits.epochs, self.train_examples or examples)
         image = ImageCell(NETWORKS[name], self.seed, self.mode, removals, *own)
         return found | {cell_key(network=name.replace(" ", "_")): CurveCell(name, self.mode, self.shown, image=image)}
 
@@ -112,10 +112,8 @@ def reproduce_curves(
     else:
         shown = curve_metrics(tables["curves"], tables["ends"])
         drawn, sentences = curves_figure(tables["curves"], tables["ends"]), curve_findings(shown)
-    save_figure(drawn, folder, name)
     folder.write_table(f"{name}-metrics", shown)
-    folder.write_file(f"{name}-summary.txt", "\n".join([*sentences, ""]).encode())
-    return Reproduced(folder.path, shown, (folder.path / f"{name}.png", folder.path / f"{name}.pdf"), tuple(sentences))
+    return publish(folder, name, drawn, sentences, shown)
 
 
 def rank_metrics(differences: pd.DataFrame) -> pd.DataFrame:

@@ -25,9 +25,9 @@ from bayes_influence.experiments.papers.fragility.heads import (
 )
 from bayes_influence.experiments.papers.fragility.image_settings import NETWORKS, ImageCell, ImageStudy
 from bayes_influence.experiments.papers.fragility.tables import mean_table
-from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
+from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
-from bayes_influence.experiments.store.figures import figure_style, save_figure
+from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.experiments.training.run import run_training
@@ -101,11 +101,8 @@ def reproduce_images(
     summary = mean_table(results, ["network", "test"], STATISTICS)
     folder.write_table("results", results)
     folder.write_table("fig2-summary", summary)
-    save_figure(networks_figure(summary, study.mode), folder, "fig2")
-    sentences = image_findings(summary)
-    folder.write_file("fig2-summary.txt", "\n".join([*sentences, ""]).encode())
     shown = summary[["network", "test", "spearman", "absolute_spearman", "pearson", "slope"]]
-    return Reproduced(folder.path, shown, (folder.path / "fig2.png", folder.path / "fig2.pdf"), tuple(sentences))
+    return publish(folder, "fig2", networks_figure(summary, study.mode), image_findings(summary), shown)
 
 
 def image_findings(summary: pd.DataFrame) -> list[str]:

@@ -18,9 +18,8 @@ from bayes_influence.experiments.papers.fragility.findings import corrected_find
 from bayes_influence.experiments.papers.fragility.protocol import Pipeline
 from bayes_influence.experiments.papers.fragility.settings import FragilityStudy
 from bayes_influence.experiments.papers.fragility.tables import SIZE_KEYS, mean_table
-from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
+from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
-from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 
@@ -107,12 +106,11 @@ def reproduce_figure(
     for table, tests in zip(("friedman", "pairs"), scheme_tests(spec.series(grid.results), [column]), strict=True):
         if len(tests.columns):
             folder.write_table(f"{name}-{table}", tests)
-    save_figure(sizes_figure(spec.series(grid.summary), column, label, logarithmic=spec.logarithmic), folder, name)
+    figure = sizes_figure(spec.series(grid.summary), column, label, logarithmic=spec.logarithmic)
     shown = anova[["between", "at", "statistic", "p_value"]]
     say = corrected_findings if corrected else published_findings
     sentences = say(spec.series(grid.summary), column, anova)
-    folder.write_file(f"{name}-summary.txt", "\n".join([*sentences, ""]).encode())
-    return Reproduced(folder.path, shown, (folder.path / f"{name}.png", folder.path / f"{name}.pdf"), tuple(sentences))
+    return publish(folder, name, figure, sentences, shown)
 
 
 def _corrected(study: FragilityStudy, folder: StudyFolder, n_jobs: int | None, progress: bool) -> Grid:
@@ -163,8 +161,8 @@ def measure_as_published(study: Study) -> CellResult:
     measured = Pipeline(study, study.removals).measure(replace(AS_PUBLISHED, points=study.removals))
     tables = {"results": measured.results, "differences": measured.differences}
     for frame in tables.values():
-        frame.insert(0, "depth", study.depth)
-        frame.insert(1, "width", study.width)
+        frame.insert(0, "depth", study.sizes[0])
+        frame.insert(1, "width", study.sizes[1])
     return CellResult(tables=tables)
 
 

@@ -25,7 +25,7 @@ from bayes_influence.objectives.parameters import Params
 from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.fits import fit_schemes, prepared_objective
 from bayes_influence.training.minimum import minimised
-from bayes_influence.training.schedules import SWA, Schedule
+from bayes_influence.training.schedules import SWA
 from bayes_influence.training.schemes import Scheme, find_schemes
 
 BAYESIAN = "bnn"
@@ -106,7 +106,7 @@ def _deterministic(
         objective,
         {name: value.repeat(len(schemes), *[1] * (value.ndim - 1)) for name, value in start.items()},
         train.batch(),
-        Schedule(study.epochs),
+        study.full_schedule,
         regulariser_weights=torch.tensor([scheme.regulariser_weight for scheme in schemes for _ in study.seeds]),
         averaged=torch.tensor([bool(scheme.averaging) for scheme in schemes for _ in study.seeds]),
         averaging=averaging,
@@ -153,7 +153,7 @@ def _own_bayesian(study: Study, choices: Choices, train: Dataset, progress: bool
         own.make_network,
         train,
         own.seeds,
-        Schedule(own.epochs),
+        own.full_schedule,
         tolerance=tolerance,
         progress=progress,
     )
@@ -164,8 +164,9 @@ def _own_bayesian(study: Study, choices: Choices, train: Dataset, progress: bool
 
 def _published_bayesian(study: Study, choices: Choices, train: Dataset, progress: bool) -> Networks:
     """The published one: its loss to train and refit, another to linearise, a third to test."""
-    activation = study.activation if choices.one_activation else PUBLISHED_ACTIVATION
-    sizes = (train.inputs.shape[1], train.n_classes, study.width, study.depth, activation)
+    activation = study.said_shape()["activation"] if choices.one_activation else PUBLISHED_ACTIVATION
+    depth, width = study.sizes
+    sizes = (train.inputs.shape[1], train.n_classes, width, depth, activation)
     labels = [f"published {BAYESIAN}, seed {seed}" for seed in study.seeds]
     initial = published_members(sizes, train, list(study.seeds), labels)
     moving = initial.objective.names
@@ -173,7 +174,7 @@ def _published_bayesian(study: Study, choices: Choices, train: Dataset, progress
         initial.objective,
         {name: initial.params[name] for name in moving},
         train.batch(),
-        Schedule(study.epochs),
+        study.full_schedule,
         held={name: value for name, value in initial.params.items() if name not in moving},
         labels=labels,
         progress=progress,

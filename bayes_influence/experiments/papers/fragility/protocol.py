@@ -34,7 +34,7 @@ from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.protocol import RetrainingProtocol
 from bayes_influence.retraining.refits import Refits, losses_after
 from bayes_influence.retraining.warm import Warm
-from bayes_influence.training.schedules import Plateau, Schedule
+from bayes_influence.training.schedules import Plateau
 
 REFIT_RATE = 1e-3
 """Learning rate of the refits by training, as published."""
@@ -152,7 +152,7 @@ class Pipeline:
         if refits_exactly(choices) and networks.members.objective.is_regularised:
             return Minimum()
         averaging = None if choices.swa_from_average else networks.averaging
-        return Warm(Schedule(self.study.refit_epochs, REFIT_RATE, Plateau()), averaging=averaging)
+        return Warm(replace(self.study.refits, plateau=Plateau()), averaging=averaging)
 
     def estimate(self, networks: Networks, row: int, choices: Choices) -> Float[Tensor, " n"]:
         """Estimated removal effects of every training example on the test loss, by one network."""
@@ -160,7 +160,7 @@ class Pipeline:
         train, test = self.split.train.to(dtype=dtype), self.split.test.to(dtype=dtype)
         objective = networks.linearised(row).taking("last-layer")
         if not choices.biases:
-            dropped = drops_bias(networks.scheme, self.study.depth, self.study.width)
+            dropped = drops_bias(networks.scheme, *self.study.sizes)
             objective = weight_only(objective, train, dropped=dropped)
         if not choices.regulariser_in_hessian:
             objective = without_regulariser(objective)

@@ -21,9 +21,9 @@ from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.experiments.papers.fragility.findings import with_interval
 from bayes_influence.experiments.papers.fragility.settings import FragilityStudy
 from bayes_influence.experiments.papers.fragility.tables import mean_table
-from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
+from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
-from bayes_influence.experiments.store.figures import figure_style, save_figure
+from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.influence.influence import Influence
@@ -31,7 +31,6 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.retraining.warm import Warm
 from bayes_influence.training.fits import fit_schemes
-from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import find_schemes
 
 REFIT_RATE = 1e-3
@@ -91,24 +90,24 @@ def measure_length(study: Study) -> CellResult:
         study.make_network,
         split.train,
         study.seeds,
-        Schedule(study.epochs),
+        study.full_schedule,
         parameters=study.parameters,
     )
     rows = []
     for fit in fits:
         members = range(len(fit))
         removed = torch.stack([largest_losses(fit.at(row), split.train, study.removals) for row in members])
-        schedule = Schedule(study.refit_epochs, REFIT_RATE, plateau=None)
+        schedule = study.refits
         watched = Warm(schedule, watch=split.test).refit(fit, split.train, removed).watched
         assert watched is not None
         for row, seed in enumerate(fit.seeds):
             estimated = removal_effects(fit.at(row), split)[split.train.positions(removed[row])].numpy()
-            for step in steps_compared(study.refit_epochs):
+            for step in steps_compared(study.refits.epochs):
                 losses = watched[row, :, step, 0]
                 compared = agreement(estimated, (losses[1:] - losses[0]).numpy())
                 keys = {"scheme": fit.scheme.name, "seed": seed, "step": step}
                 rows.append(keys | {name: getattr(compared, name) for name in STATISTICS})
-    results = pd.DataFrame(rows).assign(parameters=study.parameters, activation=study.activation)
+    results = pd.DataFrame(rows).assign(parameters=study.parameters, activation=study.said_shape()["activation"])
     return CellResult(tables={"results": results})
 
 
@@ -150,12 +149,9 @@ def reproduce_length(
     summary = mean_table(results, KEYS, STATISTICS)
     folder.write_table("results", results)
     folder.write_table("refit-length", summary)
-    save_figure(length_figure(summary), folder, "refit-length")
-    sentences = length_findings(summary)
-    folder.write_file("refit-length-summary.txt", "\n".join([*sentences, ""]).encode())
     last = summary[summary["step"] == summary["step"].max()]
-    figures = (folder.path / "refit-length.png", folder.path / "refit-length.pdf")
-    return Reproduced(folder.path, last[[*KEYS, *STATISTICS]], figures, tuple(sentences))
+    shown = last[[*KEYS, *STATISTICS]]
+    return publish(folder, "refit-length", length_figure(summary), length_findings(summary), shown)
 
 
 def length_findings(summary: pd.DataFrame) -> list[str]:

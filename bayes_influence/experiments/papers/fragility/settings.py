@@ -110,7 +110,9 @@ class FragilityStudy(Settings):
 
     def configuration(self, study: str = "fragility") -> dict[str, Any]:
         """What a result folder belongs to: the numbers that the scale came to, and the mode; networks can be added."""
-        settings = {key: value for key, value in self.networks().to_config().items() if key not in ("depth", "width")}
+        settings = {
+            key: value for key, value in self.networks().configuration().items() if key not in ("depth", "width")
+        }
         return {"study": study, "mode": self.mode, **settings}
 
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pandas as pd
 
-from bayes_influence.evaluation.intervals import mean_interval
+from bayes_influence.evaluation.agreement import statistic_interval
 
 SIZE_KEYS = ("depth", "width", "scheme", "estimator")
 """What a row of the summary over sizes is one of."""
@@ -25,7 +25,7 @@ def mean_table(results: pd.DataFrame, keys: Sequence[str], columns: Sequence[str
     for names, group in results.groupby(list(keys), sort=False):
         row = dict(zip(keys, names, strict=True)) | {"repeats": len(group)}
         for column in columns:
-            interval = mean_interval(group[column].to_numpy())
+            interval = statistic_interval(column, group[column].to_numpy())
             row |= {column: interval.estimate, f"{column}_low": interval.low, f"{column}_high": interval.high}
         rows.append(row)
     return pd.DataFrame(rows)

@@ -24,6 +24,7 @@ def test_a_folder_belongs_to_numbers_and_mode_not_to_how_they_were_said():
     )
     published = FragilityStudy(mode="as-published", removals=40).configuration()
     assert {key for key, value in FragilityStudy().configuration().items() if published[key] != value} == {"mode"}
+    assert published["resolved_schemes"]["weight-decay"]["weight_decay"] == 0.005
 
 
 def test_networks_can_be_chosen_and_added_to_a_folder():

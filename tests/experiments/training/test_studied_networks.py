@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from bayes_influence.experiments.store.folder import StudyFolder
-from bayes_influence.experiments.training import table_networks
-from bayes_influence.experiments.training.table_networks import TableNetworks
+from bayes_influence.experiments.training import studied_networks
+from bayes_influence.experiments.training.studied_networks import StudiedNetworks
 
 
 def test_the_split_leaves_the_test_example_out_and_standardises_on_the_rest():
-    split = TableNetworks(test_example=83).split()
+    split = StudiedNetworks(test_example=83).split()
     assert split.test.ids.tolist() == [83]
     assert len(split.train) == 149
     assert torch.allclose(split.train.inputs.mean(0), torch.zeros(4).double(), atol=1e-12)
@@ -18,7 +18,7 @@ def test_the_split_leaves_the_test_example_out_and_standardises_on_the_rest():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dataset": "irsi"}, "unknown table 'irsi'; known: breast-cancer, digits, iris, wine"),
+        ({"dataset": "irsi"}, "unknown dataset 'irsi'; known: iris, wine"),
         ({"activation": "sellu"}, "unknown activation 'sellu'; known: .*selu"),
         ({"parameters": "first-layer"}, "unknown parameters 'first-layer'; known: last-layer, all"),
         ({"repeats": 0}, "repeats must be at least 1, got 0"),
@@ -29,12 +29,12 @@ def test_the_split_leaves_the_test_example_out_and_standardises_on_the_rest():
 )
 def test_wrong_settings_are_refused_before_any_work(settings, message):
     with pytest.raises(ValueError, match=message):
-        TableNetworks(**settings)
+        StudiedNetworks(**settings)
 
 
 def test_a_study_without_its_test_example_cannot_be_split():
     with pytest.raises(ValueError, match="test example is not resolved"):
-        TableNetworks().split()
+        StudiedNetworks().split()
 
 
 def test_the_test_example_is_found_once_and_stored(tmp_path, monkeypatch):
@@ -44,11 +44,11 @@ def test_the_test_example_is_found_once_and_stored(tmp_path, monkeypatch):
         asked.append((data.name, sum(value.numel() for value in make_network().parameters()), schedule))
         return 132
 
-    monkeypatch.setattr(table_networks, "hardest_example", hardest)
+    monkeypatch.setattr(studied_networks, "hardest_example", hardest)
     folder = StudyFolder(tmp_path / "study", {"study": "compare"})
-    networks = TableNetworks(depth=3, width=8)
+    networks = StudiedNetworks(depth=3, width=8)
     assert networks.resolved(folder, progress=False) == dataclasses.replace(networks, test_example=132)
     assert networks.resolved(folder, progress=False).test_example == 132
     assert dataclasses.replace(networks, test_example=83).resolved(folder).test_example == 83
     # The reference network, whatever the study's own: 4 inputs, 5 units, 3 classes.
-    assert asked == [("iris", 4 * 5 + 5 + 5 * 3 + 3, table_networks.REFERENCE_SCHEDULE)]
+    assert asked == [("iris", 4 * 5 + 5 + 5 * 3 + 3, studied_networks.REFERENCE_SCHEDULE)]
