@@ -187,16 +187,23 @@ def test_targets_are_held_against_what_the_likelihood_says_of_the_outputs():
         check_targets(objective, wrong)
 
 
+class Moves(nn.Module):
+    """In a company of three, the ninety-sixth example's loss moves three times as much as the others'."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        moved = torch.where(x == 95, 0.3, torch.where(x == 63, 0.1, -0.1))
+        return (1 + x / 99 + (moved if len(x) == 3 else 0)).squeeze(1) * self.scale
+
+
 def test_the_loss_that_moved_most_is_named():
-    """In other company the ninety-sixth example's loss moves three times as much as the others'."""
-    part = batch(100)
-    few, rows = company(part)
-    losses = torch.linspace(1, 2, 100).double()
-    own = bi.Objective(nn.Linear(1, 2).double(), lambda outputs, targets: outputs)
-    moved = losses[rows] + torch.tensor([-0.1, 0.1, 0.3]).double()
-    message = rf"depends on .*: {float(losses[95]):.6g} among 100, {float(moved[2]):.6g} among 3\."
+    objective = bi.Objective(Moves().double(), lambda outputs, targets: outputs)
+    message = rf"depends on .*: {1 + 95 / 99:.6g} among 100, {1.3 + 95 / 99:.6g} among 3\."
     with pytest.raises(ValueError, match=message):
-        check_losses(own, part, "train", torch.arange(100), losses, few, rows, moved)
+        reduce(objective, data(100))
 
 
 @pytest.mark.parametrize(
@@ -218,6 +225,8 @@ def test_close_is_of_one_shape():
     assert not close(one, one[:1])
 
 
-def test_numbers_per_example():
-    assert numbers_per_example({"a": torch.ones(2, 3, 4), "b": torch.ones(2)}) == 13
-    assert numbers_per_example(torch.ones(5, 2, 3), leading=2) == 3
+def test_numbers_of_an_example_are_those_behind_the_leading_axes():
+    inputs = {"a": torch.zeros(7, 3, 2), "b": (torch.zeros(7), torch.zeros(7, 4))}
+    assert numbers_per_example(inputs) == 6 + 1 + 4
+    assert numbers_per_example(inputs["a"], leading=2) == 2
+    assert numbers_per_example(torch.zeros(7, 0)) == 1
