@@ -106,7 +106,7 @@ def examine(
                 passed = call(few.inputs, watch)
                 with torch.no_grad():
                     objective.check_batch(passed.outputs, few, data.name, ids[rows.to(ids.device)])
-                    own = objective.losses_of(passed.outputs, few)
+                    own = objective.losses_of(passed.outputs, few).detach()
                 _check_same(losses, rows, own, data.name, len(rows))
                 if every or _is_small(part):
                     _check_same(losses, torch.arange(len(losses)), _alone(objective, part), data.name, 1)
@@ -213,7 +213,7 @@ def _parts(objective: Objective, data: Dataset) -> Iterator[tuple[Batch, Tensor]
 def _checked_losses(objective: Objective, part: Batch, name: str, ids: Tensor, outputs: Any) -> Float[Tensor, " B"]:
     with torch.no_grad(), _in_words(f"{name}: the losses fail", part.targets):
         objective.check_batch(outputs, part, name, ids)
-        losses = objective.losses_of(outputs, part)
+        losses = objective.losses_of(outputs, part).detach()
     bad = ~torch.isfinite(losses)
     if bad.any():
         raise ValueError(
@@ -275,7 +275,7 @@ def _check_forgets(
         return
     kept.restore()
     with torch.no_grad():
-        fresh = objective.losses_of(call(few.inputs, watch).outputs, few)
+        fresh = objective.losses_of(call(few.inputs, watch).outputs, few).detach()
     if not close(losses, fresh):
         worst = int((losses - fresh).abs().argmax())
         raise ValueError(
@@ -301,6 +301,6 @@ def _check_alone(
     for row in torch.linspace(0, len(losses) - 1, count).long().tolist():
         twice = objective.fitting(data.gathered(torch.tensor([start + row, start + row])))
         with torch.no_grad():
-            own = objective.losses_of(call(twice.inputs, watch).outputs, twice)
+            own = objective.losses_of(call(twice.inputs, watch).outputs, twice).detach()
         places = torch.tensor([row, row], device=losses.device)
         _check_same(losses, places, own, data.name, 1, ", as it is padded")

@@ -45,6 +45,7 @@ def test_the_regularisers_weight_rises_to_one_and_stays():
         ({"batch_size": 0}, "batch_size=0"),
         ({"learning_rate": 0.0}, "learning rate and clip must be positive, got learning_rate=0.0"),
         ({"clip": -1.0}, "clip=-1.0"),
+        ({"clip": 0.0}, "clip=0.0"),
         ({"decay": "step"}, "unknown decay 'step'; known: constant, cosine"),
         ({"warmup": 1.0}, r"warmup must lie in \[0, 1\)"),
         ({"annealing": 1.5}, "got 0.0 and 1.5"),
