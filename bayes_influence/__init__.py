@@ -36,6 +36,7 @@ from bayes_influence.influence.measurements import (
 )
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian, to_deterministic
+from bayes_influence.moments.covariance import CovarianceTooLargeError
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import UnsupportedOperationError
 from bayes_influence.moments.twins import TwinMismatchError
@@ -80,6 +81,7 @@ __all__ = [
     "CheckpointError",
     "CompareSettings",
     "Comparison",
+    "CovarianceTooLargeError",
     "CrossEntropy",
     "DamagedFileError",
     "Dataset",

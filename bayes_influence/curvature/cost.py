@@ -27,6 +27,9 @@ DENSE_WORK = 1e13
 DENSE_COPIES = 7
 """Matrices of P^2 that are held at once while one is built, symmetrised and factored: measured."""
 
+SMALL_BYTES = 1 << 20
+"""So much is there wherever anything runs: what is left is asked of the system, half a millisecond, for more."""
+
 LONG_SECONDS = 5.0
 """Work that takes less is not announced."""
 
@@ -64,7 +67,7 @@ class Plan:
         Raises:
             TooLargeError: If less memory is left than is held; the message has the ways that fit.
         """
-        left = available_bytes(device)
+        left = available_bytes(device) if self.held_bytes > SMALL_BYTES else None
         if left is not None and self.held_bytes > left:
             raise TooLargeError(
                 f"{self.what} holds {shown_bytes(self.held_bytes)}, but {shown_bytes(left)} are left on {device}; "

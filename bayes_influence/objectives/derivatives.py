@@ -22,13 +22,7 @@ def gradient(
 ) -> Float[Tensor, " P"]:
     """Gradient of J at the objective's parameters, the regulariser inside."""
     flat = objective.flat
-
-    def value(theta: Tensor) -> Tensor:
-        return flat.value(theta, batch, data_weights)
-
-    return first_way(
-        objective.network, "gradients", lambda: grad(value)(flat.theta), lambda: reverse_gradient(value, flat.theta)
-    )
+    return reverse_gradient(lambda theta: flat.value(theta, batch, data_weights), flat.theta)
 
 
 def dense_hessian(

@@ -18,8 +18,10 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import grad, vmap
 
 from bayes_influence.errors import BayesInfluenceError
+from bayes_influence.forward_mode import jvp
 from bayes_influence.objectives.plain_formulas import plain_formulas
 from bayes_influence.torch_internals import tree_flatten, tree_unflatten
 
@@ -33,9 +35,9 @@ WAYS = ("forward mode", "forward mode with plain formulas", "reverse mode, one d
 UNBATCHED = "There is a performance drop because we have not yet implemented the batching rule"
 """How torch's warning begins when it computes examples one by one: its attention for processors, for example."""
 
-Derivative = Literal["gradients", "products", "bends", "outputs"]
-"""What is derived: gradients and Jacobians, products with second derivatives, those along two directions or in
-parameters and inputs, or losses in the outputs."""
+Derivative = Literal["losses", "gradients", "products", "bends", "outputs"]
+"""What is derived: nothing of single examples' losses, gradients and Jacobians, products with second derivatives, those
+along two directions or in parameters and inputs, or losses in the outputs."""
 
 _known: WeakKeyDictionary[nn.Module, dict[Derivative, int]] = WeakKeyDictionary()
 """The first of the ways that a network has been seen to have, for each of these."""
@@ -124,12 +126,14 @@ def _context(way: int) -> Iterator[None]:
         yield
 
 
+@torch.enable_grad()
 def reverse_gradient(function: Callable[[Tensor], Tensor], theta: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
     """The gradient of a scalar function; 0 where it does not depend on theta."""
     at, value = _evaluated(function, theta)
     return _gradient(value, at).detach()
 
 
+@torch.enable_grad()
 def reverse_products(
     function: Callable[[Tensor], Tensor], theta: Float[Tensor, " P"], vectors: Float[Tensor, "P K"]
 ) -> Float[Tensor, "P K"]:
@@ -140,6 +144,45 @@ def reverse_products(
     return torch.stack(columns, dim=1).detach()
 
 
+def small_products(
+    network: nn.Module,
+    what: Derivative,
+    function: Callable[[Tensor], Tensor],
+    theta: Float[Tensor, " P"],
+    vectors: Float[Tensor, "P K"],
+) -> Float[Tensor, "P K"]:
+    """The Hessian of a scalar function of a few operations times each of K vectors.
+
+    Reverse over reverse: to set up forward mode and its batching takes three milliseconds, which such a function, a
+    likelihood of outputs or a regulariser, does not win back at any size.
+
+    Args:
+        network: As `first_way`, which is asked where torch lacks a second derivative in reverse mode.
+        what: Which derivative.
+        function: Of a vector.
+        theta: Where.
+        vectors: Along what.
+
+    Raises:
+        OutOfMemoryError: As it came.
+        NoDerivativeError, RuntimeError: As `first_way`.
+    """
+
+    def patient() -> Tensor:
+        return reverse_products(function, theta, vectors)
+
+    def quick() -> Tensor:
+        return vmap(lambda vector: jvp(grad(function), (theta,), (vector,))[1], 1, 1)(vectors)
+
+    try:
+        return patient()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return first_way(network, what, quick, patient)
+
+
+@torch.enable_grad()
 def reverse_along(function: Callable[[Tensor], Any], theta: Float[Tensor, " P"], direction: Float[Tensor, " P"]) -> Any:
     """The derivative of a function along one direction: J'u is linear in u, and its derivative there is J v.
 
@@ -153,6 +196,7 @@ def reverse_along(function: Callable[[Tensor], Any], theta: Float[Tensor, " P"],
     return tree_unflatten([tangent.detach() for tangent in tangents], structure)
 
 
+@torch.enable_grad()
 def reverse_bend(
     function: Callable[[Tensor], Tensor],
     theta: Float[Tensor, " P"],
@@ -165,14 +209,14 @@ def reverse_bend(
     """
     at, value = _evaluated(function, theta)
     dual = torch.zeros_like(value, requires_grad=True)
-    with torch.enable_grad():
-        slope = (_gradient((value * dual).sum(), at, create=True) * first).sum()
-        bend = (_gradient(slope, at, create=True) * second).sum()
+    slope = (_gradient((value * dual).sum(), at, create=True) * first).sum()
+    bend = (_gradient(slope, at, create=True) * second).sum()
     if not bend.requires_grad:
         return torch.zeros_like(value).detach()
     return torch.autograd.grad(bend, dual, materialize_grads=True, allow_unused=True)[0].detach()
 
 
+@torch.enable_grad()
 def reverse_third(
     function: Callable[[Tensor], Tensor],
     theta: Float[Tensor, " P"],
@@ -182,17 +226,18 @@ def reverse_third(
     """T[u, v], the gradient of u'(grad^2 f)v, of a scalar function."""
     at, value = _evaluated(function, theta)
     slope = _gradient(value, at, create=True)
-    with torch.enable_grad():
-        turned = _gradient((slope * first).sum(), at, create=True)
-        return _gradient((turned * second).sum(), at).detach()
+    turned = _gradient((slope * first).sum(), at, create=True)
+    return _gradient((turned * second).sum(), at).detach()
 
 
+@torch.enable_grad()
 def reverse_jacobian(function: Callable[[Tensor], Tensor], theta: Float[Tensor, " P"]) -> Float[Tensor, "C P"]:
     """The Jacobian of a function of shape (C,), row by row."""
     at, value = _evaluated(function, theta)
     return torch.stack([_gradient(entry, at, keep=True) for entry in value]).detach()
 
 
+@torch.enable_grad()
 def reverse_pulled(
     function: Callable[[Tensor], Any], theta: Float[Tensor, " P"], cotangents: Any
 ) -> Float[Tensor, " P"]:
@@ -204,16 +249,14 @@ def reverse_pulled(
 
 def _evaluated(function: Callable[[Tensor], T], theta: Tensor) -> tuple[Tensor, T]:
     at = theta.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        return at, function(at)
+    return at, function(at)
 
 
 def _gradient(value: Any, at: Tensor, create: bool = False, keep: bool = False) -> Tensor:
-    """The gradient of a scalar, 0 where it does not depend on `at`."""
+    """The gradient of a scalar, 0 where it does not depend on `at`; gradients have to be on."""
     if not isinstance(value, Tensor) or not value.requires_grad:
         return torch.zeros_like(at)
-    with torch.enable_grad():
-        (slope,) = torch.autograd.grad(
-            value, at, create_graph=create, retain_graph=create or keep, allow_unused=True, materialize_grads=True
-        )
+    (slope,) = torch.autograd.grad(
+        value, at, create_graph=create, retain_graph=create or keep, allow_unused=True, materialize_grads=True
+    )
     return slope

@@ -22,6 +22,11 @@ STALL = 15
 millionth: at that pace those that are left reach no tolerance. Where J jumps (behind first-order moments of an
 activation whose slope does) no step helps."""
 
+STEEPER = 100
+"""A member is given up, too, where J has fallen by more than 1 + |J| of the start and its gradient is so many times as
+long as there: it walks down to where J has no minimum, as a proximal Bregman response may, a Hessian for every step. A
+J that is nowhere negative cannot fall so far."""
+
 
 @dataclass(frozen=True, eq=False)
 class NewtonResult:
@@ -69,6 +74,7 @@ class _Descent:
         self.given_up = ~torch.isfinite(self.norm)
         self.trials = torch.zeros_like(self.norm)
         self.mark_value, self.mark_norm = self.value.clone(), self.norm.clone()
+        self.bottom, self.steepest = self.value - 1 - self.value.abs(), STEEPER * self.norm
 
     def _renewed(self, members: Int[Tensor, " k"]) -> None:
         due = members[self.renew[members]]
@@ -113,6 +119,7 @@ class _Descent:
         self.value[moved], self.norm[moved] = value[taken], norm[taken]
         self.stale[moved] = True
         self._give_up_where_stalled(members)
+        self.given_up |= (self.value < self.bottom) & (self.norm > self.steepest)
 
     def _give_up_where_stalled(self, members: Int[Tensor, " k"]) -> None:
         """Gives up members that have made no progress since they were marked, and marks those that have."""
@@ -134,7 +141,7 @@ def minimise_newton(
 
     Newton's method with Cholesky solves; Levenberg-Marquardt damping where a Hessian is not positive definite or a
     step does not lower J; a Hessian is kept as long as the gradient shrinks tenfold per step. Members are independent,
-    and one that makes no progress is given up (`STALL`).
+    and one that makes no progress is given up (`STALL`), and one that walks away without end (`STEEPER`).
 
     Args:
         problem: The members.

@@ -55,12 +55,20 @@ def problem():
 
 
 def test_what_does_not_fit_is_refused_with_the_way_that_does(monkeypatch):
+    monkeypatch.setattr(cost, "SMALL_BYTES", 0)
     monkeypatch.setattr(cost, "available_bytes", lambda device: 1000)
     plan(held=1000).check(CPU)
     with pytest.raises(TooLargeError, match=r"^a thing holds 1\.5 kB, but 1 kB are left on cpu; take fewer$"):
         plan(held=1500).check(CPU)
     monkeypatch.setattr(cost, "available_bytes", lambda device: None)
     plan(held=10**18).check(CPU)
+
+
+def test_what_is_small_is_there_and_nobody_is_asked(monkeypatch):
+    monkeypatch.setattr(cost, "available_bytes", lambda device: 0)
+    plan(held=2**20).check(CPU)
+    with pytest.raises(TooLargeError, match=r"holds 1\.05 MB, but 0 bytes are left on cpu"):
+        plan(held=2**20 + 1).check(CPU)
 
 
 def test_the_time_is_that_of_the_first_parts_and_told_once(caplog, monkeypatch):
@@ -117,6 +125,7 @@ def test_the_limit_of_a_process_counts():
 def test_a_matrix_that_does_not_fit_is_refused_before_its_products(problem, monkeypatch):
     objective, data = problem
     operator = HessianOperator(objective, data)
+    monkeypatch.setattr(cost, "SMALL_BYTES", 0)
     monkeypatch.setattr(cost, "available_bytes", lambda device: 1000)
     monkeypatch.setattr(HessianOperator, "_product", None)
     with pytest.raises(TooLargeError, match=r"matrix of HessianOperator of 51 x 51 .* solver='conjugate-gradients'"):
@@ -127,6 +136,7 @@ def test_a_matrix_that_does_not_fit_is_refused_before_its_products(problem, monk
 
 
 def test_ekfac_that_does_not_fit_is_refused(problem, monkeypatch):
+    monkeypatch.setattr(cost, "SMALL_BYTES", 0)
     monkeypatch.setattr(cost, "available_bytes", lambda device: 100)
     with pytest.raises(TooLargeError, match=r"EK-FAC of 2 layers holds 4\.49 kB, .* take curvature='ggn'"):
         EKFACOperator(*problem)
@@ -136,6 +146,7 @@ def test_gradients_and_scores_that_do_not_fit_are_refused(problem, monkeypatch):
     objective, data = problem
     influence = Influence(objective, data, damping=1.0)
     gradients = influence.problem.gradients(data)
+    monkeypatch.setattr(cost, "SMALL_BYTES", 0)
     monkeypatch.setattr(cost, "available_bytes", lambda device: 100)
     with pytest.raises(TooLargeError, match=r"gradients of 9 examples in 51 parameters .*parameters='last-layer'"):
         influence.on_loss(data)

@@ -113,7 +113,9 @@ def test_approximation_refuses_unknown_names():
         Approximation("second-order")
     with pytest.raises(ValueError, match="unknown max_pooling 'largest'; known: co-pooling, clark"):
         Approximation(max_pooling="largest")
-    with pytest.raises(ValueError, match="unknown structure 'sparse'; known: diagonal, calibrated"):
+    with pytest.raises(
+        ValueError, match="unknown structure 'sparse'; known: diagonal, calibrated, covariance, calibrated-covariance"
+    ):
         Approximation(structure="sparse")
 
 

@@ -15,7 +15,19 @@ from bayes_influence.objectives import ways
 from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients, per_example_hessians
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.ways import NoDerivativeError, first_way, is_quick
+from bayes_influence.objectives.ways import (
+    NoDerivativeError,
+    first_way,
+    is_quick,
+    reverse_along,
+    reverse_bend,
+    reverse_gradient,
+    reverse_jacobian,
+    reverse_products,
+    reverse_pulled,
+    reverse_third,
+    small_products,
+)
 from tests.layer_types import (
     CASES,
     CLASSES,
@@ -154,6 +166,44 @@ def test_a_kernel_that_torch_cannot_batch_is_written_out():
         torch.testing.assert_close(row, torch.cat([part.flatten() for part in expected]))
 
 
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+def test_derivatives_of_a_cube_by_reverse_mode_wherever_they_are_asked_for(mode):
+    x, u, v = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def cubes(at):
+        return at.pow(3)
+
+    def total(at):
+        return cubes(at).sum()
+
+    with mode():
+        found = {
+            "gradient": (reverse_gradient(total, x), 3 * x**2),
+            "products": (reverse_products(total, x, torch.stack([u, v], 1)), 6 * torch.stack([x * u, x * v], 1)),
+            "along": (reverse_along(cubes, x, u), 3 * x**2 * u),
+            "bend": (reverse_bend(cubes, x, u, v), 6 * x * u * v),
+            "third": (reverse_third(total, x, u, v), 6 * u * v),
+            "jacobian": (reverse_jacobian(cubes, x), torch.diag(3 * x**2)),
+            "pulled": (reverse_pulled(cubes, x, u), 3 * x**2 * u),
+            "small": (small_products(nn.Identity(), "outputs", total, x, u.unsqueeze(1)), (6 * x * u).unsqueeze(1)),
+        }
+    for value, expected in found.values():
+        assert not value.requires_grad
+        torch.testing.assert_close(value, expected)
+
+
+def test_small_functions_that_reverse_mode_fails_for_take_forward_mode(monkeypatch):
+    def lacks(*_):
+        raise RuntimeError("derivative is not implemented")
+
+    monkeypatch.setattr(ways, "reverse_products", lacks)
+    x, vectors = torch.randn(3, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
+    products = small_products(nn.Identity(), "outputs", lambda at: at.pow(3).sum(), x, vectors)
+    torch.testing.assert_close(products, 6 * x.unsqueeze(1) * vectors)
+    with pytest.raises(NoDerivativeError, match=r"torch has no such derivative .*derivative is not implemented"):
+        small_products(nn.Identity(), "outputs", lambda at: at.detach().numpy().sum(), x, vectors)
+
+
 MATRIX = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 AT, FIRST, SECOND = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
 
@@ -191,6 +241,9 @@ def test_reverse_mode_of_what_has_no_such_derivative_is_zero():
         assert torch.equal(bend, torch.zeros_like(function(AT)))
         assert not bend.requires_grad
     assert torch.equal(ways.reverse_third(lambda theta: theta.square().sum(), AT, FIRST, SECOND), zero)
+    along = ways.reverse_along(lambda theta: (theta.square(), constant), AT, FIRST)
+    assert torch.equal(along[1], zero)
+    torch.testing.assert_close(along[0], 2 * AT * FIRST)
     jacobian = ways.reverse_jacobian(lambda theta: torch.stack([theta[0], constant[0]]), AT)
     assert torch.equal(jacobian, torch.tensor([[1.0, 0, 0], [0, 0, 0]]).double())
 

@@ -108,6 +108,7 @@ def test_refits_of_whole_networks_do_not_depend_on_how_many_are_held(train, monk
 
 
 def test_refits_that_do_not_fit_are_refused_before_they_begin(three, train, monkeypatch):
+    monkeypatch.setattr(cost, "SMALL_BYTES", 0)
     monkeypatch.setattr(cost, "available_bytes", lambda device: 1000)
     monkeypatch.setattr(turns, "minimise", None)
     with pytest.raises(TooLargeError, match=r"9 refits in 15 parameters by Newton holds .*; remove fewer examples"):

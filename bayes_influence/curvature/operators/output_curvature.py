@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, vmap
 
 from bayes_influence.data.batch import Batch
-from bayes_influence.forward_mode import jvp
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.ways import first_way, reverse_gradient, reverse_products
+from bayes_influence.objectives.ways import reverse_gradient, small_products
 from bayes_influence.torch_internals import tree_flatten, tree_leaves, tree_unflatten
 
 AT_A_TIME = 1 << 22
@@ -52,14 +50,7 @@ class OutputLosses:
 
     def slopes(self) -> Float[Tensor, " M"]:
         """The gradient of the sum of the losses in the outputs."""
-
-        def total(values: Tensor) -> Tensor:
-            return self(values).sum()
-
-        network = self._objective.network
-        return first_way(
-            network, "outputs", lambda: grad(total)(self.values), lambda: reverse_gradient(total, self.values)
-        )
+        return reverse_gradient(lambda values: self(values).sum(), self.values)
 
     def products(self, vectors: Float[Tensor, "M K"]) -> Float[Tensor, "M K"]:
         """Lambda V: the Hessian of the sum of the losses in the outputs, times K vectors."""
@@ -67,12 +58,7 @@ class OutputLosses:
         def total(values: Tensor) -> Tensor:
             return self(values).sum()
 
-        def quick() -> Tensor:
-            return vmap(lambda vector: jvp(grad(total), (self.values,), (vector,))[1], 1, 1)(vectors)
-
-        return first_way(
-            self._objective.network, "outputs", quick, lambda: reverse_products(total, self.values, vectors)
-        )
+        return small_products(self._objective.network, "outputs", total, self.values, vectors)
 
 
 def output_hessians(objective: Objective, outputs: Float[Tensor, "B *out"], batch: Batch) -> Float[Tensor, "B C C"]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, vmap
 
 from bayes_influence.curvature.operators.base import LinearOperator
-from bayes_influence.forward_mode import jvp
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.ways import first_way, reverse_products
+from bayes_influence.objectives.ways import small_products
 
 PROBES = 2
 """Gaussian vectors that tell a diagonal matrix from another one: a single one already does, with probability 1."""
@@ -43,13 +41,7 @@ class RegulariserOperator(LinearOperator):
         return entries if (products[:, 1:] - expected).abs().max() <= bound else None
 
     def _differentiated(self, vectors: Tensor) -> Tensor:
-        def quick() -> Tensor:
-            gradient = grad(self._value)
-            return vmap(lambda vector: jvp(gradient, (self._theta,), (vector,))[1], in_dims=1)(vectors).T
-
-        return self._weight * first_way(
-            self._network, "products", quick, lambda: reverse_products(self._value, self._theta, vectors)
-        )
+        return self._weight * small_products(self._network, "products", self._value, self._theta, vectors)
 
     def _product(self, vectors: Tensor) -> Tensor:
         return self._differentiated(vectors) if self.entries is None else self.entries.unsqueeze(1) * vectors
