@@ -32,7 +32,7 @@ from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.prediction import classes_of, entropy, predict
+from bayes_influence.objectives.prediction import classes_of, entropy, predict_classes
 from bayes_influence.objectives.predictive import ClassPredictive
 from bayes_influence.training.minibatch import Trained
 
@@ -96,7 +96,7 @@ def predict_all(trained: Trained, index: int, data: Dataset, mode: str = "diagon
         return Predicted(outputs.mean(0), outputs.var(0).sum(-1))
     if not isinstance(first, Moments):
         return Predicted(_probabilities(objective, classes, data), None)
-    parts = [predict(objective, batch.inputs, mode=mode) for batch in data.batches(BATCH)]
+    parts = [predict_classes(objective, batch.inputs, mode=mode) for batch in data.batches(BATCH)]
     variances = [softmax(part.logits, dim=-1).variance.sum(-1) for part in parts]
     return Predicted(torch.cat([part.probabilities for part in parts]), torch.cat(variances))
 
