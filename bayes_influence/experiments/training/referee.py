@@ -12,7 +12,7 @@ from torch import Tensor
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.calibration import calibration
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.prediction import predict
+from bayes_influence.objectives.prediction import predict_classes
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def sampled_row(objective: Objective, data: Dataset, propagated: Float[Tensor, "
     if not objective.is_bayesian:
         return dict.fromkeys(("sampled_nll", "sampled_ece", "sampled_nll_error"), np.nan)
     parts = [
-        predict(objective, batch.inputs, mode="sampled", n_samples=REFEREE_DRAWS)
+        predict_classes(objective, batch.inputs, mode="sampled", n_samples=REFEREE_DRAWS)
         for batch in data.batches(REFEREE_BATCH)
     ]
     sampled = torch.cat([part.probabilities for part in parts])
