@@ -18,6 +18,7 @@ FILES = (
     "fragility.ablation",
     "fragility.refit_length",
     "fragility.everything",
+    "groups.logistic",
 )
 """Modules of this room that have `STUDIES`."""
 
