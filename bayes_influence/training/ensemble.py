@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bayes_influence.data.batch import Batch
+from bayes_influence.objectives.company import first_outputs
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
 from bayes_influence.objectives.predictive import check_outputs
@@ -136,9 +137,7 @@ def train_ensemble(
 
 def _check_targets(objective: Objective, batch: Batch) -> None:
     """Refuses targets that do not fit the likelihood and what the network says of the first two examples."""
-    first = tree_map(lambda leaf: leaf[:2], objective.fitting(batch.inputs))
-    with torch.no_grad():
-        outputs = objective.outputs(objective.params, first)
+    outputs = first_outputs(objective, tree_map(lambda leaf: leaf[:2], batch.inputs))
     check_outputs(objective.likelihood, outputs, batch.targets)
 
 

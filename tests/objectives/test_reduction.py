@@ -11,7 +11,7 @@ from bayes_influence.objectives.head import Head
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.reduction import is_linear_layer, numbers_per_example, reduce
+from bayes_influence.objectives.reduction import is_linear_layer, reduce
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
 
 
@@ -299,13 +299,6 @@ def test_heads_have_the_buffers_of_their_layer_and_no_others(data):
         head, examples = reduction.problem.at(index), reduction.examples(index)
         expected = objective.losses(objective.params, data.batch())
         torch.testing.assert_close(head.losses(head.params, examples.batch()), expected)
-
-
-def test_numbers_of_an_example_are_those_behind_the_leading_axes():
-    inputs = {"a": torch.zeros(7, 3, 2), "b": (torch.zeros(7), torch.zeros(7, 4))}
-    assert numbers_per_example(inputs) == 6 + 1 + 4
-    assert numbers_per_example(inputs["a"], leading=2) == 2
-    assert numbers_per_example(torch.zeros(7, 0)) == 1
 
 
 def test_what_is_no_training_set_is_refused(network, data, as_installed):

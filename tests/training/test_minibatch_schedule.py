@@ -2,7 +2,8 @@ from math import cos, pi
 
 import pytest
 
-from bayes_influence.training.minibatch_schedule import MinibatchSchedule
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule, full_batches
+from bayes_influence.training.schedules import Schedule
 
 
 def test_batches_cover_the_examples():
@@ -15,6 +16,15 @@ def test_cosine_goes_from_the_rate_to_nearly_zero_after_a_linear_warmup():
     rates = [schedule.rate(step, 10) for step in range(10)]
     assert rates[:3] == pytest.approx([0.5 / 3, 1.0 / 3, 0.5])
     assert rates[2:] == pytest.approx([0.25 * (1 + cos(pi * step / 8)) for step in range(8)])
+
+
+def test_full_batches_keep_the_rate_where_no_plateau_would_lower_it():
+    kept = full_batches(Schedule(epochs=5, learning_rate=0.1, plateau=None), 7)
+    assert [kept.rate(step, 5) for step in range(5)] == [0.1] * 5
+    lowered = full_batches(Schedule(epochs=5, learning_rate=0.1), 7)
+    assert [lowered.rate(step, 5) for step in range(5)] == pytest.approx(
+        [0.05 * (1 + cos(pi * step / 5)) for step in range(5)]
+    )
 
 
 def test_a_constant_rate_is_constant():
