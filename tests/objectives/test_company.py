@@ -190,9 +190,7 @@ SENTENCES = [(torch.arange(1, 2 + number % 5), number % 2) for number in range(1
 def test_padding_that_counts_is_refused_and_padding_that_is_masked_is_not(parameters):
     sentences = bi.as_dataset(DataLoader(SENTENCES, batch_size=12, collate_fn=padded), "sentences")
     check(Counts(masked=True), sentences, parameters)
-    with pytest.raises(
-        ValueError, match=r"sentences: the loss of .* as the collate function makes it"
-    ):
+    with pytest.raises(ValueError, match=r"sentences: the loss of .* as the collate function makes it"):
         check(Counts(masked=False), sentences, parameters)
 
 
