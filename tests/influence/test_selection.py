@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from bayes_influence.influence import selection
 from bayes_influence.influence.groups import reweighting_response
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.selection import CHEAP_METHODS, METHODS, SecondOrderEffect, project_capped_simplex
@@ -165,3 +166,17 @@ def test_projected_gradients_end_at_the_maximum_of_a_concave_effect(seed):
     start, second = effect.asked[:2]
     slope = linear - quadratic @ start
     torch.testing.assert_close(second, project_capped_simplex(start + slope / slope.abs().max(), 3))
+
+
+@pytest.mark.parametrize("convention", ["fixed", "renormalised"])
+def test_adaptive_greedy_picks_from_refits_with_the_regulariser_that_the_convention_leaves(
+    influence, linear, train, test, convention, monkeypatch
+):
+    """1/n of n examples stays beside lambda, or becomes 1/(n - m)."""
+    weights = []
+    monkeypatch.setattr(
+        selection, "minimum_of", lambda objective, data: weights.append(objective.regulariser_weight) or objective
+    )
+    influence.select_group(test, 3, method="adaptive-greedy", convention=convention)
+    shares = [39 / 40, 38 / 40, 37 / 40] if convention == "fixed" else [1.0] * 3
+    assert weights == pytest.approx([1 / share for share in shares])
