@@ -19,6 +19,7 @@ from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.estimators.classifier import BayesianClassifier
 from bayes_influence.estimators.regressor import BayesianRegressor
 from bayes_influence.evaluation.agreement import Agreement, agreement
+from bayes_influence.evaluation.parameter_sets import ParameterSets, compare_parameters
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.audit.settings import AuditSettings
@@ -111,6 +112,7 @@ __all__ = [
     "NotConvergedError",
     "Objective",
     "OutputVariance",
+    "ParameterSets",
     "PerExample",
     "Plateau",
     "PredictiveEntropy",
@@ -137,6 +139,7 @@ __all__ = [
     "as_dataset",
     "audit",
     "compare",
+    "compare_parameters",
     "find_schemes",
     "fit_schemes",
     "hold_out",
