@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from bayes_influence.curvature.errors import NotConvergedWarning
 from bayes_influence.curvature.operators.base import DenseOperator
 from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
 from bayes_influence.curvature.solvers.lissa import LiSSA
@@ -130,3 +131,15 @@ def test_the_ends_of_the_ranges_of_scale_and_shrinkage(random_matrix) -> None:
         with pytest.raises(ValueError, match=r"needs a scale > 0 and a shrinkage in \[0, 1\)"):
             solve(matrix, rhs, LiSSA(**options))
     assert solve(matrix, rhs, LiSSA(shrinkage=0.0)).converged
+
+
+def test_a_recursion_that_is_too_short_says_so() -> None:
+    """At the scale 1 a mode keeps (1 - lambda)^(steps + 1) of its error: .75^3 where lambda is 1/4."""
+    matrix, rhs = torch.diag(torch.tensor([1.0, 0.25], dtype=torch.float64)), torch.tensor([0.0, 1.0]).double()
+    with pytest.warns(NotConvergedWarning):
+        short = solve(matrix, rhs, LiSSA(scale=1.0, steps=2, tolerance=1e-3))
+    assert not short.converged
+    left = float(short.residual)
+    assert left == pytest.approx(float((rhs - matrix @ short.value).norm()))
+    assert left == pytest.approx(0.75**3)
+    assert solve(matrix, rhs, LiSSA(scale=1.0, steps=2, tolerance=1.01 * left)).converged
