@@ -33,7 +33,7 @@ def with_pydvl() -> None:
     _, _, test, influence = problem()
     scores = influence.on_loss(test)
     result = as_valuation_result(scores)
-    result.sort(reverse=True)
+    result = result.sort(reverse=True)
     order = scores.removal.mean(dim=0).argsort(descending=True)
     np.testing.assert_array_equal(result.names, scores.train_ids[order].numpy())
     np.testing.assert_allclose(result.values, scores.removal.mean(dim=0)[order].numpy())
