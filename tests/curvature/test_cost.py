@@ -19,6 +19,7 @@ from bayes_influence.curvature.solvers.automatic import Auto
 from bayes_influence.curvature.solvers.registry import solve
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
+from bayes_influence.objectives.held import held_per_example
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
@@ -135,10 +136,18 @@ def test_a_matrix_that_does_not_fit_is_refused_before_its_products(problem, monk
         LastLayerOperator(head, data).dense()
 
 
+def test_a_matrix_from_products_holds_their_intermediate_values_as_well(problem):
+    objective, data = problem
+    plan = HessianOperator(objective, data, batch_size=4)._dense_plan()
+    products = 1.3 * held_per_example(objective, data.batch()) * 4 * 32 * 8
+    assert plan.held_bytes == cost.dense_plan("a matrix", 51).held_bytes + round(products)
+    assert plan.passes == 51
+
+
 def test_ekfac_that_does_not_fit_is_refused(problem, monkeypatch):
     monkeypatch.setattr(cost, "SMALL_BYTES", 0)
     monkeypatch.setattr(cost, "available_bytes", lambda device: 100)
-    with pytest.raises(TooLargeError, match=r"EK-FAC of 2 layers holds 4\.49 kB, .* take curvature='ggn'"):
+    with pytest.raises(TooLargeError, match=r"EK-FAC of 2 layers holds 9\.63 kB, .* take smaller batches \(EKFAC"):
         EKFACOperator(*problem)
 
 
@@ -165,7 +174,7 @@ def test_ways_that_are_named_exist_and_fit(problem):
 def test_small_matrices_of_many_examples_are_left_to_conjugate_gradients(problem, monkeypatch):
     operator = HessianOperator(*problem)
     assert Auto().factors(operator)
-    monkeypatch.setattr("bayes_influence.curvature.solvers.automatic.DENSE_WORK", 6 * 9 * 51**2 - 1)
+    monkeypatch.setattr(cost, "DENSE_WORK", 6 * 9 * 51**2 - 1)
     assert not Auto().factors(operator)
     assert Auto().factors(DenseOperator(torch.eye(51).double()))
     solution = solve(operator + 1.0, torch.ones(51).double(), "auto")
