@@ -19,6 +19,7 @@ from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.estimators.classifier import BayesianClassifier
 from bayes_influence.estimators.regressor import BayesianRegressor
 from bayes_influence.evaluation.agreement import Agreement, agreement
+from bayes_influence.evaluation.parameter_sets import ParameterSets, compare_parameters
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.audit.settings import AuditSettings
@@ -36,6 +37,7 @@ from bayes_influence.influence.measurements import (
 )
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian, to_deterministic
+from bayes_influence.moments.covariance import CovarianceTooLargeError
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import UnsupportedOperationError
 from bayes_influence.moments.twins import TwinMismatchError
@@ -80,6 +82,7 @@ __all__ = [
     "CheckpointError",
     "CompareSettings",
     "Comparison",
+    "CovarianceTooLargeError",
     "CrossEntropy",
     "DamagedFileError",
     "Dataset",
@@ -109,6 +112,7 @@ __all__ = [
     "NotConvergedError",
     "Objective",
     "OutputVariance",
+    "ParameterSets",
     "PerExample",
     "Plateau",
     "PredictiveEntropy",
@@ -135,6 +139,7 @@ __all__ = [
     "as_dataset",
     "audit",
     "compare",
+    "compare_parameters",
     "find_schemes",
     "fit_schemes",
     "hold_out",

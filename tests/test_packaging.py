@@ -16,7 +16,16 @@ ROOT = Path(__file__).parents[1]
 
 
 FOLDERS = ("bayes_influence", "models", "tests", "docs", "scripts", "benchmarks")
-FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", "constraints.txt")
+FILES = (
+    "mkdocs.yml",
+    "pyproject.toml",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "constraints.txt",
+)
 
 
 @pytest.fixture(scope="module")

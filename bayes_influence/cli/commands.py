@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
-from rich.measure import Measurement
+from rich.markup import escape
 
 from bayes_influence.cli.options import (
+    GivenOptions,
     clear_errors,
     columns_of,
     console,
+    data_of_run,
     errors,
     fields_of,
     folder_of,
     given_or_none,
     is_study,
+    print_wide,
     refuse_data_folder,
     refuse_given,
     settings_of,
@@ -154,7 +156,7 @@ def compare(
         study = settings_of(Study, given, **own, **columns_of(target, categorical), **folder_of(data_folder))
         result = compare_regularisers(study, out or Path("runs") / f"compare-{study.data_name}", n_jobs=jobs)
     title = f"{study.data_name}, {study.title}, influence in {parameters.value} parameters"
-    _print_wide(printed_table(result.summary, title))
+    print_wide(printed_table(result.summary, title))
     for finding in result.findings:
         console.print(finding, highlight=False)
     console.print(f"Test example {result.test_example}. Tables, figure and configuration: {result.folder}")
@@ -280,16 +282,19 @@ def audit(
             folder = out or Path("runs") / f"audit-{data.data_name}"
             found, _ = audit_data(data, folder, settings, n_jobs=jobs)
     for shown in printed_audit(found):
-        _print_wide(shown)
+        print_wide(shown)
     for note in found.notes:
         console.print(f"Note: {note}.")
     console.print(found.verdict.sentence)
     console.print(f"Tables, figure and configuration: {folder}")
 
 
-@app.command()
+@app.command(cls=GivenOptions)
 def influence(
     run: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
+    on: Annotated[
+        Path | None, typer.Option(help="A CSV or Parquet file of new rows, all of which are explained, or --test.")
+    ] = None,
     test: Annotated[list[int] | None, typer.Option(help="Test example, counted from 0; repeatable.")] = None,
     test_id: Annotated[list[int] | None, typer.Option(help="Test example by its id; repeatable.")] = None,
     top: Annotated[int, typer.Option(help="Training examples ranked, most helpful and most harmful.")] = 10,
@@ -299,25 +304,40 @@ def influence(
     damping: Annotated[float | None, typer.Option(help="Automatic when not given.")] = None,
     measurement: Annotated[str | None, typer.Option(help="entropy, margin, variance, ...; the loss otherwise.")] = None,
     index: Annotated[int, typer.Option(help="Which of the run's seeds, counted from 0.")] = 0,
+    device: Device = "cpu",
     data_folder: DataFolder = None,
     out: Annotated[Path | None, typer.Option(help="Result folder; RUN-influence-TEST when not given.")] = None,
 ) -> None:
     """Name the training examples that shaped a run's predictions, most helpful and most harmful."""
     given = dict(locals())
     from bayes_influence.experiments.attribution.of_run import InfluenceRequest, influence_of_run
-    from bayes_influence.experiments.attribution.ranking import printed_rankings
+    from bayes_influence.experiments.attribution.ranking import LOSS, printed_rankings
 
     tests, test_ids = tuple(test or ()), tuple(test_id or ())
-    named = "-".join([run.name, "influence", *map(str, tests), *(f"id{identity}" for identity in test_ids)])
+    new = [] if on is None else [on.stem]
+    named = "-".join([run.name, "influence", *new, *map(str, tests), *(f"id{identity}" for identity in test_ids)])
     with clear_errors():
-        request = settings_of(InfluenceRequest, given, tests=tests, test_ids=test_ids)
-        found = influence_of_run(run, out or run.with_name(named), request, data_folder=data_folder)
-    for table in printed_rankings(found.ranking, request.measured):
-        _print_wide(table)
-    console.print(f"Scores, table and pictures: {found.folder}")
+        own: dict[str, Any] = {"tests": tests, "test_ids": test_ids, "on": None if on is None else str(on)}
+        request = settings_of(InfluenceRequest, given, **own)
+        if is_study(str(run)):
+            refuse_data_folder(data_of_run(run))
+        where: dict[str, Any] = {"data_folder": data_folder, "device": given_or_none("device", device)}
+        found = influence_of_run(run, out or run.with_name(named), request, **where)
+    for table in printed_rankings(found.ranking, found.measured):
+        print_wide(table)
+    if found.measured != LOSS and request.measurement is None:
+        console.print(f"{on} has no targets: influence is on the {found.measured}.", highlight=False)
+    console.print(f"Scores{', table and pictures' if found.pictures else ' and table'}: {found.folder}")
 
 
-def _print_wide(table: Any) -> None:
-    """Prints a table at its own width where the terminal is narrower or no terminal at all."""
-    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-    Console(width=max(needed, console.width)).print(table)
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="A folder of a run, study or audit; a file of scores or networks.")],
+) -> None:
+    """Say what a stored folder or file holds: its kind, its configuration, its version, and what is finished."""
+    from bayes_influence.experiments.stored import inspected
+
+    with clear_errors():
+        found = inspected(path)
+    for name, value in found.lines():
+        console.print(f"[bold]{escape(name)}[/bold]: {escape(value)}", highlight=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from typer.core import TyperCommand
 
 from bayes_influence.curvature.cost import TooLargeError
@@ -105,6 +106,13 @@ def is_study(name: str) -> bool:
     return (Path(name) / CONFIG).is_file()
 
 
+def data_of_run(folder: Path) -> str:
+    """The name of the data set that a stored run or study is on; nothing where it names none."""
+    from bayes_influence.experiments.store.folder import CONFIG, read_record
+
+    return str(read_record(folder / CONFIG)["config"].get("dataset", ""))
+
+
 def split_words(text: str) -> tuple[str, ...]:
     """Words separated by commas."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
@@ -146,3 +154,9 @@ class clear_errors:  # noqa: N801 - used like a function
         if isinstance(error, ValueError | TypeError | OSError | RuntimeError | TooLargeError):
             errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
             raise typer.Exit(2) from None
+
+
+def print_wide(table: Any) -> None:
+    """Prints a table at its own width where the terminal is narrower or no terminal at all."""
+    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    Console(width=max(needed, console.width)).print(table)

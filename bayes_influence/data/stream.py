@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -142,7 +142,7 @@ class Stream:
             UnreadableExampleError: If one raises, does not fit the others, or is not what it was.
         """
         reader = _Reader(self.items, self.name, self.augmentation == "freeze")
-        return self._checked(_collated(self, [reader[int(position)] for position in positions]))
+        return self._checked(_collated(self, reader.__getitems__(positions.tolist())))
 
     def batches(self, positions: Int[Tensor, " n"], size: int) -> Iterator[Parts]:
         """The items at these positions in order, `size` at a time, read ahead by the workers.
@@ -214,18 +214,31 @@ class _Read:
 
 
 class _Reader(TorchDataset[Any]):
-    """Every item with its position and hash."""
+    """Every item with its position and hash, as torch's loaders read it: by `__getitems__` where there is one."""
 
     def __init__(self, items: Any, name: str, freeze: bool) -> None:
         self.items, self.name, self.freeze = items, name, freeze
 
-    def __getitem__(self, position: int) -> tuple[int, int, Any]:
+    def __getitems__(self, positions: list[int]) -> list[tuple[int, int, Any]]:
+        several = getattr(self.items, "__getitems__", None)
+        if several is None or self.freeze:
+            return [self._one(position, several) for position in positions]
         try:
-            if self.freeze:
-                with _own_draws(position):
-                    item = self.items[position]
-            else:
-                item = self.items[position]
+            items = several(positions)
+        except Exception:
+            # Once more, one by one: which of them it is.
+            return [self._one(position, several) for position in positions]
+        if len(items) != len(positions):
+            raise UnreadableExampleError(
+                f"{self.name}: __getitems__ of {len(positions)} positions must return a list of as many items, got "
+                f"{len(items)}"
+            )
+        return [(position, _digest(item), item) for position, item in zip(positions, items, strict=True)]
+
+    def _one(self, position: int, several: Callable[[list[int]], Any] | None) -> tuple[int, int, Any]:
+        try:
+            with _own_draws(position) if self.freeze else nullcontext():
+                item = self.items[position] if several is None else several([position])[0]
         except Exception as error:
             raise UnreadableExampleError(
                 f"{self.name}: example {position} could not be read: {type(error).__name__}: {error}"

@@ -94,6 +94,11 @@ class StreamedDataset(Dataset):
         """Whether everything was read already, and the targets fit together."""
         return self.stream.targets is not None and bool((self.stream.digests[self._positions] != 0).all())
 
+    @property
+    def is_collated(self) -> bool:
+        """Whether a collate function of the user's own makes the batches: an example may look otherwise in another."""
+        return self.stream.collate is not default_collate
+
     def __repr__(self) -> str:
         first = self.example
         return f"StreamedDataset({self.name!r}, {len(self)} examples of {shapes_of(first.inputs)})"

@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
 from bayes_influence.estimators.base import BayesianEstimator
-from bayes_influence.objectives.prediction import predict
+from bayes_influence.objectives.prediction import predict_classes
 from bayes_influence.training.schemes import Variational
 
 
@@ -31,7 +31,7 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
             ValueError: If the rows do not fit the training inputs.
         """
         inputs = self._inputs(X)
-        return predict(self.fits_.at(0), inputs).probabilities.numpy()
+        return predict_classes(self.fits_.at(0), inputs).probabilities.numpy()
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
         """(n,) most probable labels.

@@ -20,7 +20,7 @@ from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.next_token import NextToken
 from bayes_influence.objectives.objective import Likelihood
 from bayes_influence.objectives.parameters import Params
-from bayes_influence.objectives.predictive import Predictive, predictive_of
+from bayes_influence.objectives.predictive import Predictive, RealPredictive, predictive_of
 
 ParameterMeasurement = Callable[[Params], Tensor]
 """A scalar function of the selected parameters, by name."""
@@ -97,6 +97,22 @@ class Margin(PredictiveMeasurement):
         return self.predictive.margin(outputs, targets)
 
 
+class PredictedValue(PredictiveMeasurement):
+    """sum_k m_k: the predicted real number, the mean of the output; of several targets their sum.
+
+    Raises:
+        TypeError: When called for classes or labels, which are no numbers.
+    """
+
+    def __call__(self, outputs: Tensor | Moments, targets: Tensor) -> Float[Tensor, " B"]:
+        """Predicted numbers, one per example; the targets do not matter."""
+        predictive = self.predictive
+        if not isinstance(predictive, RealPredictive):
+            raise TypeError(f"{type(predictive).__name__} predicts classes, no number; measure the margin or the loss")
+        mean = predictive.split(outputs.expectation if isinstance(outputs, Moments) else outputs)[0]
+        return mean.reshape(len(mean), -1).sum(-1)
+
+
 @dataclass(frozen=True)
 class OutputVariance:
     """sum_c v_c: the total variance of a Bayesian network's outputs, whatever they mean.
@@ -144,6 +160,7 @@ MEASUREMENTS: dict[str, Likelihood] = {
     "variance": PredictiveVariance(),
     "margin": Margin(),
     "output-variance": OutputVariance(),
+    "prediction": PredictedValue(),
 }
 """Every measurement by name."""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from bayes_influence.arguments import check_count, check_dtype
 from bayes_influence.curvature.cost import Plan
 from bayes_influence.data.dataset import Dataset, check_dataset
+from bayes_influence.objectives.company import first_outputs
 from bayes_influence.objectives.derivatives import gradient, per_example_gradients
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reduction import is_linear_layer, reduce
@@ -69,6 +70,8 @@ class FittedProblem:
         self.objective = self.reduction.members.at(0).to(dtype=dtype)
         self.reduced = self.reduction.problem.at(0).to(dtype=dtype) if self.reduction.is_head else self.objective
         self.data = self.reduction.examples().to(dtype=dtype)
+        if not self.reduction.is_head and dtype != objective.dtype:
+            _check_dtype_taken(self.objective, train, objective.dtype)
         _check_parts_taken(self.reduced, self.data, batch_size)
 
     @property
@@ -174,6 +177,17 @@ def check_float_inputs(inputs: Any, what: str) -> None:
     wrong = [leaf.dtype for leaf in tree_leaves(inputs) if not leaf.is_floating_point()]
     if wrong:
         raise TypeError(f"{what} needs real inputs, got {wrong[0]}; perturb an embedding of them instead")
+
+
+def _check_dtype_taken(objective: Objective, data: Dataset, before: torch.dtype) -> None:
+    """A network that has passed in its own dtype has to pass in the one that is computed in; one example is tried."""
+    try:
+        first_outputs(objective, data.example.inputs, data.name)
+    except ValueError as error:
+        raise ValueError(
+            f"the network computes in {before} and not in {objective.dtype}: it makes tensors of a dtype of its own. "
+            f"Write torch.zeros(..., dtype=x.dtype), or pass dtype={before}. {error}"
+        ) from error
 
 
 def _check_parts_taken(objective: Objective, data: Dataset, batch_size: int) -> None:

@@ -3,18 +3,22 @@
 from bayes_influence.moments import (  # noqa: F401 (they register rules)
     activations,
     arithmetic,
+    attention,
     dropout,
     exact,
     linear,
     maximum,
     normalisation,
     pooling,
+    quadratic,
+    resampling,
     shapes,
     softmax,
 )
 from bayes_influence.moments.calibration import variance_factors
 from bayes_influence.moments.check import MomentCheck, moment_check
 from bayes_influence.moments.convert import UnsupportedModuleError, to_bayesian, to_deterministic
+from bayes_influence.moments.covariance import CovarianceTooLargeError
 from bayes_influence.moments.elementwise_functions import elementwise
 from bayes_influence.moments.initial import fan_in_sigma, relative_sigma
 from bayes_influence.moments.layers import is_bayesian
@@ -26,6 +30,7 @@ from bayes_influence.moments.twins import TwinMismatchError, check_twin
 __all__ = [
     "VARIANCE_FLOOR",
     "Approximation",
+    "CovarianceTooLargeError",
     "MomentCheck",
     "Moments",
     "TwinMismatchError",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayes_influence.moments.moments import Approximation, Moments
+from bayes_influence.moments.moments import Approximation, Covariance, Moments, without_covariance_rule
 from bayes_influence.moments.passes import Calls
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
 
@@ -44,11 +44,23 @@ def shared_approximation(*operands: Any, mixed: bool = True) -> Approximation:
     return replace(chosen.pop() if chosen else among[0], calls=calls)
 
 
-@rule("add", torch.Tensor.__add__, torch.Tensor.__radd__)
+def _covariance_with_constant(left: Any, right: Any, mean: Tensor) -> Covariance | None:
+    """The covariance of the one operand that is random, where the result has its shape; anything else is refused."""
+    random = [x for x in (left, right) if isinstance(x, Moments)]
+    if all(x.covariance is None for x in random):
+        return None
+    if len(random) > 1 or random[0].shape != mean.shape:
+        what = "a sum or product of two Moments" if len(random) > 1 else "Moments that take the shape of a tensor"
+        raise without_covariance_rule(what, random[0].approximation)
+    return random[0].covariance
+
+
+@rule("add", torch.Tensor.__add__, torch.Tensor.__radd__, covariant=True)
 def add(left: Any, right: Any, *, alpha: float = 1) -> Moments:
     """Sum: m_1 + alpha m_2 and v_1 + alpha^2 v_2 for independent branches; (1 + alpha)^2 v when both are one object."""
     if left is right:
-        return Moments((1 + alpha) * left.expectation, (1 + alpha) ** 2 * left.variance, left.approximation)
+        twice = None if left.covariance is None else left.covariance.scaled(1 + alpha)
+        return Moments((1 + alpha) * left.expectation, (1 + alpha) ** 2 * left.variance, left.approximation, twice)
     first, second = mean_of(left), mean_of(right)
     mean = first + second if alpha == 1 else first - second if alpha == -1 else first + alpha * second
     if not isinstance(right, Moments):
@@ -56,16 +68,17 @@ def add(left: Any, right: Any, *, alpha: float = 1) -> Moments:
     else:
         variance = right.variance if alpha**2 == 1 else alpha**2 * right.variance
         variance = left.variance + variance if isinstance(left, Moments) else variance
-    return Moments(mean, _expanded(variance, mean), shared_approximation(left, right))
+    covariance = _covariance_with_constant(left, right, mean)
+    return Moments(mean, _expanded(variance, mean), shared_approximation(left, right), covariance)
 
 
-@rule("sub", torch.Tensor.__sub__, torch.Tensor.__rsub__)
+@rule("sub", torch.Tensor.__sub__, torch.Tensor.__rsub__, covariant=True)
 def subtract(left: Any, right: Any, *, alpha: float = 1) -> Moments:
     """Difference: m_1 - alpha m_2 and v_1 + alpha^2 v_2 for independent branches; zero variance for x - x."""
     return add(left, right, alpha=-alpha)
 
 
-@rule("mul", "multiply", torch.Tensor.__mul__, torch.Tensor.__rmul__)
+@rule("mul", "multiply", torch.Tensor.__mul__, torch.Tensor.__rmul__, covariant=True)
 def multiply(left: Any, right: Any) -> Moments:
     """Product: m_1 m_2 and m_1^2 v_2 + m_2^2 v_1 + v_1 v_2 for independent branches; c m and c^2 v for a constant c.
 
@@ -74,6 +87,7 @@ def multiply(left: Any, right: Any) -> Moments:
     if left is right:
         return squared(left)
     mean = mean_of(left) * mean_of(right)
+    covariance = _covariance_with_constant(left, right, mean)
     if isinstance(left, Moments) and isinstance(right, Moments):
         variance = (
             left.expectation.square() * right.variance + (right.expectation.square() + right.variance) * left.variance
@@ -81,16 +95,18 @@ def multiply(left: Any, right: Any) -> Moments:
     else:
         moments, constant = (left, right) if isinstance(left, Moments) else (right, left)
         variance = moments.variance * constant**2
-    return Moments(mean, _expanded(variance, mean), shared_approximation(left, right))
+        covariance = None if covariance is None else covariance.scaled(constant)
+    return Moments(mean, _expanded(variance, mean), shared_approximation(left, right), covariance)
 
 
 def squared(x: Moments) -> Moments:
     """Exact moments of the square of a Gaussian: m^2 + v and 2 v^2 + 4 m^2 v."""
     square = x.expectation.square()
-    return Moments(square + x.variance, (2 * x.variance + 4 * square) * x.variance, x.approximation)
+    covariance = None if x.covariance is None else x.covariance.scaled(2 * x.expectation)
+    return Moments(square + x.variance, (2 * x.variance + 4 * square) * x.variance, x.approximation, covariance)
 
 
-@rule("div", "divide", "true_divide", torch.Tensor.__truediv__)
+@rule("div", "divide", "true_divide", torch.Tensor.__truediv__, covariant=True)
 def divide(left: Any, right: Any) -> Moments:
     """Quotient: m / c and v / c^2 for a constant c.
 
@@ -103,13 +119,15 @@ def divide(left: Any, right: Any) -> Moments:
             "method='first-order', multiply by torch.reciprocal"
         )
     mean = left.expectation / right
-    return Moments(mean, _expanded(left.variance / right**2, mean), left.approximation)
+    covariance = _covariance_with_constant(left, right, mean)
+    covariance = None if covariance is None else covariance.scaled(1 / right)
+    return Moments(mean, _expanded(left.variance / right**2, mean), left.approximation, covariance)
 
 
-@rule("neg", "negative", entrywise=True)
+@rule("neg", "negative", entrywise=True, covariant=True)
 def negate(x: Moments) -> Moments:
     """Negation: -m and v."""
-    return Moments(-x.expectation, x.variance, x.approximation)
+    return Moments(-x.expectation, x.variance, x.approximation, x.covariance and x.covariance.scaled(-1))
 
 
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge", "not_equal", "less", "less_equal", "greater", "greater_equal")

@@ -10,15 +10,17 @@ _SELU_NEGATIVE_LIMIT = -SELU_SCALE * SELU_ALPHA
 """Where SELU saturates: what alpha dropout puts in place of a dropped entry."""
 
 
-@rule("dropout1d", "dropout2d", "dropout3d", entrywise=True)
+@rule("dropout1d", "dropout2d", "dropout3d", entrywise=True, covariant=True)
 def channel_dropout(input: Moments, p: float = 0.5, training: bool = True, inplace: bool = False) -> Moments:
     """As `dropout`: each entry's own moments are the same when its channel is dropped as a whole."""
     return dropout(input, p, training, inplace)
 
 
-@rule("dropout", entrywise=True)
+@rule("dropout", entrywise=True, covariant=True)
 def dropout(input: Moments, p: float = 0.5, training: bool = True, inplace: bool = False) -> Moments:
     """In training mode m and (v + p m^2) / (1 - p), over the masks as well; in evaluation mode the input.
+
+    The covariance of two entries is what it was, as E b / (1 - p) = 1 for either's own mask b.
 
     Raises:
         ValueError: If p is not in [0, 1).
@@ -26,13 +28,12 @@ def dropout(input: Moments, p: float = 0.5, training: bool = True, inplace: bool
     if not training:
         return input
     _check_probability(p)
-    dropped = Moments(
-        input.expectation, (input.variance + p * input.expectation.square()) / (1 - p), input.approximation
-    )
+    variance = (input.variance + p * input.expectation.square()) / (1 - p)
+    dropped = Moments(input.expectation, variance, input.approximation, input.covariance)
     return assign(input, dropped) if inplace else dropped
 
 
-@rule("alpha_dropout", "feature_alpha_dropout", entrywise=True)
+@rule("alpha_dropout", "feature_alpha_dropout", entrywise=True, covariant=True)
 def alpha_dropout(input: Moments, p: float = 0.5, training: bool = False, inplace: bool = False) -> Moments:
     """In training mode the moments of a (x b + l (1 - b)) + c over the Bernoulli(1 - p) masks b as well.
 
@@ -49,7 +50,8 @@ def alpha_dropout(input: Moments, p: float = 0.5, training: bool = False, inplac
     scale = ((1 - p) * (1 + p * limit**2)) ** -0.5
     mean = scale * (1 - p) * input.expectation
     variance = scale**2 * (1 - p) * (input.variance + p * (input.expectation - limit).square())
-    dropped = Moments(mean, variance, input.approximation)
+    covariance = input.covariance and input.covariance.scaled(scale * (1 - p))
+    dropped = Moments(mean, variance, input.approximation, covariance)
     return assign(input, dropped) if inplace else dropped
 
 

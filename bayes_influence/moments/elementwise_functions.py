@@ -31,7 +31,7 @@ def register_elementwise(*names: str) -> None:
     """Lets moments through the torch functions of these names; their derivatives come from forward mode."""
     for name in names:
         for function in functions_named(name):
-            rule(function, entrywise=True)(partial(propagate, function))
+            rule(function, entrywise=True, covariant=True)(partial(propagate, function))
 
 
 def derivative_of(*names: str) -> Callable[[ValueAndDerivative], ValueAndDerivative]:
@@ -94,7 +94,8 @@ def propagate(function: Callable[..., Tensor], x: Any, *args: Any, inplace: bool
     """Moments of an elementwise function of x ~ N(m, v), by the method that x carries.
 
     First order: f(m) and f'(m)^2 v, the function linearised at the mean. Exact: the closed form if one is registered,
-    else Gauss-Hermite.
+    else Gauss-Hermite. Covariances are to first order in the covariance: Cov(f(x_a), f(x_b)) = E f'(x_a) E f'(x_b)
+    Cov(x_a, x_b), where E f' = dE f / dm.
 
     Args:
         function: f.
@@ -115,7 +116,8 @@ def propagate(function: Callable[..., Tensor], x: Any, *args: Any, inplace: bool
     args = tuple(value for value in args if not isinstance(value, bool))
     moments = _elementwise_map(function, x.approximation.method, args, kwargs)
     mean, variance = recomputed(moments, x.expectation, x.variance)
-    result = Moments(mean, variance, x.approximation)
+    covariance = None if x.covariance is None else x.covariance.scaled(moments.slope(x.expectation, x.variance))
+    result = Moments(mean, variance, x.approximation, covariance)
     return assign(x, result) if inplace else result
 
 

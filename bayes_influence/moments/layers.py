@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bayes_influence.moments.covariance import check_memory, covariant_linear
 from bayes_influence.moments.initial import InitialSigma
 from bayes_influence.moments.linear import gaussian_weights
 from bayes_influence.moments.linear_maps import Affine, LinearMap
@@ -42,6 +43,8 @@ class BayesianLayer(nn.Module, ABC):
     bias: Tensor | None
     weight_rho: Tensor
     bias_rho: Tensor | None
+    takes_factors = True
+    """Whether it has variance factors in a calibrated network; a layer that only takes fixed inputs needs none."""
 
     def __init__(self, layer: Any, approximation: Approximation, initial_sigma: InitialSigma, path: str = "") -> None:
         super().__init__()
@@ -49,10 +52,10 @@ class BayesianLayer(nn.Module, ABC):
         self.path = path
         fan_in = layer.weight[0].numel()
         for name in ("weight", "bias"):
-            self.register_parameter(name, _copied(getattr(layer, name)))
+            self.register_parameter(name, _copied(getattr(layer, name, None)))
         for name in ("weight", "bias"):
-            self.register_parameter(name + RHO, _log_sigma(getattr(layer, name), initial_sigma, fan_in))
-        if approximation.calibrated:
+            self.register_parameter(name + RHO, _log_sigma(getattr(layer, name, None), initial_sigma, fan_in))
+        if approximation.calibrated and self.takes_factors:
             self.register_buffer(FACTOR, layer.weight.detach().new_ones(len(layer.weight)))
 
     @property
@@ -90,9 +93,21 @@ class BayesianLayer(nn.Module, ABC):
         if not torch.compiler.is_compiling():
             calls = x.approximation.calls if isinstance(x, Moments) else Calls()
             approximation = replace(approximation, calls=calls.through(self.path, weight))
-        moments = gaussian_weights(self.linear_map, self.prepared(x), weight, bias, weight_rho, bias_rho, approximation)
+        moments = self.propagated(self.prepared(x), weight, bias, weight_rho, bias_rho, approximation)
         factor = self._buffers.get(FACTOR)
         return moments if factor is None else multiplied(moments, factor, self.channel_axis)
+
+    def propagated(
+        self,
+        x: Tensor | Moments,
+        weight: Tensor,
+        bias: Tensor | None,
+        weight_rho: Tensor,
+        bias_rho: Tensor | None,
+        approximation: Approximation,
+    ) -> Moments:
+        """The layer's rule for the prepared input, without factors."""
+        return gaussian_weights(self.linear_map, x, weight, bias, weight_rho, bias_rho, approximation)
 
     def __getattr__(self, name: str) -> Any:
         value: Any = super().__getattr__(name)
@@ -126,6 +141,21 @@ class BayesianLinear(BayesianLayer):
         """W x + b."""
         return Affine()
 
+    def propagated(
+        self,
+        x: Tensor | Moments,
+        weight: Tensor,
+        bias: Tensor | None,
+        weight_rho: Tensor,
+        bias_rho: Tensor | None,
+        approximation: Approximation,
+    ) -> Moments:
+        """As of every layer; with the covariance of the outputs, where that is followed and there is one."""
+        if isinstance(x, Moments) and approximation.covariant:
+            check_memory(self.path, x, weight)
+            return covariant_linear(x, weight, bias, weight_rho, bias_rho, approximation)
+        return super().propagated(x, weight, bias, weight_rho, bias_rho, approximation)
+
     def check_input(self, shape: torch.Size) -> None:
         """Wants (..., in_features)."""
         if not shape or shape[-1] != self.in_features:
@@ -145,7 +175,8 @@ class BayesianLinear(BayesianLayer):
 def multiplied(moments: Moments, factor: Float[Tensor, " channels"], channel_axis: int) -> Moments:
     """Moments whose variances are multiplied by a factor per channel; the axis is counted from the end."""
     factors = factor.reshape(-1, *[1] * (-channel_axis - 1))
-    return Moments(moments.expectation, moments.variance * factors, moments.approximation)
+    covariance = None if moments.covariance is None else moments.covariance.scaled(factors.sqrt())
+    return Moments(moments.expectation, moments.variance * factors, moments.approximation, covariance)
 
 
 def is_bayesian(network: nn.Module) -> bool:

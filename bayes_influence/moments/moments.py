@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, get_args, no_type_check
+from typing import Any, Literal, NamedTuple, get_args, no_type_check
 from weakref import ref
 
 import torch
@@ -14,9 +14,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.moments.operators import Operators
-from bayes_influence.moments.passes import Calls, refuse_question_for_tensors
-from bayes_influence.moments.registry import OUT_OF_PLACE, UnsupportedOperationError, apply_rule, is_entrywise
-from bayes_influence.torch_internals import register_pytree_node
+from bayes_influence.moments.passes import Calls, module_in_call, refuse_question_for_tensors
+from bayes_influence.moments.registry import (
+    OUT_OF_PLACE,
+    UnsupportedOperationError,
+    apply_rule,
+    in_words,
+    is_entrywise,
+    keeps_covariance,
+)
+from bayes_influence.torch_internals import register_pytree_node, tree_map
 
 VARIANCE_FLOOR = 1e-12
 """Where a rule divides by a variance or takes its root, the variance is at least this: a standard deviation of 1e-6,
@@ -25,7 +32,7 @@ below float32's resolution of an activation of order one, and far enough above z
 Method = Literal["first-order", "exact", "gauss-hermite"]
 """How moments pass elementwise activations."""
 
-Structure = Literal["diagonal", "calibrated"]
+Structure = Literal["diagonal", "calibrated", "covariance", "calibrated-covariance"]
 """What of the covariance between activations their variances take in."""
 
 METHODS = get_args(Method)
@@ -47,7 +54,8 @@ class Approximation:
             closer one (a small LeNet on digits: .6 to .7 of the sampled variance against .4 to .5, and the lower
             -ELBO by weight sampling after training).
         structure: `"diagonal"`: entries count as independent. `"calibrated"`: the same rules, and a factor per layer
-            and channel on the variances, which sampling finds, see `variance_factors`.
+            and channel on the variances, which sampling finds, see `variance_factors`. `"covariance"`: fully connected
+            layers hand on the covariance of their outputs, see `Covariance`. `"calibrated-covariance"`: both.
         calls: The calls of layers behind the moments, which the layers note.
 
     Raises:
@@ -71,7 +79,12 @@ class Approximation:
     @property
     def calibrated(self) -> bool:
         """Whether layers have variance factors."""
-        return self.structure == "calibrated"
+        return self.structure.startswith("calibrated")
+
+    @property
+    def covariant(self) -> bool:
+        """Whether fully connected layers hand on the covariance of their outputs."""
+        return self.structure.endswith("covariance")
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -80,6 +93,35 @@ class Approximation:
             raise ValueError(f"unknown max_pooling {self.max_pooling!r}; known: {', '.join(MAX_POOLINGS)}")
         if self.structure not in STRUCTURES:
             raise ValueError(f"unknown structure {self.structure!r}; known: {', '.join(STRUCTURES)}")
+
+
+class Covariance(NamedTuple):
+    """What the entries of the last axis have in common: x = m + diag(c) L u + (what is each entry's own).
+
+    u are independent with the variances s, so that Cov(x_a, x_b) = c_a c_b sum_r L_ar s_r L_br for a != b.
+
+    Attributes:
+        columns: L, (..., d, r), or (d, r) where it is the same for all.
+        scale: c, (..., d).
+        variances: s >= 0, (..., r).
+        shared: c_a^2 sum_r L_ar^2 s_r, (..., d): the part of every entry's variance that is not its own.
+    """
+
+    columns: Float[Tensor, "*leading_or_none d r"]
+    scale: Float[Tensor, "*lead d"]
+    variances: Float[Tensor, "*lead r"]
+    shared: Float[Tensor, "*lead d"]
+
+    def scaled(self, factors: Tensor | float) -> Covariance:
+        """That of the entries times factors, which broadcast against them."""
+        return self._replace(scale=self.scale * factors, shared=self.shared * factors**2)
+
+    def with_own_columns(self) -> Covariance:
+        """The same with columns for every example, so that all parts have the leading axes."""
+        if not isinstance(self.scale, Tensor):  # what stands for it in a specification of axes
+            return self
+        lead = self.scale.shape[:-1]
+        return self._replace(columns=self.columns.expand(*lead, *self.columns.shape[-2:]))
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -96,6 +138,8 @@ class Moments(Operators):
         expectation: m, any shape. Not called `mean`, for that is a method of tensors: `x.mean(dim)` averages entries.
         variance: v >= 0, the same shape.
         approximation: What rules with a choice use; the first Bayesian layer sets its own.
+        covariance: What the entries of the last axis have in common, where that is followed; None where they count as
+            independent.
         relatives: Those that share its entries, where there are any, for operations in place.
 
     Raises:
@@ -106,6 +150,7 @@ class Moments(Operators):
     expectation: Tensor
     variance: Tensor
     approximation: Approximation = Approximation()
+    covariance: Covariance | None = None
     relatives: list[ref[Moments]] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -136,8 +181,8 @@ class Moments(Operators):
         refuse_question_for_tensors(sys._getframe(1))
         return Moments
 
-    def __reduce__(self) -> tuple[type[Moments], tuple[Tensor, Tensor, Approximation]]:
-        return Moments, (self.expectation, self.variance, Approximation(*self.approximation.options))
+    def __reduce__(self) -> tuple[type[Moments], tuple[Any, ...]]:
+        return Moments, (self.expectation, self.variance, Approximation(*self.approximation.options), self.covariance)
 
     def __getattr__(self, name: str) -> Any:
         """Tensor methods, as rules: `x.flatten(1)` is `Tensor.flatten` carried over."""
@@ -145,6 +190,11 @@ class Moments(Operators):
         if not callable(function):
             raise AttributeError(f"Moments has no attribute {name!r}; its parts are .expectation and .variance")
         return partial(_apply, function, self)
+
+    @property
+    def marginal(self) -> Moments:
+        """The same without what its entries have in common."""
+        return Moments(self.expectation, self.variance, self.approximation)
 
     @property
     def standard_deviation(self) -> Float[Tensor, "*shape"]:
@@ -232,6 +282,7 @@ def assign(x: Any, result: Moments) -> Moments:
     for name, value in (("expectation", result.expectation), ("variance", result.variance)):
         object.__setattr__(x, name, value.to(x.dtype))
     object.__setattr__(x, "approximation", result.approximation)
+    object.__setattr__(x, "covariance", result.covariance)
     return x
 
 
@@ -239,6 +290,8 @@ def _apply(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     out_of_place = OUT_OF_PLACE.get(function)
     if out_of_place is not None:
         return assign(args[0], _apply(out_of_place, *args, **kwargs))
+    if not keeps_covariance(function):
+        args, kwargs = tree_map(_without_covariance(function), (args, kwargs), is_leaf=_is_moments)
     if not is_entrywise(function):
         for value in (*args, *kwargs.values()):
             if isinstance(value, Moments):
@@ -246,17 +299,46 @@ def _apply(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return apply_rule(function, args, kwargs)
 
 
+def _is_moments(value: Any) -> bool:
+    return isinstance(value, Moments)
+
+
+def _without_covariance(function: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Takes away the covariance of what comes out of a network, and refuses to within one."""
+
+    def bare(value: Any) -> Any:
+        if not isinstance(value, Moments) or value.covariance is None:
+            return value
+        inside = not torch.compiler.is_compiling() and module_in_call(sys._getframe(1)) is not None
+        if inside and value.shape[-1] > 1:
+            raise without_covariance_rule(in_words(function), value.approximation)
+        return value.marginal
+
+    return bare
+
+
+def without_covariance_rule(what: str, approximation: Approximation) -> UnsupportedOperationError:
+    """The error for an operation that a covariance cannot be followed through."""
+    return UnsupportedOperationError(
+        f"{what} has no rule for the covariance that structure={approximation.structure!r} follows from the first "
+        "fully connected layer on; convert the network with structure='calibrated' or 'diagonal', or hand on "
+        "x.marginal, without the covariance, where it may be neglected"
+    )
+
+
 def _flatten(moments: Moments) -> tuple[list[Any], Approximation]:
-    return [moments.expectation, moments.variance], moments.approximation
+    covariance = () if moments.covariance is None else moments.covariance.with_own_columns()
+    return [moments.expectation, moments.variance, *covariance], moments.approximation
 
 
 def _unflatten(leaves: Iterable[Any], approximation: Approximation) -> Moments:
     # Transformations put placeholders (axes, None, specs) where the tensors were, so nothing is checked here.
     moments = object.__new__(Moments)
-    expectation, variance = leaves
+    expectation, variance, *covariance = leaves
     object.__setattr__(moments, "expectation", expectation)
     object.__setattr__(moments, "variance", variance)
     object.__setattr__(moments, "approximation", approximation)
+    object.__setattr__(moments, "covariance", Covariance(*covariance) if covariance else None)
     object.__setattr__(moments, "relatives", None)
     return moments
 

@@ -13,7 +13,7 @@ from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
 
 
-@rule(F.batch_norm, entrywise=True)
+@rule(F.batch_norm, entrywise=True, covariant=True)
 def batch_norm(
     input: Moments,
     running_mean: Tensor | None,
@@ -36,9 +36,9 @@ def batch_norm(
             "(its statistics come from the deterministic network's training)"
         )
     mean = F.batch_norm(input.expectation, running_mean, running_var, weight, bias, False, momentum, eps)
-    scale = 1 / (running_var + eps)
-    scale = scale if weight is None else scale * weight.square()
-    return Moments(mean, input.variance * _per_channel(scale, input.ndim), input.approximation)
+    scale = _per_channel((running_var + eps).rsqrt() * (1.0 if weight is None else weight), input.ndim)
+    covariance = input.covariance and input.covariance.scaled(scale)
+    return Moments(mean, input.variance * scale.square(), input.approximation, covariance)
 
 
 @rule(F.layer_norm)

@@ -56,6 +56,13 @@ class ElementwiseMap:
         """The map at (m, v)."""
         return self._blockwise(self.moments, mean, variance)
 
+    def slope(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """The mean slope E f'(x) = dE f / dm, differentiable as any other value."""
+        if self.derivatives is not None:
+            return self.derivatives(mean, variance).mean_by_mean
+        tangents = (torch.ones_like(mean), torch.zeros_like(variance))
+        return torch.func.jvp(self.moments, (mean, variance), tangents)[1][0]
+
     def pushed(self, x: tuple[Tensor, Tensor], tangents: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Jacobian times tangents."""
         return self._blockwise(self._pushed, *x, *tangents)

@@ -18,6 +18,7 @@ RuleT = TypeVar("RuleT", bound=Rule)
 _NAMESPACES = (torch, Tensor, F, torch.special)
 _RULES: dict[Callable[..., Any], Rule] = {}
 _ENTRYWISE: set[Callable[..., Any]] = set()
+_COVARIANT: set[Callable[..., Any]] = set()
 
 _OPERATORS_IN_PLACE = {
     "__iadd__": "add",
@@ -62,7 +63,9 @@ def functions_named(name: str) -> list[Callable[..., Any]]:
     return found
 
 
-def rule(*functions: str | Callable[..., Any], entrywise: bool = False) -> Callable[[RuleT], RuleT]:
+def rule(
+    *functions: str | Callable[..., Any], entrywise: bool = False, covariant: bool = False
+) -> Callable[[RuleT], RuleT]:
     """Registers the decorated function as the moment rule of torch functions.
 
     The rule is called with the arguments of the torch function, `Moments` among them.
@@ -72,6 +75,7 @@ def rule(*functions: str | Callable[..., Any], entrywise: bool = False) -> Calla
             `Tensor.add`).
         entrywise: Whether every entry of the result comes from one entry of the input, so that nothing is mixed; what
             has been concatenated from two calls of a layer may go through such a rule, and through no other.
+        covariant: Whether the rule gives its result the covariance that follows from that of its arguments.
     """
 
     def register(propagate: RuleT) -> RuleT:
@@ -80,6 +84,8 @@ def rule(*functions: str | Callable[..., Any], entrywise: bool = False) -> Calla
                 _RULES[spelling] = propagate
                 if entrywise:
                     _ENTRYWISE.add(spelling)
+                if covariant:
+                    _COVARIANT.add(spelling)
         return propagate
 
     return register
@@ -95,6 +101,11 @@ def is_entrywise(function: Callable[..., Any]) -> bool:
     return function in _ENTRYWISE
 
 
+def keeps_covariance(function: Callable[..., Any]) -> bool:
+    """Whether the function's rule follows covariances."""
+    return function in _COVARIANT
+
+
 def apply_rule(function: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
     """Calls the rule of a torch function.
 
@@ -104,16 +115,21 @@ def apply_rule(function: Callable[..., Any], args: Sequence[Any] = (), kwargs: M
     """
     propagate = _RULES.get(function)
     if propagate is None:
-        name = _name(function)
         raise UnsupportedOperationError(
-            f"{name} has no rule for Moments (a mean and a variance). Use an operation that has one, wrap an "
-            "elementwise function of your own in bayes_influence.moments.elementwise, or register a rule with "
+            f"{in_words(function)} has no rule for Moments (a mean and a variance). Use an operation that has one, "
+            "wrap an elementwise function of your own in bayes_influence.moments.elementwise, or register a rule with "
             "bayes_influence.moments.rule"
         )
+    given = dict(kwargs or {})
+    if given.pop("out", None) is not None:
+        raise UnsupportedOperationError(
+            f"{in_words(function)} cannot write a mean and a variance into a tensor; leave out= away and take what it "
+            f"returns"
+        )
     try:
-        return propagate(*args, **(kwargs or {}))
+        return propagate(*args, **given)
     except TypeError:
-        _check_arguments(function, propagate, args, kwargs or {})
+        _check_arguments(function, propagate, args, given)
         raise
 
 
@@ -125,9 +141,11 @@ def _check_arguments(
         signature.bind(*args, **kwargs)
     except TypeError as error:
         raise UnsupportedOperationError(
-            f"{_name(function)} of Moments does not take these arguments ({error}); its rule is called as {signature}"
+            f"{in_words(function)} of Moments does not take these arguments ({error}); its rule is called as "
+            f"{signature}"
         ) from None
 
 
-def _name(function: Callable[..., Any]) -> str:
+def in_words(function: Callable[..., Any]) -> str:
+    """What a torch function is called, as one would write it."""
     return torch.overrides.resolve_name(function) or getattr(function, "__name__", repr(function))

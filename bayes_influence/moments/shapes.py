@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bayes_influence.moments.arithmetic import shared_approximation
-from bayes_influence.moments.moments import Moments, same_storage
+from bayes_influence.moments.moments import Covariance, Moments, same_storage, without_covariance_rule
 from bayes_influence.moments.registry import UnsupportedOperationError, functions_named, rule
 
 MOVING = (
@@ -53,6 +53,12 @@ MOVING = (
 """Torch functions that move, copy, select or convert entries without combining them."""
 
 
+CONVERTING = ("clone", "contiguous", "cpu", "cuda", "detach", "double", "float", "to")
+"""Those that leave every entry in its place."""
+
+RESHAPING = ("flatten", "ravel", "reshape", "view")
+"""Those that do where the shape stays."""
+
 COPYING = ("channel_shuffle", "clone", "flip", "gather", "index_select", "native_channel_shuffle", "roll")
 """Those whose result never shares its entries with their input."""
 
@@ -62,15 +68,31 @@ def _moved(function: Callable[..., Any], copies: bool, x: Any, *args: Any, **kwa
         raise UnsupportedOperationError(f"{function.__name__} takes Moments as its first argument only")
     mean, variance = function(x.expectation, *args, **kwargs), function(x.variance, *args, **kwargs)
     parts = [(mean, variance)] if isinstance(mean, Tensor) else list(zip(mean, variance, strict=True))
-    moved = tuple(Moments(m, v, x.approximation) for m, v in parts)
+    covariance = _kept(function, x, parts[0][0].shape, args, kwargs)
+    moved = tuple(Moments(m, v, x.approximation, covariance) for m, v in parts)
     if not copies:
         same_storage(x, *moved)
     return moved[0] if isinstance(mean, Tensor) else moved
 
 
+def _kept(
+    function: Callable[..., Any], x: Moments, shape: torch.Size, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Covariance | None:
+    """The covariance where every entry stays in its place, as under `flatten(1)` of vectors; else it is refused."""
+    if x.covariance is None:
+        return None
+    if function.__name__ in CONVERTING:
+        return Covariance(*(function(part, *args, **kwargs) for part in x.covariance))
+    if shape != x.shape:
+        raise without_covariance_rule(f"{function.__name__} to another shape", x.approximation)
+    return x.covariance
+
+
 for _name in MOVING:
     for _function in functions_named(_name):
-        rule(_function, entrywise=True)(partial(_moved, _function, _name in COPYING))
+        rule(_function, entrywise=True, covariant=_name in (*CONVERTING, *RESHAPING))(
+            partial(_moved, _function, _name in COPYING)
+        )
 
 
 @rule(Tensor.__getitem__, entrywise=True)

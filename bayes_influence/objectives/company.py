@@ -1,22 +1,63 @@
-"""Whether an example's loss is its own: the same whatever the other examples of its batch are."""
+"""Examples passing through a network, and what is checked of all that pass: that an example's loss is its own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.func import vmap
 
 from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.streamed import StreamedDataset
+from bayes_influence.objectives.hidden import ByNameAlone, KeptState
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.torch_internals import tree_map
+from bayes_influence.objectives.predictive import check_outputs
+from bayes_influence.objectives.ways import first_way
+from bayes_influence.torch_internals import tree_leaves, tree_map
+
+ENTRIES = 2_000_000
+"""Numbers of inputs that go through the network at a time. The intermediate values are then some 20 MB for a last layer
+of ten outputs and some hundred for a small convolutional network; larger parts cost time, too: fresh memory has to be
+mapped for each."""
 
 COMPANY = 32
-"""One of so many examples of a batch is evaluated in other company, too, to see that the examples do not mix."""
+"""One of so many examples of a batch is evaluated in other company, too."""
+
+GROUPS = 16
+"""Two examples that mix are in one of so many groups once in so many times."""
+
+FEW_NUMBERS = 50_000
+"""Numbers of inputs up to which every example is evaluated alone in any case: a forward pass of some milliseconds."""
+
+MOST_ALONE = 16
+"""Examples of a batch, at most, that are read and put together alone, where a collate function may pad."""
 
 
-def company(part: Batch) -> tuple[Batch, Tensor]:
-    """Some of a batch's examples, to be evaluated in other company, and where they stand in it."""
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """What a network made of some examples.
+
+    Attributes:
+        outputs: What it returned.
+        features: What its last layer received, where that is asked for.
+    """
+
+    outputs: Any
+    features: Any = None
+
+
+def company(part: Batch) -> tuple[Batch, Int[Tensor, " k"]]:
+    """Some of a batch's examples, to be evaluated in other company, and where they stand in it.
+
+    Args:
+        part: The batch.
+    """
     length = len(part.targets)
     # Two at least, where there are more: some layers refuse a single example in words of their own.
     step = max(1, min(COMPANY, length // 2))
@@ -26,52 +67,115 @@ def company(part: Batch) -> tuple[Batch, Tensor]:
     return tree_map(lambda leaf: leaf[rows], part), rows
 
 
-def check_losses(
+def examine(
     objective: Objective,
-    part: Batch,
-    name: str,
-    ids: Tensor,
-    outputs: Any,
-    few: Batch,
-    rows: Tensor,
-    few_outputs: Any,
+    data: Dataset,
+    call: Callable[[Any, ByNameAlone], Passed],
+    take: Callable[[Passed, Passed, Tensor], None],
+    *,
+    every: bool,
 ) -> None:
-    """Refuses losses that are not finite, or not the same for some examples in other company.
+    """Passes all examples through a network, and refuses what no estimate of single examples could stand on.
+
+    Every parameter is reached by its name alone; losses are finite, one per example, and the same in other company and,
+    where a collate function makes the batches, in a batch of the example alone; nothing that the network keeps from
+    one call changes the next. Costs the pass and some per cent of it; another one, of every example alone, where that
+    is asked for or the examples are few; and a few microseconds per operation.
 
     Args:
-        objective: Whose losses.
-        part: A batch.
-        name: What the data are called.
-        ids: Of the batch's examples.
-        outputs: Of the batch.
-        few: Some of its examples.
-        rows: Where they stand in it.
-        few_outputs: Of these alone.
+        objective: Whose network, where it stands.
+        data: The examples.
+        call: The forward pass on some inputs, within the watch that it is given.
+        take: Given what came of every part, of some of its examples in other company, and their places in it.
+        every: Whether every example is evaluated alone, whatever it costs.
 
     Raises:
         InseparableLossError: If the likelihood was made of a loss over batches that is no mean.
         TypeError: If the targets are of another kind than the likelihood's.
-        ValueError: If they do not fit it, a loss is not finite, or depends on other examples of its batch.
+        ValueError: If anything else of that is not so.
     """
-    with torch.no_grad():
-        objective.check_batch(outputs, part, name, ids)
-        losses = objective.losses_of(outputs, part)
-        bad = ~torch.isfinite(losses)
-        if bad.any():
-            raise ValueError(
-                f"{name}: {int(bad.sum())} of {len(losses)} losses are not finite; check the inputs' scale, the "
-                f"targets, and that the network was trained to its end"
-            )
-        again = objective.losses_of(few_outputs, few)
-    if not close(losses[rows], again):
-        worst = int((losses[rows] - again).abs().argmax())
-        raise ValueError(
-            f"{name}: the loss of an example depends on the other examples of its batch: "
-            f"{float(losses[rows][worst]):.6g} among {len(losses)}, {float(again[worst]):.6g} among {len(rows)}. "
-            f"Nothing can be said of single examples then. Look for losses over pairs, batch norm without running "
-            f"statistics, means over the batch, outputs of shape (n, 1) against targets of shape (n,), or a network "
-            f"that draws random numbers in evaluation mode"
-        )
+    start = 0
+    with objective.exclusive() as network:
+        kept = KeptState(network)
+        watch = ByNameAlone(network, own_params(objective))
+        try:
+            for part, ids in _parts(objective, data):
+                whole = call(part.inputs, watch)
+                losses = _checked_losses(objective, part, data.name, ids, whole.outputs)
+                few, rows = company(part)
+                passed = call(few.inputs, watch)
+                with torch.no_grad():
+                    objective.check_batch(passed.outputs, few, data.name, ids[rows.to(ids.device)])
+                    own = objective.losses_of(passed.outputs, few).detach()
+                _check_same(losses, rows, own, data.name, len(rows))
+                if every or _is_small(part):
+                    _check_same(losses, torch.arange(len(losses)), _alone(objective, part), data.name, 1)
+                _check_forgets(objective, kept, call, watch, few, own)
+                _check_alone(objective, data, start, losses, call, watch, part)
+                take(whole, passed, rows)
+                start += len(losses)
+        finally:
+            kept.restore()
+
+
+@contextmanager
+def _in_words(what: str, tensors: Any) -> Iterator[None]:
+    """Says of an error of torch what it was given."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError) as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        kinds = [(str(leaf.dtype).removeprefix("torch."), tuple(leaf.shape)) for leaf in tree_leaves(tensors)]
+        given = " and ".join(f"{dtype} of shape {shape}" for dtype, shape in kinds)
+        raise ValueError(f"{what} on {given} ({reason}); give it the kind and shape that it was trained on") from error
+
+
+def own_params(objective: Objective) -> dict[str, Tensor]:
+    """The parameters where an objective stands, none of them an `nn.Parameter`."""
+    return {name: value.detach() for name, value in objective.params.items()}
+
+
+def first_outputs(objective: Objective, inputs: Any, name: str = "the examples") -> Any:
+    """What the network returns for a few examples before long work, every parameter reached by its name alone.
+
+    Args:
+        objective: Where it stands.
+        inputs: Of these examples.
+        name: What they are called.
+
+    Raises:
+        ValueError: If the network fails on them; or see `ByNameAlone`.
+    """
+    params = own_params(objective)
+    with objective.exclusive() as network:
+        kept = KeptState(network)
+        try:
+            inputs = objective.fitting(inputs)
+            with torch.no_grad(), ByNameAlone(network, params), _in_words(f"{name}: the network fails", inputs):
+                return objective.outputs(params, inputs)
+        finally:
+            kept.restore()
+
+
+def check_targets(objective: Objective, data: Dataset) -> None:
+    """Refuses targets that do not fit what the likelihood says of the outputs; two examples are evaluated.
+
+    Nothing is refused of targets where it does not say what they mean.
+
+    Args:
+        objective: Whose likelihood.
+        data: Whose targets.
+
+    Raises:
+        TypeError: If outputs or targets are of another kind.
+        ValueError: If they do not fit, data set and example are named; or see `ByNameAlone`.
+    """
+    first = data.select(range(min(2, len(data))))
+    outputs = first_outputs(objective, first.batch().inputs, data.name)
+    seen = data if data.holds_targets else first
+    check_outputs(objective.likelihood, outputs, seen.targets, data.name, seen.ids)
 
 
 def close(one: Tensor, other: Tensor) -> bool:
@@ -80,3 +184,123 @@ def close(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool(
         ((one - other).abs() <= tolerance * (one.abs() + one.abs().amax().clamp(min=1e-3))).all()
     )
+
+
+def numbers_per_example(inputs: Any, leading: int = 1) -> int:
+    """How many numbers one example's inputs are.
+
+    Args:
+        inputs: Any nesting of tensors.
+        leading: Axes before those of one example.
+    """
+    return max(1, sum(leaf.shape[leading:].numel() for leaf in tree_leaves(inputs)))
+
+
+_CAUSES = (
+    "Nothing can be said of single examples then. Look for losses over pairs, batch norm without running statistics, "
+    "means over the batch, padding that counts, outputs of shape (n, 1) against targets of shape (n,), or a network "
+    "that draws random numbers in evaluation mode or keeps what it saw"
+)
+
+
+def _parts(objective: Objective, data: Dataset) -> Iterator[tuple[Batch, Tensor]]:
+    """The examples in the dtype of the parameters, and their ids, as many at a time as `ENTRIES` says."""
+    size = max(1, ENTRIES // numbers_per_example(data.example.inputs))
+    for batch, ids in zip(data.batches(size), data.ids.split(size), strict=True):
+        yield objective.fitting(batch), ids
+
+
+def _checked_losses(objective: Objective, part: Batch, name: str, ids: Tensor, outputs: Any) -> Float[Tensor, " B"]:
+    with torch.no_grad(), _in_words(f"{name}: the losses fail", part.targets):
+        objective.check_batch(outputs, part, name, ids)
+        losses = objective.losses_of(outputs, part).detach()
+    bad = ~torch.isfinite(losses)
+    if bad.any():
+        raise ValueError(
+            f"{name}: {int(bad.sum())} of {len(losses)} losses are not finite; check the inputs' scale, the "
+            f"targets, and that the network was trained to its end"
+        )
+    return losses
+
+
+def _is_small(part: Batch) -> bool:
+    return sum(leaf.numel() for leaf in tree_leaves(part.inputs)) <= FEW_NUMBERS
+
+
+def _alone(objective: Objective, part: Batch) -> Float[Tensor, " B"]:
+    """The loss of every example alone, at once where torch can; where it cannot, in `GROUPS` groups, drawn by lot."""
+    params = own_params(objective)
+
+    def of_one(example: Batch) -> Tensor:
+        return objective.losses(params, tree_map(lambda leaf: leaf.unsqueeze(0), example))[0]
+
+    def quick() -> Tensor:
+        try:
+            return vmap(of_one, randomness="different")(part)
+        except ValueError as error:  # of a layer that takes no single example
+            raise RuntimeError(str(error)) from error
+
+    def patient() -> Tensor:
+        length = len(part.targets)
+        order = torch.randperm(length, generator=torch.Generator().manual_seed(0)).to(part.targets.device)
+        groups = [tree_map(lambda leaf, rows=rows: leaf[rows], part) for rows in order.chunk(min(GROUPS, length))]
+        found = torch.cat([objective.losses(params, group) for group in groups])
+        return torch.empty_like(found).index_copy_(0, order, found)
+
+    with torch.no_grad():
+        return first_way(objective.network, "losses", quick, patient)
+
+
+def _check_same(losses: Tensor, rows: Tensor, again: Tensor, name: str, among: int, how: str = "") -> None:
+    """Refuses losses of some examples that are others in other company."""
+    if not close(losses[rows], again):
+        worst = int((losses[rows] - again).abs().argmax())
+        raise ValueError(
+            f"{name}: the loss of an example depends on the other examples of its batch{how}: "
+            f"{float(losses[rows][worst]):.6g} among {len(losses)}, {float(again[worst]):.6g} among {among}. {_CAUSES}"
+        )
+
+
+def _check_forgets(
+    objective: Objective,
+    kept: KeptState,
+    call: Callable[[Any, ByNameAlone], Passed],
+    watch: ByNameAlone,
+    few: Batch,
+    losses: Tensor,
+) -> None:
+    """Refuses a network whose losses are others once it has forgotten what it kept from the calls so far."""
+    changed = kept.changed()
+    if not changed:
+        return
+    kept.restore()
+    with torch.no_grad():
+        fresh = objective.losses_of(call(few.inputs, watch).outputs, few).detach()
+    if not close(losses, fresh):
+        worst = int((losses - fresh).abs().argmax())
+        raise ValueError(
+            f"the network keeps {', '.join(changed[:3])} from its first calls, on which the losses depend: "
+            f"{float(losses[worst]):.6g} after other examples, {float(fresh[worst]):.6g} on a first call. Register "
+            f"what it is to keep as a buffer and set it before, in training"
+        )
+
+
+def _check_alone(
+    objective: Objective,
+    data: Dataset,
+    start: int,
+    losses: Tensor,
+    call: Callable[[Any, ByNameAlone], Passed],
+    watch: ByNameAlone,
+    part: Batch,
+) -> None:
+    """Refuses losses that are others where a collate function has the example alone, twice over."""
+    if not (isinstance(data, StreamedDataset) and data.is_collated):
+        return
+    count = min(len(losses), MOST_ALONE if _is_small(part) else 1 + len(losses) // COMPANY, MOST_ALONE)
+    for row in torch.linspace(0, len(losses) - 1, count).long().tolist():
+        twice = objective.fitting(data.gathered(torch.tensor([start + row, start + row])))
+        with torch.no_grad():
+            own = objective.losses_of(call(twice.inputs, watch).outputs, twice).detach()
+        places = torch.tensor([row, row], device=losses.device)
+        _check_same(losses, places, own, data.name, 1, ", as the collate function makes it")

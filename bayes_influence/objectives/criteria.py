@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import fields, is_dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -12,8 +16,19 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from bayes_influence.errors import BayesInfluenceError
+from bayes_influence.objectives.plain_formulas import plain_formulas
 from bayes_influence.objectives.predictive import Predictive
-from bayes_influence.torch_internals import tree_map
+from bayes_influence.torch_internals import tree_flatten, tree_leaves, tree_unflatten
+
+logger = logging.getLogger(__name__)
+
+OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
+"""Criteria of torch whose whole-number targets are classes, one per output."""
+
+_CLASS_WEIGHTS = (
+    ". Weights of classes are divided by their sum over the batch: pass CrossEntropyLoss(weight=w / w[targets].mean(), "
+    "reduction='none') with the mean over the training targets, which is the same objective over all of them"
+)
 
 Criterion = Callable[[Any, Tensor], Tensor]
 """A loss as training loops call it: (outputs, targets) -> one number, or one per example."""
@@ -49,7 +64,7 @@ class PerExample:
                 "size; give it reduction='mean', and the weight decay that belongs to the mean"
             )
         self.criterion = criterion
-        self._single = _unreduced(criterion)
+        self._each = _each(criterion)
 
     def __repr__(self) -> str:
         return f"PerExample({_named(self.criterion)})"
@@ -61,7 +76,7 @@ class PerExample:
 
     def __call__(self, outputs: Any, targets: Tensor) -> Float[Tensor, " B"]:
         """Losses, one per example."""
-        losses = self._single(outputs, targets)
+        losses = self._alone(outputs, targets)
         if losses.ndim == 2 and losses.shape[1] == 1:
             return losses.squeeze(1)
         if losses.ndim > 1:
@@ -69,14 +84,60 @@ class PerExample:
                 f"{_named(self.criterion)} returns losses of shape {tuple(losses.shape)}, several for every example; "
                 "take reduction='mean', or a function that adds them up or averages them"
             )
-        if losses.ndim:
-            return losses
+        return losses if losses.ndim else self._taken_apart(outputs, targets)
 
-        def of_one(output: Any, target: Tensor) -> Tensor:
-            alone = tree_map(lambda leaf: leaf.unsqueeze(0), output)
-            return self._single(alone, target.unsqueeze(0))
+    def _alone(self, outputs: Any, targets: Tensor) -> Tensor:
+        """What the criterion returns, without its mean where it is one of torch's."""
+        if self._each is None:
+            return _fitting(self.criterion, outputs)(outputs, targets)
+        return _fitting(self._each, outputs)(outputs, targets).reshape(len(targets), -1).mean(1)
 
-        return vmap(of_one, randomness="error")(outputs, targets)
+    def _taken_apart(self, outputs: Any, targets: Tensor) -> Float[Tensor, " B"]:
+        """The criterion's number for every example alone, batched where torch can, also in plain formulas."""
+        leaves, rebuild = _leaves(outputs)
+        rows = [isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == len(targets) for leaf in leaves]
+
+        def of_one(target: Tensor, *own: Tensor) -> Tensor:
+            parts = iter(own)
+            alone = [next(parts).unsqueeze(0) if row else leaf for leaf, row in zip(leaves, rows, strict=True)]
+            return self._alone(rebuild(alone), target.unsqueeze(0))
+
+        batched = [leaf for leaf, row in zip(leaves, rows, strict=True) if row]
+        for context in (nullcontext, plain_formulas):
+            try:
+                with context():
+                    return vmap(of_one, randomness="error")(targets, *batched)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                logger.debug("%s is not batched: %s", _named(self.criterion), error)
+        return torch.stack([of_one(*row) for row in zip(targets, *batched, strict=True)])
+
+    def check_targets(self, outputs: Any, targets: Tensor, name: str, ids: Tensor) -> None:
+        """Refuses classes for which there is no output, where the criterion is one of torch's over classes.
+
+        Args:
+            outputs: Of a batch.
+            targets: Of the batch.
+            name: Of the data set, for the message.
+            ids: (B,), named in the message.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        if not isinstance(self.criterion, OF_CLASSES) or not isinstance(outputs, Tensor) or outputs.ndim < 2:
+            return
+        if targets.is_floating_point() or targets.shape != (len(outputs), *outputs.shape[2:]):
+            return
+        count, ignored = outputs.shape[1], getattr(self.criterion, "ignore_index", None)
+        wrong = ((targets < 0) | (targets >= count)) & (targets != ignored)
+        if wrong.any():
+            first = int(wrong.nonzero()[0, 0])
+            raise ValueError(
+                f"{name}: {_named(self.criterion)} needs classes in 0..{count - 1}, one per output, got "
+                f"{int(targets[wrong][0])} (the first is id {int(ids[first])}); number the classes from 0, or give the "
+                f"network more outputs"
+            )
 
     def check_mean(self, outputs: Any, targets: Tensor) -> None:
         """Holds the mean of the losses against the criterion's own number for the batch.
@@ -88,7 +149,7 @@ class PerExample:
         Raises:
             InseparableLossError: If they differ.
         """
-        whole = self.criterion(outputs, targets)
+        whole = _fitting(self.criterion, outputs)(outputs, targets)
         if whole.ndim:
             return
         losses = self(outputs, targets)
@@ -100,6 +161,7 @@ class PerExample:
                 f"{float(mean):.6g} on average for each of them alone: it is {total} over the examples' losses. Pass "
                 "a function with one loss per example (reduction='none', then a mean over everything but the first "
                 "axis), in which no example's loss depends on the others, their weights or their number of tokens"
+                + (_CLASS_WEIGHTS if getattr(self.criterion, "weight", None) is not None else "")
             )
 
 
@@ -132,13 +194,48 @@ def _is_of_torch(criterion: Criterion) -> bool:
     return isinstance(criterion, nn.Module) and type(criterion).__module__.startswith("torch.")
 
 
-def _unreduced(criterion: Criterion) -> Criterion:
-    """One of torch's modules without its mean over the batch; any other criterion as it is."""
+def _each(criterion: Criterion) -> nn.Module | None:
+    """One of torch's modules without its mean over the batch; nothing for any other criterion."""
     if not (_is_of_torch(criterion) and getattr(criterion, "reduction", None) == "mean"):
+        return None
+    single: Any = copy.deepcopy(criterion)
+    single.reduction = "none"
+    return single
+
+
+_moved: WeakKeyDictionary[nn.Module, dict[tuple[torch.dtype, torch.device], nn.Module]] = WeakKeyDictionary()
+"""Criteria in the dtypes and on the devices that they were needed in."""
+
+
+def _fitting(criterion: Criterion, outputs: Any) -> Criterion:
+    """The criterion with its own numbers, such as weights of classes, in the dtype and on the device of the outputs."""
+    like = next((leaf for leaf in _leaves(outputs)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()), None)
+    if like is None or not isinstance(criterion, nn.Module):
         return criterion
-    single = copy.deepcopy(criterion)
-    single.reduction = "none"  # type: ignore[attr-defined]
-    return lambda outputs, targets: single(outputs, targets).reshape(len(targets), -1).mean(1)
+    own = [value for value in (*criterion.parameters(), *criterion.buffers()) if value.is_floating_point()]
+    if all(value.dtype == like.dtype and value.device == like.device for value in own):
+        return criterion
+    known, key = _moved.setdefault(criterion, {}), (like.dtype, like.device)
+    if key not in known:
+        known[key] = copy.deepcopy(criterion).to(dtype=like.dtype, device=like.device)
+    return known[key]
+
+
+def _leaves(outputs: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """What outputs are made of, and the way back; a dataclass of its user's is taken apart into its fields."""
+    if is_dataclass(outputs) and not isinstance(outputs, type) and tree_leaves(outputs) == [outputs]:
+        names = [each.name for each in fields(outputs)]
+        inner, structure = tree_flatten([getattr(outputs, name) for name in names])
+
+        def rebuild(leaves: list[Any]) -> Any:
+            made = copy.copy(outputs)
+            for name, value in zip(names, tree_unflatten(leaves, structure), strict=True):
+                object.__setattr__(made, name, value)
+            return made
+
+        return inner, rebuild
+    leaves, structure = tree_flatten(outputs)
+    return leaves, lambda new: tree_unflatten(new, structure)
 
 
 def _named(criterion: Any) -> str:

@@ -17,13 +17,13 @@ from torch.func import functional_call
 from bayes_influence.arguments import check_at_least, check_function, checked_move, kind_of, named, shown
 from bayes_influence.data.arguments import as_call
 from bayes_influence.data.batch import Batch
-from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.layers import is_bayesian, is_calibrated
 from bayes_influence.objectives.criteria import PerExample, read_outputs
 from bayes_influence.objectives.parameters import (
     Flattening,
     Params,
     called_last,
+    check_not_scripted,
     moved_like,
     same_memory,
     select_names,
@@ -80,6 +80,7 @@ class Objective:
     def __post_init__(self) -> None:
         if not isinstance(self.network, nn.Module):
             raise TypeError(f"an objective needs a network, an nn.Module, got {type(self.network).__name__}")
+        check_not_scripted(self.network)
         check_function("the likelihood", self.likelihood, "pass an object such as CrossEntropy()")
         check_function("the regulariser", self.regulariser, "pass an object such as WeightDecay(0.01)")
         check_at_least(0, regulariser_weight=self.regulariser_weight)
@@ -238,25 +239,10 @@ class Objective:
             raise ValueError(f"the likelihood must return {asked}, got {got}; use reduction='none'")
         return batch.weighted(losses)
 
-    def check_targets(self, data: Dataset) -> None:
-        """Refuses targets that do not fit what the likelihood says of the outputs; two examples are evaluated.
-
-        Nothing is refused where it does not say what they mean.
-
-        Raises:
-            TypeError: If outputs or targets are of another kind.
-            ValueError: If they do not fit; data set and example are named.
-        """
-        if not isinstance(self.likelihood, Predictive):
-            return
-        first = data.select(range(min(2, len(data))))
-        with torch.no_grad():
-            outputs = self.outputs(self.params, self.fitting(first.batch().inputs))
-        seen = data if data.holds_targets else first
-        self.likelihood.check(outputs, seen.targets, data.name, seen.ids)
-
     def check_batch(self, outputs: Any, batch: Batch, name: str, ids: Int[Tensor, " B"]) -> None:
-        """The same of a batch with its outputs, the examples' data set by name; and that a mean over batches is one.
+        """Refuses targets of a batch that do not fit its outputs, where the likelihood says what these mean.
+
+        Of a loss over batches, it is held against the mean of its examples' losses.
 
         Raises:
             InseparableLossError: If the likelihood was made of a loss over batches that is no mean.
@@ -266,6 +252,7 @@ class Objective:
         if isinstance(self.likelihood, Predictive):
             self.likelihood.check(outputs, batch.targets, name, ids)
         elif isinstance(self.likelihood, PerExample):
+            self.likelihood.check_targets(outputs, batch.targets, name, ids)
             self.likelihood.check_mean(outputs, batch.targets)
 
     def value(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bayes_influence.arguments import shown
 from bayes_influence.data.arguments import as_call
 from bayes_influence.moments.layers import RHO
+from bayes_influence.objectives.hidden import aliases, as_view_of, unregistered_tensors
 from bayes_influence.objectives.layers import IN_WORDS, is_layer
 from bayes_influence.torch_internals import tree_map
 
@@ -41,6 +42,21 @@ def moved_like(tensors: Any, like: Tensor) -> Any:
     return tree_map(
         lambda leaf: leaf.to(device=like.device, dtype=like.dtype if leaf.is_floating_point() else None), tensors
     )
+
+
+def check_not_scripted(network: nn.Module) -> None:
+    """Refuses layers of torch.jit, which cannot be called with other parameters than their own.
+
+    Raises:
+        TypeError: If there is one.
+    """
+    for path, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"its {path!r}" if path else "it"
+            raise TypeError(
+                f"an objective calls its network with other parameters, which a module of torch.jit does not take, and "
+                f"{what} is one ({type(module).__name__}); pass the module that was scripted or traced"
+            )
 
 
 def owners_of_parameters(network: nn.Module) -> dict[str, nn.Module]:
@@ -241,6 +257,9 @@ def standing_at(network: nn.Module, params: Params, buffers: Params) -> nn.Modul
         memo[id(buffer)] = buffers[name]
     for module in network.modules():
         # Tensors that are computed from parameters (weight norm's) are made anew in every call, but cannot be copied.
-        derived = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
+        derived = [value for _, value in unregistered_tensors(module) if not value.is_leaf]
         memo.update({id(value): value.detach().clone() for value in derived})
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    for value, name in aliases(network).values():
+        memo[id(value)] = as_view_of(value, own[name], {**params, **buffers}[name])
     return copy.deepcopy(network, memo).eval()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from math import log, pi
 from typing import Any
 
 import torch
@@ -52,6 +53,23 @@ def _multi_margin(
     if weight is not None:
         terms = terms * weight[target].unsqueeze(-1)
     return _reduced((terms * others).sum(dim=-1) / input.shape[-1], reduction)
+
+
+def _gaussian_nll(
+    input: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    """(log s^2 + e^2 / s^2) / 2 for a variance s^2 of at least eps, with a gradient as if it were not bounded."""
+    variance = torch.as_tensor(var, dtype=input.dtype, device=input.device)
+    if variance.ndim and variance.ndim < input.ndim:
+        variance = variance.unsqueeze(-1)
+    variance = variance + (variance.clamp(min=eps) - variance).detach()
+    losses = 0.5 * (variance.log() + (input - target).square() / variance)
+    return _reduced(losses + 0.5 * log(2 * pi) if full else losses, reduction)
 
 
 def _embedding(
@@ -131,6 +149,7 @@ FORMULAS: dict[Any, Callable[..., Tensor]] = {
     weight_norm: _weight_norm,
     functional.huber_loss: _huber,
     functional.multi_margin_loss: _multi_margin,
+    functional.gaussian_nll_loss: _gaussian_nll,
     functional.embedding: _embedding,
     functional.embedding_bag: _embedding_bag,
     functional.layer_norm: _layer_norm,

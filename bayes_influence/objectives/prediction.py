@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import pi
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 from torch.func import vmap
 
 from bayes_influence.moments.moments import Moments
-from bayes_influence.moments.prediction import diagonal_moments, linearized_moments
+from bayes_influence.moments.prediction import diagonal_moments, linearized_moments, sampled_moments
 from bayes_influence.moments.sampling import Posterior, RunningMoments
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.predictive import ClassPredictive, predictive_of
+from bayes_influence.objectives.predictive import ClassPredictive, Predictive, RealPredictive, predictive_of
 
 LOGIT_DRAWS = 256
 """Draws of the logits where probabilities are averaged over them."""
@@ -78,6 +79,40 @@ class Prediction:
         return self.total - self.epistemic
 
 
+@dataclass(frozen=True, eq=False)
+class RealPrediction:
+    """Predictions of real numbers for n examples, in the units of the targets that were trained on.
+
+    Attributes:
+        mean: Predictive means, (n, K).
+        noise: Variance of the target around the network's output: the likelihood's, or as it was learned.
+        epistemic: Variance of the output under the posterior, what more data could take away; 0 of a single network.
+    """
+
+    mean: Float[Tensor, "n *K"]
+    noise: Float[Tensor, "n *K"]
+    epistemic: Float[Tensor, "n *K"]
+
+    @property
+    def deviation(self) -> Float[Tensor, "n *K"]:
+        """Standard deviation of the target: of noise and output together."""
+        return (self.noise + self.epistemic).sqrt()
+
+    def interval(self, level: float = 0.95) -> tuple[Float[Tensor, "n *K"], Float[Tensor, "n *K"]]:
+        """Both ends of the interval around the mean that holds a Gaussian target with this probability.
+
+        Args:
+            level: The probability.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"the level of an interval is a probability between 0 and 1, got {level}")
+        reach = NormalDist().inv_cdf(0.5 + level / 2) * self.deviation
+        return self.mean - reach, self.mean + reach
+
+
 _MOMENTS: dict[str, Callable[..., Moments]] = {"diagonal": diagonal_moments, "linearized": linearized_moments}
 MODES = (*_MOMENTS, "sampled")
 
@@ -90,11 +125,13 @@ def predict(
     averaging: str = "probit",
     n_samples: int = 256,
     generator: torch.Generator | None = None,
-) -> Prediction:
-    """Class probabilities of a Bayesian network and how far they can be trusted.
+) -> Prediction | RealPrediction:
+    """Class probabilities or real numbers, as the likelihood says, and how far they can be trusted.
+
+    A deterministic network has no posterior: its own outputs are predicted, in every mode, without epistemic part.
 
     Args:
-        objective: A Bayesian network where it stands, with a likelihood of classes or labels.
+        objective: A network where it stands, with a likelihood that says what its outputs mean.
         inputs: A batch, fixed or random.
         mode: `"diagonal"`, `"linearized"` or `"sampled"`, as the functions of those names say.
         averaging: How the first two modes come from logits to probabilities: `"probit"`, with the epistemic part to
@@ -104,15 +141,46 @@ def predict(
         generator: Source of the draws; seeded with 0 if not given.
 
     Raises:
-        TypeError: If it is a network without an objective, or the likelihood does not say that outputs are classes.
-        ValueError: If mode or averaging is unknown, or the network is not Bayesian.
+        TypeError: If it is a network without an objective, or the likelihood does not say what outputs mean.
+        ValueError: If mode or averaging is unknown.
     """
-    if mode not in MODES:
-        raise ValueError(f"unknown prediction mode {mode!r}; known: {', '.join(MODES)}")
-    if averaging not in ("probit", "sampled"):
-        raise ValueError(f"unknown averaging {averaging!r}; known: probit, sampled")
+    _check_ways(mode, averaging)
+    likelihood = _meaning(objective, "a prediction")
+    if isinstance(likelihood, RealPredictive):
+        return _real(likelihood, _output_moments(objective, inputs, mode, n_samples, generator))
+    return predict_classes(objective, inputs, mode=mode, averaging=averaging, n_samples=n_samples, generator=generator)
+
+
+def predict_classes(
+    objective: Objective,
+    inputs: Any,
+    *,
+    mode: str = "linearized",
+    averaging: str = "probit",
+    n_samples: int = 256,
+    generator: torch.Generator | None = None,
+) -> Prediction:
+    """What `predict` returns for a likelihood of classes or labels, and for no other.
+
+    Args:
+        objective: As of `predict`.
+        inputs: As of `predict`.
+        mode: As of `predict`.
+        averaging: As of `predict`.
+        n_samples: As of `predict`.
+        generator: As of `predict`.
+
+    Raises:
+        TypeError: If it is a network without an objective, or the likelihood does not say that outputs are classes.
+        ValueError: If mode or averaging is unknown.
+    """
+    _check_ways(mode, averaging)
     classes = classes_of(objective)
     network, params = objective.network, objective.params
+    if not objective.is_bayesian:
+        logits = classes.class_logits(_own_outputs(objective, inputs))
+        certain = logits.expectation.new_zeros(len(logits.expectation))
+        return Prediction(logits, torch.softmax(logits.expectation, dim=-1), certain)
     if mode == "sampled":
         with torch.no_grad():
             draws = Posterior.of(network, params).samples(inputs, n_samples, generator)
@@ -128,24 +196,59 @@ def predict(
     return Prediction(logits, probabilities, torch.minimum(_per_example(mutual_information(logits)), total))
 
 
+def _check_ways(mode: str, averaging: str) -> None:
+    if mode not in MODES:
+        raise ValueError(f"unknown prediction mode {mode!r}; known: {', '.join(MODES)}")
+    if averaging not in ("probit", "sampled"):
+        raise ValueError(f"unknown averaging {averaging!r}; known: probit, sampled")
+
+
 def classes_of(objective: Objective) -> ClassPredictive:
     """An objective's likelihood, where it is one of classes or labels.
 
     Raises:
         TypeError: If it is a network without an objective, or the likelihood does not say that outputs are classes.
     """
+    found = _meaning(objective, "a prediction of classes")
+    if not isinstance(found, ClassPredictive):
+        raise TypeError(
+            f"a prediction of classes is asked for, and {type(found).__name__} means real numbers; `predict` has their "
+            f"mean and variance"
+        )
+    return found
+
+
+def _meaning(objective: Objective, what: str) -> Predictive:
+    """An objective's likelihood, where it says what outputs mean."""
     if not isinstance(objective, Objective):
         raise TypeError(
             f"predict takes an Objective, whose likelihood says what the outputs mean, got {type(objective).__name__}; "
             f"as Objective(network, TiltedCategorical()) for classes, with ExpectedBernoulli() for one logit"
         )
-    found = predictive_of(objective.likelihood, "a prediction of classes")
-    if not isinstance(found, ClassPredictive):
-        raise TypeError(
-            f"predictions are probabilities of classes, and {type(found).__name__} means real numbers; their mean and "
-            f"variance are those of linearized_moments, to which the noise adds its own variance"
-        )
-    return found
+    return predictive_of(objective.likelihood, what)
+
+
+def _own_outputs(objective: Objective, inputs: Any) -> Moments:
+    """What a deterministic network returns, without variance."""
+    with torch.no_grad():
+        outputs = objective.outputs(objective.params, inputs)
+    return Moments(outputs, torch.zeros_like(outputs))
+
+
+def _output_moments(
+    objective: Objective, inputs: Any, mode: str, n_samples: int, generator: torch.Generator | None
+) -> Moments:
+    """Mean and variance of the outputs under the posterior."""
+    if not objective.is_bayesian:
+        return _own_outputs(objective, inputs)
+    if mode == "sampled":
+        return sampled_moments(objective.network, inputs, objective.params, n_samples, generator)
+    return _MOMENTS[mode](objective.network, inputs, objective.params)
+
+
+def _real(likelihood: RealPredictive, outputs: Moments) -> RealPrediction:
+    mean, log_scale = likelihood.split(outputs.expectation)
+    return RealPrediction(mean, torch.exp(2 * log_scale), likelihood.split(outputs.variance)[0])
 
 
 def _averaged(draws: Iterable[Float[Tensor, "draws n *K C"]]) -> Prediction:

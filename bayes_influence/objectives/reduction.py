@@ -9,8 +9,8 @@ so, the network stays whole, and the reduction says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,17 +18,13 @@ from torch import Tensor, nn
 
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset, check_dataset
-from bayes_influence.objectives.company import check_losses, close, company
+from bayes_influence.objectives.company import Passed, check_targets, close, examine, own_params
 from bayes_influence.objectives.head import Head, layer_path
+from bayes_influence.objectives.hidden import ByNameAlone, KeptState
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.parameters import owners_of_parameters
+from bayes_influence.objectives.parameters import Params, owners_of_parameters
 from bayes_influence.torch_internals import tree_leaves, tree_map
-
-ENTRIES = 2_000_000
-"""Numbers of inputs, times the members that share a pass, that go through the network at a time. The intermediate
-values are then some 20 MB for a last layer of ten outputs and some hundred for a small convolutional network; larger
-parts cost time, too: fresh memory has to be mapped for each."""
 
 
 class _StaysWholeError(Exception):
@@ -86,13 +82,14 @@ class Reduction:
             TypeError, ValueError: If these are no data set, their targets do not fit the likelihood, or as `reduce`.
         """
         check_dataset(data, "examples")
-        self.members.objective.check_targets(data)
-        if self.features is None:
-            return None
-        try:
-            return _features(self.members, layer_path(self.problem.objective.network), data)
-        except _StaysWholeError:
-            return None
+        check_targets(self.members.objective, data)
+        if self.features is not None:
+            try:
+                return _features(self.members, layer_path(self.problem.objective.network), data)
+            except _StaysWholeError:
+                pass
+        _examine_whole(self.members, data)
+        return None
 
 
 def reduce(trained: Members | Objective, train: Dataset) -> Reduction:
@@ -111,19 +108,21 @@ def reduce(trained: Members | Objective, train: Dataset) -> Reduction:
     """
     check_dataset(train, "the training examples")
     members = Members.of(trained)
-    few = members.objective.fitting(train.select(range(min(2, len(train)))).batch())
-    objective = members.objective.resolved(few.inputs)
-    objective.check_targets(train)
+    objective = members.objective
+    with objective.exclusive() as network:
+        kept = KeptState(network)
+        try:
+            few = objective.fitting(train.select(range(min(2, len(train)))).batch())
+            objective = objective.resolved(few.inputs)
+        finally:
+            kept.restore()
+    check_targets(objective, train)
     members = replace(members, objective=objective)
     try:
         path = _candidate(objective)
         features = _features(members, path, train)
     except _StaysWholeError as error:
-        for one in members:
-            for part, ids in _parts(one, train, 1):
-                few, rows = company(part)
-                outputs = [one.outputs(one.params, some.inputs) for some in (part, few)]
-                check_losses(one, part, train.name, ids, outputs[0], few, rows, outputs[1])
+        _examine_whole(members, train)
         return Reduction(members, train, members, None, str(error))
     reason = f"the selected parameters are those of {path or 'the network'!r}, whose output is the network's"
     return Reduction(members, train, _heads(members, path), features, reason)
@@ -152,16 +151,6 @@ def is_linear_layer(objective: Objective, inputs: Any, leading: int = 1) -> bool
         and inputs.ndim == leading + 1
         and objective.names in ((weight,), (weight, bias))
     )
-
-
-def numbers_per_example(inputs: Any, leading: int = 1) -> int:
-    """How many numbers one example's inputs are.
-
-    Args:
-        inputs: Any nesting of tensors.
-        leading: Axes before those of one example.
-    """
-    return max(1, sum(leaf.shape[leading:].numel() for leaf in tree_leaves(inputs)))
 
 
 def _candidate(objective: Objective) -> str:
@@ -196,29 +185,36 @@ def _features(members: Members, path: str, data: Dataset) -> Any:
     """What every member's last layer receives, leading axes (E, n), everything checked that passes."""
     each = []
     for one in members:
-        received = []
-        for part, ids in _parts(one, data, 1):
-            few, rows = company(part)
-            (features, outputs), (again, few_outputs) = (_watched(one, path, some.inputs) for some in (part, few))
-            check_losses(one, part, data.name, ids, outputs, few, rows, few_outputs)
-            _check_rows(path, features, again, rows)
-            received.append(tree_map(Tensor.detach, features))
+        received: list[Any] = []
+
+        def take(whole: Passed, few: Passed, rows: Tensor, received: list[Any] = received) -> None:
+            _check_rows(path, whole.features, few.features, rows)
+            if received and _shapes(received[0]) != _shapes(whole.features):
+                raise _StaysWholeError(f"what {path or 'the network'!r} receives varies in shape from batch to batch")
+            received.append(tree_map(Tensor.detach, whole.features))
+
+        examine(one, data, partial(_watched, one, path), take, every=False)
         each.append(tree_map(lambda *leaves: torch.cat(leaves), *received))
     return tree_map(lambda *leaves: torch.stack(leaves), *each) if len(each) > 1 else tree_map(_first_axis, each[0])
+
+
+def _examine_whole(members: Members, data: Dataset) -> None:
+    """Passes the examples through every member, everything checked that passes."""
+    for one in members:
+        params = own_params(one)
+
+        def call(inputs: Any, watch: ByNameAlone, one: Objective = one, params: Params = params) -> Passed:
+            with watch:
+                return Passed(one.outputs(params, inputs))
+
+        examine(one, data, call, lambda *_: None, every=True)
 
 
 def _first_axis(leaf: Tensor) -> Tensor:
     return leaf.unsqueeze(0)
 
 
-def _parts(objective: Objective, data: Dataset, members: int) -> Iterator[tuple[Batch, Tensor]]:
-    """The examples in the dtype of the parameters, and their ids, as many at a time as `ENTRIES` says."""
-    size = max(1, ENTRIES // (members * numbers_per_example(data.example.inputs)))
-    for batch, ids in zip(data.batches(size), data.ids.split(size), strict=True):
-        yield objective.fitting(batch), ids
-
-
-def _watched(objective: Objective, path: str, inputs: Any) -> tuple[Any, Any]:
+def _watched(objective: Objective, path: str, inputs: Any, watch: ByNameAlone) -> Passed:
     """What the layer receives, and what the network returns, in one forward pass that has to end with that layer.
 
     Raises:
@@ -252,7 +248,7 @@ def _watched(objective: Objective, path: str, inputs: Any) -> tuple[Any, Any]:
                 name: value.detach().requires_grad_(name in objective.names and value.is_floating_point())
                 for name, value in objective.params.items()
             }
-            with torch.enable_grad():
+            with torch.enable_grad(), watch:
                 outputs = objective.outputs(state, inputs)
         finally:
             for handle in handles:
@@ -273,12 +269,17 @@ def _watched(objective: Objective, path: str, inputs: Any) -> tuple[Any, Any]:
         raise _StaysWholeError(f"what {named!r} receives does not have the examples on its first axis")
     if any(leaf.requires_grad for leaf in leaves):
         raise _StaysWholeError(f"what {named!r} receives depends on its own parameters, which are used before it, too")
-    return args[0], outputs
+    return Passed(outputs, args[0])
 
 
 def _versions(values: Any) -> list[int]:
     """How often each tensor was written into."""
     return [leaf._version for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _shapes(values: Any) -> list[torch.Size]:
+    """Shapes of single examples' tensors."""
+    return [leaf.shape[1:] for leaf in tree_leaves(values)]
 
 
 def _check_rows(path: str, features: Any, again: Any, rows: Tensor) -> None:

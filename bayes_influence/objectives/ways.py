@@ -35,9 +35,9 @@ WAYS = ("forward mode", "forward mode with plain formulas", "reverse mode, one d
 UNBATCHED = "There is a performance drop because we have not yet implemented the batching rule"
 """How torch's warning begins when it computes examples one by one: its attention for processors, for example."""
 
-Derivative = Literal["gradients", "products", "bends", "outputs"]
-"""What is derived: gradients and Jacobians, products with second derivatives, those along two directions or in
-parameters and inputs, or losses in the outputs."""
+Derivative = Literal["losses", "gradients", "products", "bends", "outputs"]
+"""What is derived: nothing of single examples' losses, gradients and Jacobians, products with second derivatives, those
+along two directions or in parameters and inputs, or losses in the outputs."""
 
 _known: WeakKeyDictionary[nn.Module, dict[Derivative, int]] = WeakKeyDictionary()
 """The first of the ways that a network has been seen to have, for each of these."""

@@ -15,10 +15,11 @@ from torch.func import vmap
 from bayes_influence.arguments import kind_of
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.company import ENTRIES, numbers_per_example
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
-from bayes_influence.objectives.reduction import ENTRIES, Reduction, numbers_per_example
+from bayes_influence.objectives.reduction import Reduction
 from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.torch_internals import tree_map
 

@@ -17,8 +17,9 @@ from tqdm.auto import tqdm
 from bayes_influence.arguments import check_whole
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.company import ENTRIES, numbers_per_example
 from bayes_influence.objectives.parameters import Params
-from bayes_influence.objectives.reduction import ENTRIES, Reduction, numbers_per_example
+from bayes_influence.objectives.reduction import Reduction
 from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.retraining.turns import per_network

@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bayes_influence.curvature.cost import Plan
+from bayes_influence.objectives.company import ENTRIES, numbers_per_example
 from bayes_influence.objectives.parameters import Params
-from bayes_influence.objectives.reduction import ENTRIES, Reduction, numbers_per_example
+from bayes_influence.objectives.reduction import Reduction
 from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.torch_internals import tree_map

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from bayes_influence.curvature.cost import Plan
 from bayes_influence.data.batch import Batch
+from bayes_influence.objectives.company import first_outputs
 from bayes_influence.objectives.held import held_per_example
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
@@ -158,9 +159,7 @@ def _plan(objective: Objective, batch: Batch, flat: Float[Tensor, "E P"], epochs
 
 def _check_targets(objective: Objective, batch: Batch) -> None:
     """Refuses targets that do not fit the likelihood and what the network says of the first two examples."""
-    first = tree_map(lambda leaf: leaf[:2], objective.fitting(batch.inputs))
-    with torch.no_grad():
-        outputs = objective.outputs(objective.params, first)
+    outputs = first_outputs(objective, tree_map(lambda leaf: leaf[:2], batch.inputs))
     check_outputs(objective.likelihood, outputs, batch.targets)
 
 

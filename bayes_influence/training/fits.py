@@ -17,6 +17,7 @@ from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.models.initialisation import initial_state, seeded
 from bayes_influence.moments.layers import is_bayesian, is_calibrated
 from bayes_influence.moments.twins import check_twin
+from bayes_influence.objectives.company import check_targets, first_outputs
 from bayes_influence.objectives.members import Members, differing, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
@@ -139,12 +140,9 @@ def _check_built(make_network: Callable[[], nn.Module]) -> None:
 
 def _check_targets(objective: Objective, train: Dataset, fewest: int) -> None:
     """Refuses targets that the network cannot learn, before any training."""
-    objective.check_targets(train)
+    check_targets(objective, train)
     if isinstance(objective.likelihood, ClassPredictive) and not train.targets.is_floating_point():
-        with torch.no_grad():
-            outputs = objective.outputs(
-                objective.params, objective.fitting(train.select(range(min(2, len(train)))).batch().inputs)
-            )
+        outputs = first_outputs(objective, train.select(range(min(2, len(train)))).batch().inputs)
         train.check_classes(objective.likelihood.class_logits(outputs).shape[-1], fewest)
 
 

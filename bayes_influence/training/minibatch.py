@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.moments.layers import is_calibrated
+from bayes_influence.objectives.company import check_targets
 from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params, moved_like
@@ -108,7 +109,7 @@ def train_minibatches(
             training's, or a step cannot be repeated or taken on the smallest batch.
     """
     check_dataset(train, "the training examples")
-    objective.check_targets(train)
+    check_targets(objective, train)
     training = _Training(
         objective, params, train, schedule, seeds, names, buffers, averaging, data_weights, step, labels
     )

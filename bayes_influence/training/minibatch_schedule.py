@@ -86,6 +86,10 @@ class MinibatchSchedule:
 
 
 def full_batches(schedule: Schedule, examples: int) -> MinibatchSchedule:
-    """A full-batch schedule for noisy objectives: the rate along a cosine, as a plateau would see only the noise."""
+    """A full-batch schedule for noisy objectives: the rate along a cosine, as a plateau would see only the noise.
+
+    Where there is no plateau the rate is kept.
+    """
     optimiser = Adam(schedule.betas, schedule.epsilon)
-    return MinibatchSchedule(schedule.epochs, examples, schedule.learning_rate, optimiser, decay="cosine")
+    decay = "constant" if schedule.plateau is None else "cosine"
+    return MinibatchSchedule(schedule.epochs, examples, schedule.learning_rate, optimiser, decay=decay)

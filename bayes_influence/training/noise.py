@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayes_influence.moments.moments import Moments
+
 
 class LearnedNoise(nn.Module):
     """x -> (f(x), log s): a network with the noise of its K outputs as parameters, for likelihoods of scale None.
@@ -52,4 +54,5 @@ class LearnedNoise(nn.Module):
             raise ValueError(
                 f"the network has {outputs.shape[-1]} outputs, but noise is learned for n_targets={len(self.log_scale)}"
             )
-        return torch.cat([outputs, self.log_scale.expand(*outputs.shape)], dim=-1)
+        alone: Any = outputs.marginal if isinstance(outputs, Moments) else outputs
+        return torch.cat([alone, self.log_scale.expand(*outputs.shape)], dim=-1)

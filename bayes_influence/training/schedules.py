@@ -114,7 +114,8 @@ class Schedule:
     Attributes:
         epochs: Steps, each over all examples.
         learning_rate: Adam's, at the start.
-        plateau: When to lower it; None keeps it.
+        plateau: When to lower it; None keeps it. Where steps draw random numbers or move buffers (dropout, batch norm),
+            the rate goes along a cosine to zero in a plateau's place, which would see only the noise.
         betas: Adam's decay rates.
         epsilon: Adam's epsilon.
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from bayes_influence.curvature.operators.last_layer import LastLayerOperator
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.company import ENTRIES, numbers_per_example
 from bayes_influence.objectives.held import held_per_example
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
-from bayes_influence.objectives.reduction import ENTRIES, Reduction, is_linear_layer, numbers_per_example
+from bayes_influence.objectives.reduction import Reduction, is_linear_layer
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.stacked_derivatives import StackedDerivatives
 

@@ -1,5 +1,6 @@
 """`bayes-influence influence RUN` on a finished run."""
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -47,3 +48,48 @@ def test_a_command_that_failed_is_not_in_the_way_of_the_corrected_one(run, tmp_p
     corrected = CliRunner().invoke(app, [*command, "--damping", "10"])
     assert corrected.exit_code == 0, corrected.output
     assert "10.0" in InfluenceScores.load(tmp_path / "out" / "scores.safetensors").damping
+
+
+@pytest.fixture(scope="module")
+def towns(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    frame = pd.DataFrame({"a": range(30), "c": ["n", "s", "e"] * 10, "kind": ["town", "village"] * 15})
+    frame.to_csv(folder / "towns.csv", index=False)
+    run = TrainRun(str(folder / "towns.csv"), "mlp", "none", target=("kind",), epochs=1, width=2)
+    train_and_report(run, folder / "run", progress=False)
+    frame.drop(columns="kind").head(2).to_csv(folder / "new.csv", index=False)
+    return folder
+
+
+def test_new_rows_are_explained_and_it_is_said_on_what(towns):
+    result = CliRunner().invoke(app, ["influence", str(towns / "run"), "--on", str(towns / "new.csv"), "--top", "2"])
+    assert result.exit_code == 0, result.output
+    shown = " ".join(result.output.split())
+    for expected in ("test 0 (id 0): not given", "test 1 (id 1)", "has no targets: influence is on the loss of the"):
+        assert expected in shown
+    assert "Scores and table:" in shown
+    assert "pictures" not in shown
+    assert (towns / "run-influence-new" / "influence.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--test", "0", "--data-folder", "x"], "--data-folder does not apply here:"),
+        (["--on", "absent.csv"], "absent.csv: there is no such file"),
+        (["--test", "0", "--device", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_does_not_apply_to_a_table_is_refused(towns, arguments, message, tmp_path):
+    result = CliRunner().invoke(app, ["influence", str(towns / "run"), *arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+
+
+def test_info_says_what_a_folder_holds(towns):
+    result = CliRunner().invoke(app, ["info", str(towns / "run")])
+    assert result.exit_code == 0, result.output
+    for expected in ("training run", "finished: yes, 1 epochs", "target: kind", "bayes-influence", "scheme: none"):
+        assert expected in result.output
+    refused = CliRunner().invoke(app, ["info", str(towns / "nothing")])
+    assert (refused.exit_code, "there is no such file or folder" in refused.output) == (2, True)

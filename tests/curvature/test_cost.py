@@ -81,12 +81,14 @@ def test_the_time_is_that_of_the_first_parts_and_told_once(caplog, monkeypatch):
     assert caplog.messages == ["a thing: holds 10 bytes, 3 passes over the examples, about 16 s"]
 
 
-def test_short_work_and_single_parts_are_not_announced(caplog):
+def test_short_work_and_single_parts_are_not_announced(caplog, monkeypatch):
     with caplog.at_level(logging.INFO, cost.__name__):
         assert list(plan().timed([1, 2, 3], 3)) == [1, 2, 3]
         assert list(plan().timed([1], 1)) == [1]
         assert list(plan().timed([], 0)) == []
         plan().announce(cost.LONG_SECONDS / 2)
+        monkeypatch.setattr(cost, "LONG_SECONDS", 0.0)
+        assert list(plan().timed([1], 1)) == [1]
     assert caplog.messages == []
 
 
@@ -216,3 +218,35 @@ print(factor(200), peak() - before)
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     size, held = map(int, found.stdout.split())
     assert held / 1.5 < cost.dense_plan("a matrix", size).held_bytes < 1.5 * held
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """A machine whose files say what a test tells them to."""
+    texts = {}
+
+    def read_text(path, *arguments, **options):
+        if str(path) not in texts:
+            raise FileNotFoundError(path)
+        return texts[str(path)]
+
+    monkeypatch.setattr(cost.Path, "read_text", read_text)
+    return texts
+
+
+def test_what_machine_container_and_process_have_left(told, monkeypatch):
+    """Kilobytes, bytes, and pages of the address space; None where nothing is said, or there is no limit."""
+    import resource
+
+    assert (cost._of_machine(), cost._of_container(), cost._of_process()) == (None, None, None)
+    told["/proc/meminfo"] = "MemTotal: 9 kB\nMemAvailable:   7 kB\n"
+    told["/sys/fs/cgroup/memory.max"], told["/sys/fs/cgroup/memory.current"] = "9000\n", "400\n"
+    told["/proc/self/statm"] = "3 2 1"
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (100_000, resource.RLIM_INFINITY))
+    pages = 3 * resource.getpagesize()
+    assert (cost._of_machine(), cost._of_container(), cost._of_process()) == (7 * 1024, 8600, 100_000 - pages)
+    assert available_bytes(CPU) == 7 * 1024
+    told["/sys/fs/cgroup/memory.max"] = "max"
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert (cost._of_container(), cost._of_process()) == (None, None)
+    assert available_bytes(torch.device("meta")) is None

@@ -83,3 +83,11 @@ def test_refuses_losses_that_are_not_finite(make_objective, classification) -> N
     broken = objective.at({name: value * torch.inf for name, value in objective.params.items()})
     with pytest.raises(ValueError, match="24 of 24 losses are not finite"):
         HessianOperator(broken, classification)
+
+
+def test_refuses_a_likelihood_of_whole_batches(make_objective, classification) -> None:
+    def whole(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(outputs, targets)
+
+    with pytest.raises(ValueError, match="one loss per example"):
+        HessianOperator(replace(make_objective(), likelihood=whole), classification)

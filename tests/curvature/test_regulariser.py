@@ -34,3 +34,18 @@ def test_a_regulariser_that_is_not_diagonal() -> None:
     assert operator.entries is None
     torch.testing.assert_close(operator.dense(), expected)
     torch.testing.assert_close(operator.diagonal(), expected.diagonal())
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_what_is_diagonal_does_not_depend_on_its_size(size) -> None:
+    def even(params: dict[str, torch.Tensor]) -> torch.Tensor:
+        return size * sum(value.pow(4).sum() for value in params.values())
+
+    def joint(params: dict[str, torch.Tensor]) -> torch.Tensor:
+        return size * (params["weight"].sum().square() + params["bias"].square().sum())
+
+    network = nn.Linear(3, 2).double()
+    found = [RegulariserOperator(Objective(network, nn.functional.cross_entropy, each)) for each in (even, joint)]
+    assert found[1].entries is None
+    weights = torch.cat([value.detach().flatten() for value in network.parameters()])
+    torch.testing.assert_close(found[0].entries, 12 * size * weights.square())

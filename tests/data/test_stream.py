@@ -138,3 +138,32 @@ def test_hashes_see_every_bit_and_every_part():
 
 def test_its_error_can_be_sent_from_a_process_to_another():
     assert "x" in str(pickle.loads(pickle.dumps(UnreadableExampleError("x"))))
+
+
+class Fetched(Items):
+    """Items that torch's loaders fetch several at a time, doubled; in some batches also otherwise."""
+
+    def __init__(self, mixed=False, short=False, **kinds):
+        super().__init__(**kinds)
+        self.mixed, self.short = mixed, short
+
+    def __getitems__(self, indices):
+        found = [(2 * x + self.mixed * len(indices), y) for x, y in (self[index] for index in indices)]
+        return found[:-1] if self.short else found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_items_are_fetched_as_loaders_fetch_them(workers):
+    parts = list(Stream(Fetched(), "ten", workers=workers).batches(torch.tensor([3, 1, 2]), 2))
+    assert torch.equal(torch.cat([part.inputs for part in parts]), 2 * X[[3, 1, 2]])
+    frozen = Stream(Fetched(draws=True), "ten", augmentation="freeze")
+    assert torch.equal(frozen.read(torch.tensor([3, 1])).inputs[1:], frozen.read(torch.tensor([1])).inputs)
+
+
+def test_fetched_items_that_depend_on_the_batch_or_do_not_come_are_refused():
+    with pytest.raises(UnreadableExampleError, match="ten: example 0 is not what it was when it was read before"):
+        Stream(Fetched(mixed=True), "ten").read(torch.tensor([0, 1]))
+    with pytest.raises(UnreadableExampleError, match="__getitems__ of 1 positions must return a list of as many items"):
+        Stream(Fetched(short=True), "ten")
+    with pytest.raises(UnreadableExampleError, match="ten: example 3 could not be read: OSError: no picture 3"):
+        Stream(Fetched(broken=(3,)), "ten").read(torch.tensor([2, 3]))

@@ -83,3 +83,28 @@ def test_what_is_no_model_no_loss_or_no_data_is_refused(as_installed):
         bi.Influence.of(nn.Linear(3, 2), F.cross_entropy, "mnist")
     with pytest.raises(TypeError, match=r"the test examples must be a Dataset, .* got None"):
         bi.Influence.of(nn.Linear(3, 2), F.cross_entropy, (X, Y)).on_loss(None)
+
+
+class OwnState(nn.Module):
+    """A recurrent network that makes its first state itself, in the dtype of its parameters or in torch's default."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.cell, self.head, self.own = nn.LSTM(3, 2, batch_first=True), nn.Linear(2, 2), own
+
+    def forward(self, x):
+        state = torch.zeros(1, len(x), 2, dtype=torch.float32 if self.own else x.dtype)
+        return self.head(self.cell(x.unsqueeze(1), (state, state))[0][:, -1])
+
+
+def test_a_network_of_its_own_dtype_is_computed_in_that_or_refused_in_words():
+    data = (torch.linspace(-1, 1, 12).reshape(4, 3), torch.tensor([0, 1, 0, 1]))
+    options = {"parameters": "all", "damping": 5.0}
+    own = OwnState(own=True)
+    with pytest.raises(ValueError, match=r"computes in torch\.float32 and not in .*pass dtype=torch\.float32"):
+        bi.Influence.of(own, nn.CrossEntropyLoss(), data, **options)
+    following = OwnState(own=False)
+    following.load_state_dict(own.state_dict())
+    narrow = bi.Influence.of(own, nn.CrossEntropyLoss(), data, dtype=torch.float32, **options).on_loss(data)
+    wide = bi.Influence.of(following, nn.CrossEntropyLoss(), data, **options).on_loss(data)
+    torch.testing.assert_close(narrow.values.double(), wide.values, rtol=1e-3, atol=1e-6)

@@ -12,6 +12,7 @@ from bayes_influence.influence.measurements import (
     Margin,
     MutualInformation,
     OutputVariance,
+    PredictedValue,
     PredictiveEntropy,
     PredictiveVariance,
     name_of,
@@ -97,6 +98,14 @@ def test_the_loss_is_a_measurement_among_others(linear, train, test):
     influence = Influence(linear, train, damping=0.1)
     values = influence.on_measurement(nn.CrossEntropyLoss(reduction="none"), test).values
     torch.testing.assert_close(values, influence.on_loss(test).values)
+
+
+def test_the_predicted_number_is_the_mean_without_the_noise_beside_it():
+    outputs = Moments(LOGITS[:, :2], torch.ones(2, 2, dtype=torch.float64))
+    assert PredictedValue(GaussianNoise(1.0))(outputs, TARGETS).tolist() == [2.5, pytest.approx(0.3)]
+    assert PredictedValue(GaussianNoise(None))(LOGITS[:, :2], TARGETS).tolist() == [2.0, 0.1]
+    with pytest.raises(TypeError, match="CrossEntropy predicts classes, no number; measure the margin or the loss"):
+        PredictedValue(CrossEntropy())(LOGITS, TARGETS)
 
 
 def test_a_function_of_the_parameters_needs_no_test_set(linear, train):

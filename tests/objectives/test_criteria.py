@@ -126,6 +126,101 @@ def test_one_loss_in_a_column_is_one_loss_and_several_for_an_example_are_refused
         PerExample(nn.MSELoss(reduction="none"))(LOGITS, REALS)
 
 
+def test_weights_that_average_one_over_the_batch_are_refused_in_smaller_ones():
+    generator = torch.Generator().manual_seed(2)
+    classes = torch.tensor([0] * 10 + [1] * 8 + [2] * 6)
+    inputs = torch.randn(24, 3, generator=generator, dtype=torch.float64)
+    balanced = 24 / (3 * classes.bincount())
+    data, network = bi.Dataset(inputs, classes, torch.arange(24)), nn.Linear(3, 3).double()
+    criterion = nn.CrossEntropyLoss(weight=balanced.double())
+    PerExample(criterion).check_mean(network(inputs).detach(), classes)  # over all of them it is the mean
+    for parameters in ("all", "last-layer"):
+        with pytest.raises(InseparableLossError, match=r"of 2 examples.* divided by their sum over the batch: pass"):
+            bi.Influence.of(network, criterion, data, parameters=parameters, damping=0.1)
+    advised = nn.CrossEntropyLoss(weight=balanced / balanced[classes].mean(), reduction="none")
+    torch.testing.assert_close(
+        PerExample(advised)(network(inputs), classes).mean(), criterion(network(inputs), classes)
+    )
+
+
+def test_test_examples_whose_mean_is_none_are_refused():
+    data = bi.Dataset(LOGITS, CLASSES * 0 + 1, torch.arange(6))
+    tests = bi.Dataset(LOGITS, CLASSES, torch.arange(6), "tests")
+    weighted = nn.CrossEntropyLoss(weight=torch.tensor([3.0, 1.0, 2.0]))
+    influence = bi.Influence.of(nn.Linear(3, 3).double(), weighted, data, parameters="all", damping=1.0)
+    with pytest.raises(InseparableLossError, match="no mean"):
+        influence.on_loss(tests)
+
+
+def test_a_criterion_is_taken_in_the_dtype_of_the_outputs():
+    weighted = nn.CrossEntropyLoss(weight=WEIGHTS.float(), reduction="none")
+    expected = F.cross_entropy(LOGITS, CLASSES, weight=WEIGHTS, reduction="none")
+    torch.testing.assert_close(PerExample(weighted)(LOGITS, CLASSES), expected, rtol=1e-12, atol=0)
+    assert weighted.weight.dtype == torch.float32
+    mean = PerExample(nn.BCEWithLogitsLoss(pos_weight=torch.tensor([3.0, 1.0, 2.0])))
+    mean.check_mean(LOGITS, LABELS)
+
+
+@dataclass
+class _Pair:
+    mean: torch.Tensor
+    parts: dict
+    called: str = "a pair"
+
+
+def test_a_mean_over_a_record_of_the_users_own_is_taken_apart():
+    pair = _Pair(LOGITS, {"scale": REALS.square() + 1, "factor": torch.tensor(2.0).double()})
+    criterion = PerExample(lambda o, y: ((o.mean - y).square() / o.parts["scale"]).sum(1).mean() * o.parts["factor"])
+    expected = 2 * ((LOGITS - REALS).square() / (REALS.square() + 1)).sum(1)
+    torch.testing.assert_close(criterion(pair, REALS), expected)
+    assert pair.mean is LOGITS
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_mean_that_torch_cannot_batch_is_taken_apart_all_the_same(full):
+    variances = REALS.abs() - 0.2
+    variances[0] = 1e-9  # bounded from below, with a gradient as if it were not
+    variances = variances.clamp(min=1e-9)
+
+    def losses(reduction):
+        return lambda o, y: F.gaussian_nll_loss(o[0], y, o[1], full=full, reduction=reduction)
+
+    found, expected = (torch.stack([LOGITS, variances]).requires_grad_() for _ in range(2))
+    mine = PerExample(losses("mean"))((found[0], found[1]), REALS)
+    theirs = losses("none")((expected[0], expected[1]), REALS).mean(1)
+    torch.testing.assert_close(mine, theirs)
+    slopes = [torch.autograd.grad(value.sum(), at)[0] for value, at in ((mine, found), (theirs, expected))]
+    torch.testing.assert_close(*slopes)
+
+    def looks(outputs, targets):
+        return ((outputs - targets).square() if outputs.sum() > 0 else (outputs - targets).abs()).mean()
+
+    alone = [looks(o[None], y[None]) for o, y in zip(LOGITS, REALS, strict=True)]
+    torch.testing.assert_close(PerExample(looks)(LOGITS, REALS), torch.stack(alone))
+
+
+def test_classes_without_an_output_are_refused_by_name():
+    network, train = nn.Linear(3, 3).double(), bi.Dataset(LOGITS, CLASSES, torch.arange(6))
+    influence = bi.Influence.of(network, nn.CrossEntropyLoss(), train, damping=1.0)
+    beyond = bi.Dataset(LOGITS[:2], torch.tensor([0, 3]), torch.tensor([7, 8]), "tests")
+    with pytest.raises(ValueError, match=r"tests: CrossEntropyLoss needs classes in 0\.\.2, .*got 3 .*id 8\)"):
+        influence.on_loss(beyond)
+    ignoring = PerExample(nn.CrossEntropyLoss(ignore_index=5, reduction="none"))
+    ignoring.check_targets(LOGITS, torch.tensor([0, 1, 2, 5, 5, 0]), "tests", torch.arange(6))
+
+
+@pytest.mark.parametrize("parameters", ["last-layer", "all"])
+def test_test_examples_of_another_kind_are_refused_in_words(parameters):
+    network, train = nn.Linear(3, 3).double(), bi.Dataset(LOGITS, CLASSES, torch.arange(6))
+    influence = bi.Influence.of(network, nn.CrossEntropyLoss(), train, parameters=parameters, damping=1.0)
+    real = bi.Dataset(LOGITS, CLASSES.double(), torch.arange(6), "tests")
+    with pytest.raises(ValueError, match=r"tests: the losses fail on float64 of shape \(6,\)"):
+        influence.on_loss(real)
+    wide = bi.Dataset(torch.cat([LOGITS, LOGITS], 1), CLASSES, torch.arange(6), "tests")
+    with pytest.raises(ValueError, match=r"tests: the network fails on float64 of shape \(2, 6\) .*trained on"):
+        influence.on_loss(wide)
+
+
 def test_a_mean_may_be_missed_by_the_root_of_rounding():
     """Ten times 1.5e-8 in double precision; what is not finite is for others to say."""
 

@@ -1,4 +1,5 @@
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -169,6 +170,16 @@ def test_an_objective_that_stands_there_already_is_itself():
 def test_a_regulariser_takes_part_where_it_has_a_weight(regulariser, weight, is_regularised):
     objective = Objective(nn.Linear(2, 2), CrossEntropy(), regulariser, regulariser_weight=weight)
     assert objective.is_regularised is is_regularised
+
+
+@pytest.mark.parametrize("path", ["", "0"])
+def test_layers_of_torch_jit_are_refused(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2))
+    network = nn.Sequential(scripted) if path else scripted
+    with pytest.raises(TypeError, match=r"does not take, and it.* is one .*pass the module that was scripted"):
+        Objective(network, CrossEntropy())
 
 
 def test_influence_in_the_same_parameters_is_the_same_objective(network):

@@ -7,7 +7,15 @@ from torch import nn
 import bayes_influence as bi
 from bayes_influence.moments import Moments, to_bayesian, to_deterministic
 from bayes_influence.objectives.expected_likelihoods import ExpectedBernoulli, ExpectedGaussian
-from bayes_influence.objectives.prediction import MODES, entropy, mutual_information, predict, probit_probabilities
+from bayes_influence.objectives.prediction import (
+    MODES,
+    classes_of,
+    entropy,
+    mutual_information,
+    predict,
+    probit_probabilities,
+)
+from bayes_influence.training.noise import LearnedNoise
 
 DOUBLE = torch.float64
 
@@ -96,19 +104,54 @@ def test_bad_requests_are_refused(x):
         predict(small(), x, mode="exact")
     with pytest.raises(ValueError, match="unknown averaging 'mean'; known: probit, sampled"):
         predict(small(), x, averaging="mean")
-    deterministic = bi.Objective(to_deterministic(small().network), bi.CrossEntropy())
-    for mode in MODES:
-        with pytest.raises(ValueError, match="has no Bayesian layer"):
-            predict(deterministic, x, mode=mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_deterministic_network_predicts_what_it_says_without_epistemic_uncertainty(x, mode):
+    network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    result = predict(bi.Objective(network, bi.CrossEntropy()), x, mode=mode)
+    expected = torch.softmax(network(x), -1)
+    torch.testing.assert_close(result.probabilities, expected)
+    torch.testing.assert_close(result.aleatoric, -(expected * expected.log()).sum(-1))
+    assert not result.epistemic.any()
+    labels = predict(bi.Objective(network, bi.Bernoulli()), x, mode=mode)
+    torch.testing.assert_close(labels.probabilities[..., 1], torch.sigmoid(network(x)))
+    assert labels.epistemic.shape == (6,)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_real_numbers_are_predicted_with_the_variances_of_noise_and_output(x, mode):
+    """Of one linear layer every mode is exact: the output's variance is x^2 sigma_w^2 + sigma_b^2."""
+    network = to_bayesian(nn.Linear(4, 2).double(), initial_sigma=0.5)
+    learned = LearnedNoise(network, 2, initial=0.3)
+    result = predict(bi.Objective(learned, ExpectedGaussian(None)), x, mode=mode, n_samples=5000)
+    params = dict(network.named_parameters())
+    variance = x.square() @ params["weight_rho"].exp().square().T + params["bias_rho"].exp().square()
+    rtol = 0.15 if mode == "sampled" else 1e-9
+    torch.testing.assert_close(result.epistemic, variance.detach(), rtol=rtol, atol=0)
+    torch.testing.assert_close(result.noise, torch.full_like(result.noise, 0.09))
+    low, high = result.interval(0.95)
+    torch.testing.assert_close((high - low) / 2, 1.959964 * (0.09 + result.epistemic).sqrt())
+    torch.testing.assert_close((high + low) / 2, result.mean)
+    with pytest.raises(ValueError, match="a probability between 0 and 1, got 95"):
+        result.interval(95)
+
+
+def test_a_deterministic_regression_has_the_noise_of_its_likelihood(x):
+    network = nn.Linear(4, 2).double()
+    result = predict(bi.Objective(network, bi.GaussianNoise(0.5)), x)
+    torch.testing.assert_close(result.mean, network(x).detach())
+    torch.testing.assert_close(result.deviation, torch.full_like(result.mean, 0.5))
+    assert not result.epistemic.any()
 
 
 def test_what_does_not_say_that_outputs_are_classes_is_refused(x, as_installed):
     network = small().network
     with pytest.raises(TypeError, match=r"predict takes an Objective.* got Sequential; .* Objective\(network, Tilted"):
         predict(network, x)
-    with pytest.raises(TypeError, match=r"predictions are .* of classes, and ExpectedGaussian means real"):
-        predict(bi.Objective(network, ExpectedGaussian()), x)
-    with pytest.raises(TypeError, match=r"a prediction of classes depends on .* the likelihood 'own' does not say"):
+    with pytest.raises(TypeError, match="a prediction of classes is asked for, and ExpectedGaussian means real"):
+        classes_of(bi.Objective(network, ExpectedGaussian()))
+    with pytest.raises(TypeError, match=r"a prediction depends on .* the likelihood 'own' does not say"):
         predict(bi.Objective(network, own), x)
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
@@ -150,3 +151,9 @@ def test_losses_of_a_whole_batch_are_refused(objective, train):
     whole = Objective(objective.network, lambda outputs, targets: CrossEntropy()(outputs, targets).mean())
     with pytest.raises(ValueError, match="one loss per example"):
         example_losses(whole, train)
+
+
+def test_targets_of_another_kind_are_refused_in_words(objective, train):
+    real = Dataset(train.inputs, train.targets.double(), train.ids)
+    with pytest.raises(TypeError, match=r"CrossEntropy needs class indices, int64, got torch.float64"):
+        example_losses(objective, real)

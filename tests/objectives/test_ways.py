@@ -241,6 +241,9 @@ def test_reverse_mode_of_what_has_no_such_derivative_is_zero():
         assert torch.equal(bend, torch.zeros_like(function(AT)))
         assert not bend.requires_grad
     assert torch.equal(ways.reverse_third(lambda theta: theta.square().sum(), AT, FIRST, SECOND), zero)
+    along = ways.reverse_along(lambda theta: (theta.square(), constant), AT, FIRST)
+    assert torch.equal(along[1], zero)
+    torch.testing.assert_close(along[0], 2 * AT * FIRST)
     jacobian = ways.reverse_jacobian(lambda theta: torch.stack([theta[0], constant[0]]), AT)
     assert torch.equal(jacobian, torch.tensor([[1.0, 0, 0], [0, 0, 0]]).double())
 

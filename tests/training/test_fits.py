@@ -1,4 +1,5 @@
 import logging
+import time
 from dataclasses import replace
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from torch import nn
 
 from bayes_influence.models.initialisation import initial_state
-from bayes_influence.moments import TwinMismatchError
+from bayes_influence.moments import TwinMismatchError, to_bayesian
 from bayes_influence.objectives.derivatives import gradient
 from bayes_influence.objectives.expected_likelihoods import ExpectedBernoulli
 from bayes_influence.objectives.likelihoods import Bernoulli
@@ -282,3 +283,19 @@ def test_a_polish_in_single_precision_names_the_precision(iris, caplog):
     with caplog.at_level("WARNING"):
         fit_schemes(find_schemes(["weight-decay"]), lambda: nn.Linear(4, 3), single, [0], Schedule(20), tolerance=1e-12)
     assert "in torch.float32 rounding keeps the norm up: give data in torch.float64" in caplog.text
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [(lambda: to_bayesian(make_network()), "a Bayesian network"), (lambda: "a network", "str 'a network'")],
+)
+def test_builders_of_something_else_are_refused(iris, make, what):
+    with pytest.raises(TypeError, match=f"must return a deterministic network, an nn.Module, got {what}"):
+        fit_schemes([SCHEMES["none"]], make, iris.train, [0], Schedule(1))
+
+
+def test_the_seconds_are_those_of_training_and_polish(iris):
+    began = time.perf_counter()
+    (fit,) = fit_schemes([SCHEMES["weight-decay"]], make_network, iris.train, [0], Schedule(20))
+    assert 0 < fit.seconds < time.perf_counter() - began

@@ -2,7 +2,9 @@ from math import cos, pi
 
 import pytest
 
-from bayes_influence.training.minibatch_schedule import MinibatchSchedule
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule, full_batches
+from bayes_influence.training.optimisers import Adam
+from bayes_influence.training.schedules import Schedule
 
 
 def test_batches_cover_the_examples():
@@ -15,6 +17,15 @@ def test_cosine_goes_from_the_rate_to_nearly_zero_after_a_linear_warmup():
     rates = [schedule.rate(step, 10) for step in range(10)]
     assert rates[:3] == pytest.approx([0.5 / 3, 1.0 / 3, 0.5])
     assert rates[2:] == pytest.approx([0.25 * (1 + cos(pi * step / 8)) for step in range(8)])
+
+
+def test_full_batches_keep_the_rate_where_no_plateau_would_lower_it():
+    kept = full_batches(Schedule(epochs=5, learning_rate=0.1, plateau=None), 7)
+    assert [kept.rate(step, 5) for step in range(5)] == [0.1] * 5
+    lowered = full_batches(Schedule(epochs=5, learning_rate=0.1), 7)
+    assert [lowered.rate(step, 5) for step in range(5)] == pytest.approx(
+        [0.05 * (1 + cos(pi * step / 5)) for step in range(5)]
+    )
 
 
 def test_a_constant_rate_is_constant():
@@ -35,6 +46,7 @@ def test_the_regularisers_weight_rises_to_one_and_stays():
         ({"batch_size": 0}, "batch_size=0"),
         ({"learning_rate": 0.0}, "learning rate and clip must be positive, got learning_rate=0.0"),
         ({"clip": -1.0}, "clip=-1.0"),
+        ({"clip": 0.0}, "clip=0.0"),
         ({"decay": "step"}, "unknown decay 'step'; known: constant, cosine"),
         ({"warmup": 1.0}, r"warmup must lie in \[0, 1\)"),
         ({"annealing": 1.5}, "got 0.0 and 1.5"),
@@ -43,3 +55,14 @@ def test_the_regularisers_weight_rises_to_one_and_stays():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         MinibatchSchedule(**settings)
+
+
+def test_what_a_schedule_has_unless_said_otherwise():
+    assert MinibatchSchedule() == MinibatchSchedule(10, 128, 1e-3, Adam(), "constant", 0.0, None, 0.0, None)
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("name", ["epochs", "batch_size"])
+def test_counts_are_whole_numbers(name):
+    with pytest.raises(TypeError, match=f"{name} must be"):
+        MinibatchSchedule(**{name: 2.5})

@@ -39,6 +39,10 @@ def test_long_gradients_are_shortened_and_short_ones_left_alone():
 
 
 def test_settings_out_of_range_are_refused():
+    assert Adam((0.0, 0.0)).betas == (0.0, 0.0)
+    for betas, epsilon in (((-0.1, 0.9), 1e-8), ((0.9, 1.0), 1e-8), ((0.9, 0.9), 0.0)):
+        with pytest.raises(ValueError, match="Adam needs betas"):
+            Adam(betas, epsilon)
     with pytest.raises(ValueError, match=r"betas in \[0, 1\) and epsilon > 0, got \(1.0, 0.9\)"):
         Adam((1.0, 0.9))
     with pytest.raises(ValueError, match="momentum must lie in"):

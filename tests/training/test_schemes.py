@@ -116,7 +116,12 @@ def test_options_that_a_scheme_does_not_have_are_refused(name, options, message)
         ("swa", {"averaging": 0.75}, TypeError, "averaging of the scheme swa must be SWA, got 0.75"),
         ("bnn", {"prior": "flat"}, ValueError, "prior of the scheme bnn must be one of isotropic, fan-in, got 'flat'"),
         ("bnn", {"prior": 1}, TypeError, "must be one of isotropic, fan-in, got 1"),
-        ("bnn", {"structure": "sparse"}, ValueError, "must be one of diagonal, calibrated, got 'sparse'"),
+        (
+            "bnn",
+            {"structure": "sparse"},
+            ValueError,
+            "must be one of diagonal, calibrated, covariance, calibrated-covariance, got 'sparse'",
+        ),
         ("bnn", {"method": "exakt"}, ValueError, "must be one of first-order, exact, gauss-hermite, got 'exakt'"),
         ("bnn", {"prior_scale": 0.0}, ValueError, "prior_scale of the scheme bnn must be positive, got 0"),
         ("bnn", {"initial_sigma": -0.1}, ValueError, "initial_sigma of the scheme bnn must be positive, got -0.1"),
@@ -170,3 +175,10 @@ def test_a_likelihood_of_classes_is_refused_for_real_numbers():
         ValueError, match="bnn-evi has the likelihood ExtendedVI, which is for classes, but the data are"
     ):
         SCHEMES["bnn-evi"].suited("regression")
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("names", ["bnn", ["bnn", 1], iter(["bnn"]), None])
+def test_schemes_are_asked_for_by_a_list_of_names(names):
+    with pytest.raises(TypeError, match=r"schemes are asked for by a list of names, such as \['bnn'\], got"):
+        find_schemes(names)

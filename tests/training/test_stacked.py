@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bayes_influence.objectives import reduction as reductions
+from bayes_influence.objectives import company
 from bayes_influence.objectives.held import held_per_example
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.retraining.minimum import Minimum
@@ -77,7 +77,7 @@ def test_turns_over_the_examples_change_nothing(network, heads, train, removed, 
     whole = Minimum().refit(fits, train, removed)
     features = reduce(fits, train).features
     monkeypatch.setattr(problems, "ENTRIES", 100)
-    monkeypatch.setattr(reductions, "ENTRIES", 100)
+    monkeypatch.setattr(company, "ENTRIES", 100)
     monkeypatch.setattr(problems, "TANGENT_ENTRIES", 100)
     parts = Minimum().refit(fits, train, removed)
     assert parts.converged.all()

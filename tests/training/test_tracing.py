@@ -6,6 +6,7 @@ from torch import nn
 from torch.func import grad_and_value, vmap
 
 from bayes_influence.models.initialisation import initial_params
+from bayes_influence.torch_internals import make_fx
 from bayes_influence.training import tracing
 from bayes_influence.training.schemes import SCHEMES
 from bayes_influence.training.tracing import can_compile, trace_members
@@ -61,3 +62,40 @@ def test_softmaxes_of_large_numbers_do_not_overflow():
     for dim in (0, 1):
         torch.testing.assert_close(tracing._softmax(values, dim, False), values.softmax(dim))
         torch.testing.assert_close(tracing._log_softmax(values, dim, False), values.log_softmax(dim))
+
+
+def test_what_returns_its_argument_is_left_out(iris):
+    """And views become reshapes, and softmaxes run along the classes."""
+    objective, arguments = _problem(iris, "bnn")
+    step = trace_members(objective, *arguments)
+    nodes = list(step.run.graph.nodes)
+    assert not [node for node in nodes if tracing._is_no_op(node)]
+    assert not {node.target for node in nodes} & set(tracing._EXAMPLES_LAST)
+    assert step.largest == max(
+        node.meta["val"].numel() for node in nodes if isinstance(node.meta.get("val"), torch.Tensor)
+    )
+
+
+def test_no_ops_are_those_that_return_their_first_argument():
+    def function(x):
+        kept = [x.expand(2, 3), x.view(2, 3), x.permute(0, 1), x.pow(1), torch.ops.aten.mul.Scalar(x, 1)]
+        other = [x.expand(4, 2, 3), x.view(6), x.permute(1, 0), x.pow(2), torch.ops.aten.mul.Scalar(x, 2), x.exp()]
+        return [value + 1 for value in kept + other]
+
+    graph = make_fx(function)(torch.ones(2, 3)).graph
+    calls = [node for node in graph.nodes if node.op == "call_function" and "add" not in str(node.target)]
+    assert [tracing._is_no_op(node) for node in calls] == [True] * 5 + [False] * 6
+    assert not any(tracing._is_no_op(node) for node in graph.nodes if node.op != "call_function")
+
+
+def test_a_short_training_is_not_compiled_and_a_long_one_where_it_can_be(iris, monkeypatch, caplog):
+    objective, arguments = _problem(iris, "weight-decay")
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(options) or function)
+    monkeypatch.setattr(tracing, "COMPILE_FROM_STEPS", 10)
+    for steps, able in ((9, True), (10, False), (10, True)):
+        monkeypatch.setattr(tracing, "can_compile", lambda able=able: able)
+        with caplog.at_level("INFO", tracing.__name__):
+            trace_members(objective, *arguments, steps=steps)
+    assert compiled == [{"dynamic": False}]
+    assert caplog.text.count("no C++ compiler for torch.compile: 10 steps run as traced") == 1

@@ -5,16 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.reading import checksum
+from bayes_influence.data.tables import Rows
+from bayes_influence.experiments.attribution.new_rows import read_new_rows, without_targets
 from bayes_influence.experiments.attribution.pictures import influence_figure, is_pictured
-from bayes_influence.experiments.attribution.ranking import LOSS, described_tests, ranked
+from bayes_influence.experiments.attribution.ranking import LOSS, Units, described_tests, ranked
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.settings import Settings
 from bayes_influence.experiments.training.run import load_run
+from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import MEASUREMENTS
 from bayes_influence.influence.scores import InfluenceScores
@@ -26,7 +32,7 @@ class InfluenceRequest(Settings):
     """What is asked of a run.
 
     Attributes:
-        tests: Test examples by position in the run's test part, from 0.
+        tests: Test examples by position in the run's test part, from 0; with `on`, rows of that file.
         test_ids: Further test examples, by id.
         top: How many training examples are ranked, of each kind.
         index: Which of the run's seeds.
@@ -35,9 +41,10 @@ class InfluenceRequest(Settings):
         solver: As `Influence` takes it.
         damping: delta; the automatic one when not given.
         measurement: What influence is on, a key of `MEASUREMENTS`; the loss when not given.
+        on: A CSV or Parquet file of rows that no test part has, all of which are explained if `tests` names none.
 
     Raises:
-        ValueError: If a number is out of range, or no test example is named.
+        ValueError: If a number is out of range, no test example is named, or one of new rows is named by id.
     """
 
     tests: tuple[int, ...] = ()
@@ -49,18 +56,16 @@ class InfluenceRequest(Settings):
     solver: str = "auto"
     damping: float | None = None
     measurement: str | None = None
+    on: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(top=1, index=0)
         self.check_known(measurement=MEASUREMENTS)
-        if not self.tests and not self.test_ids:
-            raise ValueError("influence needs at least one test example, by position or by id")
-
-    @property
-    def measured(self) -> str:
-        """What influence is on, in words."""
-        return self.measurement or LOSS
+        if self.on is not None and self.test_ids:
+            raise ValueError(f"ids are of a run's own test part, the rows of {self.on} are numbered from 0; name tests")
+        if self.on is None and not self.tests and not self.test_ids:
+            raise ValueError("influence needs at least one test example, by position or by id, or a file of new rows")
 
     def positions(self, test: Dataset) -> list[int]:
         """Where the asked examples stand in the run's test part, each once.
@@ -98,13 +103,17 @@ class RunInfluence:
     Attributes:
         folder: Where everything is stored.
         scores: All pairs.
-        ranking: One row per test example, kind and rank: test (its position in the test part), test_id, test_class,
-            predicted_class, test_loss, kind, rank, train_id, train_class, removal.
+        ranking: One row per test example, kind and rank: test (its position in the test part, or its row in a file),
+            test_id, test_class, predicted_class, test_loss, kind, rank, train_id, train_class, removal.
+        measured: What influence is on, in words.
+        pictures: Names of the pictures in the folder, one per test image.
     """
 
     folder: Path
     scores: InfluenceScores
     ranking: pd.DataFrame
+    measured: str
+    pictures: tuple[str, ...]
 
 
 SCORES = "scores.safetensors"
@@ -116,6 +125,7 @@ def influence_of_run(
     request: InfluenceRequest,
     *,
     data_folder: str | Path | None = None,
+    device: str | None = None,
     progress: bool = True,
 ) -> RunInfluence:
     """Scores every training example of a finished run on the loss, or on another measurement, of some test examples.
@@ -128,6 +138,7 @@ def influence_of_run(
         out: The result folder; created, or continued if it holds the same request.
         request: What is asked.
         data_folder: Where image sets are kept.
+        device: Where it is computed; where the run was trained when not given.
         progress: Whether to show progress bars.
 
     Raises:
@@ -135,26 +146,61 @@ def influence_of_run(
         ValueError: If the run is not finished, a test example is unknown, there are fewer training examples than are to
             be ranked, or as `Influence`.
     """
-    objective, split, config = load_run(run, index=request.index, data_folder=data_folder)
-    chosen = split.test.select(request.positions(split.test))
+    objective, split, config = load_run(run, index=request.index, data_folder=data_folder, device=device)
     if request.top > len(split.train):
         raise ValueError(f"top must lie in 1..{len(split.train)}, got {request.top}")
+    asked = _asked(run, config, request, objective, split.test)
+    chosen = asked.data
     # What is ranked of the scores can be asked anew; by which name a test example was asked for does not matter.
-    asked = {name: value for name, value in request.to_config().items() if name not in ("top", "test_ids")}
-    folder = StudyFolder(out, {"study": "influence", "run": config, **asked, "tests": chosen.ids.tolist()})
+    said = {name: value for name, value in request.to_config().items() if name not in ("top", "test_ids", "on")}
+    on = {} if request.on is None else {"on": checksum(Path(request.on))}
+    folder = StudyFolder(out, {"study": "influence", "run": config, **said, **on, "tests": chosen.ids.tolist()})
     influence = request.influence(objective, split.train, progress=progress)
     path = folder.path / SCORES
-    if request.measurement is None:
+    if asked.measurement is None:
         scores = influence.on_loss(chosen, path)
     else:
-        scores = influence.on_measurement(MEASUREMENTS[request.measurement], chosen, path)
-    tests = described_tests(objective, chosen, split.test.positions(chosen.ids))
-    ranking = pd.concat([ranked(scores, split.train, test, request.top) for test in tests], ignore_index=True)
+        scores = influence.on_measurement(MEASUREMENTS[asked.measurement], chosen, path)
+    units = _units(config)
+    tests = described_tests(objective, chosen, asked.positions, units)
+    tests = tests if asked.has_targets else without_targets(tests)
+    parts = [ranked(scores, split.train, test, request.top, units) for test in tests]
+    ranking = pd.concat(parts, ignore_index=True)
     folder.write_table("influence", ranking)
     if find_spec("pyarrow"):
         folder.write_file("influence.parquet", ranking.to_parquet(index=False))
-    if is_pictured(split.train):
+    pictures = []
+    if is_pictured(split.train) and is_pictured(chosen):
         for test, rows in ranking.groupby("test", sort=False):
-            figure = influence_figure(rows, split.train, chosen, request.measured)
-            save_figure(figure, folder, f"test-{test}")
-    return RunInfluence(folder.path, scores, ranking)
+            pictures.append(f"test-{test}")
+            save_figure(influence_figure(rows, split.train, chosen, asked.words), folder, pictures[-1])
+    return RunInfluence(folder.path, scores, ranking, asked.words, tuple(pictures))
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What is explained: test examples, where they stand, what is measured of them, and what that is called."""
+
+    data: Dataset
+    positions: Tensor
+    has_targets: bool
+    measurement: str | None
+    words: str
+
+
+def _asked(
+    run: str | Path, config: dict[str, Any], request: InfluenceRequest, objective: Objective, test: Dataset
+) -> _Asked:
+    if request.on is None:
+        chosen = test.select(request.positions(test))
+        words = request.measurement or LOSS
+        return _Asked(chosen, test.positions(chosen.ids), True, request.measurement, words)
+    rows = read_new_rows(run, config, request.on, request.tests, objective)
+    measurement, words = rows.measured(request.measurement)
+    return _Asked(rows.data, rows.data.ids, rows.has_targets, measurement, words)
+
+
+def _units(config: dict[str, Any]) -> Units | None:
+    """Those of the run's real targets, where it is on data in memory."""
+    known = TrainRun.from_config(config).known()
+    return known.target_units() if isinstance(known, Rows) and known.task == "regression" else None

@@ -15,6 +15,9 @@ from bayes_influence.influence.shown import KINDS
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.objective import Objective
 
+Units = tuple[Tensor, Tensor]
+"""Mean and standard deviation with which real targets were standardised: names of targets are in their own units."""
+
 LOSS = "loss"
 """What influence is on when nothing else is measured."""
 
@@ -26,27 +29,39 @@ def heading(kind: str, measured: str) -> str:
     return f"holds {measured} {'down' if kind == 'helpful' else 'up'}"
 
 
-def described_tests(objective: Objective, tests: Dataset, positions: Tensor) -> list[dict[str, Any]]:
-    """What a ranking says about each test example."""
+def described_tests(
+    objective: Objective, tests: Dataset, positions: Tensor, units: Units | None = None
+) -> list[dict[str, Any]]:
+    """What a ranking says about each test example.
+
+    Args:
+        objective: The network.
+        tests: The test examples.
+        positions: Where each stands.
+        units: Of real targets, see `Units`.
+    """
     params = objective.params
     data = tests.to(dtype=next(iter(params.values())).dtype)
     with torch.no_grad():
         losses, outputs = objective.losses(params, data.batch()), objective.outputs(params, data.inputs)
     expected = outputs.expectation if isinstance(outputs, Moments) else outputs
-    predicted = _predicted(tests, expected)
+    count = 1 if tests.targets.ndim == 1 else tests.targets[0].numel()
+    predicted = predicted_targets(_task(tests), expected, count)
     return [
         {
             "test": int(positions[row]),
             "test_id": int(tests.ids[row]),
-            "test_class": _class_name(tests, tests.targets[row]),
-            "predicted_class": _class_name(tests, predicted[row]),
+            "test_class": _target_name(tests, tests.targets[row], units),
+            "predicted_class": _target_name(tests, predicted[row], units),
             "test_loss": float(losses[row]),
         }
         for row in range(len(tests))
     ]
 
 
-def ranked(scores: InfluenceScores, train: Dataset, test: dict[str, Any], top: int) -> pd.DataFrame:
+def ranked(
+    scores: InfluenceScores, train: Dataset, test: dict[str, Any], top: int, units: Units | None = None
+) -> pd.DataFrame:
     """The `top` most helpful and most harmful training examples for one test example, see `RunInfluence.ranking`.
 
     Args:
@@ -54,6 +69,7 @@ def ranked(scores: InfluenceScores, train: Dataset, test: dict[str, Any], top: i
         train: The training examples.
         test: What `described_tests` says about the test example.
         top: How many, of each kind.
+        units: Of real targets, see `Units`.
     """
     removal = scores.removal[scores.test_ids.tolist().index(test["test_id"])]
     frames = []
@@ -64,24 +80,40 @@ def ranked(scores: InfluenceScores, train: Dataset, test: dict[str, Any], top: i
             "kind": kind,
             "rank": range(1, top + 1),
             "train_id": ids.tolist(),
-            "train_class": [_class_name(train, target) for target in train.targets[positions]],
+            "train_class": [_target_name(train, target, units) for target in train.targets[positions]],
             "removal": removal[positions].tolist(),
         }
         frames.append(pd.DataFrame({**{name: [value] * top for name, value in test.items()}, **columns}))
     return pd.concat(frames, ignore_index=True)
 
 
-def _predicted(tests: Dataset, outputs: Tensor) -> Tensor:
-    """The class; or, of real targets, the outputs themselves (of labels the logits), without the noise beside them."""
-    if not tests.targets.is_floating_point():
+def predicted_targets(task: str, outputs: Tensor, count: int) -> Tensor:
+    """What outputs predict, as targets are: classes, labels of 0 and 1, or real numbers without the noise beside them.
+
+    Args:
+        task: What is predicted.
+        outputs: Of the network, or their expectations.
+        count: Labels or numbers of an example.
+    """
+    if task == "classification":
         return outputs.argmax(dim=-1)
-    return outputs.reshape(len(tests), -1)[:, : tests.targets[0].numel()]
+    rows = outputs.reshape(len(outputs), -1)[:, :count]
+    return (rows > 0).to(outputs.dtype) if task == "labels" else rows
 
 
-def _class_name(data: Dataset, target: Tensor) -> str:
+def _task(data: Dataset) -> str:
+    """What targets say is predicted; real numbers that are all 0 or 1 are labels."""
+    if not data.targets.is_floating_point():
+        return "classification"
+    return "labels" if bool(((data.targets == 0) | (data.targets == 1)).all()) else "regression"
+
+
+def _target_name(data: Dataset, target: Tensor, units: Units | None = None) -> str:
     """The name of a class, or real targets as numbers."""
     if target.is_floating_point():
-        return ", ".join(f"{value:.4g}" for value in target.reshape(-1).tolist())
+        values = target.reshape(-1).double().cpu()
+        raw = values if units is None else values * units[1] + units[0]
+        return ", ".join(f"{value:.4g}" for value in raw.tolist())
     return data.class_names[int(target)] if data.class_names else str(int(target))
 
 
@@ -98,7 +130,7 @@ def printed_rankings(ranking: pd.DataFrame, measured: str = LOSS) -> list[Table]
         table = Table(
             title=f"test {test['test']} (id {test['test_id']}): {test['test_class']}, predicted "
             f"{test['predicted_class']}, loss {test['test_loss']:.3g}",
-            caption=f"removal: predicted change of this {measured} when the training example is left out",
+            caption=f"removal: predicted change of the {measured} when the training example is left out",
         )
         table.add_column("rank", justify="right")
         for kind, (_, sign) in KINDS.items():

@@ -18,6 +18,8 @@ FILES = (
     "fragility.ablation",
     "fragility.refit_length",
     "fragility.everything",
+    "groups.logistic",
+    "groups.selection",
 )
 """Modules of this room that have `STUDIES`."""
 

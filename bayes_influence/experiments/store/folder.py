@@ -72,7 +72,7 @@ class StudyFolder:
                 f"the study folder {self.path} cannot be written ({error.strerror}); choose another one"
             ) from error
         self._claim()
-        for name, old, new in _differences(_read_config(self.path / CONFIG)["versions"], environment()):
+        for name, old, new in _differences(read_record(self.path / CONFIG)["versions"], environment()):
             logger.warning("%s was started with %s %s, and continues with %s", self.path, name, old, new)
         self._cells.mkdir(exist_ok=True)
         self._sweep()
@@ -87,7 +87,7 @@ class StudyFolder:
         """
         if not (Path(path) / CONFIG).exists():
             raise FileNotFoundError(f"{path} holds no study: there is no {CONFIG} in it")
-        return cls(path, _read_config(Path(path) / CONFIG)["config"])
+        return cls(path, read_record(Path(path) / CONFIG)["config"])
 
     @property
     def _cells(self) -> Path:
@@ -137,7 +137,7 @@ class StudyFolder:
             ValueError: If it holds what is not a study's, or results of another configuration.
         """
         if (self.path / CONFIG).exists():
-            mine = not _differences(_read_config(self.path / CONFIG)["config"], self.config)
+            mine = not _differences(read_record(self.path / CONFIG)["config"], self.config)
             if not mine and self._has_results():
                 self._check_mine()
             return mine
@@ -156,7 +156,7 @@ class StudyFolder:
 
     def _check_mine(self) -> None:
         """Refuses another configuration than this one."""
-        differences = _differences(_read_config(self.path / CONFIG)["config"], self.config)
+        differences = _differences(read_record(self.path / CONFIG)["config"], self.config)
         if differences:
             listed = "; ".join(f"{key} is {old} there and {new} here" for key, old, new in differences)
             raise ValueError(
@@ -270,8 +270,12 @@ def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
         raise TypeError(f"a study's configuration must be plain JSON values (finite numbers): {error}") from error
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """The content of a `config.json`."""
+def read_record(path: Path) -> dict[str, Any]:
+    """The configuration and the versions in a `config.json`.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
     try:
         record = json.loads(path.read_bytes())
         read = {"config": record["config"], "versions": record["versions"]}

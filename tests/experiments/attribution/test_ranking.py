@@ -90,4 +90,4 @@ def test_another_measurement_is_called_by_its_name(objective, scores):
     described = described_tests(objective, TEST, torch.tensor([0, 1]))
     (table,) = printed_rankings(ranked(scores, TRAIN, described[0], 1), "margin")
     assert [str(column.header) for column in table.columns][1::3] == ["▲ holds margin down", "▼ holds margin up"]
-    assert table.caption == "removal: predicted change of this margin when the training example is left out"
+    assert table.caption == "removal: predicted change of the margin when the training example is left out"

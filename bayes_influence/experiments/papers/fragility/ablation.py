@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 from bayes_influence.evaluation.paired import paired_comparisons
 from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.experiments.papers.fragility.choices import AS_PUBLISHED, CORRECTED, Choices
-from bayes_influence.experiments.papers.fragility.findings import with_interval
 from bayes_influence.experiments.papers.fragility.protocol import MOST_POINTS, Pipeline
 from bayes_influence.experiments.papers.fragility.settings import FragilityStudy
-from bayes_influence.experiments.papers.fragility.tables import mean_table
+from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.experiments.store.figures import figure_style

@@ -8,6 +8,7 @@ import scipy.stats
 
 from bayes_influence.experiments.comparison.figures import series_name
 from bayes_influence.experiments.papers.fragility.tables import published_iris
+from bayes_influence.experiments.papers.means import with_interval
 
 PUBLISHED_COLUMNS = {"spearman": "signed", "absolute_spearman": "absolute", "power_iteration": "eigenvalue"}
 """What the columns of a summary are called in the table of published numbers."""
@@ -20,13 +21,6 @@ NAMES = {
 
 ALPHA = 0.05
 """p-value below which groups are said to differ, as the paper has it."""
-
-
-def with_interval(row: pd.Series, column: str) -> str:
-    """A mean with its 95 % interval, "0.70 (0.61 … 0.79)"."""
-    low, high = row[f"{column}_low"], row[f"{column}_high"]
-    shown = f"{row[column]:.3g}"
-    return shown if np.isnan(low) else f"{shown} ({low:.3g} … {high:.3g})"
 
 
 def corrected_findings(summary: pd.DataFrame, column: str, anova: pd.DataFrame) -> list[str]:

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from bayes_influence.evaluation.agreement import agreement
 from bayes_influence.experiments.papers.fragility.choices import choices_of
-from bayes_influence.experiments.papers.fragility.findings import with_interval
 from bayes_influence.experiments.papers.fragility.heads import (
     TESTS,
     Head,
@@ -24,7 +23,7 @@ from bayes_influence.experiments.papers.fragility.heads import (
     true_effects,
 )
 from bayes_influence.experiments.papers.fragility.image_settings import NETWORKS, ImageCell, ImageStudy
-from bayes_influence.experiments.papers.fragility.tables import mean_table
+from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.experiments.store.figures import figure_style

@@ -17,7 +17,8 @@ from bayes_influence.experiments.papers.fragility.choices import AS_PUBLISHED
 from bayes_influence.experiments.papers.fragility.findings import corrected_findings, published_findings
 from bayes_influence.experiments.papers.fragility.protocol import Pipeline
 from bayes_influence.experiments.papers.fragility.settings import FragilityStudy
-from bayes_influence.experiments.papers.fragility.tables import SIZE_KEYS, mean_table
+from bayes_influence.experiments.papers.fragility.tables import SIZE_KEYS
+from bayes_influence.experiments.papers.means import mean_table
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.experiments.store.folder import StudyFolder

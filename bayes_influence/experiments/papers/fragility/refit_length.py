@@ -18,9 +18,8 @@ from bayes_influence.data.dataset import Split
 from bayes_influence.evaluation.agreement import agreement
 from bayes_influence.experiments.comparison.figures import COLOURS
 from bayes_influence.experiments.comparison.study import Study
-from bayes_influence.experiments.papers.fragility.findings import with_interval
 from bayes_influence.experiments.papers.fragility.settings import FragilityStudy
-from bayes_influence.experiments.papers.fragility.tables import mean_table
+from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.experiments.store.figures import figure_style

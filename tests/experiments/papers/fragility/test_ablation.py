@@ -15,7 +15,7 @@ from bayes_influence.experiments.papers.fragility.ablation import (
 )
 from bayes_influence.experiments.papers.fragility.choices import AS_PUBLISHED, CORRECTED
 from bayes_influence.experiments.papers.fragility.protocol import Pipeline
-from bayes_influence.experiments.papers.fragility.tables import mean_table
+from bayes_influence.experiments.papers.means import mean_table
 
 IRIS = ("by_id", "solved", "evaluation_mode", "working_rate", "removal_sign", "signed")
 

@@ -7,7 +7,8 @@ from bayes_influence.experiments.papers.fragility.findings import (
     corrected_findings,
     published_findings,
 )
-from bayes_influence.experiments.papers.fragility.tables import mean_table, published_iris
+from bayes_influence.experiments.papers.fragility.tables import published_iris
+from bayes_influence.experiments.papers.means import mean_table
 
 ANOVA = pd.DataFrame({"between": ["schemes", "schemes", "depths"], "p_value": [0.2, 0.001, 0.4]})
 

@@ -5,7 +5,7 @@ from scipy.stats import spearmanr
 from bayes_influence.data.download import Source
 from bayes_influence.experiments.papers.fragility.image_settings import ImageStudy
 from bayes_influence.experiments.papers.fragility.images import image_findings, reproduce_images
-from bayes_influence.experiments.papers.fragility.tables import mean_table
+from bayes_influence.experiments.papers.means import mean_table
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import FailedCellsError
 

@@ -14,7 +14,7 @@ from bayes_influence.experiments.papers.fragility.refit_length import (
     reproduce_length,
     steps_compared,
 )
-from bayes_influence.experiments.papers.fragility.tables import mean_table
+from bayes_influence.experiments.papers.means import mean_table
 from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.retraining.refits import loss_changes
 from bayes_influence.retraining.warm import Warm

@@ -4,7 +4,8 @@ import pytest
 from scipy.stats import sem, t
 
 from bayes_influence.experiments.papers.fragility.settings import SIZES
-from bayes_influence.experiments.papers.fragility.tables import mean_table, published_iris
+from bayes_influence.experiments.papers.fragility.tables import published_iris
+from bayes_influence.experiments.papers.means import mean_table
 from bayes_influence.training.schemes import DEFAULT_SCHEMES
 
 

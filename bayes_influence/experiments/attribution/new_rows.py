@@ -1,0 +1,103 @@
+"""Rows of a table that no test set has, as the encoding of a run takes them, and what can be measured on them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.encoding import Encoding
+from bayes_influence.data.reading import read_table
+from bayes_influence.experiments.attribution.ranking import LOSS, predicted_targets
+from bayes_influence.experiments.training.run import ENCODING
+from bayes_influence.objectives.objective import Objective
+
+NOT_GIVEN = "not given"
+"""What stands for the target of a row that has none."""
+
+
+@dataclass(frozen=True, eq=False)
+class NewRows:
+    """Rows that are explained.
+
+    Attributes:
+        data: Encoded; ids number the rows of the file.
+        has_targets: Whether the file says their targets; otherwise those in `data` are what the network predicts.
+        task: What is predicted.
+    """
+
+    data: Dataset
+    has_targets: bool
+    task: str
+
+    def measured(self, measurement: str | None) -> tuple[str | None, str]:
+        """Which measurement is taken, None for the loss, and what it is in words.
+
+        Without targets it is the loss of the predicted class (or labels), whose influence is that on its probability;
+        of real numbers the prediction itself.
+
+        Args:
+            measurement: What was asked for.
+        """
+        if measurement is not None or self.has_targets:
+            return measurement, measurement or LOSS
+        if self.task == "regression":
+            return "prediction", "prediction (in standard deviations of the target)"
+        return None, "loss of the predicted " + ("labels" if self.task == "labels" else "class")
+
+
+def read_new_rows(
+    run: str | Path, config: dict[str, Any], path: str | Path, rows: tuple[int, ...], objective: Objective
+) -> NewRows:
+    """Rows of a file, encoded as the run's training rows were.
+
+    Args:
+        run: Folder of the run.
+        config: Its configuration.
+        path: The CSV or Parquet file.
+        rows: Which of its rows, from 0; all when none are named.
+        objective: The run's network, which predicts where the file says no targets.
+
+    Raises:
+        ValueError: If the run is on no table of the user's own, the file has no such row, an input column is missing or
+            holds what the encoding does not know, or only some of the target columns are there.
+        FileNotFoundError: If there is no such file.
+    """
+    stored = Path(run) / ENCODING
+    if not stored.is_file():
+        raise ValueError(
+            f"new rows are encoded as those of a table were, and the run in {run} is on {config['dataset']}, which is "
+            "no table in a file; name a test example"
+        )
+    encoding = Encoding.from_config(json.loads(stored.read_text()))
+    path = Path(path)
+    frame = read_table(path, "\t" if path.suffix == ".tsv" else config["separator"])
+    if len(frame) == 0:
+        raise ValueError(f"{path.name}: the table has no rows")
+    unknown = [row for row in rows if not 0 <= row < len(frame)]
+    if unknown:
+        raise ValueError(f"{path.name}: there is no row {unknown[0]}; its rows are numbered from 0 to {len(frame) - 1}")
+    chosen = list(dict.fromkeys(rows)) or list(range(len(frame)))
+    frame = frame.iloc[chosen]
+    there = [column for column in encoding.target if column in frame.columns]
+    if there:
+        data = encoding.dataset(frame, chosen, path.name)
+        return NewRows(data.to(dtype=objective.dtype, device=objective.device), True, encoding.task)
+    inputs = encoding.inputs(frame, path.name)
+    unknown_yet, ids = torch.zeros(len(inputs)), torch.tensor(chosen)
+    held = Dataset(inputs, unknown_yet, ids, path.name, encoding.feature_names)
+    held = held.to(dtype=objective.dtype, device=objective.device)
+    with torch.no_grad():
+        outputs = objective.outputs(objective.params, held.inputs)
+    targets = predicted_targets(encoding.task, outputs, len(encoding.target))
+    data = Dataset(held.inputs, targets, held.ids, path.name, encoding.feature_names, encoding.class_names)
+    return NewRows(data, False, encoding.task)
+
+
+def without_targets(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a ranking says about test examples, their targets not given."""
+    return [test | {"test_class": NOT_GIVEN} for test in tests]

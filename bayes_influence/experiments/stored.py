@@ -1,0 +1,169 @@
+"""What a stored folder or file holds: its kind, its configuration, its version, and what of it is finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bayes_influence.data.sealed import DamagedFileError, sealed_file_header
+from bayes_influence.experiments.store.folder import CELL_SUFFIX, CELLS, CONFIG, read_record
+from bayes_influence.experiments.store.runner import FAILURES
+from bayes_influence.experiments.training.report import REPORT
+from bayes_influence.experiments.training.run import CHECKPOINT
+from bayes_influence.influence.scores import FORMAT, InfluenceScores
+from bayes_influence.training.checkpoints import decode_checkpoint
+
+KINDS = {
+    "train": "training run",
+    "train-schemes": "training of several schemes",
+    "compare": "comparison of schemes",
+    "audit": "audit of influence estimates",
+    "influence": "influence of a run's training examples",
+}
+"""What a study is, by the name in its configuration."""
+
+LAST = {
+    "compare": "summary.csv",
+    "train-schemes": "summary.csv",
+    "audit": "verdict.txt",
+    "influence": "influence.csv",
+}
+"""What a study writes last."""
+
+NETWORKS = "saved network"
+"""The header of a file that `bi.save` wrote."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What was found.
+
+    Attributes:
+        path: Where.
+        kind: What it is, in words.
+        finished: What of it is finished, in words.
+        facts: What else there is to say, by name.
+        configuration: What it was made with, flat, by dotted names; what was left unsaid and is None is left out.
+        versions: Of the software that it was made with.
+    """
+
+    path: Path
+    kind: str
+    finished: str
+    facts: Mapping[str, str]
+    configuration: Mapping[str, str]
+    versions: Mapping[str, str]
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """All of it, name by name."""
+        yield str(self.path), self.kind
+        yield "finished", self.finished
+        yield from self.facts.items()
+        if self.versions:
+            yield "made with", ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        yield from self.configuration.items()
+
+
+def inspected(path: str | Path) -> Stored:
+    """What a folder or file of this library holds; nothing is written, and no network is built.
+
+    Args:
+        path: A folder with a `config.json`, a file of scores, or one of trained networks.
+
+    Raises:
+        FileNotFoundError: If there is nothing, or the folder holds no study.
+        ValueError: If it is damaged, or nothing that this library wrote.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _of_folder(path)
+    unfinished = path.with_name(path.name + ".unfinished")
+    if not path.exists() and unfinished.exists():
+        done = path.with_name(path.name + ".done")
+        blocks = len(done.read_text().splitlines()) if done.exists() else 0
+        return Stored(path, "influence scores", f"no, {blocks} blocks of them; the same call continues", {}, {}, {})
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file or folder")
+    try:
+        header = sealed_file_header(path)
+    except DamagedFileError as error:
+        raise ValueError(f"{path} is no file of this library, or damaged: {error}") from error
+    if header.get("format") == FORMAT:
+        return _of_scores(path)
+    if NETWORKS in header:
+        return _of_networks(path, header[NETWORKS])
+    kind = "part of a study's folder" if set(header) & {"cell", "checkpoint"} else f"a file with {', '.join(header)}"
+    return Stored(path, f"{kind}; ask about the folder", "yes", {}, {}, {})
+
+
+def _of_scores(path: Path) -> Stored:
+    scores = InfluenceScores.load(path)
+    tests, examples = scores.values.shape
+    facts = {
+        "scores": f"{examples} training on {tests} test examples",
+        "measured": scores.measurement,
+        "in": scores.parameters,
+        "curvature": f"{scores.curvature}, damping {scores.damping}, {scores.solver}",
+        "converged": "yes" if scores.converged else "no",
+    }
+    return Stored(path, "influence scores", "yes", {name: said for name, said in facts.items() if said}, {}, {})
+
+
+def _of_networks(path: Path, text: str) -> Stored:
+    header = json.loads(text[text.index("{") :])
+    facts = {"networks": ", ".join(header["labels"]), "class": str(header["kind"])}
+    said = {name: header[name] for name in ("network", "likelihood", "regulariser", "regulariser_weight", "parameters")}
+    return Stored(path, "trained networks", "yes", facts, _flat(said), header["versions"])
+
+
+def _of_folder(path: Path) -> Stored:
+    if not (path / CONFIG).is_file():
+        raise FileNotFoundError(f"{path} holds no study: there is no {CONFIG} in it")
+    record = read_record(path / CONFIG)
+    config = dict(record["config"])
+    study = str(config.pop("study", "unnamed"))
+    cells = sorted(file.name.removesuffix(CELL_SUFFIX) for file in (path / CELLS).glob(f"*{CELL_SUFFIX}"))
+    results = sorted(file.name for file in path.iterdir() if file.is_file() and file.suffix in (".csv", ".png", ".txt"))
+    facts = {"results": ", ".join(results) or "none"}
+    if study != "train":
+        facts["stored cells"] = f"{len(cells)}{': ' + '; '.join(cells) if cells else ''}"
+    if f"{FAILURES}.csv" in results:
+        facts["failed"] = f"some cells did, see {FAILURES}.csv; the same call tries them again"
+    finished = _epochs(path, config, cells) if study == "train" else _whole(study, results)
+    return Stored(path, KINDS.get(study, f"study: {study}"), finished, facts, _flat(config), record["versions"])
+
+
+def _epochs(path: Path, config: Mapping[str, Any], cells: list[str]) -> str:
+    """How far a training run came."""
+    total = config["epochs"]
+    if not (path / CHECKPOINT).is_file():
+        return f"no, 0 of {total} epochs; the same command continues"
+    try:
+        state, _ = decode_checkpoint((path / CHECKPOINT).read_bytes())
+    except DamagedFileError as error:
+        raise ValueError(f"{path / CHECKPOINT} is damaged: {error}; train anew in another folder") from error
+    done = int(state["epoch"])
+    if done < total:
+        return f"no, {done} of {total} epochs; the same command continues"
+    return f"yes, {total} epochs" + ("" if REPORT in cells else ", but not its report; the same command writes it")
+
+
+def _whole(study: str, results: list[str]) -> str:
+    """Whether a study's last result is there."""
+    if study not in LAST:
+        return "see its results"
+    return "yes" if LAST[study] in results else "no; the same command continues"
+
+
+def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """Dotted names with their values as text."""
+    found: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{before}{name}.")
+        elif value is not None and value not in ([], ()):
+            found[f"{before}{name}"] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return found
