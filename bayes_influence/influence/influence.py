@@ -285,11 +285,18 @@ class Influence:
         method: str = "best",
         direction: str = "increase",
         convention: Convention = "fixed",
+        at_once: int = 1,
     ) -> GroupSelection:
         """The group whose removal changes the mean test loss most; see `selection.select_group`."""
-        tests, progress = self._tests(test), self.progress
         return select_group(
-            self.response, tests, size, method=method, direction=direction, convention=convention, progress=progress
+            self.response,
+            self._tests(test),
+            size,
+            method=method,
+            direction=direction,
+            convention=convention,
+            at_once=at_once,
+            progress=self.progress,
         )
 
     def _tests(self, test: Any) -> Dataset:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bayes_influence.arguments import check_whole
+from bayes_influence.arguments import check_count, check_whole
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.directional import (
     loss_curvatures,
@@ -68,12 +68,14 @@ class SecondOrderEffect:
         solved: s of shape (P,).
         sign: +1 or -1, multiplies both.
         convention: How a membership becomes data weights.
+        at_once: Examples that a greedy method picks by one gradient.
     """
 
     response: Response
     solved: Float[Tensor, " P"]
     sign: float
     convention: Convention
+    at_once: int = 1
 
     def weights(self, membership: Float[Tensor, " n"]) -> tuple[Float[Tensor, " n"], float]:
         """The changes dw_i of the data weights for a membership v of size m = sum v, and d dw_i / d v_i at fixed m."""
@@ -150,10 +152,15 @@ def _projected_gradient(effect: SecondOrderEffect, size: int) -> Tensor:
 def _greedy(effect: SecondOrderEffect, size: int) -> Tensor:
     slope = effect.first_order()
     membership = torch.zeros_like(slope)
-    for _ in range(size):
-        membership[torch.where(membership > 0, -torch.inf, slope).argmax()] = 1.0
+    for picks in _picks(size, effect.at_once):
+        membership[_top(torch.where(membership > 0, -torch.inf, slope), picks)] = 1.0
         slope = effect(membership)[1]
     return membership.nonzero()[:, 0]
+
+
+def _picks(size: int, at_once: int) -> list[int]:
+    """How many examples each turn of a greedy method picks."""
+    return [min(at_once, size - done) for done in range(0, size, at_once)]
 
 
 CHEAP_METHODS: dict[str, Callable[[SecondOrderEffect, int], Tensor]] = {
@@ -175,6 +182,7 @@ def select_group(
     method: str = "best",
     direction: str = "increase",
     convention: Convention = "fixed",
+    at_once: int = 1,
     progress: bool = False,
 ) -> GroupSelection:
     """The group of a given size whose removal changes the mean test loss most.
@@ -183,10 +191,10 @@ def select_group(
         `"first-order"`: the k largest removal effects.
         `"monotone-top-k"`: from there, the k largest entries of the gradient of the second-order effect, as long as the
             effect grows.
-        `"greedy"`: one example after the other, by that gradient.
+        `"greedy"`: one example after the other, by that gradient; or `at_once` of them.
         `"projected-gradient"`: ascent of the second-order effect on the capped simplex; the k largest memberships.
-        `"adaptive-greedy"`: one example after the other by its removal effect, with a refit (Newton's method in the
-            selected parameters) between picks: k refits, the strong baseline.
+        `"adaptive-greedy"`: one example after the other by its removal effect, or `at_once` of them, with a refit
+            (Newton's method in the selected parameters) between picks: k / at_once refits, the strong baseline.
         `"best"`: the best of all but the last, by a Newton step.
 
     Args:
@@ -196,6 +204,7 @@ def select_group(
         method: As above.
         direction: `"increase"` looks for the removal that raises the test loss most, `"decrease"` lowers it.
         convention: `"fixed"` or `"renormalised"`, see `groups`.
+        at_once: Examples that the greedy methods pick before they look again.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -204,12 +213,13 @@ def select_group(
     """
     problem = response.problem
     _check_arguments(response, size, method, direction, convention)
+    check_count(at_once=at_once)
     sign = 1.0 if direction == "increase" else -1.0
     if method == "adaptive-greedy":
-        found = {method: _adaptive_greedy(response, test, size, sign, convention, progress)}
+        found = {method: _adaptive_greedy(response, test, _picks(size, at_once), sign, convention, progress)}
     else:
         slope = problem.gradients(*problem.taken(test)).mean(dim=0)
-        effect = SecondOrderEffect(response, response.solve(slope).value, sign, convention)
+        effect = SecondOrderEffect(response, response.solve(slope).value, sign, convention, at_once)
         names = CHEAP_METHODS if method == "best" else [method]
         bar = tqdm(names, desc="selecting a group", unit="method", disable=None if progress else True)
         found = {name: problem.data.ids[CHEAP_METHODS[name](effect, size)] for name in bar}
@@ -222,22 +232,22 @@ def select_group(
 
 
 def _adaptive_greedy(
-    response: Response, test: Dataset, size: int, sign: float, convention: Convention, progress: bool
+    response: Response, test: Dataset, picks: list[int], sign: float, convention: Convention, progress: bool
 ) -> Int[Tensor, " k"]:
     problem = response.problem
     objective, data, n = problem.objective, problem.train, len(problem.data)
     picked: list[Tensor] = []
-    for _ in tqdm(range(size), desc="adaptive greedy", unit="refit", disable=None if progress else True):
+    for count in tqdm(picks, desc="adaptive greedy", unit="refit", disable=None if progress else True):
         current = FittedProblem(objective, data, problem.dtype, problem.batch_size)
         slope = current.gradients(*current.taken(test)).mean(dim=0)
         solved = make_response(current, damping=response.damping).solve(slope).value
         effects = sign * loss_slopes(current.reduced, current.data, solved, problem.batch_size)
-        picked.append(data.ids[effects.argmax()])
+        picked.append(data.ids[_top(effects, count)])
         data = data.without(picked[-1])
         share = len(data) / n if convention == "fixed" else 1.0
         weighted = replace(objective, regulariser_weight=problem.objective.regulariser_weight / share)
         objective = minimum_of(weighted, data)
-    return torch.stack(picked)
+    return torch.cat(picked)
 
 
 def _check_arguments(response: Response, size: int, method: str, direction: str, convention: Convention) -> None:

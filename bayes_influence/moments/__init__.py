@@ -3,12 +3,15 @@
 from bayes_influence.moments import (  # noqa: F401 (they register rules)
     activations,
     arithmetic,
+    attention,
     dropout,
     exact,
     linear,
     maximum,
     normalisation,
     pooling,
+    quadratic,
+    resampling,
     shapes,
     softmax,
 )

@@ -43,6 +43,8 @@ class BayesianLayer(nn.Module, ABC):
     bias: Tensor | None
     weight_rho: Tensor
     bias_rho: Tensor | None
+    takes_factors = True
+    """Whether it has variance factors in a calibrated network; a layer that only takes fixed inputs needs none."""
 
     def __init__(self, layer: Any, approximation: Approximation, initial_sigma: InitialSigma, path: str = "") -> None:
         super().__init__()
@@ -50,10 +52,10 @@ class BayesianLayer(nn.Module, ABC):
         self.path = path
         fan_in = layer.weight[0].numel()
         for name in ("weight", "bias"):
-            self.register_parameter(name, _copied(getattr(layer, name)))
+            self.register_parameter(name, _copied(getattr(layer, name, None)))
         for name in ("weight", "bias"):
-            self.register_parameter(name + RHO, _log_sigma(getattr(layer, name), initial_sigma, fan_in))
-        if approximation.calibrated:
+            self.register_parameter(name + RHO, _log_sigma(getattr(layer, name, None), initial_sigma, fan_in))
+        if approximation.calibrated and self.takes_factors:
             self.register_buffer(FACTOR, layer.weight.detach().new_ones(len(layer.weight)))
 
     @property

@@ -7,13 +7,15 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 
+from bayes_influence.moments.arithmetic import mean_of, shared_approximation
 from bayes_influence.moments.gaussian import normal_density, normal_distribution
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Moments
 from bayes_influence.moments.pooling import Sizes, adaptive_windows, per_dimension
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
-from bayes_influence.moments.shapes import stack
+from bayes_influence.moments.shapes import stack, where
 
 _NEVER = -1e9
 """Mean of a padded entry: below every activation, and its square is still finite in float32."""
@@ -102,6 +104,56 @@ def _adaptive_max_pool(
         largest = [_largest([result.select(dim, j) for j in range(start, end)]) for start, end in windows]
         result = stack(largest, dim)
     return result
+
+
+@rule("amax")
+def largest_entry(input: Moments, dim: Any = (), keepdim: bool = False) -> Moments:
+    """Maximum over axes, by co-pooling or by Clark's moments, as `Approximation.max_pooling` says."""
+    axes = [dim % input.ndim] if isinstance(dim, int) else sorted(axis % input.ndim for axis in dim)
+    axes = axes or list(range(input.ndim))
+    rest = [axis for axis in range(input.ndim) if axis not in axes]
+    lead = [input.shape[axis] for axis in rest]
+    mean, variance = (x.permute(*rest, *axes).reshape(*lead, -1) for x in (input.expectation, input.variance))
+    if input.approximation.max_pooling == "co-pooling":
+        top, position = mean.max(-1, keepdim=True)
+        result = Moments(top.squeeze(-1), variance.gather(-1, position).squeeze(-1), input.approximation)
+    else:
+        columns = zip(mean.unbind(-1), variance.unbind(-1), strict=True)
+        result = _largest([Moments(m, v, input.approximation) for m, v in columns])
+    if not keepdim:
+        return result
+    shape = [1 if axis in axes else length for axis, length in enumerate(input.shape)]
+    return Moments(result.expectation.reshape(shape), result.variance.reshape(shape), input.approximation)
+
+
+@rule("maximum")
+def larger(input: Any, other: Any) -> Moments:
+    """The larger of two independent values, entry by entry; a tensor has no variance. As `largest_entry`."""
+    approximation = shared_approximation(input, other)
+    means = torch.broadcast_tensors(*map(mean_of, (input, other)))
+    pair = [
+        Moments(
+            mean, (x.variance if isinstance(x, Moments) else torch.zeros_like(mean)).expand(mean.shape), approximation
+        )
+        for x, mean in zip((input, other), means, strict=True)
+    ]
+    if approximation.max_pooling == "clark":
+        return clark(*pair)
+    return where(means[0] >= means[1], *pair)
+
+
+@rule("max")
+def maximum_or_largest(input: Any, other: Any = None, *, dim: Any = None, keepdim: bool = False) -> Moments:
+    """The largest entry of all, or the larger of two values.
+
+    Raises:
+        UnsupportedOperationError: Over an axis, where torch returns the position, too.
+    """
+    if dim is not None or isinstance(other, int):
+        raise UnsupportedOperationError(
+            "max over an axis returns which entry is the largest, and that is random; use torch.amax(x, dim)"
+        )
+    return largest_entry(input) if other is None else larger(input, other)
 
 
 def _refuse_indices(return_indices: bool) -> None:

@@ -139,7 +139,7 @@ def adaptive_windows(length: int, outputs: int) -> list[tuple[int, int]]:
 
 def per_dimension(size: Any, spatial: int) -> tuple[Any, ...]:
     """A size for each spatial dimension, from one number or one per dimension."""
-    sizes = (size,) if size is None or isinstance(size, int) else tuple(size)
+    sizes = (size,) if size is None or isinstance(size, int | float) else tuple(size)
     return sizes * spatial if len(sizes) == 1 else sizes
 
 

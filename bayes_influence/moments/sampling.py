@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from bayes_influence.data.arguments import as_call
@@ -112,9 +113,11 @@ class Posterior:
                 params = self.draw(size, generator)
                 if isinstance(inputs, Moments):
                     noise = torch.stack([_normal(inputs.variance, generator) for _ in range(size)])
-                    outputs = vmap(call)(params, inputs.expectation + inputs.variance.sqrt() * noise)
+                    drawn, axis = inputs.expectation + inputs.variance.sqrt() * noise, 0
                 else:
-                    outputs = vmap(call, in_dims=(0, None))(params, inputs)
+                    drawn, axis = inputs, None
+                with sdpa_kernel(SDPBackend.MATH):  # torch cannot batch the others
+                    outputs = vmap(call, in_dims=(0, axis))(params, drawn)
                 yield outputs
                 bar.update(size)
 

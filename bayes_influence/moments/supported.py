@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from bayes_influence.moments.convolution import BayesianConv
+from bayes_influence.moments.embedding import BayesianEmbedding
 from bayes_influence.moments.layers import BayesianLayer, BayesianLinear
 
 CONVERTED: dict[type[nn.Module], type[BayesianLayer]] = {
@@ -16,6 +17,7 @@ CONVERTED: dict[type[nn.Module], type[BayesianLayer]] = {
     nn.Conv1d: BayesianConv,
     nn.Conv2d: BayesianConv,
     nn.Conv3d: BayesianConv,
+    nn.Embedding: BayesianEmbedding,
 }
 """Layers whose weights become Gaussian, by exact type: a subclass may compute something else."""
 
@@ -79,6 +81,7 @@ PADDINGS = tuple(
     for mode in ("Circular", "Constant", "Reflection", "Replication", "Zero")
     for spatial in (1, 2, 3)
 )
+RESAMPLINGS = (nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d)
 SHUFFLES = (nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 
 PASSED: frozenset[type[nn.Module]] = frozenset(
@@ -89,6 +92,7 @@ PASSED: frozenset[type[nn.Module]] = frozenset(
         nn.Identity,
         nn.Flatten,
         nn.Unflatten,
+        *RESAMPLINGS,
         *SHUFFLES,
         *PADDINGS,
         *POOLINGS,
@@ -115,6 +119,8 @@ def reason_against(module: nn.Module) -> str | None:
             f"keeps a function {astray[0]!r} that holds on to modules; a copy of the network would still call those of "
             "the original. Make it a method"
         )
+    if kind is nn.Embedding and (module.padding_idx is not None or module.max_norm is not None or module.sparse):
+        return "has a padding_idx, a max_norm or sparse gradients; build it without, a random row knows none of these"
     if kind in CONVERTED:
         more = {name for part in (module.named_buffers(), module.named_children()) for name, _ in part}
         if not own <= {"weight", "bias"}:

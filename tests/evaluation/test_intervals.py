@@ -160,3 +160,9 @@ def test_an_interval_ends_where_the_statistic_does():
     assert free.high > 1
     assert (cut.estimate, cut.low, cut.high) == (free.estimate, -1.0, 1.0)
     assert mean_interval([0.5, 0.51], bounds=(-1.0, 1.0)) == mean_interval([0.5, 0.51])
+
+
+def test_resamples_are_a_whole_number(as_installed):
+    for wrong, error in ((2.5, TypeError), (0, ValueError)):
+        with pytest.raises(error, match="n_resamples must be"):
+            two_level_bootstrap([[1.0, 2.0, 4.0]], [[1.0, 3.0, 2.0]], pearson, n_resamples=wrong)

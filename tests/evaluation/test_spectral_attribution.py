@@ -97,3 +97,10 @@ def test_shares_do_not_depend_on_the_unit_of_the_scores(gradients):
 def test_damping_that_only_equals_the_smallest_eigenvalue_is_refused(gradients):
     with pytest.raises(ValueError, match=r"the damping 0[.]5 does not outweigh the smallest eigenvalue -0[.]5"):
         spectral_attribution(np.array([-0.5, 0.1, 0.2, 0.3, 0.4, 1.0]), *gradients, delta=0.5, n_train=10)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_bands_do_not_depend_on_the_unit_of_the_curvature(unit):
+    eigenvalues = unit * np.array([1.0, 0.2, 0.05, 5e-4, 0.0, -5e-13, -5e-12])
+    found = trace_shares(eigenvalues, np.ones(7), 0.0).set_index("band")
+    assert found["directions"].to_dict() == {"outlying": 2, "bulk": 1, "near-null": 3, "negative": 1}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bayes_influence.evaluation.agreement import agreement, agreement_by_run, summarise
-from bayes_influence.evaluation.verdict import Grade, verdict
+from bayes_influence.evaluation.verdict import Grade, _highest, verdict
 
 TRUE = np.random.default_rng(0).normal(size=40)
 EXACT = agreement(TRUE, TRUE)
@@ -156,3 +156,16 @@ def test_the_highest_spearman_is_that_of_bonett_and_wright():
 def test_sentences_say_the_slope_beside_the_correlations():
     assert "slope 2.00" in verdict(agreement(TRUE / 2, TRUE)).sentence
     assert "slope -1.00" in verdict(agreement(-TRUE, TRUE)).sentence
+
+
+@pytest.mark.parametrize(("spearman", "grade"), [(0.39, Grade.UNTRUSTWORTHY), (0.41, Grade.INDICATIVE)])
+def test_an_order_is_an_indication_from_half_of_the_ceiling_on(spearman, grade):
+    found = replace(EXACT, spearman=spearman, pearson=spearman, n=10**6)
+    assert verdict(found, ceiling=0.8).grade is grade
+
+
+@pytest.mark.parametrize("spearman", [0.1, 0.999])
+def test_three_points_say_nothing_of_the_highest_spearman(spearman):
+    assert _highest(spearman, 3) == 1
+    assert _highest(spearman, 4) < 1
+    assert (_highest(1.0, 40), _highest(-1.0, 40)) == (1, -1)

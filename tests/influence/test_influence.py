@@ -293,3 +293,11 @@ def test_a_network_of_one_layer_is_its_own_last_layer(train, test):
     last = Influence(layer, train, damping=0.1, parameters="last-layer")
     assert last.problem.is_linear_head
     torch.testing.assert_close(last.on_loss(test).values, whole.on_loss(test).values, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_what_is_no_measurement_or_no_objective_is_refused(linear, train, test):
+    with pytest.raises(TypeError, match=r"the measurement must be a function, got .*pass an object such as Margin"):
+        Influence(linear, train).on_measurement("margin", test)
+    with pytest.raises(TypeError, match="what influence is taken of must be one Objective, got"):
+        Influence(linear.network, train)

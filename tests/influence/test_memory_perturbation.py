@@ -71,6 +71,11 @@ def test_a_diagonal_laplace_is_the_diagonal(deep, train):
     torch.testing.assert_close(
         part.mean_change * part.precision, (whole.precision @ whole.mean_change.unsqueeze(2))[..., 0]
     )
+    for index, change in enumerate(part.output_change):
+        inputs, target = train.inputs[index : index + 1], train.targets[index : index + 1]
+        jacobian = torch.func.jacrev(lambda theta, inputs=inputs: deep.flat.outputs(theta, inputs)[0])(deep.flat.theta)
+        error = deep.outputs(deep.params, inputs)[0].softmax(0) - torch.nn.functional.one_hot(target, 3)[0]
+        torch.testing.assert_close(change, jacobian @ ((jacobian.T @ error) / diagonal.precision))
 
 
 def test_an_example_that_carries_the_posterior_alone_is_named():

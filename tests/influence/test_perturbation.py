@@ -4,10 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.perturbation import training_set_attack
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import WeightDecay
 
 STEP = 1e-4
 
@@ -103,3 +107,23 @@ def test_one_step_goes_up_the_slope_of_the_loss_as_far_as_it_may(linear, train, 
 def test_attacks_that_cannot_move_are_refused(linear, train, test, wrong):
     with pytest.raises(ValueError, match="step > 0, steps >= 1 and lower < upper"):
         training_set_attack(linear, train, test, train.ids[:1], **{"step": 0.1, **wrong})
+
+
+class Blind(nn.Module):
+    """Does not look at the second feature."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3).double()
+
+    def forward(self, inputs):
+        return self.linear(inputs * torch.tensor([1.0, 0.0, 1.0]))
+
+
+def test_inputs_without_a_slope_stay_and_the_valid_range_is_the_unit_interval(train, test):
+    objective = Objective(Blind(), CrossEntropy(), WeightDecay(0.02))
+    inside, ids = train.with_inputs(train.inputs.clamp(0.05, 0.95)), train.ids[:3]
+    attack = training_set_attack(objective, inside, test, ids, step=9.0, steps=1, refit=lambda one, _: one)
+    moved = attack.train.inputs[:3]
+    assert torch.equal(moved[:, 1], inside.inputs[:3, 1])
+    assert set(moved[:, [0, 2]].flatten().tolist()) <= {0.0, 1.0}

@@ -6,6 +6,7 @@ from pyro.ops.stats import fit_generalized_pareto
 from torch import nn
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.influence import posterior_samples
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.posterior_samples import (
     PosteriorSamples,
@@ -211,3 +212,15 @@ def test_beta_is_the_power_of_the_likelihood(beta):
         losses.sum(1, keepdim=True), drawn.measurements, torch.tensor([0]), drawn.test_ids, beta
     )
     torch.testing.assert_close(drawn.group_removal([0, 1, 2]), together.removal()[:, 0])
+
+
+@pytest.mark.parametrize(("samples", "tail"), [(100, 20), (225, 45), (400, 60), (901, 90)])
+def test_a_tail_is_a_fifth_of_the_samples_or_three_times_their_root(samples, tail, monkeypatch):
+    """Whichever is less: 20 of 100, 45 of 225, then 60 of 400."""
+    seen = []
+    monkeypatch.setattr(posterior_samples, "pareto_shape", lambda excess: seen.append(excess) or torch.zeros(2))
+    losses = torch.randn(samples, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = PosteriorSamples(losses, losses, torch.arange(2), torch.arange(2), 1.0)
+    drawn.tail_shape()
+    weights = (losses - losses.max(0).values).exp().sort(0).values
+    torch.testing.assert_close(seen[0], weights[-tail:] - weights[-tail - 1])

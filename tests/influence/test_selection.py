@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from bayes_influence.influence import selection
 from bayes_influence.influence.groups import reweighting_response
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.selection import CHEAP_METHODS, METHODS, SecondOrderEffect, project_capped_simplex
@@ -165,3 +166,46 @@ def test_projected_gradients_end_at_the_maximum_of_a_concave_effect(seed):
     start, second = effect.asked[:2]
     slope = linear - quadratic @ start
     torch.testing.assert_close(second, project_capped_simplex(start + slope / slope.abs().max(), 3))
+
+
+@pytest.mark.parametrize("method", ["greedy", "adaptive-greedy"])
+def test_a_greedy_method_that_picks_all_at_once_never_looks_again(influence, test, method):
+    """Picked at once it is the first order's choice; in twos it looks again after every two."""
+    first = influence.select_group(test, 6, method="first-order").ids
+    assert torch.equal(influence.select_group(test, 6, method=method, at_once=6).ids, first)
+    assert torch.equal(influence.select_group(test, 6, method=method, at_once=99).ids, first)
+    begun = set(influence.select_group(test, 2, method="first-order").ids.tolist())
+    in_twos = influence.select_group(test, 6, method=method, at_once=2)
+    assert begun <= set(in_twos.ids.tolist())
+    assert len(in_twos.ids) == 6
+
+
+def test_adaptive_greedy_in_turns_refits_between_them(influence, linear, train, test):
+    """Five examples in turns of two: each turn takes the largest effects at the minimum of what is left."""
+    rest, picked, left = train, [], 5
+    while left:
+        objective = minimum_of(replace(linear, regulariser_weight=linear.regulariser_weight * 40 / len(rest)), rest)
+        effects = Influence(objective, rest, damping=0.0).on_loss(test).removal.mean(dim=0)
+        taken = rest.ids[effects.argsort(descending=True)[: min(2, left)]]
+        picked, rest, left = [*picked, *taken.tolist()], rest.without(taken), left - len(taken)
+    found = influence.select_group(test, 5, method="adaptive-greedy", at_once=2)
+    assert found.ids.tolist() == sorted(picked)
+
+
+def test_picking_nothing_at_once_is_refused(influence, test):
+    with pytest.raises(ValueError, match="at_once must be at least 1, got 0"):
+        influence.select_group(test, 3, at_once=0)
+
+
+@pytest.mark.parametrize("convention", ["fixed", "renormalised"])
+def test_adaptive_greedy_picks_from_refits_with_the_regulariser_that_the_convention_leaves(
+    influence, linear, train, test, convention, monkeypatch
+):
+    """1/n of n examples stays beside lambda, or becomes 1/(n - m)."""
+    weights = []
+    monkeypatch.setattr(
+        selection, "minimum_of", lambda objective, data: weights.append(objective.regulariser_weight) or objective
+    )
+    influence.select_group(test, 3, method="adaptive-greedy", convention=convention)
+    shares = [39 / 40, 38 / 40, 37 / 40] if convention == "fixed" else [1.0] * 3
+    assert weights == pytest.approx([1 / share for share in shares])

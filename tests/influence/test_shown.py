@@ -8,9 +8,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 import bayes_influence as bi
+from bayes_influence.influence.shown import draw_picture
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +118,25 @@ def test_other_tests_other_numbers_and_what_cannot_be_shown(pictures, tmp_path):
         loaded.show(1)
     train, test = pictures.examples
     assert str(loaded.show(2, train=train, test=test)) == str(pictures.show(2))
+
+
+def test_bars_lie_beside_their_names_and_are_as_long_as_their_effects(rows):
+    shown = rows.show(2)
+    (axes,) = shown.figure().get_axes()
+    ends = [*shown.tests[0].helpful, *shown.tests[0].harmful]
+    assert [bar.get_width() for bar in axes.patches] == [one.removal for one in ends]
+    assert [bar.get_y() + bar.get_height() / 2 for bar in axes.patches] == pytest.approx([0, -1, -2, -3])
+    assert [text.xy for text in axes.texts] == [(1.01, 0), (1.01, -1), (1.01, -2), (1.01, -3)]
+    assert all(f" {one.id}  " in text.get_text() for one, text in zip(ends, axes.texts, strict=True))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_are_stretched_from_their_smallest_to_their_largest_number(channels):
+    image = torch.randn(channels, 4, 5, generator=torch.Generator().manual_seed(0)) * 30 - 100
+    axes = Figure().subplots()
+    draw_picture(axes, image)
+    (drawn,) = axes.get_images()
+    expected = ((image - image.min()) / (image.max() - image.min())).movedim(0, -1).numpy()
+    np.testing.assert_allclose(drawn.get_array(), expected[..., 0] if channels == 1 else expected)
+    draw_picture(axes, torch.full((channels, 4, 5), 7.0))
+    assert not axes.get_images()[-1].get_array().any()

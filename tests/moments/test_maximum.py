@@ -114,3 +114,39 @@ def test_indices_are_refused():
     for pooling in (nn.MaxPool2d(2, return_indices=True), nn.AdaptiveMaxPool2d(2, return_indices=True)):
         with pytest.raises(UnsupportedOperationError, match="max pooling of Moments has no indices"):
             pooling(x)
+
+
+@pytest.mark.parametrize("dim", [-1, 0, (0, 2)])
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_the_largest_entry_over_axes(dim, keepdim, draw):
+    torch.manual_seed(0)
+    for max_pooling in ("co-pooling", "clark"):
+        x = random_moments((3, 4, 2), max_pooling)
+        result = torch.amax(x, dim, keepdim)
+        assert result.shape == torch.amax(x.expectation, dim, keepdim).shape
+        if max_pooling == "co-pooling":
+            assert torch.equal(result.expectation, torch.amax(x.expectation, dim, keepdim))
+            chosen = x.expectation == torch.amax(x.expectation, dim, keepdim=True)
+            assert torch.equal(result.variance, torch.amax(torch.where(chosen, x.variance, 0.0), dim, keepdim))
+        else:
+            samples = torch.stack([torch.amax(sample, dim, keepdim) for sample in draw(x, 4_000)])
+            assert ((result.expectation - samples.mean(0)).abs() < 0.1 * samples.std(0)).all()
+            assert ((result.variance / samples.var(0)).log().abs() < 0.25).all()
+
+
+def test_the_larger_of_two_values(draw, assert_match):
+    x, y = random_moments((6,), "clark"), random_moments((6,), "clark")
+    assert_match(torch.maximum(x, y), torch.maximum(draw(x, 20_000), draw(y, 20_000)))
+    rectified = torch.maximum(x, torch.zeros((), dtype=DOUBLE))
+    torch.testing.assert_close(rectified.expectation, torch.relu(x).expectation)
+    torch.testing.assert_close(torch.max(x, y).variance, torch.maximum(x, y).variance)
+    x, y = random_moments((6,), "co-pooling"), random_moments((6,), "co-pooling")
+    chosen = torch.where(x.expectation >= y.expectation, x.variance, y.variance)
+    assert torch.equal(torch.maximum(x, y).variance, chosen)
+    assert torch.equal(x.max().expectation, x.expectation.max())
+
+
+@pytest.mark.parametrize("call", [lambda x: x.max(dim=0), lambda x: torch.max(x, -1)])
+def test_over_an_axis_max_has_positions_and_is_refused(call):
+    with pytest.raises(UnsupportedOperationError, match=r"max over an axis returns which entry is the largest, .*amax"):
+        call(random_moments((3, 4), "clark"))

@@ -81,13 +81,11 @@ def test_modules_that_pass_are_modules_of_torch_without_weights_of_a_linear_map(
     "module",
     [
         nn.LSTM(2, 2),
-        nn.Embedding(3, 2),
         nn.Bilinear(2, 2, 2),
         nn.ConvTranspose2d(1, 1, 2),
         nn.LocalResponseNorm(2),
         nn.LPPool2d(2, 2),
         nn.FractionalMaxPool2d(2, output_size=1),
-        nn.Upsample(scale_factor=2),
         nn.TransformerEncoderLayer(4, 2, batch_first=True),
         nn.SyncBatchNorm(3),
         nn.LazyLinear(3),

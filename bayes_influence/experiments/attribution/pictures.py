@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 import matplotlib as mpl
@@ -15,8 +16,8 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.experiments.attribution.ranking import LOSS, heading
 from bayes_influence.influence.shown import KINDS, draw_picture
 
-PICTURED = 8
-"""Training images that a picture shows of each kind, at most."""
+A_LINE = 10
+"""Training images in a line, at most."""
 
 
 def is_pictured(data: Dataset) -> bool:
@@ -25,7 +26,10 @@ def is_pictured(data: Dataset) -> bool:
 
 
 def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset, measured: str = LOSS) -> Figure:
-    """A test image with its most helpful training images (above) and its most harmful ones (below).
+    """A test image with all training images that are ranked: most helpful ones above, most harmful ones below.
+
+    Under every training image stand its id and what its removal does; classes other than the test image's are in
+    italics.
 
     Args:
         ranking: The rows of one test example, see `RunInfluence`.
@@ -34,28 +38,34 @@ def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset, meas
         measured: What influence is on.
     """
     test = ranking.iloc[0]
-    shown = min(PICTURED, int(ranking["rank"].max()))
+    count = int(ranking["rank"].max())
+    columns, lines = min(A_LINE, count), ceil(count / A_LINE)
     exponent = int(np.floor(np.log10(max(ranking["removal"].abs().max(), np.finfo(float).tiny))))
     with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(1.05 * (shown + 2.2), 3.0), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=[2.2, shown])  # type: ignore[misc]
+        figure = Figure(figsize=(1.05 * (columns + 2.2), 0.4 + 2.9 * lines), layout="constrained")
+        left, right = figure.subfigures(1, 2, width_ratios=[2.2, columns])  # type: ignore[misc]
         axes = left.subplots()
         _draw(axes, tests, int(test["test_id"]))
         axes.set_title(f"test {test['test']}: {test['test_class']}")
-        axes.set_xlabel(f"predicted {test['predicted_class']}\nloss {test['test_loss']:.2g}")
-        for (kind, (colour, sign)), row in zip(KINDS.items(), right.subfigures(2, 1), strict=True):
+        axes.set_xlabel(f"id {test['test_id']}\npredicted {test['predicted_class']}\nloss {test['test_loss']:.2g}")
+        for (kind, (colour, sign)), part in zip(KINDS.items(), right.subfigures(2, 1), strict=True):
             changed = f"removal changes the test {measured} by ... $\\times 10^{{{exponent}}}$"
-            row.suptitle(f"{sign} {heading(kind, measured)}: {changed}", color=colour)
-            chosen = ranking[ranking["kind"] == kind].head(shown)
-            for axes, example in zip(row.subplots(1, shown, squeeze=False)[0], chosen.itertuples(), strict=True):
-                _draw(axes, train, int(example.train_id))  # type: ignore[arg-type]
-                axes.set_title(example.train_class, fontsize=9, color=_label_colour(example))
-                axes.set_xlabel(f"{float(example.removal) / 10.0**exponent:+.1f}", labelpad=2)  # type: ignore[arg-type]
+            part.suptitle(f"{sign} {heading(kind, measured)}: {changed}", color=colour)
+            places = part.subplots(lines, columns, squeeze=False).ravel()
+            for axes, example in zip(places, ranking[ranking["kind"] == kind].itertuples(), strict=False):
+                _draw_ranked(axes, train, example, exponent)
+            for axes in places[count:]:
+                axes.set_visible(False)
         return figure
 
 
-def _label_colour(example: Any) -> str:
-    return "black" if example.train_class == example.test_class else "tab:purple"
+def _draw_ranked(axes: Axes, train: Dataset, example: Any, exponent: int) -> None:
+    """A training image with its class above, and its id and removal effect below."""
+    _draw(axes, train, int(example.train_id))
+    alike = example.train_class == example.test_class
+    colour, style = ("black", "normal") if alike else ("tab:purple", "italic")
+    axes.set_title(example.train_class, fontsize=9, color=colour, fontstyle=style)
+    axes.set_xlabel(f"id {example.train_id}\n{example.removal / 10.0**exponent:+.1f}", labelpad=2, fontsize=8)
 
 
 def _draw(axes: Axes, data: Dataset, example: int) -> None:

@@ -140,16 +140,28 @@ def _draw_gaps(axes: Axes, gaps: pd.DataFrame, column: str, label: str) -> None:
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
     positive = gaps.loc[gaps[column] > 0, column]
     if len(positive):
+        bottom = max(float(positive.min()), 1e-6 * float(positive.max())) / 2
         axes.set_yscale("log")
-        axes.set_ylim(bottom=max(float(positive.min()), 1e-6 * float(positive.max())) / 2)
-    axes.set_title(label, fontsize=9)
+        axes.set_ylim(bottom=bottom)
+        _mark_below(axes, gaps, column, bottom)
+    axes.set(xlabel="gap", ylabel=label)
+
+
+def _mark_below(axes: Axes, gaps: pd.DataFrame, column: str, bottom: float) -> None:
+    """A triangle at the lower edge of every gap with values below it, and how many there are."""
+    for position, (_, group) in enumerate(gaps.groupby("gap", sort=False)):
+        below = int((group[column] < bottom).sum())
+        if below:
+            axes.plot(position, bottom, marker="v", color="black", markersize=5, clip_on=False)
+            text, at = f"{below} below", (position, bottom)
+            axes.annotate(text, at, (0, 5), textcoords="offset points", ha="center", fontsize=6)
 
 
 def _draw_scatter(axes: Axes, effects: pd.DataFrame, stage: str) -> None:
     for _, group in effects.groupby(["seed", "test"], sort=False):
         axes.scatter(group["estimated"], group[stage], s=8, alpha=0.6, linewidths=0)
     draw_against_truth(axes, effects[["estimated", stage]].to_numpy(), STAGE_NAMES[stage])
-    axes.set_xlabel("estimated change of the test loss")
+    axes.set(xlabel="estimated change of the test loss", ylabel="true change of the test loss")
 
 
 def _draw_spectrum(axes: Axes, eigenvalues: pd.DataFrame, damping: float) -> None:
@@ -164,13 +176,14 @@ def _draw_spectrum(axes: Axes, eigenvalues: pd.DataFrame, damping: float) -> Non
             group["count"].to_numpy()[::-1].cumsum()[::-1],
             group["eigenvalue"],
             color=("black", "tab:blue")[matrices.index(matrix)],
+            linestyle=("-", "--")[matrices.index(matrix)],
             linewidth=0.8,
             label=matrix if first else None,
         )
-    axes.axhline(damping, color="tab:red", linewidth=0.8, linestyle="--", label="damping")
+    axes.axhline(damping, color="tab:red", linewidth=0.8, linestyle=":", label="damping")
     signed_log_axis(axes, np.array([damping, -damping, eigenvalues["eigenvalue"].max()]))
     axes.legend(frameon=False, fontsize=8)
-    axes.set_xlabel("rank")
+    axes.set(xlabel="rank", ylabel="eigenvalue")
     axes.set_title("eigenvalues, one line per network", fontsize=9)
 
 
@@ -185,3 +198,4 @@ def _draw_bands(axes: Axes, attribution: pd.DataFrame) -> None:
     axes.axhline(0, color="black", linewidth=0.6)
     axes.legend(frameon=False, fontsize=8)
     axes.set_title("share of the spectrum's bands", fontsize=9)
+    axes.set(xlabel="band", ylabel="share")

@@ -23,6 +23,17 @@ COLOURS = {
 }
 """The papers' colours, and one of our own."""
 
+SHAPES = {
+    "none": "o",
+    "swa": "s",
+    "weight-decay": "^",
+    "weight-decay+swa": "v",
+    "bnn": "D",
+    "bnn-evi": "P",
+    "bnn-tempered": "X",
+}
+"""Markers, so that schemes are told apart without colours, and where one lies on another."""
+
 
 def series_name(scheme: object, estimator: object) -> str:
     """What a series is called in a legend."""
@@ -31,6 +42,10 @@ def series_name(scheme: object, estimator: object) -> str:
 
 def _colour(scheme: object) -> str:
     return COLOURS.get(str(scheme), "tab:gray")
+
+
+def _marker(scheme: object) -> str:
+    return SHAPES.get(str(scheme), "*")
 
 
 def comparison_figure(summary: pd.DataFrame, differences: pd.DataFrame, title: str) -> Figure:
@@ -47,7 +62,7 @@ def comparison_figure(summary: pd.DataFrame, differences: pd.DataFrame, title: s
         _draw_spectrum(spectrum_axes, summary)
         scatters = lower.subplots(lines, columns, squeeze=False).ravel()
         for axes, ((scheme, estimator), points) in zip(scatters, panels, strict=False):
-            _draw_scatter(axes, points, series_name(scheme, estimator), _colour(scheme))
+            _draw_scatter(axes, points, scheme, series_name(scheme, estimator))
         for axes in scatters[len(panels) :]:
             axes.set_visible(False)
         lower.supxlabel("estimated change of the test loss", fontsize=9)
@@ -74,6 +89,7 @@ def _draw_agreement(axes: Axes, summary: pd.DataFrame) -> None:
     axes.axhline(0, color="lightgray", linewidth=0.8, zorder=0)
     axes.axhline(1, color="lightgray", linewidth=0.8, zorder=0)
     axes.set_title("agreement of estimate and retraining (signed)", fontsize=9)
+    axes.set(xlabel="scheme", ylabel="correlation")
     _label_schemes(axes, summary)
     axes.legend(frameon=False, fontsize=8)
 
@@ -84,12 +100,14 @@ def _draw_spectrum(axes: Axes, summary: pd.DataFrame) -> None:
     _error_bars(axes, positions, summary, "hessian_min", marker="v", color="tab:gray", label="smallest eigenvalue")
     signed_log_axis(axes, summary[["hessian_max", "hessian_min"]].to_numpy())
     axes.set_title("Hessian of the objective, selected parameters", fontsize=9)
+    axes.set(xlabel="scheme", ylabel="eigenvalue")
     _label_schemes(axes, summary)
     axes.legend(frameon=False, fontsize=8)
 
 
-def _draw_scatter(axes: Axes, points: pd.DataFrame, name: str, colour: str) -> None:
-    axes.scatter(points["estimated"], points["true"], s=6, alpha=0.5, color=colour, linewidths=0)
+def _draw_scatter(axes: Axes, points: pd.DataFrame, scheme: object, name: str) -> None:
+    colour, marker = _colour(scheme), _marker(scheme)
+    axes.scatter(points["estimated"], points["true"], s=9, alpha=0.5, linewidths=0, color=colour, marker=marker)
     name = f"{name} ({points['seed'].nunique()} seeds)"
     draw_against_truth(axes, points[["estimated", "true"]].to_numpy(), name)
 
@@ -104,7 +122,8 @@ def damping_figure(damping: pd.DataFrame, title: str) -> Figure:
                 by_delta = rows.groupby("delta")[column]
                 line = "--" if estimator == "posterior-mean" else "-"
                 name = series_name(scheme, estimator)
-                axes.plot(by_delta.mean(), color=_colour(scheme), linestyle=line, label=name)
+                style = {"color": _colour(scheme), "marker": _marker(scheme), "markersize": 3}
+                axes.plot(by_delta.mean(), linestyle=line, label=name, **style)
                 axes.fill_between(
                     by_delta.min().index, by_delta.min(), by_delta.max(), color=_colour(scheme), alpha=0.12, linewidth=0
                 )
@@ -112,6 +131,7 @@ def damping_figure(damping: pd.DataFrame, title: str) -> Figure:
             axes.set_xscale("log")
             axes.set_xlabel("damping δ")
             axes.set_title(column, fontsize=9)
+            axes.set_ylabel("slope of true on estimated" if column == "slope" else "correlation")
         axes.set_yscale("symlog", linthresh=0.1)
         axes.set_ylim(bottom=min(0.0, float(by_delta.min().min())))
         handles, labels = axes.get_legend_handles_labels()
@@ -161,7 +181,8 @@ def _draw_sizes(axes: Axes, summary: pd.DataFrame, over: str, column: str) -> No
             ordered,
             column,
             color=_colour(scheme),
-            marker="o" if line == "-" else "d",
+            marker=_marker(scheme),
+            markerfacecolor=_colour(scheme) if line == "-" else "white",
             markersize=4,
             label=series_name(scheme, estimator),
         )

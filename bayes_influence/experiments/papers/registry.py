@@ -19,6 +19,7 @@ FILES = (
     "fragility.refit_length",
     "fragility.everything",
     "groups.logistic",
+    "groups.selection",
 )
 """Modules of this room that have `STUDIES`."""
 

@@ -25,6 +25,7 @@ from bayes_influence.evaluation.calibration import (
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.real_report import label_row, predict_real, predictions_table, real_row
+from bayes_influence.experiments.training.referee import sampled_row, warn_where_parted
 from bayes_influence.experiments.training.run import SECONDS, epoch_seconds, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.moments import Moments
@@ -167,7 +168,8 @@ def train_and_report(
         progress: Whether to show a progress bar.
 
     Returns:
-        One row per seed, see `report_row`; `epoch_seconds` is the median wall time of an epoch divided by the seeds.
+        One row per seed, see `report_row` and `sampled_row`; `epoch_seconds` is the median wall time of an epoch
+        divided by the seeds.
     """
     trained, split = run_training(run, out, data_folder=data_folder, progress=progress)
     return write_report(run, out, trained, split, outside_examples(run, data_folder), mode)
@@ -191,7 +193,9 @@ def write_report(
         predicted = predict_all(trained, index, split.test, mode)
         elsewhere = None if outside is None else predict_all(trained, index, outside, mode)
         row = report_row(predicted, split.test, elsewhere)
-        rows.append({"seed": seed} | row | {"epoch_seconds": seconds})
+        refereed = sampled_row(trained.at(index), split.test, predicted.probabilities)
+        warn_where_parted(trained.labels[index], row["nll"], refereed)
+        rows.append({"seed": seed} | row | refereed | {"epoch_seconds": seconds})
         curve = reliability(_array(predicted.probabilities), split.test.targets.cpu().numpy())
         curve.insert(0, "seed", seed)
         curves.append(curve)

@@ -20,6 +20,8 @@ MEASURES = (
     "nll",
     "brier",
     "ece",
+    "sampled_nll",
+    "sampled_ece",
     "misclassification_auroc",
     "variance_auroc",
     "outside_entropy_auroc",

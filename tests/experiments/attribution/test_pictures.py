@@ -24,9 +24,20 @@ def test_images_are_shown_with_their_most_helpful_and_harmful_ones():
     figure = influence_figure(ranking(6), train, test)
     assert len(figure.axes) == 1 + 2 * 3
     assert figure.axes[0].get_title() == "test 0: 1"
-    assert figure.axes[0].get_xlabel() == "predicted 0\nloss 0.7"
+    assert figure.axes[0].get_xlabel() == "id 6\npredicted 0\nloss 0.7"
     assert [axes.get_title() for axes in figure.axes[1:4]] == ["1", "0", "1"]
-    assert [axes.get_xlabel() for axes in figure.axes[1:]] == ["+2.0"] * 3 + ["-2.0"] * 3
+    assert [axes.get_xlabel() for axes in figure.axes[1:]] == [
+        f"id {rank}\n{sign}2.0" for sign in "+-" for rank in (1, 2, 3)
+    ]
+
+
+def test_all_ranked_images_are_shown_in_as_many_lines_as_they_take():
+    data = Dataset(torch.rand(30, 1, 4, 4), torch.arange(30) % 2, torch.arange(30))
+    rows = ranking(6)
+    every = [rows.query("rank == 1").assign(rank=rank, train_id=rank) for rank in range(1, 13)]
+    figure = influence_figure(pd.concat(every), data, data)
+    shown = [axes.get_xlabel().split("\n")[0] for axes in figure.axes[1:] if axes.get_visible()]
+    assert shown == [f"id {rank}" for rank in range(1, 13)] * 2
 
 
 def test_digits_are_shown_as_the_images_that_they_are():
@@ -47,5 +58,6 @@ def test_what_cannot_be_drawn_is_known_and_refused():
 
 def test_labels_other_than_the_test_images_are_marked():
     data = Dataset(torch.rand(7, 1, 4, 4), torch.arange(7) % 2, torch.arange(7))
-    colours = [axes.title.get_color() for axes in influence_figure(ranking(6), data, data).axes[1:]]
-    assert colours == ["black", "tab:purple", "black"] * 2
+    titles = [axes.title for axes in influence_figure(ranking(6), data, data).axes[1:]]
+    assert [title.get_color() for title in titles] == ["black", "tab:purple", "black"] * 2
+    assert [title.get_fontstyle() for title in titles] == ["normal", "italic", "normal"] * 2

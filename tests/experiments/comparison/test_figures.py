@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_influence.experiments.comparison.figures import (
+    SHAPES,
     comparison_figure,
     damping_figure,
     sizes_figure,
@@ -26,6 +27,17 @@ def test_a_scatter_per_scheme_and_both_ends_of_the_spectrum(compared):
     assert len(axes) == 2 + 6
     assert {axes.get_title() for axes in axes} >= {"none (2 seeds)", "bnn, variational (2 seeds)"}
     assert len(axes[2].collections[0].get_offsets()) == 16
+
+
+def test_every_axis_has_its_name_and_every_scheme_a_marker_of_its_own(compared):
+    upper = comparison_figure(compared.summary, compared.differences, "title").axes[:2]
+    assert [axes.get_ylabel() for axes in upper] == ["correlation", "eigenvalue"]
+    for axes in (*upper, *damping_figure(compared.damping, "title").axes):
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+    assert len(set(SHAPES.values())) == len(SHAPES)
+    lines = {line.get_label(): line for line in damping_figure(compared.damping, "title").axes[0].get_lines()}
+    assert lines["weight-decay"].get_marker() != lines["weight-decay+swa"].get_marker()
 
 
 def test_damping_is_drawn_for_every_scheme_and_statistic(compared):

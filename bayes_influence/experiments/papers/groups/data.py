@@ -16,7 +16,7 @@ FEATURES = 5
 SEPARATION = 2.0
 """Distance of the two classes' means in standard deviations: one example in six lies on the other's side."""
 
-BLOB_SPREAD = 4.0
+BLOB_SPREAD = 1.5
 """Standard deviation of the blobs' centres along each feature, in standard deviations of a blob."""
 
 
