@@ -83,7 +83,7 @@ ROWS = [
     ("train iris --scheme bnn --likelihood nope", "unknown likelihood 'nope'; known: tilted, sobol"),
     ("train iris --out {file}", "the study folder {file} cannot be written (File exists); choose another one"),
     ("audit nope", "unknown dataset 'nope'; known: iris, wine, breast-cancer, digits"),
-    ("audit {empty}", "{empty}: a folder of images has one sub-folder per class, two at least, got 0"),
+    ("audit {file}", "unknown dataset '{file}'; known: iris, wine, breast-cancer, digits"),
     ("audit iris --scheme nope", "unknown scheme nope; known: none, weight-decay"),
     ("audit iris --removals 1", "an audit needs at least 3 removed examples for its correlations, got 1"),
     ("audit iris --parameters means", "Invalid value for '--parameters'"),
