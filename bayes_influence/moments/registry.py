@@ -120,10 +120,16 @@ def apply_rule(function: Callable[..., Any], args: Sequence[Any] = (), kwargs: M
             "wrap an elementwise function of your own in bayes_influence.moments.elementwise, or register a rule with "
             "bayes_influence.moments.rule"
         )
+    given = dict(kwargs or {})
+    if given.pop("out", None) is not None:
+        raise UnsupportedOperationError(
+            f"{in_words(function)} cannot write a mean and a variance into a tensor; leave out= away and take what it "
+            f"returns"
+        )
     try:
-        return propagate(*args, **(kwargs or {}))
+        return propagate(*args, **given)
     except TypeError:
-        _check_arguments(function, propagate, args, kwargs or {})
+        _check_arguments(function, propagate, args, given)
         raise
 
 

@@ -303,4 +303,4 @@ def _check_alone(
         with torch.no_grad():
             own = objective.losses_of(call(twice.inputs, watch).outputs, twice).detach()
         places = torch.tensor([row, row], device=losses.device)
-        _check_same(losses, places, own, data.name, 1, ", as it is padded")
+        _check_same(losses, places, own, data.name, 1, ", as the collate function makes it")

@@ -81,12 +81,12 @@ class ByNameAlone(TorchFunctionMode):
         self.aliases = aliases(network)
 
     def __enter__(self) -> ByNameAlone:
-        self.versions = [value._version for value in self.params.values()]
+        self.versions = [_version(value) for value in self.params.values()]
         return super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)
-        now = [value._version for value in self.params.values()]
+        now = [_version(value) for value in self.params.values()]
         written = [name for name, old, new in zip(self.params, self.versions, now, strict=True) if old != new]
         if written and raised[0] is None:
             raise ValueError(
@@ -138,7 +138,7 @@ class ByNameAlone(TorchFunctionMode):
 
 
 class KeptState:
-    """What a network holds beside parameters and buffers, as it is now: plain attributes, lists and dictionaries.
+    """What a network holds beside its parameters, as it is now: buffers, plain attributes, lists and dictionaries.
 
     Args:
         network: Whose attributes.
@@ -146,6 +146,11 @@ class KeptState:
 
     def __init__(self, network: nn.Module) -> None:
         self._held = [(path, module, _plain(module), _contents(module)) for path, module in network.named_modules()]
+        self._buffers = [
+            (f"{path}.{name}".lstrip("."), module, name, buffer, _copied(buffer))
+            for path, module in network.named_modules()
+            for name, buffer in module._buffers.items()
+        ]
 
     def changed(self) -> list[str]:
         """Paths of the attributes that are others than they were."""
@@ -155,7 +160,11 @@ class KeptState:
             names = [name for name in {**plain, **now} if now.get(name, self) is not plain.get(name, self)]
             names += [name for name in contents if name in within and not _same(contents[name], within[name])]
             found += [f"{path}.{name}".lstrip(".") for name in names]
-        return found
+        return found + [
+            path
+            for path, module, name, buffer, copied in self._buffers
+            if module._buffers[name] is not buffer or (copied is not None and _version(buffer) != copied[1])
+        ]
 
     def restore(self) -> None:
         """Puts everything back."""
@@ -165,6 +174,28 @@ class KeptState:
             vars(module).update(plain)
             for name, held in contents.items():
                 _refill(plain[name], held)
+        self._buffers = [(*each[:4], _put_back(*each[1:])) for each in self._buffers]
+
+
+def _put_back(
+    module: nn.Module, name: str, buffer: Tensor | None, copied: tuple[Tensor, int] | None
+) -> tuple[Tensor, int] | None:
+    """A buffer as it was; its numbers, and how often they were written into now."""
+    module._buffers[name] = buffer
+    if buffer is None or copied is None:
+        return None
+    if _version(buffer) != copied[1]:
+        buffer.copy_(copied[0])
+    return copied[0], _version(buffer)
+
+
+def _copied(buffer: Tensor | None) -> tuple[Tensor, int] | None:
+    return None if buffer is None else (buffer.clone(), _version(buffer))
+
+
+def _version(value: Tensor) -> int:
+    """How often a tensor was written into; of one made in inference mode nobody counts."""
+    return 0 if value.is_inference() else value._version
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:

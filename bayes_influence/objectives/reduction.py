@@ -189,6 +189,8 @@ def _features(members: Members, path: str, data: Dataset) -> Any:
 
         def take(whole: Passed, few: Passed, rows: Tensor, received: list[Any] = received) -> None:
             _check_rows(path, whole.features, few.features, rows)
+            if received and _shapes(received[0]) != _shapes(whole.features):
+                raise _StaysWholeError(f"what {path or 'the network'!r} receives varies in shape from batch to batch")
             received.append(tree_map(Tensor.detach, whole.features))
 
         examine(one, data, partial(_watched, one, path), take, every=False)
@@ -273,6 +275,11 @@ def _watched(objective: Objective, path: str, inputs: Any, watch: ByNameAlone) -
 def _versions(values: Any) -> list[int]:
     """How often each tensor was written into."""
     return [leaf._version for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def _shapes(values: Any) -> list[torch.Size]:
+    """Shapes of single examples' tensors."""
+    return [leaf.shape[1:] for leaf in tree_leaves(values)]
 
 
 def _check_rows(path: str, features: Any, again: Any, rows: Tensor) -> None:

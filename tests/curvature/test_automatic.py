@@ -12,7 +12,6 @@ from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.solvers import automatic
 from bayes_influence.curvature.solvers.automatic import Auto
 from bayes_influence.curvature.solvers.conjugate_gradients import ConjugateGradients
-from bayes_influence.curvature.solvers.kronecker_inverse import KroneckerInverse
 from bayes_influence.curvature.solvers.preconditioners import nystrom_preconditioner
 from bayes_influence.curvature.solvers.registry import solve
 from bayes_influence.data.dataset import Dataset
@@ -156,17 +155,6 @@ def test_unknown_names() -> None:
         solve(torch.eye(2), torch.ones(2), "cg")
     with pytest.raises(ValueError, match="on_indefinite must be one of raise, minres, absolute, got 'ignore'"):
         solve(torch.eye(2), torch.ones(2), Auto(on_indefinite="ignore"))
-
-
-def test_ekfac_inverse_says_what_an_uneven_damping_leaves(make_objective, classification) -> None:
-    operator = EKFACOperator(make_objective(), classification) + torch.linspace(0.1, 0.3, 43, dtype=torch.float64)
-    solution = solve(operator, torch.ones(43, dtype=torch.float64), KroneckerInverse(tolerance=0.5))
-    assert 1e-6 < solution.residual < 0.5
-
-
-def test_ekfac_inverse_refuses_other_operators() -> None:
-    with pytest.raises(TypeError, match="the solver 'ekfac' needs the curvature 'ekfac', got a DenseOperator"):
-        solve(torch.eye(2), torch.ones(2), "ekfac")
 
 
 def test_a_sketch_needs_data_and_a_damping_that_is_positive_everywhere(

@@ -213,8 +213,13 @@ def test_random_positions_and_conditions_are_refused(moments):
 def test_arguments_that_a_rule_does_not_take_are_named(moments):
     with pytest.raises(UnsupportedOperationError, match=r"sum of Moments does not take these arguments .*'dtype'"):
         moments.sum(0, dtype=torch.float64)
-    with pytest.raises(UnsupportedOperationError, match=r"add of Moments does not take these arguments .*'out'"):
-        torch.add(moments, 1, out=torch.empty(6, 3))
+    into = {"out": torch.empty(6, 3)}
+    for write in (torch.add, torch.mul):
+        with pytest.raises(UnsupportedOperationError, match="cannot write a mean and a variance into a tensor; leave"):
+            write(moments, 1, **into)
+    with pytest.raises(UnsupportedOperationError, match=r"tanh cannot write a mean and a variance into a tensor"):
+        torch.tanh(moments, **into)
+    torch.testing.assert_close(torch.tanh(moments, out=None).expectation, torch.tanh(moments).expectation)
 
 
 class Asking(nn.Module):

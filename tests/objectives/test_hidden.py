@@ -155,14 +155,21 @@ def test_unregistered_tensors_are_found_in_nestings():
 def test_kept_state_says_what_changed_and_puts_it_back():
     network = nn.Sequential(nn.Linear(1, 1))
     network[0].count, network[0].seen, network[0].names, network.marks = 0, [1], {"a": 1}, {1}
+    network.register_buffer("mean", torch.zeros(2))
+    network.register_buffer("first", None)
     kept = KeptState(network)
     assert kept.changed() == []
     network[0].count, network[0].new = 1, torch.ones(1)
     network[0].seen.append(2)
     network[0].names["b"] = 2
     network.marks.add(2)
-    assert sorted(kept.changed()) == ["0.count", "0.names", "0.new", "0.seen", "marks"]
+    network.mean.add_(1)
+    network.first, mean = torch.ones(1), network.mean
+    assert sorted(kept.changed()) == ["0.count", "0.names", "0.new", "0.seen", "first", "marks", "mean"]
     kept.restore()
     assert kept.changed() == []
     assert (network[0].count, network[0].seen, network[0].names, network.marks) == (0, [1], {"a": 1}, {1})
     assert not hasattr(network[0], "new")
+    assert network.first is None
+    assert network.mean is mean
+    assert mean.tolist() == [0.0, 0.0]

@@ -2,9 +2,12 @@ import pytest
 import torch
 from torch import nn
 from torch.func import vmap
+from torch.utils.data import DataLoader
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.sources import as_dataset
 from bayes_influence.moments.convert import to_bayesian
+from bayes_influence.objectives import company
 from bayes_influence.objectives.derivatives import dense_hessian, gradient, per_example_gradients
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.head import Head
@@ -304,3 +307,29 @@ def test_heads_have_the_buffers_of_their_layer_and_no_others(data):
 def test_what_is_no_training_set_is_refused(network, data, as_installed):
     with pytest.raises(TypeError, match="the training examples must be a Dataset of this library"):
         reduce(Objective(network, CrossEntropy()), data.inputs)
+
+
+class _PerToken(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(7, 3), nn.Linear(3, 2)
+
+    def forward(self, tokens):
+        return self.head(self.embedding(tokens))
+
+
+def test_features_whose_length_varies_with_the_padding_leave_the_network_whole(monkeypatch):
+    """Sequences of two and of three tokens, padded to the longest of their batch; padding does not count."""
+    monkeypatch.setattr(company, "ENTRIES", 4)
+    items = [(torch.full((2 + number // 2,), 1 + number), number % 2) for number in range(4)]
+
+    def padded(pairs):
+        rows = [tokens for tokens, _ in pairs]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([target for _, target in pairs])
+
+    def likelihood(outputs, targets):
+        return nn.functional.cross_entropy(outputs[:, 0], targets, reduction="none")
+
+    data = as_dataset(DataLoader(items, batch_size=2, collate_fn=padded))
+    reduction = reduce(Objective(_PerToken().double(), likelihood, parameters="last-layer"), data)
+    assert "varies in shape from batch to batch" in reduction.reason

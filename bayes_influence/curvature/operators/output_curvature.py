@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.arguments import kind_of
 from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.ways import reverse_gradient, small_products
@@ -27,9 +28,17 @@ class OutputLosses:
 
     Attributes:
         values: The outputs as one vector.
+
+    Raises:
+        TypeError: If the outputs are something else, such as a dataclass.
     """
 
     def __init__(self, objective: Objective, batch: Batch, outputs: Any) -> None:
+        if wrong := [leaf for leaf in tree_leaves(outputs) if not isinstance(leaf, Tensor)]:
+            raise TypeError(
+                f"this curvature is taken in the network's outputs, which must be tensors, or tuples or dicts of them, "
+                f"got {kind_of(wrong[0])}; return one of these, or take curvature='hessian'"
+            )
         self._objective, self._batch = objective, batch
         self._leaves, self._structure = tree_flatten(outputs)
         self.values = self.join(outputs)
