@@ -259,7 +259,9 @@ def audit(
     from bayes_influence.training.schedules import Schedule
 
     with clear_errors():
-        settings = settings_of(AuditSettings, given, refit_schedule=Schedule(refit_epochs or AUDIT_EPOCHS))
+        settings = settings_of(
+            AuditSettings, given, refit_schedule=Schedule(AUDIT_EPOCHS if refit_epochs is None else refit_epochs)
+        )
         if refits == "newton":
             refuse_given(["refit_epochs"], "retraining by Newton's method has no epochs")
         if is_study(dataset):

@@ -83,7 +83,7 @@ class Plan:
             parts: The parts.
             total: How many there are.
         """
-        began, steady = time.perf_counter(), min(STEADY, total - 1)
+        began, steady = time.perf_counter(), min(STEADY, total // 2)
         marks = [began]
         for number, part in enumerate(parts, start=1):
             yield part
@@ -101,6 +101,11 @@ class Plan:
         """
         if seconds >= LONG_SECONDS:
             logger.info("%s, about %s", self, shown_time(seconds))
+
+
+def is_quickly_built(size: int, examples: int | None) -> bool:
+    """Whether a matrix of P^2 is small, and its P products with so many examples, if with any, do not take long."""
+    return size <= DENSE_SIZE and 6 * (examples or 0) * size**2 <= DENSE_WORK
 
 
 def dense_plan(what: str, size: int, itemsize: int = 8) -> Plan:

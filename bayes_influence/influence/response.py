@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayes_influence.curvature.cost import DENSE_SIZE
+from bayes_influence.curvature.cost import is_quickly_built
 from bayes_influence.curvature.damping import Damping, as_damping, automatic_delta, fisher_metric
 from bayes_influence.curvature.kinds import CurvatureLike, as_curvature
 from bayes_influence.curvature.operators.base import DenseOperator, LinearOperator
@@ -123,14 +123,14 @@ def _find_damping(
 def _automatic_delta(problem: FittedProblem, kind: Curvature, operator: LinearOperator) -> float:
     metric = fisher_metric(problem.reduced)
     gauss_newton = kind.gauss_newton(problem.reduced, problem.data, operator, problem.batch_size)
-    trace = _trace(WhitenedOperator(gauss_newton, metric))
+    trace = _trace(WhitenedOperator(gauss_newton, metric), gauss_newton.examples)
     smallest = 0.0 if kind.is_semidefinite else extreme_eigenvalues(WhitenedOperator(operator, metric)).smallest
     return automatic_delta(smallest, trace, problem.size)
 
 
-def _trace(operator: LinearOperator) -> float:
-    """Exact up to `DENSE_SIZE`, beyond that Hutchinson's estimate with fixed signs."""
-    if operator.size <= DENSE_SIZE:
+def _trace(operator: LinearOperator, examples: int | None) -> float:
+    """Exact where the matrix is quickly built, and else Hutchinson's estimate with fixed signs."""
+    if is_quickly_built(operator.size, examples):
         return float(operator.trace())
     generator = torch.Generator().manual_seed(0)
     signs = 2 * torch.randint(2, (operator.size, TRACE_PROBES), generator=generator) - 1

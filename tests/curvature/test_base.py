@@ -29,3 +29,21 @@ def test_dense_form_and_diagonal_from_several_blocks_of_products() -> None:
     operator = DenseOperator(torch.diag(torch.arange(600.0)))
     torch.testing.assert_close(LinearOperator.dense(operator), operator.matrix)
     torch.testing.assert_close(LinearOperator.diagonal(operator), torch.arange(600.0))
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_a_matrix_may_be_off_symmetric_by_the_root_of_rounding(size) -> None:
+    """1.49e-8 in double precision, of its largest entry."""
+    matrix = size * torch.tensor([[2.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    matrix[0, 1] += 2.8e-8 * size
+    torch.testing.assert_close(DenseOperator(matrix).matrix, 0.5 * (matrix + matrix.T))
+    matrix[0, 1] += 0.4e-8 * size
+    with pytest.raises(ValueError, match="curvature is symmetric, but"):
+        DenseOperator(matrix)
+
+
+def test_damping_adds_to_the_diagonal(random_matrix) -> None:
+    matrix, damping = random_matrix(torch.linspace(1, 2, 5)), torch.linspace(0.1, 0.5, 5, dtype=torch.float64)
+    damped = DenseOperator(matrix) + damping
+    torch.testing.assert_close(damped.diagonal(), matrix.diagonal() + damping)
+    torch.testing.assert_close(damped.dense(), matrix + torch.diag(damping))

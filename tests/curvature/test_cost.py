@@ -19,6 +19,7 @@ from bayes_influence.curvature.solvers.automatic import Auto
 from bayes_influence.curvature.solvers.registry import solve
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
+from bayes_influence.objectives.held import held_per_example
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
@@ -80,12 +81,14 @@ def test_the_time_is_that_of_the_first_parts_and_told_once(caplog, monkeypatch):
     assert caplog.messages == ["a thing: holds 10 bytes, 3 passes over the examples, about 16 s"]
 
 
-def test_short_work_and_single_parts_are_not_announced(caplog):
+def test_short_work_and_single_parts_are_not_announced(caplog, monkeypatch):
     with caplog.at_level(logging.INFO, cost.__name__):
         assert list(plan().timed([1, 2, 3], 3)) == [1, 2, 3]
         assert list(plan().timed([1], 1)) == [1]
         assert list(plan().timed([], 0)) == []
         plan().announce(cost.LONG_SECONDS / 2)
+        monkeypatch.setattr(cost, "LONG_SECONDS", 0.0)
+        assert list(plan().timed([1], 1)) == [1]
     assert caplog.messages == []
 
 
@@ -135,10 +138,18 @@ def test_a_matrix_that_does_not_fit_is_refused_before_its_products(problem, monk
         LastLayerOperator(head, data).dense()
 
 
+def test_a_matrix_from_products_holds_their_intermediate_values_as_well(problem):
+    objective, data = problem
+    plan = HessianOperator(objective, data, batch_size=4)._dense_plan()
+    products = 1.3 * held_per_example(objective, data.batch()) * 4 * 32 * 8
+    assert plan.held_bytes == cost.dense_plan("a matrix", 51).held_bytes + round(products)
+    assert plan.passes == 51
+
+
 def test_ekfac_that_does_not_fit_is_refused(problem, monkeypatch):
     monkeypatch.setattr(cost, "SMALL_BYTES", 0)
     monkeypatch.setattr(cost, "available_bytes", lambda device: 100)
-    with pytest.raises(TooLargeError, match=r"EK-FAC of 2 layers holds 4\.49 kB, .* take curvature='ggn'"):
+    with pytest.raises(TooLargeError, match=r"EK-FAC of 2 layers holds 9\.63 kB, .* take smaller batches \(EKFAC"):
         EKFACOperator(*problem)
 
 
@@ -165,7 +176,7 @@ def test_ways_that_are_named_exist_and_fit(problem):
 def test_small_matrices_of_many_examples_are_left_to_conjugate_gradients(problem, monkeypatch):
     operator = HessianOperator(*problem)
     assert Auto().factors(operator)
-    monkeypatch.setattr("bayes_influence.curvature.solvers.automatic.DENSE_WORK", 6 * 9 * 51**2 - 1)
+    monkeypatch.setattr(cost, "DENSE_WORK", 6 * 9 * 51**2 - 1)
     assert not Auto().factors(operator)
     assert Auto().factors(DenseOperator(torch.eye(51).double()))
     solution = solve(operator + 1.0, torch.ones(51).double(), "auto")
@@ -207,3 +218,35 @@ print(factor(200), peak() - before)
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     size, held = map(int, found.stdout.split())
     assert held / 1.5 < cost.dense_plan("a matrix", size).held_bytes < 1.5 * held
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """A machine whose files say what a test tells them to."""
+    texts = {}
+
+    def read_text(path, *arguments, **options):
+        if str(path) not in texts:
+            raise FileNotFoundError(path)
+        return texts[str(path)]
+
+    monkeypatch.setattr(cost.Path, "read_text", read_text)
+    return texts
+
+
+def test_what_machine_container_and_process_have_left(told, monkeypatch):
+    """Kilobytes, bytes, and pages of the address space; None where nothing is said, or there is no limit."""
+    import resource
+
+    assert (cost._of_machine(), cost._of_container(), cost._of_process()) == (None, None, None)
+    told["/proc/meminfo"] = "MemTotal: 9 kB\nMemAvailable:   7 kB\n"
+    told["/sys/fs/cgroup/memory.max"], told["/sys/fs/cgroup/memory.current"] = "9000\n", "400\n"
+    told["/proc/self/statm"] = "3 2 1"
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (100_000, resource.RLIM_INFINITY))
+    pages = 3 * resource.getpagesize()
+    assert (cost._of_machine(), cost._of_container(), cost._of_process()) == (7 * 1024, 8600, 100_000 - pages)
+    assert available_bytes(CPU) == 7 * 1024
+    told["/sys/fs/cgroup/memory.max"] = "max"
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert (cost._of_container(), cost._of_process()) == (None, None)
+    assert available_bytes(torch.device("meta")) is None

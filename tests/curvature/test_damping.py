@@ -10,6 +10,7 @@ from bayes_influence.curvature.damping import (
     IdentityDamping,
     as_damping,
     automatic_delta,
+    check_damping,
     fisher_metric,
 )
 
@@ -105,3 +106,18 @@ def test_no_damping_is_a_damping_and_one_parameter_is_enough(make_objective) -> 
     assert automatic_delta(0.0, 0.0, 1) == 0
     with pytest.raises(ValueError, match=r"P >= 1, got tr\(G\) = 3.0 and P = 0"):
         automatic_delta(0.0, 3.0, 0)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_what_can_be_no_damping_is_refused() -> None:
+    for fine in (0, 0.5, IdentityDamping(1.0)):
+        check_damping(fine)
+    with pytest.raises(ValueError, match="the damping delta must be finite and at least 0, got -1"):
+        check_damping(-1)
+    for wrong in ("0.1", None):
+        with pytest.raises(TypeError, match="the damping delta must be"):
+            check_damping(wrong)
+        with pytest.raises(TypeError, match="the damping delta must be"):
+            IdentityDamping(wrong)
+    with pytest.raises(TypeError, match="got the class FisherDamping; give it its delta"):
+        check_damping(FisherDamping)

@@ -143,3 +143,28 @@ def test_a_recursion_that_is_too_short_says_so() -> None:
     assert left == pytest.approx(float((rhs - matrix @ short.value).norm()))
     assert left == pytest.approx(0.75**3)
     assert solve(matrix, rhs, LiSSA(scale=1.0, steps=2, tolerance=1.01 * left)).converged
+
+
+def test_the_range_of_convergence_ends_at_the_scale_times_two_less_the_shrinkage(random_matrix) -> None:
+    rhs = torch.ones(2, dtype=torch.float64)
+    for largest, options in ((2.0, {"scale": 1.0}), (1.8, {"scale": 1.0, "shrinkage": 0.5})):
+        with pytest.raises(ValueError, match=r"is not below s \(2 - d\)"):
+            solve(torch.diag(torch.tensor([0.5, largest]).double()), rhs, LiSSA(**options))
+    matrix = random_matrix(torch.linspace(0.5, 1.4, 6))
+    found = solve(matrix, torch.ones(6).double(), LiSSA(scale=1.0, shrinkage=0.5, steps=400, tolerance=1e-9))
+    expected = torch.linalg.solve(matrix + 0.5 * torch.eye(6).double(), torch.ones(6).double())
+    torch.testing.assert_close(found.value, expected)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e9])
+def test_a_right_hand_side_may_be_of_any_size(random_matrix, size) -> None:
+    matrix, rhs = random_matrix(torch.linspace(0.5, 3, 6)), torch.linspace(-1, 2, 6, dtype=torch.float64)
+    torch.testing.assert_close(solve(matrix, size * rhs, LiSSA()).value / size, solve(matrix, rhs, LiSSA()).value)
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("name", ["steps", "minibatch", "repeats", "max_steps"])
+def test_counts_are_whole_numbers_from_one_on(name) -> None:
+    for wrong, error in ((0, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match=f"{name} must be"):
+            LiSSA(**{name: wrong})

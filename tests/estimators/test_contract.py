@@ -9,7 +9,6 @@ from bayes_influence.estimators.regressor import BayesianRegressor
 SHORT = {"width": 4, "epochs": 20, "learning_rate": 0.3, "tolerance": None}
 
 QUICK = {
-    "check_all_zero_sample_weights_error",
     "check_estimator_cloneable",
     "check_estimator_repr",
     "check_estimators_unfitted",

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bayes_influence.curvature import cost
 from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping
 from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOperator, GaussNewton, GaussNewtonOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
@@ -13,7 +14,6 @@ from bayes_influence.curvature.operators.whitened import WhitenedOperator
 from bayes_influence.curvature.solvers.conjugate_gradients import ConjugateGradients
 from bayes_influence.curvature.solvers.registry import SOLVERS
 from bayes_influence.curvature.solvers.solution import NotConvergedWarning
-from bayes_influence.influence import response
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.influence.response import make_response
@@ -104,8 +104,9 @@ def test_automatic_damping_outweighs_negative_curvature(deep, train):
     assert Influence(saddle, train, curvature="ggn").damping.delta == pytest.approx(0.1 * trace / 31)
 
 
-def test_the_trace_of_a_large_problem_is_estimated(deep, train, monkeypatch):
-    monkeypatch.setattr(response, "DENSE_SIZE", 0)
+@pytest.mark.parametrize("limit", [("DENSE_SIZE", 30), ("DENSE_WORK", 1000)])
+def test_the_trace_of_a_large_problem_is_estimated(deep, train, monkeypatch, limit):
+    monkeypatch.setattr(cost, *limit)
     matrix = GaussNewtonOperator(deep, train).dense()
     # Twice the squares beside the diagonal are the variance of one of 16 probes.
     error = (2 * (matrix.square().sum() - matrix.diagonal().square().sum()) / 16).sqrt()

@@ -3,11 +3,13 @@ import torch
 
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import as_removals
+from bayes_influence.retraining import trained as trained_module
 from bayes_influence.retraining.from_scratch import FromScratch
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import losses_after
 from bayes_influence.retraining.turns import repeated_problem
 from bayes_influence.retraining.warm import Warm
+from bayes_influence.training.ensemble import train_ensemble as ensemble
 from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.newton import minimise_newton
@@ -114,3 +116,20 @@ def test_a_refit_that_diverges_is_named(unfinished, train, removed):
 def test_an_ensemble_of_no_refits_is_refused(unfinished, train, removed, at_once):
     with pytest.raises(ValueError, match=f"at_once must be at least 1 refit, got {at_once}"):
         Warm(SHORT, at_once=at_once).refit(unfinished, train, removed)
+
+
+def test_refits_of_one_network_after_the_other_are_those_of_all_together(train, test, removed, monkeypatch):
+    """Where copies of the last layers' inputs are large, the refits of a network share them."""
+    (fits,) = fit_schemes([SCHEMES["none"]], tanh_network, train, [4, 7], SHORT)
+    together = Warm(SHORT, watch=test).refit(fits, train, removed)
+    monkeypatch.setattr(trained_module, "ENTRIES", 0)
+    asked = []
+    monkeypatch.setattr(
+        trained_module, "train_ensemble", lambda *said, **more: asked.append(more) or ensemble(*said, **more)
+    )
+    apart = Warm(SHORT, watch=test).refit(fits, train, removed)
+    assert [(len(one["labels"]), one["own_data"]) for one in asked] == [(4, False), (4, False)]
+    for name, value in together.params.items():
+        torch.testing.assert_close(apart.params[name], value, rtol=0, atol=1e-10)
+    torch.testing.assert_close(apart.watched, together.watched, rtol=0, atol=1e-10)
+    torch.testing.assert_close(apart.gradient_norms, together.gradient_norms, rtol=0, atol=1e-10)

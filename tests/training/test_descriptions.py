@@ -70,3 +70,17 @@ def test_a_file_cannot_name_any_other_class(name):
         restored({"class": name, "command": "ls"}, "scheme")
     with pytest.raises(ValueError, match=rf"is torch's {name}, which is no loss of this torch"):
         restored({"loss": name}, "scheme")
+
+
+def test_descriptions_are_shown_as_python_writes_them():
+    assert shown(through_json(CrossEntropy((1.0, 0.5)))).startswith("CrossEntropy(class_weights=(1.0, 0.5), ")
+    assert "prior_scale={'w': 0.5, 'b': 2.0}" in shown(through_json(GaussianKL(7, {"w": 0.5, "b": 2.0})))
+
+
+class OwnLoss(nn.MSELoss):
+    """A class of one's own whose name ends as torch's do."""
+
+
+def test_only_torchs_own_losses_are_described_by_their_options():
+    assert shown(through_json(PerExample(nn.MSELoss()))).startswith("MSELoss(")
+    assert "OwnLoss(" not in shown(through_json(PerExample(OwnLoss())))

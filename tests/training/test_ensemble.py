@@ -8,7 +8,10 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import SWALR, AveragedModel
 
+from bayes_influence.curvature import cost
+from bayes_influence.curvature.cost import TooLargeError
 from bayes_influence.data.batch import Batch
+from bayes_influence.objectives.held import held_per_example
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.training import ensemble
 from bayes_influence.training.ensemble import train_ensemble
@@ -169,3 +172,25 @@ def test_targets_that_do_not_fit_are_refused_before_a_step(objective, start, iri
     batch = iris.train.batch()
     with pytest.raises(ValueError, match=r"CrossEntropy needs classes in 0\.\.2, .*, got 3"):
         train_ensemble(objective, start, Batch(batch.inputs, batch.targets + 1), Schedule(3, 1e-2))
+
+
+def test_a_training_that_does_not_fit_is_refused_before_it_is_traced(objective, start, iris, monkeypatch):
+    """Of every member the averages of its parameters, and what gradients of all examples make."""
+    monkeypatch.setattr(cost, "SMALL_BYTES", 0)
+    monkeypatch.setattr(cost, "available_bytes", lambda device: 1000)
+    monkeypatch.setattr(ensemble, "trace_members", None)
+    members, parameters = len(start["0.bias"]), sum(value[0].numel() for value in start.values())
+    numbers = 6 * parameters + 1.1 * len(iris.train) * held_per_example(objective, iris.train.batch())
+    held = cost.shown_bytes(8 * members * numbers)
+    with pytest.raises(TooLargeError, match=rf"training of {members} networks for 7 steps holds {held}, .*at_once=1"):
+        train_ensemble(objective, start, iris.train.batch(), Schedule(7))
+
+
+def test_the_time_of_a_training_is_told_from_its_first_steps(objective, start, iris, monkeypatch, caplog):
+    monkeypatch.setattr(cost, "LONG_SECONDS", 0.0)
+    with caplog.at_level("INFO", cost.__name__):
+        train_ensemble(objective, start, iris.train.batch(), Schedule(30))
+    (message,) = caplog.messages
+    members = len(start["0.bias"])
+    assert message.startswith(f"training of {members} networks for 30 steps: holds ")
+    assert f", {members * 30} passes over the examples, about " in message

@@ -3,6 +3,7 @@ from math import cos, pi
 import pytest
 
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule, full_batches
+from bayes_influence.training.optimisers import Adam
 from bayes_influence.training.schedules import Schedule
 
 
@@ -54,3 +55,14 @@ def test_the_regularisers_weight_rises_to_one_and_stays():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         MinibatchSchedule(**settings)
+
+
+def test_what_a_schedule_has_unless_said_otherwise():
+    assert MinibatchSchedule() == MinibatchSchedule(10, 128, 1e-3, Adam(), "constant", 0.0, None, 0.0, None)
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("name", ["epochs", "batch_size"])
+def test_counts_are_whole_numbers(name):
+    with pytest.raises(TypeError, match=f"{name} must be"):
+        MinibatchSchedule(**{name: 2.5})

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from bayes_influence.objectives import company
+from bayes_influence.objectives.held import held_per_example
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.proximal import ProximalBregman, held_problem
@@ -98,3 +99,12 @@ def test_convex_refits_do_not_depend_on_where_they_start(heads, train, removed):
         assert far.converged.all()
         for name, value in near.params.items():
             torch.testing.assert_close(far.params[name], value, rtol=0, atol=1e-8)
+
+
+def test_a_hessian_holds_what_its_columns_make_of_every_example(heads, train, monkeypatch):
+    whole = StackedProblem.of(reduce(heads.taking("all"), train))
+    objective, columns = heads.objective.taking("all"), heads.objective.taking("all").layout.total
+    each = 1.3 * held_per_example(objective, train.batch())
+    assert whole.hessian_numbers == round(each * columns * len(train))
+    monkeypatch.setattr(problems, "TANGENT_ENTRIES", 2 * columns)
+    assert whole.hessian_numbers == round(each * columns * 2)

@@ -6,6 +6,7 @@ import logging
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from math import ceil
 
@@ -13,12 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bayes_influence.curvature.cost import Plan
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.leading import LeadingExamples
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
 from bayes_influence.curvature.operators.traced import TracedProduct, kept_bytes
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.held import held_per_example
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.ways import checked_symmetric, first_way, is_quick
 from bayes_influence.torch_internals import tree_leaves
@@ -36,6 +39,9 @@ CACHE_BYTES = 1 << 30
 
 COLUMNS = 32
 """Most vectors that are differentiated along at a time: memory grows with batch size x columns."""
+
+PRODUCT_COPIES = 1.3
+"""Numbers that a product with one vector holds of an example, for each that a gradient makes: measured."""
 
 LARGEST_PART = 0.75
 """No part of the examples stands in for all of them that is larger: little would be saved."""
@@ -140,6 +146,12 @@ class DataOperator(LinearOperator):
             self._leading = LeadingExamples(self.objective, self.data, self.batch_size)
         count = self._leading.batches_for(error)
         return _LeadingPart(self, self._leading.batches(count)) if count <= most else self
+
+    def _dense_plan(self) -> Plan:
+        plan = super()._dense_plan()
+        tangents = PRODUCT_COPIES * held_per_example(self.objective, self._batches[0]) * self.batch_size
+        products = round(tangents * min(COLUMNS, self.size) * self.dtype.itemsize)
+        return replace(plan, held_bytes=plan.held_bytes + products, passes=self.size)
 
     def _product(self, vectors: Tensor) -> Tensor:
         return self._product_over("all", self._batches, vectors)

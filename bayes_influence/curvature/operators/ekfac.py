@@ -23,6 +23,7 @@ from bayes_influence.curvature.operators.outer_products import (
     Fisher,
     OuterProducts,
     fisher_vectors,
+    loss_slopes,
 )
 from bayes_influence.curvature.operators.output_forms import FEW_OUTPUTS, output_curvatures
 from bayes_influence.curvature.operators.regulariser import RegulariserOperator
@@ -40,6 +41,13 @@ BATCH_SIZE = 256
 GRADIENT_ENTRIES = 1 << 25
 """Entries of per-example weight gradients in a convolution, or of Hessians in the outputs, that are held at a time: 256
 MiB in float64."""
+
+
+PART_COPIES = 3.4
+"""Copies of a batch's a and b, of all layers and positions, that are held at once: measured on a LeNet."""
+
+SECOND_SWEEP = 2
+"""The second sweep's time, with every a and b turned into the eigenvectors' basis, in that of the first: measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +132,10 @@ class EKFACOperator(LinearOperator):
         self._regulariser = _checked_regulariser(objective, fisher, () if allow_fallback else unsupported)
         objective.check(next(data.batches(batch_size)))
         batch_size = _examples_at_a_time(objective, data, batch_size, fisher)
-        self._plan = _plan(objective, layers)
-        self._plan.check(self.device)
         self.objective = objective
         self._places = objective.layout.unflatten(torch.arange(self.size, device=self.device))
+        self._plan = self._planned(layers, data, min(batch_size, len(data)))
+        self._plan.check(self.device)
         self._backpropagation = Backpropagation(
             objective, fisher_vectors(objective, fisher, torch.Generator().manual_seed(seed))
         )
@@ -140,12 +148,28 @@ class EKFACOperator(LinearOperator):
             self.loose[positions] = diagonal + self._regulariser[positions]
             self._is_loose[positions] = True
 
+    def _planned(self, layers: tuple[KroneckerLayer, ...], data: Dataset, batch_size: int) -> Plan:
+        """Both factors of every layer with their eigenvectors, squares of its gradients, and a batch's a and b."""
+        numbers = 0.0
+        two = data.select(range(min(2, len(data)))).batch()
+        sent = Backpropagation(self.objective, loss_slopes(self.objective))
+        for part in sent.through(layers, [two], check=False):
+            received, outputs = part.received.shape[2], part.backpropagated.shape[2]
+            numbers += 3 * (outputs**2 + received**2) + 4 * outputs * received
+            numbers += PART_COPIES * batch_size * part.received.shape[1] * (received + outputs)
+        return Plan(
+            f"EK-FAC of {len(layers)} layers",
+            round(numbers * self.dtype.itemsize),
+            "take smaller batches (EKFAC(batch_size=...)), curvature='ggn', or fewer layers (parameters='last-layer')",
+            passes=2,
+        )
+
     def _fitted_blocks(
         self, layers: tuple[KroneckerLayer, ...], data: Dataset, batch_size: int
     ) -> tuple[KroneckerBlock, ...]:
         inputs: dict[str, Tensor] = {}
         outputs: dict[str, Tensor] = {}
-        timed = partial(self._plan.timed, total=2 * ceil(len(data) / batch_size))
+        timed = partial(self._plan.timed, total=(1 + SECOND_SWEEP) * ceil(len(data) / batch_size))
         batches = iter(timed([*data.batches(batch_size), *data.batches(batch_size)]))
         for part in self._backpropagation.through(layers, islice(batches, ceil(len(data) / batch_size))):
             received, sent = part.received.flatten(0, 1), part.backpropagated.flatten(0, 1)
@@ -271,21 +295,6 @@ def _examples_at_a_time(objective: Objective, data: Dataset, batch_size: int, fi
     if output_curvatures(objective, outputs, first, hold=outputs[0].numel() <= FEW_OUTPUTS) is not None:
         return batch_size
     return max(1, min(batch_size, GRADIENT_ENTRIES // outputs[0].numel() ** 2))
-
-
-def _plan(objective: Objective, layers: tuple[KroneckerLayer, ...]) -> Plan:
-    """Both factors of every layer with their eigenvectors, and squares of its gradients."""
-    numbers = 0
-    for layer in layers:
-        weight = objective.params[f"{layer.path}.weight".lstrip(".")]
-        outputs, received = len(weight), weight[0].numel() + 1
-        numbers += 3 * (outputs**2 + received**2) + 4 * outputs * received
-    return Plan(
-        f"EK-FAC of {len(layers)} layers",
-        numbers * objective.dtype.itemsize,
-        "take curvature='ggn', or fewer layers (parameters='last-layer')",
-        passes=2,
-    )
 
 
 def _check_fisher(fisher: str) -> None:

@@ -121,6 +121,11 @@ class Backpropagation:
                 f"layers are taken apart where the network returns one tensor, got {type(outputs).__name__}; use "
                 f"scoring='gradients', or curvature='ggn' instead of EK-FAC"
             )
+        if len(outputs) != len(batch.targets):
+            raise ValueError(
+                f"layers are taken apart where the network returns a row per example, got {len(outputs)} rows for "
+                f"{len(batch.targets)} examples; use scoring='gradients', or curvature='ggn' instead of EK-FAC"
+            )
         generator = torch.Generator().manual_seed(0)
         together = torch.zeros_like(outputs.detach())
         weighted = {path: together.new_zeros(()) for path in received}

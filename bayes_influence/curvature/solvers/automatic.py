@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from bayes_influence.curvature.cost import DENSE_SIZE, DENSE_WORK
+from bayes_influence.curvature.cost import DENSE_SIZE, is_quickly_built
 from bayes_influence.curvature.errors import IndefiniteCurvatureError
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.solvers.conjugate_gradients import (
@@ -71,10 +71,7 @@ class Auto(Solver):
 
     def factors(self, operator: LinearOperator) -> bool:
         """Whether A is small, quickly built, and has no inverse in closed form."""
-        if operator.size > DENSE_SIZE or operator.undamped.has_inverse:
-            return False
-        # P products with all examples; an operator that is no mean over examples is a matrix, or close to one.
-        return 6 * (operator.examples or 0) * operator.size**2 <= DENSE_WORK
+        return not operator.undamped.has_inverse and is_quickly_built(operator.size, operator.examples)
 
     def prepare(self, operator: LinearOperator) -> Solve:
         """The chosen solver, prepared."""

@@ -42,7 +42,7 @@ def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset, meas
     columns, lines = min(A_LINE, count), ceil(count / A_LINE)
     exponent = int(np.floor(np.log10(max(ranking["removal"].abs().max(), np.finfo(float).tiny))))
     with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(1.05 * (columns + 2.2), 0.4 + 2.9 * lines), layout="constrained")
+        figure = Figure(figsize=(1.05 * (columns + 2.2), 0.6 + 3.3 * lines), layout="constrained")
         left, right = figure.subfigures(1, 2, width_ratios=[2.2, columns])  # type: ignore[misc]
         axes = left.subplots()
         _draw(axes, tests, int(test["test_id"]))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from bayes_influence.curvature.cost import Plan
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.experiments.store.cells import cell_key
@@ -26,7 +27,7 @@ from bayes_influence.retraining.protocol import RetrainingProtocol
 from bayes_influence.retraining.proximal import Proximal, ProximalBregman
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.retraining.warm import Warm
-from bayes_influence.torch_internals import tree_map
+from bayes_influence.torch_internals import tree_leaves, tree_map
 from bayes_influence.training.minimum import minimised
 
 
@@ -67,15 +68,20 @@ class AuditJob:
         convex = self.is_head and self.members.objective.is_regularised
         return self.settings.refits == "newton" or (self.settings.refits == "auto" and convex)
 
-    def stages(self, influence: Influence) -> dict[str, Callable[[], Refits]]:
-        """How every stage of the waterfall is computed, in their order; the last from the estimate itself."""
+    @property
+    def protocols(self) -> dict[str, RetrainingProtocol]:
+        """The protocol of every stage of the waterfall but the last, in their order."""
         settings = self.settings
         protocols: dict[str, RetrainingProtocol] = {} if self.cold is None else {"cold": self.cold}
         protocols["warm"] = Minimum() if self.exact else Warm(settings.refit_schedule)
         protocols["proximal"] = Proximal(self.delta, settings.tolerance)
         protocols["pbrf"] = ProximalBregman(self.delta, settings.tolerance)
         protocols["linear"] = LinearResponse(self.delta)
-        protocols["solver"] = Predicted(lambda _: influence)
+        return protocols
+
+    def stages(self, influence: Influence) -> dict[str, Callable[[], Refits]]:
+        """How every stage of the waterfall is computed, in their order; the last from the estimate itself."""
+        protocols = self.protocols | {"solver": Predicted(lambda _: influence)}
         return {
             name: partial(protocol.refit, self.members, self.train, self.removed)
             for name, protocol in protocols.items()
@@ -104,6 +110,26 @@ def audit_jobs(
         cell_key(seed=network.seeds[0]): AuditJob(network, own, tests, removed, is_head, settings, delta, cold)
         for network, own, tests in networks
     }
+
+
+def audit_plan(jobs: Mapping[str, AuditJob]) -> Plan:
+    """What auditing the networks needs: the outputs of all refits of one at every stage, and passes of the trainings.
+
+    Stages that minimise take passes beside these, which nobody knows before.
+    """
+    job = next(iter(jobs.values()))
+    trained = [job.settings.refit_schedule] * (not job.exact) + ([] if job.cold is None else [job.cold.schedule])
+    stages, refits = len(job.protocols) + 1, len(job.removed) + 1
+    objective, one = job.members.objective, job.train.select([0]).batch()
+    with torch.no_grad():
+        outputs = tree_leaves(objective.outputs(objective.params, one.inputs))
+    numbers = stages * refits * len(job.train) * sum(leaf.numel() for leaf in outputs)
+    return Plan(
+        f"audit of {len(jobs)} networks by {refits} refits of each at {stages} stages",
+        numbers * objective.dtype.itemsize,
+        "remove fewer examples, or audit fewer parameters (parameters='last-layer')",
+        passes=len(jobs) * refits * sum(schedule.epochs for schedule in trained),
+    )
 
 
 def on_features(members: Members, train: Dataset, test: Dataset) -> tuple[list[tuple[Members, Dataset, Dataset]], bool]:

@@ -10,7 +10,7 @@ from bayes_influence.arguments import shown
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.experiments.audit.cell import measure_network
-from bayes_influence.experiments.audit.jobs import audit_jobs
+from bayes_influence.experiments.audit.jobs import audit_jobs, audit_plan
 from bayes_influence.experiments.audit.result import Audit, summarise_audit
 from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.experiments.store.fingerprint import described, fingerprint_of_builder, identity_of_members
@@ -50,6 +50,7 @@ def audit(
         TypeError: If an argument is of another kind.
         ValueError: If there are too few examples to remove, a loss is not finite, or the folder belongs to something
             else.
+        TooLargeError: If the outputs of all refits of a network do not fit.
         FailedCellsError: If an audit of a network failed, after all others were stored.
     """
     check_dataset(train, "the training examples")
@@ -59,12 +60,15 @@ def audit(
         raise TypeError(f"settings must be AuditSettings(...), got {shown(settings)}; leave them out for its defaults")
     settings = settings or AuditSettings()
     jobs = audit_jobs(members, train, test, settings, cold)
+    plan = audit_plan(jobs)
+    plan.check(members.objective.device)
     if folder is None:
-        return summarise_audit({key: measure_network(job) for key, job in jobs.items()}, jobs)
+        measured = {key: measure_network(job) for key, job in plan.timed(jobs.items(), len(jobs))}
+        return summarise_audit(measured, jobs)
     if not isinstance(folder, StudyFolder):
         folder = StudyFolder(folder, audit_config(members, train, test, settings, cold))
     jobs = {key: replace(job, folder=folder) for key, job in jobs.items()}
-    run_cells(jobs, measure_network, folder, n_jobs=n_jobs, progress=progress)
+    run_cells(jobs, measure_network, folder, n_jobs=n_jobs, progress=progress, plan=plan)
     found = summarise_audit({key: folder.load_cell(key) for key in jobs}, jobs)
     for name, frame in found.tables.items():
         folder.write_table(name, frame)

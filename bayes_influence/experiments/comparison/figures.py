@@ -118,12 +118,13 @@ def damping_figure(damping: pd.DataFrame, title: str) -> Figure:
         figure = Figure(figsize=(11, 3.6), layout="constrained")
         panels = zip(figure.subplots(1, 3), (("spearman", 1), ("pearson", 1), ("slope", 1)), strict=True)
         for axes, (column, ideal) in panels:
-            for (scheme, estimator), rows in damping.groupby(["scheme", "estimator"], sort=False):
+            for number, ((scheme, estimator), rows) in enumerate(damping.groupby(["scheme", "estimator"], sort=False)):
                 by_delta = rows.groupby("delta")[column]
                 line = "--" if estimator == "posterior-mean" else "-"
                 name = series_name(scheme, estimator)
-                style = {"color": _colour(scheme), "marker": _marker(scheme), "markersize": 3}
-                axes.plot(by_delta.mean(), linestyle=line, label=name, **style)
+                # Hollow, and each larger than the one before: where series lie on one another, all are seen.
+                style = {"color": _colour(scheme), "marker": _marker(scheme), "markersize": 3 + 1.3 * number}
+                axes.plot(by_delta.mean(), linestyle=line, linewidth=1, fillstyle="none", label=name, **style)
                 axes.fill_between(
                     by_delta.min().index, by_delta.min(), by_delta.max(), color=_colour(scheme), alpha=0.12, linewidth=0
                 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from math import ceil
 from typing import TypeVar
 
 import pandas as pd
@@ -16,6 +18,7 @@ import torch
 from joblib import Parallel, cpu_count, delayed, effective_n_jobs, parallel_config
 from tqdm.auto import tqdm
 
+from bayes_influence.curvature.cost import Plan
 from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.experiments.store.cells import CellResult, checked_key
 from bayes_influence.experiments.store.folder import StudyFolder
@@ -93,6 +96,7 @@ def run_cells(
     folder: StudyFolder,
     n_jobs: int | None = None,
     progress: bool = True,
+    plan: Plan | None = None,
 ) -> RunReport:
     """Computes every cell that `folder` does not hold yet and stores each as it finishes.
 
@@ -107,6 +111,7 @@ def run_cells(
         folder: Where results are stored; finished cells in it are not computed again.
         n_jobs: As in joblib; `None` leaves it, like the backend, to `joblib.parallel_config`.
         progress: Show a bar with the time left, if a terminal watches.
+        plan: Of the whole work; announced when the first cell is done, with its time for every cell that waits in turn.
 
     Returns:
         Which cells were computed and which were there already.
@@ -120,7 +125,7 @@ def run_cells(
     for key in cells:
         checked_key(key)
     with folder.writing():
-        return _run(cells, compute, folder, n_jobs, progress)
+        return _run(cells, compute, folder, n_jobs, progress, plan)
 
 
 def _run(
@@ -129,6 +134,7 @@ def _run(
     folder: StudyFolder,
     n_jobs: int | None,
     progress: bool,
+    plan: Plan | None,
 ) -> RunReport:
     skipped = tuple(key for key in cells if folder.cell_done(key))
     pending = {key: cell for key, cell in cells.items() if key not in set(skipped)}
@@ -139,7 +145,10 @@ def _run(
     try:
         # Also around the whole run: a backend of threads hands this setting on to its workers.
         with bar, _threads(threads):
-            for key, outcome in _outcomes(pending, compute, n_jobs, threads):
+            began, turns = time.perf_counter(), ceil(len(pending) / jobs)
+            for number, (key, outcome) in enumerate(_outcomes(pending, compute, n_jobs, threads)):
+                if number == 0 and turns > 1 and plan is not None:
+                    plan.announce((time.perf_counter() - began) * turns)
                 _store(folder, key, outcome, failures)
                 bar.update()
     except KeyboardInterrupt:

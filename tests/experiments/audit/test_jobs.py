@@ -3,10 +3,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bayes_influence.experiments.audit.jobs import audit_jobs, hardest_in_the_mean
+from bayes_influence.curvature import cost
+from bayes_influence.curvature.cost import TooLargeError
+from bayes_influence.experiments.audit.jobs import audit_jobs, audit_plan, hardest_in_the_mean
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.objectives.members import Members
+from bayes_influence.training.schedules import Schedule
 
 
 def test_the_removed_examples_are_the_same_for_every_network(last_layer, data):
@@ -43,3 +46,18 @@ def test_a_last_layer_without_a_regulariser_has_no_minimum(last_layer, data):
     (job,) = audit_jobs(Members.of([plain], ["0"], [0]), *data, AuditSettings(removals=3, damping=0.1)).values()
     assert job.is_head
     assert not job.exact
+
+
+def test_an_audit_that_does_not_fit_is_refused_with_what_it_would_hold(last_layer, data, monkeypatch):
+    """Two networks, 4 removals and a control, five stages, three classes; steps of the warm stage alone are passes."""
+    settings = AuditSettings(removals=4, damping=0.01, refits="trained", refit_schedule=Schedule(30))
+    plan = audit_plan(audit_jobs(last_layer, *data, settings))
+    assert plan.held_bytes == 5 * 5 * len(data[0]) * 3 * 8
+    assert plan.passes == 2 * 5 * 30
+    assert str(plan).startswith("audit of 2 networks by 5 refits of each at 5 stages: holds ")
+    exact = audit_plan(audit_jobs(last_layer, *data, replace(settings, refits="newton")))
+    assert exact.passes == 0
+    monkeypatch.setattr(cost, "SMALL_BYTES", 0)
+    monkeypatch.setattr(cost, "available_bytes", lambda device: 1000)
+    with pytest.raises(TooLargeError, match=r"audit of 2 networks .* remove fewer examples"):
+        audit_plan(audit_jobs(last_layer, *data, settings)).check(torch.device("cpu"))

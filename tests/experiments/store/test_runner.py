@@ -7,6 +7,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,10 @@ import pytest
 import torch
 from joblib import cpu_count
 
+from bayes_influence.curvature import cost
+from bayes_influence.curvature.cost import Plan
 from bayes_influence.data.locks import BusyError
+from bayes_influence.experiments.store import runner
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import FailedCellsError, RunReport, run_cells, workers
@@ -280,3 +284,16 @@ def test_an_interrupted_study_says_what_is_stored_and_goes_on(tmp_path, n_jobs):
     assert process.returncode == 1
     assert f"message: interrupted: 2 of 6 cells are stored in {Path(tmp_path / 'study')}; run the same" in messages
     resume(tmp_path)
+
+
+def test_the_plan_is_told_when_the_first_cell_is_done_with_every_turn_s_time(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(cost, "LONG_SECONDS", 0.0)
+    clock = iter([10.0, 12.5, 20.0])
+    monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    plan = Plan("six draws", 2000, "draw fewer")
+    with caplog.at_level("INFO", cost.__name__):
+        run_cells(CELLS, draw, StudyFolder(tmp_path, {}), n_jobs=1, progress=False, plan=plan)
+    assert caplog.messages == ["six draws: holds 2 kB, about 15 s"]
+    caplog.clear()
+    again = run_cells(CELLS, draw, StudyFolder(tmp_path, {}), n_jobs=1, progress=False, plan=plan)
+    assert (again.computed, caplog.messages) == ((), [])

@@ -117,7 +117,7 @@ def test_a_report_on_several_labels_or_real_numbers_is_refused():
     data = Dataset(torch.randn(4, 3), torch.eye(4, 3), torch.arange(4), "toy")
     with pytest.raises(ValueError, match="toy: a report is on one class per example, got 3 labels each; take what"):
         predict_all(trained_on(data, nn.Linear(3, 3), Bernoulli(), epochs=1), 0, data)
-    with pytest.raises(TypeError, match="predictions are probabilities of classes, and GaussianNoise means real"):
+    with pytest.raises(TypeError, match="a prediction of classes is asked for, and GaussianNoise means real"):
         predict_all(trained_on(data, nn.Linear(3, 3), GaussianNoise(), epochs=1), 0, data)
 
 
