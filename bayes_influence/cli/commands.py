@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ import typer
 from rich.logging import RichHandler
 from rich.markup import escape
 
+from bayes_influence.cli.auditing import audit_of_data, audit_of_run
 from bayes_influence.cli.options import (
     GivenOptions,
     clear_errors,
@@ -21,7 +21,6 @@ from bayes_influence.cli.options import (
     console,
     data_of_run,
     errors,
-    fields_of,
     folder_of,
     given_or_none,
     is_study,
@@ -72,9 +71,6 @@ app.add_typer(
     name="reproduce",
     help="Do a study of a paper again; each has options of its own.",
 )
-
-OF_RUNS = ("dataset", "parameters", "tests", "device", "data_folder")
-"""What an audit of a finished run is asked, of what an audit of a data set is."""
 
 AUDIT_EPOCHS = 4000
 """Steps of an audit's refits by training, of a finished run and of a table that is known by name."""
@@ -250,12 +246,8 @@ def audit(
 ) -> None:
     """Hold influence estimates against retraining: how wrong are they, and is network, linearisation or solver why."""
     given = dict(locals())
-    from bayes_influence.data.tables import TABLES
-    from bayes_influence.experiments.audit.of_data import audit_data
-    from bayes_influence.experiments.audit.of_run import audit_run
     from bayes_influence.experiments.audit.report import printed_audit
-    from bayes_influence.experiments.audit.settings import AuditedData, AuditSettings
-    from bayes_influence.experiments.comparison.networks import refit_schedule
+    from bayes_influence.experiments.audit.settings import AuditSettings
     from bayes_influence.training.schedules import Schedule
 
     with clear_errors():
@@ -264,25 +256,7 @@ def audit(
         )
         if refits == "newton":
             refuse_given(["refit_epochs"], "retraining by Newton's method has no epochs")
-        if is_study(dataset):
-            of_data = [name for name in fields_of(AuditedData) if name not in OF_RUNS]
-            refuse_given([*of_data, *said_scheme_options()], f"{dataset} is a finished run, which has its own")
-            folder = out or Path("runs") / f"audit-{Path(dataset).name}"
-            taken = (parameters or Parameters.ALL).value
-            asked: dict[str, Any] = {"parameters": taken, "tests": tests, "data_folder": data_folder}
-            asked["device"] = given_or_none("device", device)
-            found, _ = audit_run(dataset, folder, settings, **asked, n_jobs=jobs)
-        else:
-            refuse_data_folder(dataset)
-            usual = Parameters.ALL if dataset in TABLES else Parameters.LAST_LAYER
-            own = {"parameters": (parameters or usual).value, "scheme_options": said_scheme_options()}
-            data = settings_of(AuditedData, given, **own, **columns_of(target, categorical), **folder_of(data_folder))
-            if data.full_batch:
-                refuse_given(["tests"], f"of {dataset} one example is left out of training and tested")
-            else:
-                settings = replace(settings, refit_schedule=refit_schedule(refit_epochs, data.n_train()))
-            folder = out or Path("runs") / f"audit-{data.data_name}"
-            found, _ = audit_data(data, folder, settings, n_jobs=jobs)
+        found, folder = (audit_of_run if is_study(dataset) else audit_of_data)(dataset, given, settings)
     for shown in printed_audit(found):
         print_wide(shown)
     for note in found.notes:

@@ -113,7 +113,6 @@ def train_ensemble(
     step = trace_members(objective, views, batch, weights, scales, held=held, own_data=own_data, steps=schedule.epochs)
     adam, average = Adam(schedule.betas, schedule.epsilon), IterateAverage(flat)
     optimiser = adam.start(flat)
-    labels = [f"member {index}" for index in range(members)] if labels is None else labels
     trace = flat.new_empty(schedule.epochs, members)
     recorded: list[Tensor] = []
 
@@ -130,10 +129,8 @@ def train_ensemble(
             rates.observe(epoch, trace[epoch])
             if epoch >= rates.first_averaged:
                 average.update(flat)
-            if (epoch + 1) % CHECK_EVERY == 0 or epoch + 1 == schedule.epochs:
-                first = epoch // CHECK_EVERY * CHECK_EVERY
-                check_finite(trace[first : epoch + 1], first, labels)
-                bar.update(epoch + 1 - bar.n)
+            _check_since(trace, epoch, labels)
+            bar.update()
     if average.count:
         flat = torch.where(averaged.unsqueeze(1), average.mean, flat)
     return TrainedEnsemble(
@@ -155,6 +152,14 @@ def _plan(objective: Objective, batch: Batch, flat: Float[Tensor, "E P"], epochs
         "train fewer at a time (refits with at_once=1, networks with fewer seeds)",
         passes=members * epochs,
     )
+
+
+def _check_since(trace: Float[Tensor, "epochs E"], epoch: int, labels: Sequence[str] | None) -> None:
+    """Every `CHECK_EVERY` steps, and after the last one, refuses objectives since that are not finite."""
+    if (epoch + 1) % CHECK_EVERY == 0 or epoch + 1 == len(trace):
+        first = epoch // CHECK_EVERY * CHECK_EVERY
+        named = [f"member {index}" for index in range(trace.shape[1])] if labels is None else labels
+        check_finite(trace[first : epoch + 1], first, named)
 
 
 def _check_targets(objective: Objective, batch: Batch) -> None:

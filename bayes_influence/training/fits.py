@@ -199,10 +199,9 @@ def _fit_ensemble(
     start, buffers = (
         {name: value.repeat(len(schemes), *[1] * (value.ndim - 1)) for name, value in part.items()} for part in initial
     )
-    if not isinstance(schedule, MinibatchSchedule):
-        calibrated = is_calibrated(objective.network)
-        if calibrated or not schemes[0].effects(objective, train).as_evaluated:
-            schedule = full_batches(schedule, len(train))
+    alone = is_calibrated(objective.network)
+    if isinstance(schedule, Schedule) and (alone or not schemes[0].effects(objective, train).as_evaluated):
+        schedule = full_batches(schedule, len(train))
     if isinstance(schedule, MinibatchSchedule):
         trained, buffers = _trained_in_turns(
             schemes, objective, start, buffers, train, seeds, schedule, labels, progress

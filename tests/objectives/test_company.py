@@ -76,7 +76,8 @@ class TakesPairs(nn.Linear):
 
 
 def test_a_network_that_takes_no_single_example_is_held_against_itself_in_groups():
-    check(TakesPairs(1, 2), data(32))
+    assert check(TakesPairs(1, 2), data(32)).features is None
+    assert check(TakesPairs(1, 2), data(32), "last-layer").is_head
 
 
 class Infinite(nn.Linear):
