@@ -210,9 +210,9 @@ class LabelPredictive(ClassPredictive):
         count = logits[0].numel()
         if logits.ndim > 2 or targets.ndim > 2 or targets[0].numel() != count:
             raise ValueError(
-                f"{name}: {self._own_name} needs a label for every logit, both of shape (n, labels) or (n,), got "
-                f"logits of shape {tuple(logits.shape)} and targets of shape {tuple(targets.shape)}; take CrossEntropy "
-                f"for classes of which one is right"
+                f"{name}: {self._own_name} needs a label for every logit, both of shape (labels,) or () per example, "
+                f"got logits of shape {tuple(logits.shape[1:])} and targets of shape {tuple(targets.shape[1:])}; take "
+                f"CrossEntropy for classes of which one is right"
             )
         wrong = ((targets != 0) & (targets != 1)).reshape(len(targets), -1)
         _refuse(

@@ -87,7 +87,6 @@ def test_tensor_methods_are_rules(moments):
         (lambda x: x.sort(), "torch.Tensor.sort"),
         (lambda x: torch.linalg.norm(x), "torch.linalg.norm"),
         (lambda x: nn.functional.cross_entropy(x, torch.zeros(6, dtype=torch.int64)), "cross_entropy"),
-        (lambda x: nn.functional.scaled_dot_product_attention(x, x, x), "scaled_dot_product_attention"),
     ],
 )
 def test_an_operation_without_a_rule_is_refused_by_name(moments, operation, name):

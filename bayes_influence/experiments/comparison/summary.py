@@ -155,6 +155,6 @@ def _shown_row(row: pd.Series) -> dict[str, str]:
 
 
 def _with_interval(row: pd.Series, column: str, digits: int | None) -> str:
-    half = (row[f"{column}_high"] - row[f"{column}_low"]) / 2
+    half = max(row[f"{column}_high"] - row[column], row[column] - row[f"{column}_low"])
     number, spread = (f"{value:.{digits}f}" if digits else f"{value:.2g}" for value in (row[column], half))
     return number if pd.isna(half) else f"{number} ±{spread}"

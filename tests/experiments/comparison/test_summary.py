@@ -11,7 +11,7 @@ from bayes_influence.experiments.comparison.summary import compare_groups, print
 def test_summary_has_means_and_t_intervals_over_seeds(compared):
     group = compared.results.query("scheme == 'swa'")
     row = compared.summary.query("scheme == 'swa'").iloc[0]
-    interval = mean_interval(group["pearson"].to_numpy())
+    interval = mean_interval(group["pearson"].to_numpy(), bounds=(-1, 1))
     assert row["pearson"] == pytest.approx(group["pearson"].mean())
     assert (row["pearson_low"], row["pearson_high"]) == pytest.approx((interval.low, interval.high))
     assert row["repeats"] == 2

@@ -47,6 +47,6 @@ def test_corrected_sentences_have_both_ends_with_their_intervals():
     summary = pd.concat([_summary([0.99, 0.98]), _summary([1.0, 1.0], 50)], ignore_index=True)
     first = corrected_findings(summary, "spearman", ANOVA)[0]
     assert first == (
-        "weight-decay: mean signed Spearman from 0.985 (0.921 … 1.05) at depth 1, width 5, to 1 (1 … 1) at depth 1, "
+        "weight-decay: mean signed Spearman from 0.985 (0.921 … 1) at depth 1, width 5, to 1 (1 … 1) at depth 1, "
         "width 50, 2 seeds."
     )

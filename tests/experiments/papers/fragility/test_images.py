@@ -63,5 +63,5 @@ def test_sentences_have_the_published_number_beside_ours():
         {"network": "MNIST LeNet", "test": ["max", "max", "median", "median"], "spearman": [0.9, 1.0, 0.8, 0.9]}
     )
     (sentence,) = image_findings(mean_table(results, ["network", "test"], ["spearman"]))
-    assert sentence.startswith("MNIST LeNet: signed Spearman 0.95 (0.315 … 1.59) at the max loss, 0.85 (0.215")
+    assert sentence.startswith("MNIST LeNet: signed Spearman 0.95 (0.315 … 1) at the max loss, 0.85 (0.215 … 1)")
     assert sentence.endswith("(2 seeds); the authors' outputs have |Spearman| 0.098, signed -0.01.")
