@@ -229,7 +229,10 @@ def groups_figure(effects: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     means = summary[(summary["convention"] == "renormalised") & (summary["fraction"] != POOLED)]
     with figure_style(9):
         figure = Figure(figsize=(9, 10), layout="constrained")
-        rows = figure.subplots(3, len(KINDS), sharey="row")
+        rows = figure.subplots(3, len(KINDS))
+        for first, *others in rows[1:]:
+            for axes in others:
+                axes.sharey(first)
         for kind, (points, correlations, errors) in zip(KINDS, rows.T, strict=True):
             _draw_points(points, chosen[chosen["kind"] == kind])
             points.set_title(f"{kind} groups")
