@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,9 +16,7 @@ from bayes_influence.influence.directional import (
     weighted_hessian_product,
 )
 from bayes_influence.influence.influence import Influence
-
-STEPS = 100
-"""Projected-gradient steps at most."""
+from bayes_influence.influence.selection import largest_memberships
 
 
 def project_l1_ball(u: Float[Tensor, " n"], radius: float) -> Float[Tensor, " n"]:
@@ -64,18 +64,7 @@ def printed_selection(influence: Influence, test: Dataset, size: int) -> Int[Ten
     slope = problem.gradients(*problem.taken(test)).mean(dim=0)
     solved = influence.response.solve(slope).value
     first = loss_slopes(problem.reduced, problem.data, solved, problem.batch_size) / len(problem.data)
-    membership = torch.zeros_like(first)
-    membership[first.argsort(descending=True, stable=True)[:size]] = 1.0
-    value, slope = printed_effect(influence, solved, membership)
-    step = 1 / float(slope.abs().max())
-    for _ in range(STEPS):
-        proposed = project_l1_ball(membership + step * slope, size)
-        new_value, new_slope = printed_effect(influence, solved, proposed)
-        if new_value > value:
-            membership, value, slope, step = proposed, new_value, new_slope, 2 * step
-        else:
-            step = step / 4
-            if float((proposed - membership).abs().max()) < 1e-3:
-                break
-    ranked = membership + 1e-9 * first / first.abs().max()
-    return problem.data.ids[ranked.argsort(descending=True, stable=True)[:size]]
+    positions = largest_memberships(
+        partial(printed_effect, influence, solved), lambda u: project_l1_ball(u, size), first, size
+    )
+    return problem.data.ids[positions]
