@@ -8,11 +8,11 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.experiments.papers.groups.data import gaussian_classes
 from bayes_influence.experiments.papers.groups.logistic import (
     POOLED,
+    STUDIES,
     agreement_by_size,
     draw_group,
     fitted_regression,
     removed,
-    reproduce_groups,
     wrong_example,
 )
 from bayes_influence.experiments.papers.groups.orders import AS_PRINTED, CHEBYSHEV, EQUATION_17, ESTIMATORS, FIRST
@@ -83,7 +83,7 @@ def test_agreement_is_by_size_and_over_all_sizes():
 def test_the_study_shows_that_the_printed_signs_lose_and_newton_chebyshev_holds(tmp_path):
     """Random groups of a synthetic set: of 20 % and more eq. 17 gains over first order, eqs. 9 and 16 lose to it."""
     study = SyntheticGroups(repeats=1, groups=3, train=200)
-    done = reproduce_groups(study, tmp_path, n_jobs=1, progress=False)
+    done = STUDIES[0].run(study, tmp_path, 1, False)
     assert set(done.table["estimator"]) == set(ESTIMATORS)
     summary = pd.read_csv(tmp_path / "summary.csv")
     large = summary[(summary["kind"] == "random") & (summary["fraction"] == "0.6")]
