@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.evaluation.agreement import agreement
@@ -24,19 +24,17 @@ from bayes_influence.experiments.papers.groups.orders import (
 )
 from bayes_influence.experiments.papers.groups.settings import KINDS, DigitGroups, SyntheticGroups
 from bayes_influence.experiments.papers.means import mean_table, with_interval
+from bayes_influence.experiments.papers.regression import fitted_regression, wrong_example
 from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.influence.influence import Influence
-from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.objectives.reweighting import Convention, Removals
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import loss_changes
-from bayes_influence.training.minimum import minimum_of
 
 KEYS = ("convention", "kind", "fraction", "estimator")
 """What a row of the tables is one of, besides the seed."""
@@ -73,27 +71,6 @@ def draw_group(train: Dataset, size: int, kind: str, first_class: int, generator
         turn = (train.targets[order] - first_class) % train.n_classes
         order = order[torch.argsort(turn, stable=True)]
     return train.ids[order[:size]]
-
-
-def wrong_example(objective: Objective, test: Dataset) -> Dataset:
-    """The misclassified test example of median loss.
-
-    Raises:
-        ValueError: If every test example is classified rightly.
-    """
-    batch = test.to(dtype=torch.float64).batch()
-    losses = objective.losses(objective.params, batch)
-    wrong = objective.outputs(objective.params, batch.inputs).argmax(dim=-1) != test.targets
-    if not wrong.any():
-        raise ValueError(f"all {len(test)} test examples of {test.name} are classified rightly; one error is needed")
-    ordered = wrong.nonzero()[:, 0][losses[wrong].argsort()]
-    return test.select([int(ordered[len(ordered) // 2])])
-
-
-def fitted_regression(train: Dataset, decay: float) -> Objective:
-    """Softmax regression at its minimum."""
-    network = nn.Linear(train.inputs.shape[1], train.n_classes, dtype=torch.float64)
-    return minimum_of(Objective(network, CrossEntropy(), WeightDecay(decay)), train)
 
 
 def measure_groups(cell: ScaledCell) -> CellResult:

@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.experiments.papers.groups.logistic import draw_group, fitted_regression, removed, wrong_example
+from bayes_influence.experiments.papers.groups.logistic import draw_group, removed
 from bayes_influence.experiments.papers.groups.printed_selection import printed_selection
 from bayes_influence.experiments.papers.groups.settings import SelectedGroups
 from bayes_influence.experiments.papers.means import mean_table, with_interval
+from bayes_influence.experiments.papers.regression import fitted_regression, wrong_example
 from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.store.cells import CellResult

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bayes_influence.data.dataset import Split
-from bayes_influence.experiments.papers.groups.data import gaussian_blobs, gaussian_classes, small_digits
+from bayes_influence.experiments.papers.groups.data import gaussian_blobs, gaussian_classes
 from bayes_influence.experiments.papers.scaled import ScaledStudy
+from bayes_influence.experiments.papers.small_images import SmallImageStudy
 
 KINDS = ("random", "coherent")
 """Any examples; those of one class, and where it does not suffice of the next."""
@@ -92,17 +93,11 @@ class DigitScale(GroupScale):
 
 
 @dataclass(frozen=True)
-class DigitGroups(GroupStudy):
+class DigitGroups(GroupStudy, SmallImageStudy):
     """MNIST, ten classes, at a resolution that can be refitted; see `GroupStudy`.
 
-    Attributes:
-        side: Pixels a side, a divisor of 28: exact refits take (10 side^2 + 10)^2 numbers each. 7 in "quick" and 14 in
-            "full" when not given.
-        data_folder: Where image sets are kept.
+    Exact refits take (10 side^2 + 10)^2 numbers each.
     """
-
-    side: int | None = None
-    data_folder: str | None = None
 
     SCALES: ClassVar[Mapping[str, Any]] = {
         "quick": DigitScale(1, 4, 500, (0.016, 0.2, 0.6), side=7),
@@ -110,15 +105,9 @@ class DigitGroups(GroupStudy):
     }
     NAME: ClassVar[str] = "group-mnist"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_at_least(side=1)
-        if 28 % self.size.side:
-            raise ValueError(f"side must divide 28, the pixels of a digit's side, got {self.side}; take 14 or 7")
-
     def split(self, seed: int) -> Split:
-        """`small_digits`, with 1 000 test images."""
-        return small_digits(self.size.train, 1000, self.size.side, seed, self.data_folder)
+        """Small images, with 1 000 test images."""
+        return self.images(seed, train=self.size.train, test=1000)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 import pandas as pd
 
 from bayes_influence.experiments.papers.groups.data import gaussian_blobs
-from bayes_influence.experiments.papers.groups.logistic import fitted_regression
 from bayes_influence.experiments.papers.groups.selection import METHODS, RANDOM, STUDIES, selections
 from bayes_influence.experiments.papers.groups.settings import GroupScale, SelectedGroups
+from bayes_influence.experiments.papers.regression import fitted_regression
 from bayes_influence.influence.influence import Influence
 
 

@@ -13,7 +13,7 @@ from bayes_influence.experiments.papers.groups.settings import DigitGroups, Sele
         (SyntheticGroups, {"train": 10}, "train must be at least 50, got 10"),
         (SyntheticGroups, {"decay": 0.0}, "decay must be positive, or refits have no minimum to reach, got 0.0"),
         (SelectedGroups, {"decay": -1.0}, "decay must be positive, or refits have no minimum to reach, got -1.0"),
-        (DigitGroups, {"side": 5}, "side must divide 28, the pixels of a digit's side, got 5; take 14 or 7"),
+        (DigitGroups, {"side": 5}, "side must divide 28, the pixels of an image's side, got 5; take 14 or 7"),
         (DigitGroups, {"side": 0}, "side must be at least 1, got 0"),
     ],
 )
