@@ -20,6 +20,7 @@ FILES = (
     "fragility.everything",
     "groups.logistic",
     "groups.selection",
+    "understanding.loo_logistic",
 )
 """Modules of this room that have `STUDIES`."""
 
