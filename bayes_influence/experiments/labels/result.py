@@ -126,9 +126,9 @@ def printed_issues(issues: LabelIssues, count: int = PRINTED) -> Table:
     for column in (*columns, "self-influence", "for", "against", ""):
         textual = column in ("label", "proposed", "for", "against", "")
         table.add_column(column, justify="left" if textual else "right")
-    for row in issues.ranked.head(count).itertuples():
-        numbers = (row.wrong, row.false_discovery_rate, row.loss, row.margin, row.epistemic, row.self_influence)
-        cells = [f"{float(number):.3g}" for number in numbers]
-        words = [escape(str(word)) for word in (row.row, row.label, row.proposed)]
-        table.add_row(*words, *cells, str(row.supporting), str(row.opposing), "flagged" if row.flagged else "")
+    numbers = ("wrong", "false_discovery_rate", "loss", "margin", "epistemic", "self_influence")
+    for row in issues.ranked.head(count).to_dict("records"):
+        words = [escape(str(row[name])) for name in ("row", "label", "proposed")]
+        evidence = (row["supporting"], row["opposing"], "flagged" if row["flagged"] else "")
+        table.add_row(*words, *(f"{row[name]:.3g}" for name in numbers), *evidence)
     return table
