@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, jacrev, vmap
+from torch.func import grad
 
 from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
 from bayes_influence.curvature.operators.output_curvature import output_hessians
@@ -23,11 +21,15 @@ from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.moments.moments import Moments
-from bayes_influence.objectives.derivatives import examples_of, per_example_gradients, per_example_hessians
+from bayes_influence.objectives.derivatives import (
+    output_means,
+    per_example_gradients,
+    per_example_hessians,
+    per_example_jacobians,
+)
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
-from bayes_influence.objectives.ways import first_way, reverse_gradient, reverse_jacobian
-from bayes_influence.torch_internals import tree_map
+from bayes_influence.objectives.ways import first_way, reverse_gradient
 
 STRUCTURES = ("full", "diagonal")
 
@@ -129,7 +131,7 @@ def memory_perturbation(
     """
     data = posterior.data if ids is None else posterior.data.at(ids)
     gradients = per_example_gradients(posterior.objective, data.batch())
-    jacobians = _jacobians(posterior.objective, data.batch())
+    jacobians = per_example_jacobians(posterior.objective, data.inputs)
     precisions = posterior.precision - _example_curvatures(posterior, data, jacobians)
     if posterior.is_diagonal:
         failed = precisions.amin(dim=1) <= 0
@@ -162,29 +164,6 @@ def _example_curvatures(posterior: GaussianPosterior, data: Dataset, jacobians: 
     return jacobians.mT @ middle @ jacobians
 
 
-def _jacobians(objective: Objective, batch: Batch) -> Float[Tensor, "k C P"]:
-    """J_i of every example."""
-    theta, outputs = objective.flat.theta, _outputs_of_one(objective)
-
-    def patient() -> Tensor:
-        return torch.stack([reverse_jacobian(partial(outputs, inputs=one.inputs), theta) for one in examples_of(batch)])
-
-    return first_way(
-        objective.network, "gradients", lambda: vmap(jacrev(outputs), in_dims=(None, 0))(theta, batch.inputs), patient
-    )
-
-
-def _outputs_of_one(objective: Objective) -> Any:
-    """The outputs (means for `Moments`) of one example, flat, as a function of the flat selected parameters."""
-    fixed, layout = objective.params, objective.layout
-
-    def outputs(theta: Tensor, inputs: Any) -> Tensor:
-        single = tree_map(lambda leaf: leaf.unsqueeze(0), inputs)
-        return _means(objective.outputs({**fixed, **layout.unflatten(theta)}, single)).flatten()
-
-    return outputs
-
-
 def _output_gradients(objective: Objective, batch: Batch) -> Float[Tensor, "k C"]:
     with torch.no_grad():
         outputs = objective.outputs(objective.params, batch.inputs)
@@ -193,10 +172,6 @@ def _output_gradients(objective: Objective, batch: Batch) -> Float[Tensor, "k C"
         moved = replace(outputs, expectation=means) if isinstance(outputs, Moments) else means
         return objective.losses_of(moved, batch).sum()
 
-    means = _means(outputs)
+    means = output_means(outputs)
     slopes = first_way(objective.network, "outputs", lambda: grad(total)(means), lambda: reverse_gradient(total, means))
     return slopes.flatten(1)
-
-
-def _means(outputs: Any) -> Tensor:
-    return outputs.expectation if isinstance(outputs, Moments) else outputs

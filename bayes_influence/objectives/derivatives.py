@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import grad, jacrev, vmap
 
 from bayes_influence.data.batch import Batch
 from bayes_influence.forward_mode import jvp
+from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.ways import checked_symmetric, first_way, reverse_gradient, reverse_products
-from bayes_influence.torch_internals import tree_map
+from bayes_influence.objectives.ways import (
+    checked_symmetric,
+    first_way,
+    reverse_gradient,
+    reverse_jacobian,
+    reverse_products,
+)
+from bayes_influence.torch_internals import tree_leaves, tree_map
 
 
 def gradient(
@@ -61,6 +69,28 @@ def per_example_gradients(objective: Objective, batch: Batch) -> Float[Tensor, "
         return torch.stack([reverse_gradient(partial(loss, example=one), theta) for one in examples_of(batch)])
 
     return first_way(objective.network, "gradients", lambda: vmap(grad(loss), in_dims=(None, 0))(theta, batch), patient)
+
+
+def per_example_jacobians(objective: Objective, inputs: Any) -> Float[Tensor, "B C P"]:
+    """J_i of every example's C outputs, flat (the means of `Moments`). Memory B x C x P."""
+    theta, fixed, layout = objective.flat.theta, objective.params, objective.layout
+
+    def outputs(at: Tensor, one: Any) -> Tensor:
+        single = tree_map(lambda leaf: leaf.unsqueeze(0), one)
+        return output_means(objective.outputs({**fixed, **layout.unflatten(at)}, single)).flatten()
+
+    def patient() -> Tensor:
+        ones = [tree_map(lambda leaf, row=row: leaf[row], inputs) for row in range(len(tree_leaves(inputs)[0]))]
+        return torch.stack([reverse_jacobian(partial(outputs, one=one), theta) for one in ones])
+
+    return first_way(
+        objective.network, "gradients", lambda: vmap(jacrev(outputs), in_dims=(None, 0))(theta, inputs), patient
+    )
+
+
+def output_means(outputs: Any) -> Tensor:
+    """The outputs themselves, or their expectations."""
+    return outputs.expectation if isinstance(outputs, Moments) else outputs
 
 
 def per_example_hessians(objective: Objective, batch: Batch) -> Float[Tensor, "B P P"]:

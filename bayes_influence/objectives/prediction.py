@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import pi
 from statistics import NormalDist
@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.func import vmap
 
 from bayes_influence.moments.moments import Moments
-from bayes_influence.moments.prediction import diagonal_moments, linearized_moments, sampled_moments
+from bayes_influence.moments.prediction import diagonal_moments, linearized_moments
 from bayes_influence.moments.sampling import Posterior, RunningMoments
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.posteriors import WeightPosterior, drawn_outputs, linearized_outputs
 from bayes_influence.objectives.predictive import ClassPredictive, Predictive, RealPredictive, predictive_of
 
 LOGIT_DRAWS = 256
@@ -125,10 +126,12 @@ def predict(
     averaging: str = "probit",
     n_samples: int = 256,
     generator: torch.Generator | None = None,
+    posterior: WeightPosterior | None = None,
 ) -> Prediction | RealPrediction:
     """Class probabilities or real numbers, as the likelihood says, and how far they can be trusted.
 
-    A deterministic network has no posterior: its own outputs are predicted, in every mode, without epistemic part.
+    A deterministic network has no posterior of its own: unless one is given, its own outputs are predicted, in every
+    mode, without epistemic part.
 
     Args:
         objective: A network where it stands, with a likelihood that says what its outputs mean.
@@ -139,16 +142,26 @@ def predict(
             `"sampled"` averages over its own draws of the weights.
         n_samples: Draws of the weights, in mode `"sampled"`.
         generator: Source of the draws; seeded with 0 if not given.
+        posterior: Of a deterministic network's weights, such as Laplace's or SWAG's; `"linearized"` or `"sampled"`.
 
     Raises:
-        TypeError: If it is a network without an objective, or the likelihood does not say what outputs mean.
-        ValueError: If mode or averaging is unknown.
+        TypeError: If it is a network without an objective, the likelihood does not say what outputs mean, or a
+            posterior is given for a Bayesian network.
+        ValueError: If mode or averaging is unknown, the mode is none of a posterior's, or it is of other parameters.
     """
-    _check_ways(mode, averaging)
+    _check_ways(mode, averaging, posterior)
     likelihood = _meaning(objective, "a prediction")
     if isinstance(likelihood, RealPredictive):
-        return _real(likelihood, _output_moments(objective, inputs, mode, n_samples, generator))
-    return predict_classes(objective, inputs, mode=mode, averaging=averaging, n_samples=n_samples, generator=generator)
+        return _real(likelihood, _output_moments(objective, inputs, mode, n_samples, generator, posterior))
+    return predict_classes(
+        objective,
+        inputs,
+        mode=mode,
+        averaging=averaging,
+        n_samples=n_samples,
+        generator=generator,
+        posterior=posterior,
+    )
 
 
 def predict_classes(
@@ -159,6 +172,7 @@ def predict_classes(
     averaging: str = "probit",
     n_samples: int = 256,
     generator: torch.Generator | None = None,
+    posterior: WeightPosterior | None = None,
 ) -> Prediction:
     """What `predict` returns for a likelihood of classes or labels, and for no other.
 
@@ -169,23 +183,23 @@ def predict_classes(
         averaging: As of `predict`.
         n_samples: As of `predict`.
         generator: As of `predict`.
+        posterior: As of `predict`.
 
     Raises:
-        TypeError: If it is a network without an objective, or the likelihood does not say that outputs are classes.
-        ValueError: If mode or averaging is unknown.
+        TypeError: As `predict`, or if the likelihood does not say that outputs are classes.
+        ValueError: As `predict`.
     """
-    _check_ways(mode, averaging)
+    _check_ways(mode, averaging, posterior)
     classes = classes_of(objective)
-    network, params = objective.network, objective.params
-    if not objective.is_bayesian:
+    if not objective.is_bayesian and posterior is None:
         logits = classes.class_logits(_own_outputs(objective, inputs))
         certain = logits.expectation.new_zeros(len(logits.expectation))
         return Prediction(logits, torch.softmax(logits.expectation, dim=-1), certain)
     if mode == "sampled":
         with torch.no_grad():
-            draws = Posterior.of(network, params).samples(inputs, n_samples, generator)
+            draws = _draws(objective, inputs, n_samples, generator, posterior)
             return _averaged(vmap(classes.class_logits)(drawn) for drawn in draws)
-    logits = classes.class_logits(_MOMENTS[mode](network, inputs, params))
+    logits = classes.class_logits(_output_moments(objective, inputs, mode, n_samples, generator, posterior))
     if averaging == "sampled":
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         noise = torch.randn(LOGIT_DRAWS, *logits.shape, generator=generator, dtype=logits.dtype).to(logits.device)
@@ -196,11 +210,16 @@ def predict_classes(
     return Prediction(logits, probabilities, torch.minimum(_per_example(mutual_information(logits)), total))
 
 
-def _check_ways(mode: str, averaging: str) -> None:
+def _check_ways(mode: str, averaging: str, posterior: WeightPosterior | None) -> None:
     if mode not in MODES:
         raise ValueError(f"unknown prediction mode {mode!r}; known: {', '.join(MODES)}")
     if averaging not in ("probit", "sampled"):
         raise ValueError(f"unknown averaging {averaging!r}; known: probit, sampled")
+    if posterior is not None and mode == "diagonal":
+        raise ValueError(
+            "a posterior beside a network has no moments that are propagated through it; take mode 'linearized' or "
+            "'sampled'"
+        )
 
 
 def classes_of(objective: Objective) -> ClassPredictive:
@@ -236,14 +255,38 @@ def _own_outputs(objective: Objective, inputs: Any) -> Moments:
 
 
 def _output_moments(
-    objective: Objective, inputs: Any, mode: str, n_samples: int, generator: torch.Generator | None
+    objective: Objective,
+    inputs: Any,
+    mode: str,
+    n_samples: int,
+    generator: torch.Generator | None,
+    posterior: WeightPosterior | None,
 ) -> Moments:
     """Mean and variance of the outputs under the posterior."""
-    if not objective.is_bayesian:
+    if not objective.is_bayesian and posterior is None:
         return _own_outputs(objective, inputs)
     if mode == "sampled":
-        return sampled_moments(objective.network, inputs, objective.params, n_samples, generator)
+        running = RunningMoments()
+        with torch.no_grad():
+            for outputs in _draws(objective, inputs, n_samples, generator, posterior):
+                running.add(outputs)
+        return running.moments
+    if posterior is not None:
+        return linearized_outputs(objective, posterior, inputs)
     return _MOMENTS[mode](objective.network, inputs, objective.params)
+
+
+def _draws(
+    objective: Objective,
+    inputs: Any,
+    n_samples: int,
+    generator: torch.Generator | None,
+    posterior: WeightPosterior | None,
+) -> Iterator[Tensor]:
+    """Outputs at weights drawn from the network's own posterior, or from the one beside it."""
+    if posterior is not None:
+        return drawn_outputs(objective, posterior, inputs, n_samples, generator)
+    return Posterior.of(objective.network, objective.params).samples(inputs, n_samples, generator)
 
 
 def _real(likelihood: RealPredictive, outputs: Moments) -> RealPrediction:

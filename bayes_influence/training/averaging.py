@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayes_influence.objectives.parameters import Flattening, Params
+from bayes_influence.objectives.parameters import Flattening
+from bayes_influence.objectives.posteriors import WeightPosterior
 from bayes_influence.training.schedules import SWA
 
 SWAG_RANK = 20
@@ -38,7 +40,7 @@ class SWAG(SWA):
 
 
 @dataclass(frozen=True, eq=False)
-class SwagPosterior:
+class SwagPosterior(WeightPosterior):
     """q = N(mean, (diag(variance) + D'D / (K - 1)) / 2), Maddox et al. 2019, eq. 1.
 
     Attributes:
@@ -52,6 +54,7 @@ class SwagPosterior:
     mean: Float[Tensor, " P"]
     diagonal: Float[Tensor, " P"]
     deviations: Float[Tensor, "K P"]
+    usual_mode: ClassVar[Literal["linearized", "sampled"]] = "sampled"
 
     @property
     def variance(self) -> Float[Tensor, " P"]:
@@ -63,13 +66,18 @@ class SwagPosterior:
         low_rank = self.deviations.T @ self.deviations / (len(self.deviations) - 1)
         return 0.5 * (torch.diag(self.diagonal) + low_rank)
 
-    def sample(self, n_samples: int, generator: torch.Generator) -> Params:
-        """Draws of all parameters, stacked on a leading axis. The generator is one of the CPU."""
+    def deviations_drawn(self, n_samples: int, generator: torch.Generator) -> Float[Tensor, "S P"]:
+        """Draws of N(0, Sigma). The generator is one of the CPU."""
         size, rank = len(self.mean), len(self.deviations)
         normals = torch.randn(n_samples, size + rank, generator=generator, dtype=self.mean.dtype).to(self.mean.device)
         diagonal = self.diagonal.sqrt() * normals[:, :size]
         low_rank = normals[:, size:] @ self.deviations / (rank - 1) ** 0.5
-        return self.layout.unflatten(self.mean + (diagonal + low_rank) * 0.5**0.5)
+        return (diagonal + low_rank) * 0.5**0.5
+
+    def output_variance(self, jacobian: Float[Tensor, "*lead P"]) -> Float[Tensor, "*lead"]:
+        """J Sigma j' for every row j of a Jacobian: that of the diagonal and that of the low-rank part."""
+        along = (jacobian @ self.deviations.T).square().sum(-1) / (len(self.deviations) - 1)
+        return 0.5 * (jacobian.square() @ self.diagonal + along)
 
 
 class IterateAverage:

@@ -23,7 +23,7 @@ from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, Gaus
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
 from bayes_influence.training.averaging import SWAG
 from bayes_influence.training.schedules import SWA
-from bayes_influence.training.schemes import Deterministic, Dropout, MeanFieldVI, Variational
+from bayes_influence.training.schemes import Deterministic, Dropout, Laplace, MeanFieldVI, Variational
 
 KNOWN: dict[str, Any] = {
     kind.__name__: kind
@@ -31,7 +31,7 @@ KNOWN: dict[str, Any] = {
         *(CrossEntropy, Bernoulli, GaussianNoise, ExpectedBernoulli, ExpectedGaussian),
         *(TiltedCategorical, JensenCategorical, TaylorCategorical, SobolCategorical, ExtendedVI),
         *(NoRegulariser, WeightDecay, GaussianKL, SWA, SWAG),
-        *(Deterministic, Dropout, Variational, MeanFieldVI),
+        *(Deterministic, Dropout, Laplace, Variational, MeanFieldVI),
     )
 }
 """Classes that a description may name: dataclasses of plain values and of each other."""

@@ -13,6 +13,7 @@ from torch import nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.posteriors import WeightPosterior
 from bayes_influence.training.effects import StepEffects, watch_step
 from bayes_influence.training.schedules import SWA
 from bayes_influence.training.steps import StepValue, step_objective
@@ -65,6 +66,15 @@ class Scheme(ABC):
     @abstractmethod
     def objective(self, network: nn.Module, n_train: int, parameters: str | Sequence[str] = "all") -> Objective:
         """What is trained, linearised and retrained, for a prepared network and n training examples."""
+
+    def posterior(self, objective: Objective, train: Dataset) -> WeightPosterior | None:
+        """The posterior beside a trained network, under which it is predicted; None where there is none.
+
+        Args:
+            objective: Where training ended.
+            train: What it was trained on.
+        """
+        return None
 
     def shares_ensemble(self, other: Scheme) -> bool:
         """Whether both train as members of one ensemble: alike in class and in all that is stored in them.

@@ -8,11 +8,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from bayes_influence.arguments import shown
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.moments.initial import relative_sigma
 from bayes_influence.moments.moments import Method, Structure
@@ -28,6 +29,7 @@ from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
 from bayes_influence.training.averaging import SWAG
 from bayes_influence.training.dropout import DROPOUT, with_dropout
+from bayes_influence.training.laplace import Covariance, Evidence, LaplacePosterior, laplace
 from bayes_influence.training.noise import LearnedNoise
 from bayes_influence.training.priors import Prior, prior_scales
 from bayes_influence.training.schedules import SWA
@@ -102,6 +104,45 @@ class Dropout(Deterministic):
     def prepare(self, network: nn.Module) -> nn.Module:
         """The network with dropout in front of its fully connected layers."""
         return with_dropout(network, self.probability)
+
+
+@dataclass(frozen=True)
+class Laplace(Deterministic):
+    """Weight decay, and Laplace's approximation around the network that it ends at, see `laplace`.
+
+    Trained, linearised and refitted is the objective of the mean; predictions are made under the posterior.
+
+    Attributes:
+        covariance: What of the curvature is kept.
+        posterior_parameters: Those that are random.
+        prior_precision: That of the weight decay, or the one of the largest marginal likelihood.
+    """
+
+    covariance: Covariance = "full"
+    posterior_parameters: Literal["last-layer", "all"] = "last-layer"
+    prior_precision: Evidence = "weight-decay"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.regularised:
+            raise ValueError(
+                f"regulariser_weight of the scheme {self.name} must be positive, got {self.regulariser_weight}: "
+                "without weight decay there is no prior"
+            )
+
+    def suited(self, task: str, n_targets: int = 1) -> Scheme:
+        """Itself, for classes alone; see `Scheme.suited`."""
+        return Scheme.suited(self, task, n_targets)
+
+    def posterior(self, objective: Objective, train: Dataset) -> LaplacePosterior:
+        """Laplace's approximation where training ended."""
+        return laplace(
+            objective,
+            train,
+            covariance=self.covariance,
+            parameters=self.posterior_parameters,
+            prior_precision=self.prior_precision,
+        )
 
 
 @dataclass(frozen=True)
@@ -201,6 +242,7 @@ SCHEMES: dict[str, Scheme] = {
         Deterministic("weight-decay+swa", averaging=SWA()),
         Deterministic("swag", averaging=SWAG(), regulariser_weight=0.0),
         Dropout("dropout", regulariser_weight=0.0),
+        Laplace("laplace"),
         Variational("bnn"),
         Variational("bnn-tempered", regulariser_weight=TEMPERED_KL),
         Variational("bnn-evi", likelihood=ExtendedVI()),

@@ -1,7 +1,9 @@
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
 
+from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.models.mlp import MLP
 from bayes_influence.objectives.expected_likelihoods import (
     ExpectedBernoulli,
@@ -11,8 +13,9 @@ from bayes_influence.objectives.expected_likelihoods import (
 )
 from bayes_influence.objectives.likelihoods import Bernoulli, GaussianNoise
 from bayes_influence.training.averaging import SWAG
+from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.noise import LearnedNoise
-from bayes_influence.training.schedules import SWA
+from bayes_influence.training.schedules import SWA, Schedule
 from bayes_influence.training.schemes import (
     DEFAULT_SCHEMES,
     SCHEMES,
@@ -33,7 +36,7 @@ def test_the_papers_schemes_train_in_two_ensembles():
 
 
 def test_whatever_is_trained_differently_trains_apart():
-    names = ["swa", "swag", "dropout", "bnn", "bnn-evi", "mean-field-vi"]
+    names = ["swa", "swag", "dropout", "laplace", "bnn", "bnn-evi", "mean-field-vi"]
     assert grouped(*find_schemes(names)) == [[name] for name in names]
     assert grouped(*find_schemes(["bnn", "bnn-tempered"])) == [["bnn", "bnn-tempered"]]
 
@@ -182,3 +185,27 @@ def test_a_likelihood_of_classes_is_refused_for_real_numbers():
 def test_schemes_are_asked_for_by_a_list_of_names(names):
     with pytest.raises(TypeError, match=r"schemes are asked for by a list of names, such as \['bnn'\], got"):
         find_schemes(names)
+
+
+def test_laplace_trains_weight_decay_and_keeps_its_posterior_beside_it():
+    train = logistic_classes(30, n_features=3, n_classes=3, seed=1).dataset
+    (plain, scheme) = find_schemes(["weight-decay", "laplace"])
+    make = lambda: MLP(3, 3, width=4)  # noqa: E731
+    one, other = fit_schemes([plain, scheme], make, train, [0], Schedule(50, 0.05))
+    for name, value in one.params.items():
+        torch.testing.assert_close(other.params[name], value)
+    assert plain.posterior(one.at(0), train) is None
+    posterior = scheme.posterior(other.at(0), train)
+    assert posterior.prior_precision == pytest.approx(30 * 0.005)
+    assert posterior.layout.names == ("2.weight", "2.bias")
+    changed = scheme.with_options(covariance="diagonal", posterior_parameters="all", weight_decay=0.01)
+    assert changed.posterior(other.at(0), train).layout.names == tuple(other.params)
+    best = scheme.with_options(prior_precision="marginal-likelihood").posterior(other.at(0), train)
+    assert best.log_marginal_likelihood() > posterior.log_marginal_likelihood()
+
+
+def test_laplace_needs_weight_decay_and_classes():
+    with pytest.raises(ValueError, match=r"must be positive, got 0\.0: without weight decay there is no prior"):
+        replace(SCHEMES["laplace"], regulariser_weight=0.0)
+    with pytest.raises(ValueError, match="the scheme laplace is for classes, got regression"):
+        SCHEMES["laplace"].suited("regression")

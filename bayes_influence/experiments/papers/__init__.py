@@ -2,5 +2,7 @@
 
 - `reproduce`, `paper_studies` (`registry`): every study by name. A new file of studies is one line there.
 - `PaperStudy`, `Reproduced` (`study`): what a study is, and what it came to.
-- `fragility`: Epifano et al., both modes.
+- `ScaledStudy`, `scaled_study` (`scaled`): a study in scales with a cell per seed: its settings, and how it is done.
+- `regression`, `small_images`, `means`: what several papers' studies share.
+- `fragility`: Epifano et al., both modes. `groups`: Basu et al.
 """

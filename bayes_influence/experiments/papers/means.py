@@ -28,8 +28,14 @@ def mean_table(results: pd.DataFrame, keys: Sequence[str], columns: Sequence[str
     return pd.DataFrame(rows)
 
 
-def with_interval(row: pd.Series, column: str) -> str:
-    """A mean with its 95 % interval, "0.70 (0.61 … 0.79)"."""
+def with_interval(row: pd.Series, column: str, digits: int = 3) -> str:
+    """A mean with its 95 % interval, "0.70 (0.61 … 0.79)".
+
+    Args:
+        row: Of a `mean_table`.
+        column: Which mean.
+        digits: That are shown.
+    """
     low, high = row[f"{column}_low"], row[f"{column}_high"]
-    shown = f"{row[column]:.3g}"
-    return shown if np.isnan(low) else f"{shown} ({low:.3g} … {high:.3g})"
+    shown = f"{row[column]:.{digits}g}"
+    return shown if np.isnan(low) else f"{shown} ({low:.{digits}g} … {high:.{digits}g})"

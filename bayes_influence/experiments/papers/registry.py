@@ -20,6 +20,8 @@ FILES = (
     "fragility.everything",
     "groups.logistic",
     "groups.selection",
+    "understanding.loo_logistic",
+    "understanding.mislabelled",
 )
 """Modules of this room that have `STUDIES`."""
 

@@ -32,6 +32,7 @@ from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.posteriors import WeightPosterior
 from bayes_influence.objectives.prediction import classes_of, entropy, predict_classes
 from bayes_influence.objectives.predictive import ClassPredictive
 from bayes_influence.training.minibatch import Trained
@@ -44,8 +45,8 @@ REPORT = "report"
 BATCH = 500
 """Examples predicted at once."""
 
-SWAG_SAMPLES = 30
-"""Weights drawn for a prediction of SWAG, as published."""
+POSTERIOR_SAMPLES = 30
+"""Weights drawn for a prediction under a posterior beside a network, as published for SWAG."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +68,18 @@ class Predicted:
         return entropy(self.probabilities)
 
 
-def predict_all(trained: Trained, index: int, data: Dataset, mode: str = "diagonal") -> Predicted:
-    """Predictions of one of a run's networks: its own, the Bayesian network's, or averaged over SWAG's posterior.
+def predict_all(
+    trained: Trained, index: int, data: Dataset, mode: str = "diagonal", posterior: WeightPosterior | None = None
+) -> Predicted:
+    """Predictions of one of a run's networks: its own, the Bayesian network's, or under a posterior beside it.
 
     Args:
         trained: The networks.
         index: Which one.
         data: Examples.
-        mode: How a Bayesian network predicts, see `predict`.
+        mode: How a Bayesian network predicts, see `predict`; `"diagonal"`, which a posterior beside the network has
+            not, is its usual one there.
+        posterior: Beside the network; SWAG's when not given, where there is one.
 
     Raises:
         TypeError: If the likelihood does not say that outputs are classes.
@@ -89,14 +94,18 @@ def predict_all(trained: Trained, index: int, data: Dataset, mode: str = "diagon
             f"{data.name}: a report is on one class per example, got {labels.shape[1]} labels each; take what "
             f"`predict` returns, label by label"
         )
-    if trained.posteriors:
-        draws = trained.posteriors[index].sample(SWAG_SAMPLES, torch.Generator().manual_seed(0))
-        objectives = [objective.at(member(draws, draw)) for draw in range(SWAG_SAMPLES)]
+    if posterior is None and trained.posteriors:
+        posterior = trained.posteriors[index]
+    if posterior is not None:
+        mode = posterior.usual_mode if mode == "diagonal" else mode
+    if posterior is not None and mode == "sampled":
+        draws = posterior.sample(POSTERIOR_SAMPLES, torch.Generator().manual_seed(0))
+        objectives = [objective.at({**objective.params, **member(draws, draw)}) for draw in range(POSTERIOR_SAMPLES)]
         outputs = torch.stack([_probabilities(own, classes, data) for own in objectives])
         return Predicted(outputs.mean(0), outputs.var(0).sum(-1))
-    if not isinstance(first, Moments):
+    if posterior is None and not isinstance(first, Moments):
         return Predicted(_probabilities(objective, classes, data), None)
-    parts = [predict_classes(objective, batch.inputs, mode=mode) for batch in data.batches(BATCH)]
+    parts = [predict_classes(objective, batch.inputs, mode=mode, posterior=posterior) for batch in data.batches(BATCH)]
     variances = [softmax(part.logits, dim=-1).variance.sum(-1) for part in parts]
     return Predicted(torch.cat([part.probabilities for part in parts]), torch.cat(variances))
 
@@ -190,8 +199,9 @@ def write_report(
     seconds = float(epoch_seconds(folder)["seconds"].median()) / len(run.seeds)
     rows, curves = [], []
     for index, seed in enumerate(run.seeds):
-        predicted = predict_all(trained, index, split.test, mode)
-        elsewhere = None if outside is None else predict_all(trained, index, outside, mode)
+        posterior = run.resolved_scheme().posterior(trained.at(index), split.train)
+        predicted = predict_all(trained, index, split.test, mode, posterior)
+        elsewhere = None if outside is None else predict_all(trained, index, outside, mode, posterior)
         row = report_row(predicted, split.test, elsewhere)
         refereed = sampled_row(trained.at(index), split.test, predicted.probabilities)
         warn_where_parted(trained.labels[index], row["nll"], refereed)

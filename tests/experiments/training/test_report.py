@@ -9,7 +9,7 @@ from torch import nn
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.images import ImageSet
 from bayes_influence.experiments.training.report import (
-    SWAG_SAMPLES,
+    POSTERIOR_SAMPLES,
     Predicted,
     outside_examples,
     predict_all,
@@ -24,7 +24,9 @@ from bayes_influence.objectives.expected_likelihoods import ExpectedBernoulli
 from bayes_influence.objectives.likelihoods import Bernoulli, GaussianNoise
 from bayes_influence.objectives.members import member, stack_members
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.posteriors import linearized_outputs
 from bayes_influence.objectives.prediction import probit_probabilities
+from bayes_influence.training.laplace import laplace
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 
@@ -76,12 +78,26 @@ def test_a_bayesian_network_predicts_by_probit_with_the_variance_of_its_softmax(
 def test_swag_predicts_by_the_mean_over_its_samples(tmp_path):
     _, trained, split = run_of("swag", tmp_path / "run")
     predicted = predict_all(trained, 1, split.test)
-    draws = trained.posteriors[1].sample(SWAG_SAMPLES, torch.Generator().manual_seed(0))
+    draws = trained.posteriors[1].sample(POSTERIOR_SAMPLES, torch.Generator().manual_seed(0))
     objective = trained.at(1)
-    outputs = [objective.outputs(member(draws, draw), split.test.inputs) for draw in range(SWAG_SAMPLES)]
+    outputs = [objective.outputs(member(draws, draw), split.test.inputs) for draw in range(POSTERIOR_SAMPLES)]
     probabilities = torch.softmax(torch.stack(outputs), dim=-1)
     torch.testing.assert_close(predicted.probabilities, probabilities.mean(0))
     torch.testing.assert_close(predicted.variance, probabilities.var(0).sum(-1))
+
+
+def test_laplace_predicts_by_the_linearised_moments_of_its_posterior(tmp_path):
+    report, trained, split = run_of("laplace", tmp_path / "run")
+    objective = trained.at(1)
+    posterior = laplace(objective, split.train)
+    predicted = predict_all(trained, 1, split.test, posterior=posterior)
+    logits = linearized_outputs(objective, posterior, split.test.inputs)
+    torch.testing.assert_close(predicted.probabilities, probit_probabilities(logits))
+    torch.testing.assert_close(predicted.variance, softmax(logits, dim=-1).variance.sum(-1))
+    nll = -predicted.probabilities.log().gather(1, split.test.targets.unsqueeze(1)).mean()
+    assert report["nll"][1] == pytest.approx(float(nll), rel=1e-5)
+    drawn = predict_all(trained, 1, split.test, "sampled", posterior)
+    assert 0 < (drawn.probabilities - predicted.probabilities).abs().mean() < 0.1
 
 
 def test_a_single_network_has_no_variance(tmp_path):

@@ -1,6 +1,6 @@
 """Basu, You & Feizi (2020), "On second-order group influence functions for black-box predictions".
 
-- `data`: the synthetic sets, and digits small enough for exact refits. `orders`: the paper's expansions, sign by sign.
+- `data`: the synthetic sets. `orders`: the paper's expansions, sign by sign.
 - `logistic`: figures 1 and 2, groups of logistic regressions against refits. `selection`: figure 3, the most
   influential group.
 """

@@ -1,13 +1,11 @@
-"""The data of the studies of groups: Gaussian classes, Gaussian blobs, and MNIST in fewer pixels."""
+"""The data of the studies of groups: Gaussian classes and Gaussian blobs."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from torch.nn.functional import avg_pool2d
 
 from bayes_influence.data.dataset import Dataset, Split
-from bayes_influence.data.images import load_images
 from bayes_influence.data.standardisation import standardise
 
 FEATURES = 5
@@ -45,20 +43,3 @@ def _drawn(name: str, centres: np.ndarray, train: int, test: int, generator: np.
         class_names=tuple(str(index) for index in range(len(centres))),
     )
     return Split(*standardise(whole.select(range(train)), whole.select(range(train, train + test))))
-
-
-def small_digits(train: int, test: int, side: int, seed: int, folder: str | None = None) -> Split:
-    """MNIST images averaged down to side x side pixels and flattened: the first test images, a random training part.
-
-    Args:
-        train: Training images.
-        test: Test images.
-        side: Pixels a side, a divisor of 28.
-        seed: Of the choice of the training images.
-        folder: Where image sets are kept.
-    """
-    whole = load_images("mnist", folder, standardised=False, dtype=torch.float64)
-    chosen = np.random.default_rng(seed).choice(len(whole.train), train, replace=False)
-    parts = (whole.train.select(torch.from_numpy(np.sort(chosen))), whole.test.select(range(test)))
-    small = [part.with_inputs(avg_pool2d(part.inputs, 28 // side).flatten(1)) for part in parts]
-    return Split(*small)

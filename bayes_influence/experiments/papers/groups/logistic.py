@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.evaluation.agreement import agreement
@@ -24,22 +22,19 @@ from bayes_influence.experiments.papers.groups.orders import (
     FIRST,
     predicted_changes,
 )
-from bayes_influence.experiments.papers.groups.settings import KINDS, DigitGroups, GroupStudy, SyntheticGroups
+from bayes_influence.experiments.papers.groups.settings import KINDS, DigitGroups, SyntheticGroups
 from bayes_influence.experiments.papers.means import mean_table, with_interval
-from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
-from bayes_influence.experiments.store.cells import CellResult, cell_key
+from bayes_influence.experiments.papers.regression import fitted_regression, wrong_example
+from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
+from bayes_influence.experiments.papers.study import Reproduced
+from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.figures import figure_style
-from bayes_influence.experiments.store.folder import StudyFolder
-from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.influence.influence import Influence
-from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.objectives.reweighting import Convention, Removals
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import loss_changes
-from bayes_influence.training.minimum import minimum_of
 
 KEYS = ("convention", "kind", "fraction", "estimator")
 """What a row of the tables is one of, besides the seed."""
@@ -54,21 +49,6 @@ COLOURS = dict(zip(ESTIMATORS, ("#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#56
 
 LARGE = 0.2
 """Share from which on the paper's second order is to gain over the first."""
-
-
-@dataclass(frozen=True)
-class GroupCell:
-    """The groups of one kind of one seed.
-
-    Attributes:
-        study: Settings.
-        kind: A member of `KINDS`.
-        seed: Of data, test example and groups.
-    """
-
-    study: GroupStudy
-    kind: str
-    seed: int
 
 
 def draw_group(train: Dataset, size: int, kind: str, first_class: int, generator: torch.Generator) -> Int[Tensor, " m"]:
@@ -93,28 +73,7 @@ def draw_group(train: Dataset, size: int, kind: str, first_class: int, generator
     return train.ids[order[:size]]
 
 
-def wrong_example(objective: Objective, test: Dataset) -> Dataset:
-    """The misclassified test example of median loss.
-
-    Raises:
-        ValueError: If every test example is classified rightly.
-    """
-    batch = test.to(dtype=torch.float64).batch()
-    losses = objective.losses(objective.params, batch)
-    wrong = objective.outputs(objective.params, batch.inputs).argmax(dim=-1) != test.targets
-    if not wrong.any():
-        raise ValueError(f"all {len(test)} test examples of {test.name} are classified rightly; one error is needed")
-    ordered = wrong.nonzero()[:, 0][losses[wrong].argsort()]
-    return test.select([int(ordered[len(ordered) // 2])])
-
-
-def fitted_regression(train: Dataset, decay: float) -> Objective:
-    """Softmax regression at its minimum."""
-    network = nn.Linear(train.inputs.shape[1], train.n_classes, dtype=torch.float64)
-    return minimum_of(Objective(network, CrossEntropy(), WeightDecay(decay)), train)
-
-
-def measure_groups(cell: GroupCell) -> CellResult:
+def measure_groups(cell: ScaledCell) -> CellResult:
     """Predicts and removes every group of one kind and seed.
 
     Returns:
@@ -127,7 +86,7 @@ def measure_groups(cell: GroupCell) -> CellResult:
     influence = Influence(objective, train, damping=0.0)
     generator = torch.Generator().manual_seed(cell.seed)
     groups = [
-        draw_group(train, round(fraction * len(train)), cell.kind, index % train.n_classes, generator)
+        draw_group(train, round(fraction * len(train)), cell.part, index % train.n_classes, generator)
         for fraction in size.fractions
         for index in range(size.groups)
     ]
@@ -137,7 +96,7 @@ def measure_groups(cell: GroupCell) -> CellResult:
         true = removed(objective, train, test, groups, convention)
         for index, (group, fraction, effect) in enumerate(zip(groups, fractions, true.tolist(), strict=True)):
             predicted, bend = predicted_changes(influence, group, convention, test)
-            keys = {"convention": convention, "kind": cell.kind, "fraction": float(fraction), "seed": cell.seed}
+            keys = {"convention": convention, "kind": cell.part, "fraction": float(fraction), "seed": cell.seed}
             keys |= {"group": index, "size": len(group), "bend": bend, "true": effect}
             rows += [keys | {"estimator": name, "estimated": value} for name, value in predicted.items()]
     return CellResult(tables={"effects": pd.DataFrame(rows)})
@@ -171,33 +130,13 @@ def agreement_by_size(effects: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def reproduce_groups(
-    study: GroupStudy, out: str | Path, n_jobs: int | None = None, progress: bool = True
-) -> Reproduced:
-    """Runs both kinds of groups and draws the figure; writes the effects, their agreement and its means over seeds.
-
-    Args:
-        study: Settings.
-        out: The result folder; seeds can be added to it.
-        n_jobs: Cells at once; as many as there are cores, when not given.
-        progress: Whether to show progress bars.
-
-    Raises:
-        ValueError: If the folder belongs to another study.
-        FailedCellsError: If a cell failed, after all others were stored.
-    """
-    folder = StudyFolder(out, study.configuration())
-    seeds = range(study.seed, study.seed + study.size.repeats)
-    cells = {cell_key(kind=kind, seed=seed): GroupCell(study, kind, seed) for kind in KINDS for seed in seeds}
-    run_cells(cells, measure_groups, folder, n_jobs=n_jobs, progress=progress)
-    effects = folder.table("effects", list(cells))
-    by_seed = agreement_by_size(effects)
-    summary = mean_table(by_seed, KEYS, STATISTICS)
-    folder.write_table("effects", effects)
-    folder.write_table("agreement", by_seed)
-    folder.write_table("summary", summary)
+def report_groups(measured: Measured) -> Reproduced:
+    """Draws the figure; writes the effects, their agreement and its means over seeds."""
+    effects = measured.table("effects")
+    by_seed = measured.written("agreement", agreement_by_size(effects))
+    summary = measured.written("summary", mean_table(by_seed, KEYS, STATISTICS))
     shown = summary[summary["fraction"] == POOLED][["convention", "kind", "estimator", *STATISTICS]]
-    return publish(folder, study.NAME, groups_figure(effects, summary), group_findings(summary), shown)
+    return measured.published(groups_figure(effects, summary), group_findings(summary), shown)
 
 
 def group_findings(summary: pd.DataFrame) -> list[str]:
@@ -269,14 +208,17 @@ def _draw_sizes(axes: Axes, means: pd.DataFrame, column: str, label: str) -> Non
     axes.set_ylabel(label)
 
 
-def _study(settings: GroupStudy, shows: str) -> PaperStudy:
-    return PaperStudy(settings.NAME, shows, reproduce_groups, settings, folder=f"runs/{settings.NAME}")
-
-
 STUDIES = (
-    _study(
+    scaled_study(
         SyntheticGroups(),
         "Basu et al. (2020), figure 1: groups of a synthetic set, predicted and removed.",
+        measure_groups,
+        report_groups,
     ),
-    _study(DigitGroups(), "Basu et al. (2020), figure 2: groups of MNIST digits, predicted and removed."),
+    scaled_study(
+        DigitGroups(),
+        "Basu et al. (2020), figure 2: groups of MNIST digits, predicted and removed.",
+        measure_groups,
+        report_groups,
+    ),
 )

@@ -4,19 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from bayes_influence.data.dataset import Dataset
 from bayes_influence.experiments.papers.groups.data import gaussian_classes
 from bayes_influence.experiments.papers.groups.logistic import (
     POOLED,
+    STUDIES,
     agreement_by_size,
     draw_group,
-    fitted_regression,
     removed,
-    reproduce_groups,
-    wrong_example,
 )
 from bayes_influence.experiments.papers.groups.orders import AS_PRINTED, CHEBYSHEV, EQUATION_17, ESTIMATORS, FIRST
 from bayes_influence.experiments.papers.groups.settings import SyntheticGroups
+from bayes_influence.experiments.papers.regression import fitted_regression
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
@@ -46,17 +44,6 @@ def test_a_group_of_nothing_or_of_everything_is_refused(split, size):
         draw_group(split.train, size, "random", 0, torch.Generator())
 
 
-def test_the_test_example_is_one_that_is_wrong(split):
-    objective = fitted_regression(split.train, 0.01)
-    example = wrong_example(objective, split.test)
-    outputs = objective.outputs(objective.params, example.batch().inputs)
-    assert int(outputs.argmax()) != int(example.targets[0])
-    easy = Dataset(10.0 * torch.eye(2, dtype=torch.float64), torch.arange(2), torch.arange(2), name="easy")
-    easily = minimum_of(Objective(nn.Linear(2, 2).double(), CrossEntropy(), WeightDecay(0.01)), easy)
-    with pytest.raises(ValueError, match="all 2 test examples of easy are classified rightly; one error is needed"):
-        wrong_example(easily, easy)
-
-
 @pytest.mark.parametrize(("convention", "weight"), [("renormalised", 1.0), ("fixed", 100 / 70)])
 def test_the_truth_is_a_fit_to_what_remains(split, convention, weight):
     objective = fitted_regression(split.train, 0.05)
@@ -83,7 +70,7 @@ def test_agreement_is_by_size_and_over_all_sizes():
 def test_the_study_shows_that_the_printed_signs_lose_and_newton_chebyshev_holds(tmp_path):
     """Random groups of a synthetic set: of 20 % and more eq. 17 gains over first order, eqs. 9 and 16 lose to it."""
     study = SyntheticGroups(repeats=1, groups=3, train=200)
-    done = reproduce_groups(study, tmp_path, n_jobs=1, progress=False)
+    done = STUDIES[0].run(study, tmp_path, 1, False)
     assert set(done.table["estimator"]) == set(ESTIMATORS)
     summary = pd.read_csv(tmp_path / "summary.csv")
     large = summary[(summary["kind"] == "random") & (summary["fraction"] == "0.6")]

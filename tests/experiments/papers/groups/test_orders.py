@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from bayes_influence.experiments.papers.groups.data import gaussian_classes
-from bayes_influence.experiments.papers.groups.logistic import fitted_regression
 from bayes_influence.experiments.papers.groups.orders import (
     AS_PRINTED,
     CHEBYSHEV,
@@ -18,6 +17,7 @@ from bayes_influence.experiments.papers.groups.orders import (
     expansions,
     predicted_changes,
 )
+from bayes_influence.experiments.papers.regression import fitted_regression
 from bayes_influence.influence.groups import reweighting_response
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.reweighting import Convention, removal_weights

@@ -6,13 +6,13 @@ import torch
 from scipy.optimize import minimize
 
 from bayes_influence.experiments.papers.groups.data import gaussian_blobs
-from bayes_influence.experiments.papers.groups.logistic import fitted_regression
 from bayes_influence.experiments.papers.groups.orders import AS_PRINTED, expansions
 from bayes_influence.experiments.papers.groups.printed_selection import (
     printed_effect,
     printed_selection,
     project_l1_ball,
 )
+from bayes_influence.experiments.papers.regression import fitted_regression
 from bayes_influence.influence.influence import Influence
 
 

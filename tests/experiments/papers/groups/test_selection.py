@@ -1,44 +1,27 @@
-import re
-
 import pandas as pd
-import pytest
 
-from bayes_influence.experiments.papers.groups import selection
 from bayes_influence.experiments.papers.groups.data import gaussian_blobs
-from bayes_influence.experiments.papers.groups.logistic import fitted_regression
-from bayes_influence.experiments.papers.groups.selection import METHODS, RANDOM, SelectionStudy, reproduce_selection
+from bayes_influence.experiments.papers.groups.selection import METHODS, RANDOM, STUDIES, selections
+from bayes_influence.experiments.papers.groups.settings import GroupScale, SelectedGroups
+from bayes_influence.experiments.papers.regression import fitted_regression
 from bayes_influence.influence.influence import Influence
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"scale": "huge"}, "unknown scale 'huge'; known: quick, full"),
-        ({"train": 10}, "train must be at least 100, got 10"),
-        ({"decay": -1.0}, "decay must be positive, or refits have no minimum to reach, got -1.0"),
-    ],
-)
-def test_what_cannot_be_is_refused(settings, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        SelectionStudy(**settings)
 
 
 def test_every_method_gives_a_group_of_the_size():
     split = gaussian_blobs(60, 20, seed=0)
     influence = Influence(fitted_regression(split.train, 0.05), split.train, damping=0.0)
-    found = list(selection.selections(influence, split.test.select([0]), 6, random=2, seed=0))
+    found = list(selections(influence, split.test.select([0]), 6, random=2, seed=0))
     assert [name for name, _, _ in found] == [RANDOM, RANDOM, *METHODS[1:]]
     assert all(len(set(ids.tolist())) == 6 for _, ids, _ in found)
     assert found[0][1].tolist() != found[1][1].tolist()
 
 
 def test_selected_groups_do_more_than_random_ones_and_the_table_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(selection, "FRACTIONS", (0.1,))
-    monkeypatch.setitem(selection.SCALES, "quick", selection.SelectionScale(1, 120, 2))
-    done = reproduce_selection(SelectionStudy(), tmp_path, n_jobs=1, progress=False)
+    monkeypatch.setitem(SelectedGroups.SCALES, "quick", GroupScale(1, 3, 120, (0.1,)))
+    done = STUDIES[0].run(SelectedGroups(), tmp_path, 1, False)
     assert set(done.table["method"]) == set(METHODS)
     true = done.table.set_index("method")["true"]
     assert (true.drop(RANDOM) > true[RANDOM] + 0.1).all()
-    assert len(pd.read_csv(tmp_path / "results.csv")) == 2 + len(METHODS) - 1
+    assert len(pd.read_csv(tmp_path / "results.csv")) == 3 + len(METHODS) - 1
     assert done.findings[0].startswith("10% removed, true change of the test loss: random ")
     assert all(path.exists() for path in done.figures)

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from bayes_influence.experiments.papers.groups.settings import DigitGroups, SyntheticGroups
+from bayes_influence.experiments.papers.groups.settings import DigitGroups, SelectedGroups, SyntheticGroups
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,8 @@ from bayes_influence.experiments.papers.groups.settings import DigitGroups, Synt
         (SyntheticGroups, {"groups": 2}, "groups must be at least 3, got 2"),
         (SyntheticGroups, {"train": 10}, "train must be at least 50, got 10"),
         (SyntheticGroups, {"decay": 0.0}, "decay must be positive, or refits have no minimum to reach, got 0.0"),
-        (DigitGroups, {"side": 5}, "side must divide 28, the pixels of a digit's side, got 5; take 14 or 7"),
+        (SelectedGroups, {"decay": -1.0}, "decay must be positive, or refits have no minimum to reach, got -1.0"),
+        (DigitGroups, {"side": 5}, "side must divide 28, the pixels of an image's side, got 5; take 14 or 7"),
         (DigitGroups, {"side": 0}, "side must be at least 1, got 0"),
     ],
 )
@@ -24,7 +25,8 @@ def test_what_cannot_be_is_refused(kind, settings, message):
 def test_what_is_said_goes_before_the_scale():
     assert SyntheticGroups(scale="full", groups=7).size.groups == 7
     assert SyntheticGroups(scale="full", groups=7).size.train == 10_000
-    assert (DigitGroups().pixels, DigitGroups(scale="full").pixels, DigitGroups(side=4).pixels) == (7, 14, 4)
+    sides = [one.size.side for one in (DigitGroups(), DigitGroups(scale="full"), DigitGroups(side=4))]
+    assert sides == [7, 14, 4]
 
 
 def test_a_folder_belongs_to_the_numbers_and_not_to_how_many_seeds_or_where_images_are():

@@ -1,0 +1,143 @@
+"""Studies in scales, a cell for each seed and part: their settings, and the one way in which they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
+from bayes_influence.experiments.store.cells import CellResult, cell_key
+from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.store.runner import run_cells
+from bayes_influence.experiments.store.settings import Settings
+
+UNSAID = ("scale", "repeats", "seed", "data_folder")
+"""Settings that a folder does not depend on: seeds can be added to it, and where data are is no part of a result."""
+
+
+@dataclass(frozen=True)
+class ScaledStudy(Settings):
+    """A study whose numbers a scale has where they are not said.
+
+    A subclass has the numbers that can be said as fields of the scale's names, None where the scale's hold.
+
+    Attributes:
+        scale: "quick" or "full": how large it is where the next options do not say.
+        repeats: Seeds; the scale's when not given.
+        seed: The first seed.
+
+    Raises:
+        ValueError: If a setting is unknown or out of range.
+    """
+
+    scale: str = "quick"
+    repeats: int | None = None
+    seed: int = 0
+
+    NAME: ClassVar[str]
+    SCALES: ClassVar[Mapping[str, Any]]
+    PARTS: ClassVar[tuple[str, ...]] = ("",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_known(scale=self.SCALES)
+        self.check_at_least(repeats=1, seed=0)
+
+    @property
+    def size(self) -> Any:
+        """The scale, with what was said instead."""
+        scale = self.SCALES[self.scale]
+        said = {one.name: getattr(self, one.name, None) for one in fields(scale)}
+        return replace(scale, **{name: value for name, value in said.items() if value is not None})
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """What has a cell of its own besides seeds."""
+        return self.PARTS
+
+    def configuration(self) -> dict[str, Any]:
+        """What a result folder belongs to; seeds can be added."""
+        own = self.to_config() | asdict(self.size)
+        return {"study": self.NAME} | {name: value for name, value in own.items() if name not in UNSAID}
+
+    def cells(self) -> dict[str, ScaledCell]:
+        """One for each part and seed."""
+        seeds = range(self.seed, self.seed + self.size.repeats)
+        every = [ScaledCell(self, seed, part) for part in self.parts for seed in seeds]
+        return {cell.key: cell for cell in every}
+
+
+@dataclass(frozen=True)
+class ScaledCell:
+    """What is measured at a time.
+
+    Attributes:
+        study: Settings.
+        seed: Of everything that is random.
+        part: One of the study's parts.
+    """
+
+    study: Any
+    seed: int
+    part: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its name in the folder."""
+        return cell_key(**({"part": self.part} if self.part else {}), seed=self.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What the cells of a study measured, in its folder.
+
+    Attributes:
+        study: Settings.
+        folder: Of the study.
+        keys: Of its cells.
+    """
+
+    study: Any
+    folder: StudyFolder
+    keys: tuple[str, ...]
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table of all cells, one below the other, which is written, too."""
+        return self.written(name, self.folder.table(name, self.keys))
+
+    def written(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+        """The table, after it was written."""
+        self.folder.write_table(name, table)
+        return table
+
+    def published(self, figure: Figure, findings: Sequence[str], shown: pd.DataFrame) -> Reproduced:
+        """As `publish`, by the study's name."""
+        return publish(self.folder, self.study.NAME, figure, findings, shown)
+
+
+def scaled_study(
+    settings: ScaledStudy,
+    shows: str,
+    measure: Callable[[ScaledCell], CellResult],
+    report: Callable[[Measured], Reproduced],
+) -> PaperStudy:
+    """A study that measures its cells and reports on their tables; finished cells are kept, and seeds can be added.
+
+    Args:
+        settings: As they are when nothing is said.
+        shows: One sentence: the paper, and what is measured.
+        measure: One cell.
+        report: Tables, figure and findings of all of them.
+    """
+
+    def run(study: ScaledStudy, out: str | Path, n_jobs: int | None, progress: bool) -> Reproduced:
+        folder, cells = StudyFolder(out, study.configuration()), study.cells()
+        run_cells(cells, measure, folder, n_jobs=n_jobs, progress=progress)
+        return report(Measured(study, folder, tuple(cells)))
+
+    return PaperStudy(settings.NAME, shows, run, settings, folder=f"runs/{settings.NAME}")

@@ -1,0 +1,76 @@
+"""Image sets in fewer pixels and examples, so that they can be refitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import avg_pool2d
+
+from bayes_influence.data.dataset import Split
+from bayes_influence.data.images import load_images
+from bayes_influence.experiments.papers.scaled import ScaledStudy
+
+PIXELS = 28
+"""Of a side, of the images that are averaged down."""
+
+
+@dataclass(frozen=True)
+class SmallImageStudy(ScaledStudy):
+    """A study on images in fewer pixels; its scales have `side`, too.
+
+    Attributes:
+        side: Pixels a side, a divisor of 28; the scale's when not given.
+        data_folder: Where image sets are kept.
+    """
+
+    side: int | None = None
+    data_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(side=1)
+        if PIXELS % self.size.side:
+            raise ValueError(f"side must divide 28, the pixels of an image's side, got {self.side}; take 14 or 7")
+
+    def images(self, seed: int, *, train: int, test: int, name: str = "mnist", flat: bool = True) -> Split:
+        """Images of the study's size and folder, see `small_images`.
+
+        Args:
+            seed: Of the choice of the training images.
+            train: Training images.
+            test: Test images.
+            name: Of the image set.
+            flat: Whether images are vectors.
+        """
+        return small_images(name, train, test, self.size.side, seed, self.data_folder, flat=flat)
+
+
+def small_images(
+    name: str, train: int, test: int, side: int, seed: int, folder: str | None = None, *, flat: bool = True
+) -> Split:
+    """Images of 28 x 28 averaged down to side x side pixels: the first test images, a random training part.
+
+    Args:
+        name: Of the image set, "mnist" say.
+        train: Training images.
+        test: Test images.
+        side: Pixels a side, a divisor of 28.
+        seed: Of the choice of the training images.
+        folder: Where image sets are kept.
+        flat: Whether images are vectors, else they are (1, side, side).
+
+    Raises:
+        ValueError: If the set has fewer training images.
+    """
+    whole = load_images(name, folder, standardised=False, dtype=torch.float64)
+    if train > len(whole.train):
+        raise ValueError(f"{name} has {len(whole.train)} training images, got train={train}; take fewer")
+    chosen = np.random.default_rng(seed).choice(len(whole.train), train, replace=False)
+    parts = (
+        whole.train.select(torch.from_numpy(np.sort(chosen))),
+        whole.test.select(range(min(test, len(whole.test)))),
+    )
+    small = [part.with_inputs(avg_pool2d(part.inputs, PIXELS // side)) for part in parts]
+    return Split(*(part.with_inputs(part.inputs.flatten(1)) if flat else part for part in small))

@@ -1,0 +1,141 @@
+"""Gaussian posteriors over the weights of deterministic networks, and what their outputs are under one.
+
+A Bayesian network carries its posterior in its parameters; that of Laplace's approximation or of SWAG stands beside a
+network that was trained without one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import vmap
+
+from bayes_influence.moments.moments import Moments
+from bayes_influence.objectives.derivatives import per_example_jacobians
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import Flattening, Params
+from bayes_influence.torch_internals import tree_leaves, tree_map
+
+JACOBIAN_ENTRIES = 2**25
+"""Entries of the Jacobian that are in memory together, unless one example alone has more."""
+
+MEMBERS_AT_ONCE = 16
+"""Draws of the weights whose activations are in memory together."""
+
+
+class WeightPosterior(ABC):
+    """N(mean, Sigma) over some of a deterministic network's parameters, the others held.
+
+    Attributes:
+        layout: Which parameters, and their order in a flat vector.
+        mean: (P,) where the network was fitted.
+        usual_mode: How its predictions are made when nothing is said, see `predict`.
+    """
+
+    layout: Flattening
+    mean: Float[Tensor, " P"]
+    usual_mode: ClassVar[Literal["linearized", "sampled"]] = "linearized"
+
+    @property
+    @abstractmethod
+    def variance(self) -> Float[Tensor, " P"]:
+        """Sigma's diagonal."""
+
+    @abstractmethod
+    def covariance(self) -> Float[Tensor, "P P"]:
+        """Sigma, for small P."""
+
+    @abstractmethod
+    def deviations_drawn(self, n_samples: int, generator: torch.Generator) -> Float[Tensor, "S P"]:
+        """Draws of N(0, Sigma). The generator is one of the CPU."""
+
+    @abstractmethod
+    def output_variance(self, jacobian: Float[Tensor, "*lead P"]) -> Float[Tensor, "*lead"]:
+        """J Sigma j' for every row j of a Jacobian."""
+
+    def sample(self, n_samples: int, generator: torch.Generator) -> Params:
+        """Draws of the parameters of `layout`, stacked on a leading axis. The generator is one of the CPU."""
+        return self.layout.unflatten(self.mean + self.deviations_drawn(n_samples, generator))
+
+    def standing(self, objective: Objective) -> Objective:
+        """The objective at the posterior's mean, with its parameters selected.
+
+        Args:
+            objective: Of the network that the posterior is of.
+
+        Raises:
+            TypeError: If its network is Bayesian and has a posterior of its own.
+            ValueError: If it has no such parameters.
+        """
+        if objective.is_bayesian:
+            raise TypeError(
+                "a posterior of weights is for a deterministic network, but this one is Bayesian and carries its own; "
+                "leave the posterior out"
+            )
+        if unknown := [name for name in self.layout.names if name not in objective.params]:
+            raise ValueError(
+                f"the posterior is of other parameters than the network's {sorted(objective.params)}, got {unknown}"
+            )
+        moved = objective.at({**objective.params, **self.layout.unflatten(self.mean)})
+        return moved.taking(self.layout.names)
+
+
+def linearized_outputs(objective: Objective, posterior: WeightPosterior, inputs: Any) -> Moments:
+    """The outputs at the posterior's mean, and diag(J Sigma J') with J the Jacobian in its parameters.
+
+    Exact where the outputs are linear in them, as in a last layer. Memory: outputs x parameters for as many examples
+    as fit into `JACOBIAN_ENTRIES`, at least one; time: a backward pass per output.
+
+    Args:
+        objective: Of a deterministic network with tensor outputs.
+        posterior: Of its weights.
+        inputs: A batch.
+
+    Raises:
+        TypeError: If the network is Bayesian.
+        ValueError: If the posterior is of other parameters.
+    """
+    there = posterior.standing(objective)
+    with torch.no_grad():
+        mean = there.outputs(there.params, inputs)
+    at_once = max(1, JACOBIAN_ENTRIES // (posterior.layout.total * mean[0].numel()))
+    variances = [
+        posterior.output_variance(per_example_jacobians(there, _rows(inputs, start, at_once)))
+        for start in range(0, len(mean), at_once)
+    ]
+    return Moments(mean, torch.cat(variances).reshape(mean.shape))
+
+
+def drawn_outputs(
+    objective: Objective, posterior: WeightPosterior, inputs: Any, n_samples: int, generator: torch.Generator | None
+) -> Iterator[Float[Tensor, "S n *out"]]:
+    """The network's outputs at drawn weights, at most `MEMBERS_AT_ONCE` draws at a time.
+
+    Args:
+        objective: Of a deterministic network with tensor outputs.
+        posterior: Of its weights.
+        inputs: A batch.
+        n_samples: Draws of the weights.
+        generator: Source of the draws; seeded with 0 if not given.
+
+    Raises:
+        TypeError: If the network is Bayesian.
+        ValueError: If the posterior is of other parameters, or there are fewer than two draws.
+    """
+    if n_samples < 2:
+        raise ValueError(f"n_samples must be at least 2 to have a variance, got {n_samples}")
+    there = posterior.standing(objective)
+    draws = posterior.sample(n_samples, torch.Generator().manual_seed(0) if generator is None else generator)
+    for start in range(0, n_samples, MEMBERS_AT_ONCE):
+        members = {name: value[start : start + MEMBERS_AT_ONCE] for name, value in draws.items()}
+        with torch.no_grad():
+            yield vmap(lambda drawn: there.outputs({**there.params, **drawn}, inputs))(members)
+
+
+def _rows(inputs: Any, start: int, count: int) -> Any:
+    return inputs if count >= len(tree_leaves(inputs)[0]) else tree_map(lambda x: x[start : start + count], inputs)

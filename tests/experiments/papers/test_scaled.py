@@ -1,0 +1,80 @@
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from bayes_influence.experiments.papers.scaled import ScaledStudy, scaled_study
+from bayes_influence.experiments.store.cells import CellResult
+
+
+@dataclass(frozen=True)
+class Scale:
+    repeats: int
+    points: int
+
+
+@dataclass(frozen=True)
+class Counted(ScaledStudy):
+    points: int | None = None
+    slope: float = 1.0
+    data_folder: str | None = None
+
+    NAME: ClassVar[str] = "counted"
+    SCALES: ClassVar[Any] = {"quick": Scale(2, 3), "full": Scale(5, 9)}
+    PARTS: ClassVar[tuple[str, ...]] = ("up", "down")
+
+
+def test_what_is_said_goes_before_the_scale():
+    assert Counted().size == Scale(2, 3)
+    assert Counted(scale="full", points=4).size == Scale(5, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scale": "huge"}, "unknown scale 'huge'; known: quick, full"),
+        ({"repeats": 0}, "repeats must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Counted(**settings)
+
+
+def test_a_folder_belongs_to_the_numbers_and_not_to_the_seeds_or_where_data_are():
+    assert Counted().configuration() == {"study": "counted", "points": 3, "slope": 1.0}
+    same = Counted(scale="full", points=3, repeats=7, seed=2, data_folder="here")
+    assert same.configuration() == Counted().configuration()
+    assert Counted(slope=2.0).configuration() != Counted().configuration()
+
+
+def test_every_part_and_seed_is_measured_once_and_seeds_are_added(tmp_path):
+    measured = []
+
+    def measure(cell):
+        measured.append((cell.part, cell.seed))
+        return CellResult(tables={"rows": pd.DataFrame({"part": [cell.part], "value": [cell.seed * cell.study.slope]})})
+
+    def report(found):
+        rows = found.table("rows")
+        return found.published(Figure(), ["a sentence"], found.written("last", rows.tail(1)))
+
+    study = scaled_study(Counted(), "A paper: a number.", measure, report)
+    assert (study.name, study.folder, set(study.options)) == (
+        "counted",
+        "runs/counted",
+        {"scale", "repeats", "seed", "points", "slope", "data_folder"},
+    )
+    done = study.run(Counted(repeats=1), tmp_path, 1, False)
+    assert measured == [("up", 0), ("down", 0)]
+    more = study.run(Counted(seed=1), tmp_path, 1, False)
+    assert measured[2:] == [("up", 1), ("up", 2), ("down", 1), ("down", 2)]
+    assert done.findings == ("a sentence",)
+    assert more.table["value"].tolist() == [2.0]
+    assert pd.read_csv(tmp_path / "rows.csv")["value"].tolist() == [1.0, 2.0, 1.0, 2.0]
+    assert (tmp_path / "counted.png").exists()
+    assert (tmp_path / "cells" / "part=up,seed=0.safetensors").exists()

@@ -1,0 +1,26 @@
+import numpy as np
+import pytest
+import torch
+
+from bayes_influence.experiments.papers import small_images
+
+
+def test_digits_are_averaged_down_and_keep_their_ids(monkeypatch, digits_like_mnist):
+    monkeypatch.setattr(small_images, "load_images", lambda *args, **kwargs: digits_like_mnist)
+    split = small_images.small_images("mnist", 6, 3, 7, seed=0)
+    whole = digits_like_mnist.train
+    assert split.train.inputs.shape == (6, 49)
+    for row, one in zip(split.train.inputs, split.train.ids, strict=True):
+        image = whole.inputs[int(whole.positions(one)[0]), 0]
+        blocks = image.reshape(7, 4, 7, 4).mean(dim=(1, 3))
+        torch.testing.assert_close(row.reshape(7, 7), blocks)
+    assert split.test.ids.tolist() == digits_like_mnist.test.ids[:3].tolist()
+    assert np.all(np.diff(split.train.ids.numpy()) > 0)
+    square = small_images.small_images("mnist", 6, 3, 7, seed=0, flat=False).train
+    assert torch.equal(square.inputs, split.train.inputs.reshape(6, 1, 7, 7))
+
+
+def test_more_images_than_there_are_are_refused(monkeypatch, digits_like_mnist):
+    monkeypatch.setattr(small_images, "load_images", lambda *args, **kwargs: digits_like_mnist)
+    with pytest.raises(ValueError, match="mnist has 12 training images, got train=13; take fewer"):
+        small_images.small_images("mnist", 13, 3, 7, seed=0)

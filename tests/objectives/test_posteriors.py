@@ -1,0 +1,142 @@
+"""Outputs under a Gaussian posterior beside a network: linearised against the dense formula, drawn against it."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+import bayes_influence as bi
+from bayes_influence.objectives import posteriors
+from bayes_influence.objectives.parameters import Flattening
+from bayes_influence.objectives.posteriors import WeightPosterior, drawn_outputs, linearized_outputs
+from bayes_influence.objectives.prediction import predict, predict_classes
+from bayes_influence.training.averaging import SwagPosterior
+
+DOUBLE = torch.float64
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(WeightPosterior):
+    """N(mean, root root')."""
+
+    layout: Flattening
+    mean: torch.Tensor
+    root: torch.Tensor
+
+    @property
+    def variance(self):
+        return self.covariance().diagonal()
+
+    def covariance(self):
+        return self.root @ self.root.T
+
+    def deviations_drawn(self, n_samples, generator):
+        return torch.randn(n_samples, len(self.root), generator=generator, dtype=DOUBLE) @ self.root.T
+
+    def output_variance(self, jacobian):
+        return (jacobian @ self.root).square().sum(-1)
+
+
+@pytest.fixture
+def objective():
+    network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    return bi.Objective(network, bi.CrossEntropy())
+
+
+@pytest.fixture
+def x():
+    return torch.randn(7, 4, dtype=DOUBLE)
+
+
+def of_last_layer(objective, scale=0.3):
+    layout = objective.taking(["2.weight", "2.bias"]).layout
+    return Dense(layout, layout.flatten(objective.params), scale * torch.randn(18, 18, dtype=DOUBLE))
+
+
+@pytest.mark.parametrize("entries", [posteriors.JACOBIAN_ENTRIES, 1])
+def test_linearised_outputs_of_a_last_layer_in_closed_form(objective, x, entries, monkeypatch):
+    monkeypatch.setattr(posteriors, "JACOBIAN_ENTRIES", entries)
+    posterior = of_last_layer(objective)
+    found = linearized_outputs(objective, posterior, x)
+    torch.testing.assert_close(found.expectation, objective.network(x))
+    features = torch.tanh(objective.network[0](x))
+    blocks = torch.cat([torch.kron(torch.eye(3, dtype=DOUBLE), row.unsqueeze(0)).unsqueeze(0) for row in features])
+    jacobian = torch.cat([blocks, torch.eye(3, dtype=DOUBLE).expand(7, 3, 3)], dim=2)
+    expected = torch.einsum("ncp,pq,ncq->nc", jacobian, posterior.covariance(), jacobian)
+    torch.testing.assert_close(found.variance, expected)
+
+
+def test_drawn_outputs_have_the_linear_moments_and_follow_the_generator(objective, x):
+    posterior = of_last_layer(objective)
+    draws = torch.cat(list(drawn_outputs(objective, posterior, x, 20_000, None)))
+    expected = linearized_outputs(objective, posterior, x)
+    torch.testing.assert_close(draws.var(0), expected.variance, rtol=0.05, atol=0)
+    torch.testing.assert_close(draws.mean(0), expected.expectation.detach(), rtol=0, atol=0.1)
+    again = torch.cat(list(drawn_outputs(objective, posterior, x, 20_000, torch.Generator().manual_seed(0))))
+    assert torch.equal(draws, again)
+
+
+def test_the_mean_is_the_posteriors_and_not_where_the_objective_stands(objective, x):
+    posterior = of_last_layer(objective)
+    moved = objective.at({name: value + 1.0 if name[0] == "2" else value for name, value in objective.params.items()})
+    found, expected = (linearized_outputs(at, posterior, x) for at in (moved, objective))
+    torch.testing.assert_close(found.expectation, expected.expectation)
+    torch.testing.assert_close(found.variance, expected.variance)
+
+
+@pytest.mark.parametrize("mode", ["linearized", "sampled"])
+def test_predictions_under_a_posterior(objective, x, mode):
+    posterior = of_last_layer(objective)
+    found = predict(objective, x, mode=mode, n_samples=20_000, posterior=posterior)
+    alone = predict_classes(objective, x)
+    assert (found.epistemic > 0).all()
+    assert (alone.epistemic == 0).all()
+    moments = linearized_outputs(objective, posterior, x)
+    draws = moments.expectation + moments.standard_deviation * torch.randn(20_000, *moments.shape, dtype=DOUBLE)
+    if mode == "linearized":
+        torch.testing.assert_close(found.logits.variance, moments.variance)
+        by_logits = predict(objective, x, averaging="sampled", posterior=posterior)
+        averaged = torch.softmax(draws, -1).mean(0)
+        torch.testing.assert_close(by_logits.probabilities, averaged, rtol=0, atol=0.06)
+    else:
+        torch.testing.assert_close(found.logits.variance, moments.variance, rtol=0.05, atol=0)
+
+
+def test_real_predictions_have_the_posteriors_variance(x):
+    objective = bi.Objective(nn.Linear(4, 2).double(), bi.GaussianNoise(0.5))
+    layout = objective.layout
+    posterior = Dense(layout, layout.flatten(objective.params), 0.2 * torch.eye(10, dtype=DOUBLE))
+    found = predict(objective, x, posterior=posterior)
+    expected = 0.04 * (x.square().sum(1, keepdim=True) + 1).expand(7, 2)
+    torch.testing.assert_close(found.epistemic, expected)
+    torch.testing.assert_close(found.noise, torch.full_like(expected, 0.25))
+    drawn = predict(objective, x, mode="sampled", n_samples=20_000, posterior=posterior)
+    torch.testing.assert_close(drawn.epistemic, expected, rtol=0.05, atol=0)
+
+
+def test_swags_low_rank_part_reaches_the_outputs(objective, x):
+    layout = objective.layout
+    size = layout.total
+    posterior = SwagPosterior(
+        layout, layout.flatten(objective.params), torch.rand(size, dtype=DOUBLE), torch.randn(3, size, dtype=DOUBLE)
+    )
+    jacobian = torch.func.jacrev(lambda theta: objective.outputs(layout.unflatten(theta), x))(posterior.mean)
+    expected = torch.einsum("ncp,pq,ncq->nc", jacobian, posterior.covariance(), jacobian)
+    torch.testing.assert_close(linearized_outputs(objective, posterior, x).variance, expected)
+
+
+def test_what_a_posterior_is_not_for_is_refused(objective, x):
+    posterior = of_last_layer(objective)
+    twin = bi.Objective(bi.to_bayesian(objective.network), bi.TiltedCategorical())
+    with pytest.raises(TypeError, match="this one is Bayesian and carries its own; leave the posterior out"):
+        predict(twin, x, posterior=posterior)
+    other = bi.Objective(nn.Linear(4, 3).double(), bi.CrossEntropy())
+    with pytest.raises(
+        ValueError, match=r"of other parameters than the network's \['bias', 'weight'\], got \['2.weight'"
+    ):
+        linearized_outputs(other, posterior, x)
+    with pytest.raises(ValueError, match="no moments that are propagated through it; take mode 'linearized'"):
+        predict(objective, x, mode="diagonal", posterior=posterior)
+    with pytest.raises(ValueError, match="n_samples must be at least 2 to have a variance, got 1"):
+        list(drawn_outputs(objective, posterior, x, 1, None))
