@@ -22,6 +22,7 @@ KINDS = {
     "compare": "comparison of schemes",
     "audit": "audit of influence estimates",
     "influence": "influence of a run's training examples",
+    "labels": "search for wrong labels",
 }
 """What a study is, by the name in its configuration."""
 
@@ -30,6 +31,7 @@ LAST = {
     "train-schemes": "summary.csv",
     "audit": "verdict.txt",
     "influence": "influence.csv",
+    "labels": "labels.csv",
 }
 """What a study writes last."""
 

@@ -61,6 +61,14 @@ def test_held_out_losses_are_those_of_networks_trained_alone(data, name, make):
         torch.testing.assert_close(loss, objective.losses(objective.params, split.test.batch())[0])
 
 
+@pytest.mark.parametrize("name", ["weight-decay", "dropout"])
+def test_one_example_is_held_out_by_its_number(data, name):
+    """Dropout's networks train one by one, those of weight decay as an ensemble, and one may be all there is."""
+    scheme, short = SCHEMES[name], Schedule(5, 0.02)
+    (alone,) = held_out_losses(data, 4, make_network, scheme, short)
+    torch.testing.assert_close(alone, held_out_losses(data, [4, 21], make_network, scheme, short)[0])
+
+
 def test_the_hardest_example_has_the_largest_held_out_loss(data):
     scheme = SCHEMES["weight-decay"]
     losses = held_out_losses(data, data.ids, make_network, scheme, SHORT)

@@ -115,6 +115,23 @@ def test_buffers_stay_what_they_are(train, removed, protocol):
     torch.testing.assert_close(*ends)
 
 
+@pytest.mark.parametrize("protocol", [Proximal(0.1), LinearResponse(0.1)])
+def test_buffers_in_which_networks_differ_are_each_ones_own(train, removed, protocol):
+    """Weight decay leaves one minimum, whatever the networks started from."""
+    scheme = SCHEMES["weight-decay"]
+
+    def fitted(make_scale, seeds):
+        return fit_schemes([scheme], lambda: Scaled(make_scale()), train, seeds, SHORT, parameters="all")[0]
+
+    fits = fitted(lambda: 1 + torch.rand((), dtype=torch.float64), [0, 1])
+    ends, scales = _flat(fits, protocol.refit(fits, train, removed)), fits.buffers["scale"].tolist()
+    assert len(set(scales)) == 2
+    for seed, scale in enumerate(scales):
+        alone = fitted(lambda scale=scale: scale, [seed])
+        end = _flat(alone, protocol.refit(alone, train, removed[seed : seed + 1]))
+        torch.testing.assert_close(ends[seed : seed + 1], end, rtol=0, atol=1e-7)
+
+
 def test_the_hessian_of_the_bregman_objective_at_the_fit_is_the_gauss_newton_matrix(unfinished, network, train):
     for fits, decay in ((unfinished, 0.0), (network, DECAY)):
         problem = _problem(fits, train, 0.2, bregman=True)

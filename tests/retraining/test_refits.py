@@ -1,8 +1,10 @@
 import logging
 
 import torch
+from torch import nn
 
 from bayes_influence.moments.moments import Moments
+from bayes_influence.retraining.from_scratch import FromScratch
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import ControlDrift, control_drift, loss_changes, losses_after, outputs_after
 from bayes_influence.retraining.warm import Warm
@@ -33,6 +35,23 @@ def test_what_no_refit_moves_is_every_networks_own(train, test, removed):
         for index in range(4):
             there = refits.at(seed, index)
             torch.testing.assert_close(losses[seed, index], there.losses(there.params, test.batch()))
+
+
+def test_a_last_layer_behind_statistics_of_its_own_training_is_met_through_them(train, test, removed):
+    """All parameters are the last layer's, and what it receives is another thing in every refit."""
+    schedule = Schedule(3)
+
+    def normalised():
+        return nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 3))
+
+    (fits,) = fit_schemes([SCHEMES["weight-decay"]], normalised, train, [0, 1], schedule, tolerance=None)
+    refits = FromScratch(SCHEMES["weight-decay"], normalised, schedule).refit(fits, train, removed)
+    losses = losses_after(refits, test)
+    for seed in range(2):
+        for index in range(4):
+            there = refits.at(seed, index)
+            torch.testing.assert_close(losses[seed, index], there.losses(there.params, test.batch()))
+            assert index == 0 or (losses[seed, index] != losses[seed, 0]).all()
 
 
 def test_changes_are_counted_from_the_control(unfinished, train, test, removed):

@@ -10,6 +10,7 @@ from bayes_influence.retraining import turns
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.proximal import Proximal
 from bayes_influence.retraining.turns import from_controls, refits_in_turns, repeated_problem
+from bayes_influence.training import minimum
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.minimum import minimise
 from bayes_influence.training.newton import minimise_newton
@@ -105,6 +106,20 @@ def test_refits_of_whole_networks_do_not_depend_on_how_many_are_held(train, monk
     assert singly.converged.all()
     for name, value in together.params.items():
         torch.testing.assert_close(singly.params[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_a_plan_counts_the_hessians_that_are_held_together_or_the_steps_of_one_descent(network, train, monkeypatch):
+    problem = StackedProblem.of(reduce(network, train))
+    size, copies = problem.start.shape[1], turns.HESSIAN_COPIES
+    monkeypatch.setattr(turns, "WHOLE_HESSIANS_AT_ONCE", 3 * size**2)
+    for refits, together in ((2, 2), (5, 3)):
+        plan = turns.refits_plan(problem, refits)
+        assert plan.held_bytes == 8 * (together * copies * size**2 + problem.hessian_numbers)
+        assert plan.what == f"{refits} refits in {size} parameters by Newton"
+    monkeypatch.setattr(minimum, "DENSE_SIZE", size - 1)
+    plan = turns.refits_plan(problem, 5)
+    assert plan.held_bytes == 8 * turns.LBFGS_COPIES * size
+    assert plan.what == f"5 refits in {size} parameters by L-BFGS"
 
 
 def test_refits_that_do_not_fit_are_refused_before_they_begin(three, train, monkeypatch):
