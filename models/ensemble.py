@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -26,8 +25,8 @@ class NetworkEnsemble(nn.Module):
             raise ValueError(f"an ensemble needs at least 2 networks, got {len(members)}")
         self.members = nn.ModuleList(members)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Float[Tensor, "B K *out"]:
-        """Every network's outputs."""
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Every network's outputs, (B, K, *out)."""
         return torch.stack([member(*args, **kwargs) for member in self.members], dim=1)
 
     def counterparts(self, path: str) -> list[str]:
