@@ -23,6 +23,7 @@ KINDS = {
     "audit": "audit of influence estimates",
     "influence": "influence of a run's training examples",
     "labels": "search for wrong labels",
+    "marks": "data cleaned by marks",
 }
 """What a study is, by the name in its configuration."""
 
@@ -32,6 +33,7 @@ LAST = {
     "audit": "verdict.txt",
     "influence": "influence.csv",
     "labels": "labels.csv",
+    "marks": "comparison.csv",
 }
 """What a study writes last."""
 

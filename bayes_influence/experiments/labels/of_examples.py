@@ -179,6 +179,7 @@ def search_labels(
         agreement=float((tried[best].probabilities.argmax(dim=1) == data.targets.cpu()).double().mean()),
         class_names=data.class_names or tuple(map(str, range(data.n_classes))),
         looks=looks,
+        listed=len(listed),
         frame=frame,
         target=target,
     )
