@@ -22,6 +22,8 @@ KINDS = {
     "compare": "comparison of schemes",
     "audit": "audit of influence estimates",
     "influence": "influence of a run's training examples",
+    "labels": "search for wrong labels",
+    "marks": "data cleaned by marks",
 }
 """What a study is, by the name in its configuration."""
 
@@ -30,6 +32,8 @@ LAST = {
     "train-schemes": "summary.csv",
     "audit": "verdict.txt",
     "influence": "influence.csv",
+    "labels": "labels.csv",
+    "marks": "comparison.csv",
 }
 """What a study writes last."""
 

@@ -21,6 +21,7 @@ FILES = (
     "groups.logistic",
     "groups.selection",
     "understanding.loo_logistic",
+    "understanding.mislabelled",
 )
 """Modules of this room that have `STUDIES`."""
 

@@ -44,8 +44,8 @@ MINIBATCH = 200
 HEADROOM = 1.5
 """LiSSA's scale over lambda_max of all data, which the eigenvalues of a minibatch exceed."""
 
-REFITS_AT_ONCE = 20
-"""Each holds a few Hessians: 31 MB in 14 x 14 pixels."""
+HESSIAN_NUMBERS = 50_000_000
+"""Of the Hessians of refits that are made at once; some copies are held of each."""
 
 TEST_IMAGES = 1000
 """Of which the one that is explained is taken."""
@@ -129,7 +129,8 @@ def retrained(objective: Objective, train: Dataset, test: Dataset, ids: Int[Tens
         RuntimeError: If a refit did not reach its minimum.
     """
     parts = []
-    for some in ids.split(REFITS_AT_ONCE):
+    at_once = max(1, HESSIAN_NUMBERS // objective.layout.total**2)
+    for some in ids.split(at_once):
         refits = Minimum().refit(objective, train, some)
         if not refits.converged.all():
             raise RuntimeError(f"{int((~refits.converged).sum())} refits did not reach their minimum; raise the decay")
