@@ -1,4 +1,4 @@
-"""The adapters, with as much of the libraries as they use; `python -m benchmarks.peers.adapters` holds them against the libraries themselves."""
+"""With as much of the libraries as the adapters use; `python -m benchmarks.peers.adapters` has them whole."""
 
 import sys
 from types import SimpleNamespace
