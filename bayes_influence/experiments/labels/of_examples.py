@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayes_influence.arguments import shown
-from bayes_influence.data.appearance import appearances
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.data.sources import as_dataset
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.evaluation.label_noise import LabelNoise, label_noise
 from bayes_influence.experiments.labels.evidence import LabelEvidence, label_evidence
+from bayes_influence.experiments.labels.looks import looks_of
 from bayes_influence.experiments.labels.result import LabelIssues
 from bayes_influence.experiments.labels.settings import (
     LARGEST_BATCH,
@@ -169,7 +169,7 @@ def search_labels(
         ranked.insert(1, "file", [files[row] for row in ranked["row"]])
     mentioned = [*evidence.supporting, *evidence.opposing, *evidence.proposing]
     ids = dict.fromkeys([*data.ids[listed].tolist(), *(row for rows in mentioned for row in rows)])
-    looks = dict(zip(ids, appearances(data, list(ids), among=data), strict=True))
+    looks = looks_of(data, list(ids), frame, target)
     return LabelIssues(
         name=data.name,
         ranked=ranked,
