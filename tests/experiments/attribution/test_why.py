@@ -96,7 +96,5 @@ def test_what_cannot_be_explained_is_refused(run, tmp_path):
     amounts.to_csv(tmp_path / "amounts.csv", index=False)
     real = TrainRun(str(tmp_path / "amounts.csv"), "mlp", "weight-decay", target=("y",), epochs=1, width=2)
     train_and_report(real, tmp_path / "real", progress=False)
-    with pytest.raises(
-        ValueError, match="predicts no classes; `bayes-influence influence` says which rows shaped"
-    ):
+    with pytest.raises(ValueError, match="predicts no classes; `bayes-influence influence` says which rows shaped"):
         explain_run(tmp_path / "real", tmp_path / "b", InfluenceRequest((0,)))
