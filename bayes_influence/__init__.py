@@ -26,6 +26,7 @@ from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.experiments.comparison.of_networks import CompareSettings, compare
 from bayes_influence.experiments.comparison.result import Comparison
 from bayes_influence.experiments.store.runner import FailedCellsError
+from bayes_influence.influence.attack import Attack, attack
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import (
     Margin,
@@ -71,6 +72,7 @@ __all__ = [
     "SWA",
     "Agreement",
     "Arguments",
+    "Attack",
     "Audit",
     "AuditSettings",
     "Batch",
@@ -137,6 +139,7 @@ __all__ = [
     "__version__",
     "agreement",
     "as_dataset",
+    "attack",
     "audit",
     "compare",
     "compare_parameters",
