@@ -25,6 +25,9 @@ from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.experiments.comparison.of_networks import CompareSettings, compare
 from bayes_influence.experiments.comparison.result import Comparison
+from bayes_influence.experiments.labels.of_examples import find_mislabelled
+from bayes_influence.experiments.labels.result import LabelIssues
+from bayes_influence.experiments.labels.settings import LabelSettings
 from bayes_influence.experiments.store.runner import FailedCellsError
 from bayes_influence.influence.attack import Attack, attack
 from bayes_influence.influence.influence import Influence
@@ -101,6 +104,8 @@ __all__ = [
     "Influence",
     "InfluenceScores",
     "InseparableLossError",
+    "LabelIssues",
+    "LabelSettings",
     "LinearResponse",
     "Margin",
     "Members",
@@ -143,6 +148,7 @@ __all__ = [
     "audit",
     "compare",
     "compare_parameters",
+    "find_mislabelled",
     "find_schemes",
     "fit_schemes",
     "hold_out",

@@ -6,6 +6,9 @@ has. So a new torch is tried by running `tests/test_torch_internals.py`, and wha
 
 from torch import _weight_norm as weight_norm
 from torch._C._functorch import TransformType, get_interpreter_stack
+from torch._guards import TracingContext
+from torch._guards import tracing as tracing_in
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,11 +23,14 @@ from torch.utils._pytree import (
 
 __all__ = [
     "AnyBatchNorm",
+    "FakeTensorMode",
     "TorchDispatchMode",
+    "TracingContext",
     "TransformType",
     "get_interpreter_stack",
     "make_fx",
     "register_pytree_node",
+    "tracing_in",
     "tree_flatten",
     "tree_leaves",
     "tree_map",

@@ -61,3 +61,13 @@ class KnownSet(ABC):
         """
         parts = self.raw_split(dtype, folder)
         return Split(*self.standardise(parts.train, parts.test))
+
+    def all_examples(self, dtype: torch.dtype, folder: str | os.PathLike[str] | None = None) -> Dataset:
+        """All examples that have no test part to be held against: the training part, standardised on itself.
+
+        Args:
+            dtype: Of the inputs.
+            folder: Where data sets are kept, see `Source.contents`.
+        """
+        (found,) = self.standardise(self.raw_split(dtype, folder).train)
+        return found

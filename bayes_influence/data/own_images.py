@@ -130,6 +130,11 @@ class OwnImages(KnownSet):
         means, scales = _channel_units(self.raw_split(torch.float64).train)
         return self._parts(self._streamed(dtype, means=means.float(), scales=scales.float()))
 
+    def all_examples(self, dtype: torch.dtype, folder: str | os.PathLike[str] | None = None) -> Dataset:
+        """All images, standardised by channel on themselves; an image's place in `paths` is its id."""
+        means, scales = _channel_units(self._streamed(torch.float64))
+        return self._streamed(dtype, means=means.float(), scales=scales.float())
+
     def standardise(self, train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
         """By channel, in memory; `split` does the same to every image where it is read."""
         return standardise(train, *others, by="channel")

@@ -119,6 +119,11 @@ class OwnTable(Rows):
         rows = self.train_rows
         return self._encoded(rows, sorted(set(range(len(self.frame))) - set(rows))).to(dtype)
 
+    def all_examples(self, dtype: torch.dtype, folder: str | os.PathLike[str] | None = None) -> Dataset:
+        """All rows, encoded and standardised as they themselves say."""
+        encoding = Encoding.learn(self.frame, self.form, self.name)
+        return encoding.dataset(self.frame, range(len(self.frame)), self.name).to(dtype=dtype)
+
     def left_out(self, ids: int | Iterable[int], dtype: torch.dtype = torch.float64) -> Split:
         """These rows as the test part, encoded as the others say, which train."""
         rows = [ids] if isinstance(ids, int) else list(ids)

@@ -39,6 +39,11 @@ class Rows(KnownSet):
         """By feature."""
         return standardise(train, *others)
 
+    def all_examples(self, dtype: torch.dtype, folder: str | os.PathLike[str] | None = None) -> Dataset:
+        """All rows, standardised on themselves."""
+        (found,) = self.standardise(self.examples(dtype))
+        return found
+
     @property
     def target_names(self) -> tuple[str, ...]:
         """What is predicted, by name."""

@@ -6,5 +6,6 @@
 - `ground_truth`: retrainings that are computed once and kept.
 - `audit`: estimates held against retraining, stage by stage.
 - `attribution`: the training examples behind a run's predictions.
+- `labels`: the labels that are likely to be wrong.
 - `papers`: studies of papers, and their registry.
 """

@@ -131,7 +131,7 @@ def predict(
     """Class probabilities or real numbers, as the likelihood says, and how far they can be trusted.
 
     A deterministic network has no posterior of its own: unless one is given, its own outputs are predicted, in every
-    mode, without epistemic part.
+    mode, without epistemic part. Networks that predict together disagree, and that is their epistemic part.
 
     Args:
         objective: A network where it stands, with a likelihood that says what its outputs mean.
@@ -192,7 +192,10 @@ def predict_classes(
     _check_ways(mode, averaging, posterior)
     classes = classes_of(objective)
     if not objective.is_bayesian and posterior is None:
-        logits = classes.class_logits(_own_outputs(objective, inputs))
+        outputs = _own_outputs(objective, inputs)
+        if (members := classes.members(outputs.expectation)) is not None:
+            return _averaged([members])
+        logits = classes.class_logits(outputs)
         certain = logits.expectation.new_zeros(len(logits.expectation))
         return Prediction(logits, torch.softmax(logits.expectation, dim=-1), certain)
     if mode == "sampled":

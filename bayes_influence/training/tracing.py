@@ -30,7 +30,16 @@ from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.ways import first_way
-from bayes_influence.torch_internals import make_fx, tree_leaves, tree_map
+from bayes_influence.torch_internals import (
+    FakeTensorMode,
+    TracingContext,
+    make_fx,
+    tracing_in,
+    tree_flatten,
+    tree_leaves,
+    tree_map,
+    tree_unflatten,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -154,23 +163,54 @@ def trace_members(
 
     of_all = vmap(grad_and_value(value), in_dims=(0, 0, 0 if own_data else None, 0, 0))
 
-    def step(stacked: Params, data: Batch, weights: Tensor, strengths: Tensor) -> tuple[Params, Tensor]:
-        return of_all(stacked, held or {}, data, weights, strengths)
-
     arguments = (params, batch, data_weights, regulariser_weights)
+    leaves, structure = tree_flatten(arguments)
+
+    def step(*leaves: Tensor) -> tuple[Tensor, ...]:
+        stacked, data, weights, strengths = tree_unflatten(leaves, structure)
+        gradients, values = of_all(stacked, held or {}, data, weights, strengths)
+        return *(gradients[name] for name in params), values
+
     in_turns = partial(_in_turns, value, held or {}, own_data)
-    made = first_way(objective.network, "gradients", lambda: make_fx(step)(*arguments), lambda: in_turns(*arguments))
+    made = first_way(objective.network, "gradients", lambda: _trace(step, leaves), lambda: in_turns(*arguments))
     if not isinstance(made, GraphModule):
-        inputs = (leaf.numel() for leaf in tree_leaves((params, batch)) if isinstance(leaf, Tensor))
-        return TracedStep(in_turns, max(inputs))
+        return TracedStep(in_turns, max(leaf.numel() for leaf in tree_leaves((params, batch))))
     traced = _rewrite(made)
     values = (node.meta.get("val") for node in traced.graph.nodes)
     largest = max(value.numel() for value in values if isinstance(value, Tensor))
     if steps >= COMPILE_FROM_STEPS:
         if can_compile():
-            return TracedStep(torch.compile(traced, dynamic=False), largest)
+            return TracedStep(_OfLeaves(torch.compile(traced, dynamic=False), tuple(params)), largest)
         logger.info("no C++ compiler for torch.compile: %d steps run as traced, about half as fast", steps)
-    return TracedStep(traced, largest)
+    return TracedStep(_OfLeaves(traced, tuple(params)), largest)
+
+
+def _trace(step: Callable[..., tuple[Tensor, ...]], leaves: list[Tensor]) -> GraphModule:
+    """The list of operations of a function, run once on tensors that are real: its checks see their values."""
+    # One mode keeps the shapes of all results. Without it each result has one of its own, which takes half of the time.
+    with tracing_in(TracingContext(FakeTensorMode())):
+        return make_fx(step)(*leaves)
+
+
+class _OfLeaves:
+    """The list of operations, which takes and returns tensors one by one, as a function of what they belong to.
+
+    A batch is taken apart once as long as it stays the same: for small networks that costs as much as some operations.
+    """
+
+    def __init__(self, operations: Callable[..., tuple[Tensor, ...]], names: tuple[str, ...]) -> None:
+        self.operations, self._names = operations, names
+        self._batch: Batch | None = None
+        self._leaves: list[Tensor] = []
+
+    def __call__(
+        self, params: Params, batch: Batch, weights: Tensor, regulariser_weights: Tensor
+    ) -> tuple[Params, Tensor]:
+        if batch is not self._batch:
+            self._batch, self._leaves = batch, tree_leaves(batch)
+        own = (params[name] for name in self._names)
+        *gradients, values = self.operations(*own, *self._leaves, weights, regulariser_weights)
+        return dict(zip(self._names, gradients, strict=True)), values
 
 
 def _in_turns(

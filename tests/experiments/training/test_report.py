@@ -8,6 +8,7 @@ from torch import nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.images import ImageSet
+from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.report import (
     POSTERIOR_SAMPLES,
     Predicted,
@@ -98,6 +99,17 @@ def test_laplace_predicts_by_the_linearised_moments_of_its_posterior(tmp_path):
     assert report["nll"][1] == pytest.approx(float(nll), rel=1e-5)
     drawn = predict_all(trained, 1, split.test, "sampled", posterior)
     assert 0 < (drawn.probabilities - predicted.probabilities).abs().mean() < 0.1
+
+
+def test_a_deep_ensemble_predicts_by_the_mean_of_its_members(tmp_path):
+    report, trained, split = run_of("deep-ensemble", tmp_path / "run")
+    predicted = predict_all(trained, 1, split.test)
+    objective = trained.at(1)
+    each = torch.softmax(objective.network(split.test.inputs), dim=-1)
+    torch.testing.assert_close(predicted.probabilities, each.mean(1))
+    torch.testing.assert_close(predicted.variance, each.var(1).sum(-1))
+    assert report["variance_auroc"].notna().all()
+    assert StudyFolder.open(tmp_path / "run").config["scheme_options"]["size"] == 5
 
 
 def test_a_single_network_has_no_variance(tmp_path):

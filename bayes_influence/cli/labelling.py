@@ -1,0 +1,98 @@
+"""The commands about wrong labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bayes_influence.cli.options import (
+    clear_errors,
+    columns_of,
+    console,
+    folder_of,
+    print_wide,
+    refuse_data_folder,
+    settings_of,
+    whole_numbers,
+)
+from bayes_influence.cli.parameters import (
+    OWN,
+    Activation,
+    BatchSize,
+    Categorical,
+    DataFolder,
+    Depth,
+    Device,
+    LearningRate,
+    Missing,
+    Network,
+    Separator,
+    Target,
+    Task,
+    Width,
+)
+
+
+def find_mislabelled(
+    dataset: Annotated[str, typer.Argument(help=f"A data set by name, digits say (a wrong one lists them), {OWN}.")],
+    target: Target = None,
+    task: Task = None,
+    categorical: Categorical = None,
+    missing: Missing = "refuse",
+    separator: Separator = ",",
+    level: Annotated[float, typer.Option(help="Expected share of right labels among the flagged ones, at most.")] = 0.1,
+    folds: Annotated[int, typer.Option(help="Parts, each predicted by networks trained on the others.")] = 5,
+    seeds: Annotated[str, typer.Option(help="Networks per part, separated by commas.")] = "0,1,2",
+    listed: Annotated[int, typer.Option(help="Most suspicious rows that are listed with evidence.")] = 100,
+    evidence: Annotated[int, typer.Option(help="Training rows that argue for a label, and against it.")] = 3,
+    network: Network = "mlp",
+    depth: Depth = None,
+    width: Width = None,
+    activation: Activation = None,
+    scheme: Annotated[
+        str | None, typer.Option(help="How networks are regularised; weight decay of the best strength otherwise.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Steps on all rows at once, 200; or passes over the data.")] = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    device: Device = "cpu",
+    data_folder: DataFolder = None,
+    out: Annotated[Path | None, typer.Option(help="Result folder; runs/labels-DATASET when not given.")] = None,
+) -> None:
+    """Find the labels that are likely to be wrong, with an error rate, a proposal and the rows that speak for both."""
+    given = dict(locals())
+    from bayes_influence.experiments.labels.of_data import find_in_data
+    from bayes_influence.experiments.labels.result import printed_issues
+    from bayes_influence.experiments.labels.settings import LabelData, LabelSettings
+
+    with clear_errors():
+        refuse_data_folder(dataset)
+        settings = settings_of(LabelSettings, given, seeds=whole_numbers(seeds, "seeds"))
+        own: dict[str, Any] = columns_of(target, categorical) | folder_of(data_folder)
+        data = settings_of(LabelData, given, **own)
+        found = find_in_data(data, out or Path("runs") / f"labels-{data.data_name}", settings)
+    print_wide(printed_issues(found.issues))
+    console.print(f"{found.issues.sentence}.", highlight=False, soft_wrap=True)
+    console.print(f"To go through them: {found.folder / 'labels.html'}", highlight=False, soft_wrap=True)
+    console.print(f"All rows and configuration: {found.folder}", highlight=False, soft_wrap=True)
+
+
+def apply(
+    marks: Annotated[Path, typer.Argument(help="A file of marks, exported from the page.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of the search; the one in runs that is of the same data otherwise.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Result folder; RUN-cleaned when not given.")] = None,
+) -> None:
+    """Apply marks: write the cleaned data, and compare networks that are trained before and after."""
+    from bayes_influence.experiments.labels.marks import apply_marks, read_marks, run_of_marks
+
+    with clear_errors():
+        found = read_marks(marks)
+        searched = run_of_marks(found) if run is None else run
+        done = apply_marks(found, searched, out or searched.with_name(f"{searched.name}-cleaned"))
+    console.print(done.comparison.to_string(index=False, float_format="{:.4f}".format), soft_wrap=True, highlight=False)
+    console.print(f"{done.sentence}.", highlight=False, soft_wrap=True)
+    console.print(f"Cleaned data: {done.cleaned}", highlight=False, soft_wrap=True)

@@ -1,0 +1,265 @@
+"""`find_mislabelled`: which labels are wrong, of data at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bayes_influence.arguments import shown
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.own_rows import OwnTable
+from bayes_influence.data.sources import as_dataset
+from bayes_influence.data.standardisation import standardise
+from bayes_influence.evaluation.label_noise import LabelNoise, label_noise
+from bayes_influence.experiments.labels.evidence import LabelEvidence, label_evidence
+from bayes_influence.experiments.labels.looks import looks_of
+from bayes_influence.experiments.labels.result import LabelIssues
+from bayes_influence.experiments.labels.settings import (
+    LARGEST_BATCH,
+    LEARNING_RATE,
+    SHOWN_MOST,
+    STEPS,
+    LabelSettings,
+    strengths,
+)
+from bayes_influence.experiments.training.settings import usual_rate
+from bayes_influence.influence.influence import Influence
+from bayes_influence.models.mlp import MLP
+from bayes_influence.training.cross_validation import HeldOut, held_out_predictions, twins
+from bayes_influence.training.fits import fit_schemes
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule
+from bayes_influence.training.schedules import Schedule
+from bayes_influence.training.scheme import Scheme
+
+TOLERANCE = 1e-8
+"""Gradient norm to which the last layer is brought in float64."""
+
+WIDTH = 32
+"""Hidden units of the network that is trained where none is given."""
+
+
+def find_mislabelled(
+    data: Any,
+    target: str | None = None,
+    *,
+    network: Callable[[], nn.Module] | None = None,
+    schemes: Sequence[Scheme] | None = None,
+    schedule: Schedule | MinibatchSchedule | None = None,
+    settings: LabelSettings | None = None,
+    progress: bool = False,
+) -> LabelIssues:
+    """Ranks examples by how probable it is that their label is wrong, and flags those of a false-discovery rate.
+
+    Every example is predicted by networks that were trained without it; `label_noise` tells wrong labels from
+    ambiguous examples, and says what the rate rests on. Training rows that argue for and against are those of largest
+    influence in the last layer of one more network, which is trained on everything.
+
+    Args:
+        data: A frame of pandas or polars; a `Dataset`; or a loader, a dataset of torch or a pair of arrays, see
+            `as_dataset`. Without a `network`, one table of numbers, which is standardised.
+        target: Of a frame: the column with the labels.
+        network: Builds a network with one output per class; an MLP when not given, and data are taken as they are
+            when it is.
+        schemes: How networks are regularised, the one that predicts held-out labels best is taken; weight decay of
+            three strengths, or of one in minibatches, when not given.
+        schedule: Of each training; 200 steps on all examples at once, or of more than `LARGEST_BATCH`, ten passes in
+            minibatches, when not given.
+        settings: What is done.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        TypeError: If an argument is of another kind, or targets are no classes.
+        ValueError: If a class has one member, there are fewer examples than folds, or a frame is refused, see
+            `Dataset.from_dataframe`.
+    """
+    if not isinstance(settings, LabelSettings | None):
+        raise TypeError(f"settings must be LabelSettings(...), got {shown(settings)}; leave them out for its defaults")
+    frame = data if target is not None else None
+    examples = _examples(data, target, standardised=network is None)
+    few = len(examples) <= LARGEST_BATCH
+    tried = list(schemes) if schemes is not None else strengths() if few else strengths()[1:2]
+    if schedule is None:
+        rate = usual_rate(any(scheme.bayesian for scheme in tried))
+        schedule = Schedule(STEPS, LEARNING_RATE) if few else MinibatchSchedule(10, 256, rate, decay="cosine")
+    return search_labels(
+        examples,
+        network or partial(_network, examples),
+        tried,
+        schedule,
+        settings or LabelSettings(),
+        frame=None if frame is None else OwnTable.of_frame(frame, str(target), "table", task="classification").frame,
+        target=target,
+        progress=progress,
+    )
+
+
+def _examples(data: Any, target: str | None, *, standardised: bool) -> Dataset:
+    if target is not None:
+        return OwnTable.of_frame(data, target, "table", task="classification").all_examples(torch.float64)
+    examples = as_dataset(data, "the examples")
+    if not standardised:
+        return examples
+    inputs = examples.example.inputs
+    if not examples.holds_inputs or not isinstance(inputs, Tensor) or inputs.ndim != 2:
+        raise TypeError(
+            f"{examples.name}: without a network the inputs must be one table of numbers, (n, features), in memory; "
+            "give network=, a function that builds one for these inputs, or target=, the column of a frame"
+        )
+    (found,) = standardise(examples if inputs.is_floating_point() else examples.with_inputs(examples.inputs.double()))
+    return found
+
+
+def _network(examples: Dataset) -> nn.Module:
+    return MLP(examples.example.inputs.shape[1], examples.n_classes, width=WIDTH, activation="relu")
+
+
+def search_labels(
+    data: Dataset,
+    make_network: Callable[[], nn.Module],
+    schemes: Sequence[Scheme],
+    schedule: Schedule | MinibatchSchedule,
+    settings: LabelSettings,
+    *,
+    frame: pd.DataFrame | None = None,
+    target: str | None = None,
+    files: Sequence[str] | None = None,
+    progress: bool = False,
+) -> LabelIssues:
+    """The way of the data through the search, see `find_mislabelled`.
+
+    Args:
+        data: Examples of one class each, standardised.
+        make_network: Builds the deterministic network.
+        schemes: That are tried.
+        schedule: Of each training.
+        settings: What is done.
+        frame: The table that the examples are rows of, as it was read.
+        target: Its column with the labels.
+        files: Of images: the file of every id.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        TypeError: If targets are no classes.
+        ValueError: As `find_mislabelled`.
+    """
+    if data.targets.is_floating_point() or data.targets.ndim != 1:
+        raise TypeError(
+            f"{data.name}: wrong labels are searched where every example has one class, whole numbers of shape "
+            f"({len(data)},), got {data.targets.dtype} of shape {tuple(data.targets.shape)}"
+        )
+    data.check_classes()
+    tried = held_out_predictions(
+        schemes, make_network, data, settings.seeds, schedule, folds=settings.folds, progress=progress
+    )
+    fits = [_mean_log_probability(one, data) for one in tried]
+    best = fits.index(max(fits))
+    noise = label_noise(tried[best].probabilities, data.targets.cpu())
+    order = noise.wrong.argsort(descending=True, stable=True)
+    listed = order[: min(max(settings.listed, int(noise.flagged(settings.level).sum())), SHOWN_MOST, len(order))]
+    influence = _influence(schemes[best], make_network, data, settings, schedule)
+    evidence = label_evidence(influence, data, data.ids[listed], noise.proposed[listed], settings.evidence)
+    ranked = _ranked(data, tried[best], noise, settings, order, influence, evidence)
+    if files is not None:
+        ranked.insert(1, "file", [files[row] for row in ranked["row"]])
+    mentioned = [*evidence.supporting, *evidence.opposing, *evidence.proposing]
+    ids = dict.fromkeys([*data.ids[listed].tolist(), *(row for rows in mentioned for row in rows)])
+    looks = looks_of(data, list(ids), frame, target)
+    return LabelIssues(
+        name=data.name,
+        ranked=ranked,
+        level=settings.level,
+        noise_rate=noise.rate,
+        scheme=schemes[best].name,
+        agreement=float((tried[best].probabilities.argmax(dim=1) == data.targets.cpu()).double().mean()),
+        class_names=data.class_names or tuple(map(str, range(data.n_classes))),
+        looks=looks,
+        listed=len(listed),
+        frame=frame,
+        target=target,
+    )
+
+
+def _mean_log_probability(found: HeldOut, data: Dataset) -> float:
+    """Of the labels as they are, held out: what a scheme is chosen by."""
+    own = found.probabilities.gather(1, data.targets.cpu()[:, None])
+    return float(own.clamp(min=torch.finfo().tiny).log().mean())
+
+
+def _influence(
+    scheme: Scheme,
+    make_network: Callable[[], nn.Module],
+    data: Dataset,
+    settings: LabelSettings,
+    schedule: Schedule | MinibatchSchedule,
+) -> Influence:
+    """Influence in the last layer of a network that was trained on everything, at its minimum where it has one."""
+    exact = data.example.inputs.dtype == torch.float64
+    tolerance = TOLERANCE if exact else None
+    (fits,) = fit_schemes([scheme], make_network, data, settings.seeds[:1], schedule, tolerance=tolerance)
+    polished = bool(fits.polished.all())
+    return Influence(fits.at(0), data, damping=0.0 if polished else "auto")
+
+
+def _ranked(
+    data: Dataset,
+    held_out: HeldOut,
+    noise: LabelNoise,
+    settings: LabelSettings,
+    order: Tensor,
+    influence: Influence,
+    evidence: LabelEvidence,
+) -> pd.DataFrame:
+    """All examples, the most suspicious first, see `LabelIssues.ranked`."""
+    labels, probabilities = data.targets.cpu(), held_out.probabilities
+    names = data.class_names or tuple(map(str, range(data.n_classes)))
+    columns: dict[str, Any] = {
+        "row": data.ids.cpu(),
+        "label": labels,
+        "proposed": noise.proposed,
+        "wrong": noise.wrong,
+        "false_discovery_rate": noise.false_discovery_rate,
+        "flagged": noise.flagged(settings.level),
+        "loss": -_own(probabilities, labels).log(),
+        "margin": _margins(probabilities, labels),
+        "predicted": probabilities.argmax(dim=1),
+        "epistemic": held_out.epistemic,
+        "aleatoric": held_out.aleatoric,
+        "self_influence": influence.self_influence().cpu(),
+    }
+    found = pd.DataFrame({name: column[order].numpy() for name, column in columns.items()})
+    for name in ("label", "proposed", "predicted"):
+        found[name] = [names[index] for index in found[name]]
+    found["twins"] = _contradicting(data, labels, order)
+    rest = [""] * (len(found) - len(evidence.supporting))
+    for name in ("supporting", "opposing", "proposing"):
+        found[name] = [" ".join(map(str, rows)) for rows in getattr(evidence, name)] + rest
+    return found
+
+
+def _own(probabilities: Float[Tensor, "n C"], labels: Tensor) -> Float[Tensor, " n"]:
+    return probabilities.gather(1, labels[:, None])[:, 0].clamp(min=torch.finfo().tiny)
+
+
+def _margins(probabilities: Float[Tensor, "n C"], labels: Tensor) -> Float[Tensor, " n"]:
+    """Log p of the label minus that of the most probable other class: negative where another is predicted."""
+    others = probabilities.scatter(1, labels[:, None], 0.0).amax(dim=1).clamp(min=torch.finfo().tiny)
+    return _own(probabilities, labels).log() - others.log()
+
+
+def _contradicting(data: Dataset, labels: Tensor, order: Tensor) -> list[str]:
+    """Ids of the rows that are the same but for the label, of each row."""
+    groups = twins(data)
+    members: dict[int, list[int]] = {}
+    for place, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(place)
+    found = []
+    for place in order.tolist():
+        others = members[int(groups[place])]
+        found.append(" ".join(str(int(data.ids[other])) for other in others if labels[other] != labels[place]))
+    return found

@@ -1,0 +1,139 @@
+"""`LabelIssues`: the labels that are likely to be wrong, as a table, in files, and in words."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.markup import escape
+from rich.table import Table
+
+from bayes_influence.data.appearance import Appearance
+from bayes_influence.data.files import checked_place, write_whole
+from bayes_influence.experiments.labels.page import page_of
+
+PRINTED = 20
+"""Rows that are printed."""
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a cell begins with that a spreadsheet would take for a formula."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LabelIssues:
+    """Which labels are likely to be wrong.
+
+    Attributes:
+        name: What the data are called.
+        ranked: One row per example, the most suspicious first. row: its id. file: of an image. label, proposed: the
+            class that it has, and the most probable other one. wrong: probability that the label is wrong.
+            false_discovery_rate: expected share of right labels in the list that ends here. flagged: whether that is
+            at most `level`. loss, margin, predicted, epistemic, aleatoric: of held-out predictions, with the label.
+            self_influence: in a network that was trained on everything. twins: rows that are the same but for the
+            label. supporting, opposing, proposing: rows that argue for the label, against it, and for the proposed
+            one, see `LabelEvidence`; of listed rows only.
+        level: Highest expected share of right labels among those that are flagged.
+        noise_rate: Estimated share of wrong labels.
+        scheme: How the networks were regularised.
+        agreement: Share of the labels that held-out networks predict.
+        class_names: One per class.
+        looks: What the listed rows, and those that argue, look like, by id.
+        listed: How many rows, the first ones, have evidence.
+        frame: The table that the examples are rows of, as it was read.
+        target: Its column with the labels.
+    """
+
+    name: str
+    ranked: pd.DataFrame
+    level: float
+    noise_rate: float
+    scheme: str
+    agreement: float
+    class_names: tuple[str, ...]
+    looks: Mapping[int, Appearance]
+    listed: int
+    frame: pd.DataFrame | None = None
+    target: str | None = None
+
+    @property
+    def flagged(self) -> pd.DataFrame:
+        """Those rows of `ranked`."""
+        return self.ranked[self.ranked["flagged"]]
+
+    @property
+    def sentence(self) -> str:
+        """What was found, in a few words."""
+        count, total = len(self.flagged), len(self.ranked)
+        found = f"{count} of {total} labels are flagged, of which {self.level:.0%} at most are expected to be right"
+        return (
+            f"{found if count else f'none of {total} labels is flagged'}. Estimated share of wrong labels: "
+            f"{self.noise_rate:.1%}; held-out networks predict {self.agreement:.1%} of the labels"
+        )
+
+    def __repr__(self) -> str:
+        return f"LabelIssues({self.name!r}: {self.sentence})"
+
+    def save(self, path: str | Path) -> None:
+        """Writes the ranking as `.csv` or `.parquet`, or the listed rows as a page, `.html`; whole.
+
+        Raises:
+            ValueError: If the suffix is another, or something stands there that is no file.
+            TypeError: If this is no path.
+            ImportError: If nothing is installed that writes Parquet.
+            OSError: If it cannot be written.
+        """
+        place = checked_place(path, "label issues")
+        kind = place.suffix.lower()
+        if kind == ".csv":
+            content = guarded(self.ranked).to_csv(index=False).encode()
+        elif kind == ".parquet":
+            buffer = io.BytesIO()
+            self.ranked.to_parquet(buffer, index=False)
+            content = buffer.getvalue()
+        elif kind == ".html":
+            content = page_of(self).encode()
+        else:
+            raise ValueError(f"{place.name} must end in .csv, .parquet or .html, got {kind!r}")
+        write_whole(place, content)
+
+
+def guarded(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with an apostrophe before every text that a spreadsheet would take for a formula; numbers stay."""
+    return frame.map(_guarded_cell).rename(columns=_guarded_cell)
+
+
+def _guarded_cell(value: object) -> object:
+    if isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value):
+        return "'" + value
+    return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def printed_issues(issues: LabelIssues, count: int = PRINTED) -> Table:
+    """The most suspicious rows, as they are printed.
+
+    Args:
+        issues: What was found.
+        count: How many rows.
+    """
+    table = Table(title=f"{escape(issues.name)}: labels that are likely to be wrong")
+    columns = ("row", "label", "proposed", "wrong", "false discovery rate", "loss", "margin", "epistemic")
+    for column in (*columns, "self-influence", "for", "against", ""):
+        textual = column in ("label", "proposed", "for", "against", "")
+        table.add_column(column, justify="left" if textual else "right")
+    numbers = ("wrong", "false_discovery_rate", "loss", "margin", "epistemic", "self_influence")
+    for row in issues.ranked.head(count).to_dict("records"):
+        words = [escape(str(row[name])) for name in ("row", "label", "proposed")]
+        evidence = (row["supporting"], row["opposing"], "flagged" if row["flagged"] else "")
+        table.add_row(*words, *(f"{row[name]:.3g}" for name in numbers), *evidence)
+    return table

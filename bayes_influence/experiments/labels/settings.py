@@ -1,0 +1,147 @@
+"""What a search for wrong labels is asked, and the data and network that it is made on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.tables import Rows
+from bayes_influence.experiments.store.settings import Settings
+from bayes_influence.experiments.training.of_network import OfNetwork
+from bayes_influence.experiments.training.settings import SCHEME_OPTIONS, usual_rate
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule
+from bayes_influence.training.schedules import Schedule
+from bayes_influence.training.scheme import Scheme
+from bayes_influence.training.schemes import SCHEMES, Deterministic, find_schemes
+
+SHOWN_MOST = 2000
+"""Rows that are listed with evidence, at most: a page of so many is still one that a browser turns without lag."""
+
+DECAY = 0.01
+"""Weight decay around which the search looks for the one whose networks predict held-out labels best."""
+
+STRENGTHS = (0.3, 1.0, 3.0)
+"""Times which it is tried."""
+
+STEPS, LEARNING_RATE = 200, 0.02
+"""Of a training on all rows at once. On the tables of `benchmarks/label_errors.py` held-out predictions are at their
+best then."""
+
+LARGEST_BATCH = 20_000
+"""Rows up to which all are trained on at once."""
+
+
+@dataclass(frozen=True)
+class LabelSettings(Settings):
+    """How wrong labels are searched for.
+
+    Attributes:
+        level: Highest expected share of right labels among those that are flagged.
+        folds: Parts of the data, each predicted by networks that were trained on the others.
+        seeds: Networks per fold.
+        listed: Most suspicious rows that are listed with evidence, at least; all flagged rows are, up to
+            `SHOWN_MOST`.
+        evidence: Training rows that argue for a label, and against it.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    level: float = 0.1
+    folds: int = 5
+    seeds: tuple[int, ...] = (0, 1, 2)
+    listed: int = 100
+    evidence: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.level < 1:
+            raise ValueError(f"the level of a false-discovery rate lies between 0 and 1, got {self.level}")
+        self.check_at_least(folds=2, listed=1, evidence=0)
+        if self.listed > SHOWN_MOST:
+            raise ValueError(f"at most {SHOWN_MOST} rows are listed with evidence, got listed={self.listed}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds must be one or more different numbers from 0 on, got {self.seeds}")
+
+
+@dataclass(frozen=True)
+class LabelData(OfNetwork):
+    """Data whose labels are searched, and the networks that do it.
+
+    Attributes:
+        scheme: A key of `SCHEMES`; weight decay, of the strength that predicts held-out labels best, when not given.
+        epochs: Passes over the data; 200 steps on all rows at once, or the data set's own number, when not given.
+        batch_size: Examples in a batch; all of a table, or the data set's own, when not given.
+        learning_rate: At its highest; 0.02 on all rows at once, else 0.002, or 0.005 for Bayesian networks.
+        data_folder: Where image sets are kept; no part of what makes two searches the same.
+
+    Raises:
+        ValueError: If a setting is unknown or out of range, or the data are no classification.
+    """
+
+    scheme: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    data_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_known(scheme=SCHEMES)
+        self.check_at_least(epochs=1, batch_size=1)
+        if (task := self.known().task) != "classification":
+            kind = "real numbers" if task == "regression" else "several labels of 0 and 1"
+            raise ValueError(
+                f"{self.data_name}: wrong labels are searched where every example has one class, but {kind} are "
+                "predicted here; say task='classification' (--task) if whole numbers stand for classes"
+            )
+
+    def examples(self) -> Dataset:
+        """All examples, standardised."""
+        known = self.known()
+        dtype = torch.float64 if isinstance(known, Rows) else torch.float32
+        return known.all_examples(dtype, self.data_folder).to(self.device)
+
+    def at_once(self, examples: int) -> bool:
+        """Whether all of so many examples are trained on at once."""
+        return isinstance(self.known(), Rows) and self.batch_size is None and examples <= LARGEST_BATCH
+
+    def schedule(self, examples: int) -> Schedule | MinibatchSchedule:
+        """Of each training.
+
+        Args:
+            examples: That there are.
+        """
+        if self.at_once(examples):
+            return Schedule(self.epochs or STEPS, self.learning_rate or LEARNING_RATE)
+        known = self.known()
+        rate = self.learning_rate or usual_rate(any(scheme.bayesian for scheme in self.schemes(examples)))
+        size = self.batch_size or known.batch_size
+        return MinibatchSchedule(self.epochs or known.epochs, size, rate, decay="cosine")
+
+    def schemes(self, examples: int) -> list[Scheme]:
+        """That are tried; one where it is named, or where trainings are in minibatches.
+
+        Args:
+            examples: That there are.
+        """
+        if self.scheme is not None:
+            return find_schemes([self.scheme], SCHEMES[self.scheme].own(SCHEME_OPTIONS))
+        return strengths() if self.at_once(examples) else strengths()[1:2]
+
+    def to_config(self) -> dict[str, Any]:
+        """Everything needed to repeat the search, as JSON can hold it; what was left unsaid is said."""
+        found = self.said_shape() | self.found_data() | {"code": self.found_code()}
+        config = super(LabelData, replace(self, **found)).to_config()
+        return {name: value for name, value in config.items() if name != "data_folder"}
+
+
+def strengths() -> list[Scheme]:
+    """Weight decay at each of `STRENGTHS`: schemes that share an ensemble."""
+    return [
+        Deterministic(f"weight-decay-{DECAY * strength:g}", weight_decay=DECAY, regulariser_weight=strength)
+        for strength in STRENGTHS
+    ]

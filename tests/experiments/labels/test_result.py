@@ -1,0 +1,36 @@
+import pandas as pd
+import pytest
+
+from bayes_influence.experiments.labels.result import guarded, printed_issues
+
+
+def test_text_that_would_be_a_formula_is_guarded_and_numbers_are_not():
+    frame = pd.DataFrame({"=a": ["=1+1", "@x", "\tx", "-1.5", "north"], "b": [-1.0, 2.0, 3.0, 4.0, 5.0]})
+    found = guarded(frame)
+    assert found["'=a"].tolist() == ["'=1+1", "'@x", "'\tx", "-1.5", "north"]
+    assert found["b"].tolist() == frame["b"].tolist()
+
+
+def test_files_hold_the_ranking(issues, tmp_path):
+    issues.save(tmp_path / "found.csv")
+    issues.save(tmp_path / "found.parquet")
+    stored = pd.read_csv(tmp_path / "found.csv", keep_default_na=False)
+    assert stored["row"].tolist() == issues.ranked["row"].tolist()
+    assert '\'=HYPERLINK("x")' in set(stored["label"])
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "found.parquet"), issues.ranked)
+    with pytest.raises(ValueError, match=r"found\.txt must end in \.csv, \.parquet or \.html, got '\.txt'"):
+        issues.save(tmp_path / "found.txt")
+
+
+def test_the_sentence_says_how_many_and_what_it_rests_on(issues):
+    assert issues.sentence.startswith("3 of 90 labels are flagged, of which 10% at most are expected to be right. ")
+    assert "held-out networks predict 96.7% of the labels" in issues.sentence
+    none = type(issues)(**{**vars(issues), "ranked": issues.ranked.assign(flagged=False)})
+    assert none.sentence.startswith("none of 90 labels is flagged. Estimated share")
+    assert repr(issues) == f"LabelIssues('table': {issues.sentence})"
+
+
+def test_the_table_is_as_long_as_asked_and_takes_names_as_they_are(issues):
+    table = printed_issues(issues, 4)
+    assert table.row_count == 4
+    assert [column.header for column in table.columns][:4] == ["row", "label", "proposed", "wrong"]

@@ -1,0 +1,61 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bayes_influence.experiments.labels.settings import LabelData, LabelSettings
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule
+from bayes_influence.training.schedules import Schedule
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"level": 0.0}, "the level of a false-discovery rate lies between 0 and 1, got 0.0"),
+        ({"level": 1.0}, "the level of a false-discovery rate lies between 0 and 1, got 1.0"),
+        ({"folds": 1}, "folds must be at least 2, got 1"),
+        ({"listed": 2001}, "at most 2000 rows are listed with evidence, got listed=2001"),
+        ({"seeds": (1, 1)}, r"seeds must be one or more different numbers from 0 on, got \(1, 1\)"),
+    ],
+)
+def test_settings_out_of_range_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        LabelSettings(**given)
+
+
+def test_a_table_is_trained_on_at_once_with_weight_decay_of_three_strengths():
+    data = LabelData("iris")
+    assert data.schedule(150) == Schedule(200, 0.02)
+    assert [scheme.regulariser_weight * scheme.weight_decay for scheme in data.schemes(150)] == pytest.approx(
+        [0.003, 0.01, 0.03]
+    )
+    examples = data.examples()
+    assert len(examples) == 150
+    torch.testing.assert_close(examples.inputs.mean(0), torch.zeros(4, dtype=torch.float64), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("data", [LabelData("iris", batch_size=16), LabelData("mnist")])
+def test_other_trainings_are_in_minibatches_with_one_strength(data):
+    schedule = data.schedule(150)
+    assert isinstance(schedule, MinibatchSchedule)
+    assert schedule.batch_size == (data.batch_size or data.known().batch_size)
+    assert [scheme.regulariser_weight * scheme.weight_decay for scheme in data.schemes(150)] == [0.01]
+
+
+def test_many_rows_are_trained_on_in_minibatches():
+    assert isinstance(LabelData("iris").schedule(20_001), MinibatchSchedule)
+
+
+@pytest.mark.parametrize(("values", "task"), [([0.5, 1.5, 2.5], None), ([1, 2, 3], "regression")])
+def test_amounts_are_refused(tmp_path, values, task):
+    path = tmp_path / "amounts.csv"
+    pd.DataFrame({"a": range(30), "y": values * 10}).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"one class, but real numbers are predicted here; say task="):
+        LabelData(str(path), target=("y",), task=task)
+
+
+def test_labels_of_an_example_are_refused(tmp_path):
+    path = tmp_path / "labels.npz"
+    np.savez(path, inputs=np.zeros((4, 2)), targets=np.array([[0, 1], [1, 0], [1, 1], [0, 0]]))
+    with pytest.raises(ValueError, match="but several labels of 0 and 1 are predicted here"):
+        LabelData(str(path))
