@@ -22,6 +22,7 @@ KINDS = {
     "compare": "comparison of schemes",
     "audit": "audit of influence estimates",
     "influence": "influence of a run's training examples",
+    "why": "explanation of a run's predictions",
     "labels": "search for wrong labels",
     "marks": "data cleaned by marks",
 }
@@ -32,6 +33,7 @@ LAST = {
     "train-schemes": "summary.csv",
     "audit": "verdict.txt",
     "influence": "influence.csv",
+    "why": "removed.csv",
     "labels": "labels.csv",
     "marks": "comparison.csv",
 }
