@@ -58,7 +58,7 @@ def find_mislabelled(
 
     Every example is predicted by networks that were trained without it; `label_noise` tells wrong labels from
     ambiguous examples, and says what the rate rests on. Training rows that argue for and against are those of largest
-    influence in the last layer of one more network, which is trained on everything.
+    influence in the last layer of one more network, which is trained on everything; flagged rows are not heard.
 
     Args:
         data: A frame of pandas or polars; a `Dataset`; or a loader, a dataset of torch or a pair of arrays, see
@@ -163,7 +163,8 @@ def search_labels(
     order = noise.wrong.argsort(descending=True, stable=True)
     listed = order[: min(max(settings.listed, int(noise.flagged(settings.level).sum())), SHOWN_MOST, len(order))]
     influence = _influence(schemes[best], make_network, data, settings, schedule)
-    evidence = label_evidence(influence, data, data.ids[listed], noise.proposed[listed], settings.evidence)
+    witnesses = ~noise.flagged(settings.level)
+    evidence = label_evidence(influence, data, data.ids[listed], noise.proposed[listed], settings.evidence, witnesses)
     ranked = _ranked(data, tried[best], noise, settings, order, influence, evidence)
     if files is not None:
         ranked.insert(1, "file", [files[row] for row in ranked["row"]])

@@ -29,7 +29,8 @@
   function argument(title, ids) {
     if (!ids.length) return null;
     const items = ids.map((id) => element("li", {}, id + " (" + (data.looks[id] || { label: "" }).label + ") ", look(id)));
-    return element("div", {}, title, element("ul", {}, ...items));
+    const pictured = ids.every((id) => data.looks[id] && data.looks[id].picture);
+    return element("div", {}, title, element("ul", { class: pictured ? "pictures" : "" }, ...items));
   }
   function evidence(row) {
     const facts = [["loss", row.loss], ["margin", row.margin], ["epistemic", row.epistemic],
