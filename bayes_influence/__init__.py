@@ -29,6 +29,7 @@ from bayes_influence.experiments.labels.of_examples import find_mislabelled
 from bayes_influence.experiments.labels.result import LabelIssues
 from bayes_influence.experiments.labels.settings import LabelSettings
 from bayes_influence.experiments.store.runner import FailedCellsError
+from bayes_influence.influence.attack import Attack, attack
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import (
     Margin,
@@ -74,6 +75,7 @@ __all__ = [
     "SWA",
     "Agreement",
     "Arguments",
+    "Attack",
     "Audit",
     "AuditSettings",
     "Batch",
@@ -142,6 +144,7 @@ __all__ = [
     "__version__",
     "agreement",
     "as_dataset",
+    "attack",
     "audit",
     "compare",
     "compare_parameters",

@@ -24,9 +24,10 @@ from torch import nn
 from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.retraining.minimum import Minimum
+from bayes_influence.training.deterministic import WEIGHT_DECAY
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Plateau, Schedule
-from bayes_influence.training.schemes import WEIGHT_DECAY, find_schemes
+from bayes_influence.training.schemes import find_schemes
 from bayes_influence.training.threads import torch_threads
 
 TEST_EXAMPLE = 83

@@ -32,9 +32,9 @@ from bayes_influence.models.mlp import MLP
 from bayes_influence.retraining.from_scratch import FromScratch
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.protocol import RetrainingProtocol
+from bayes_influence.training.deterministic import Deterministic
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import Deterministic
 from benchmarks.peers.installed import adapter, present
 from benchmarks.peers.problem import Problem
 

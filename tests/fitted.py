@@ -5,9 +5,10 @@ import torch
 
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.models.mlp import MLP
+from bayes_influence.training.deterministic import Deterministic
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import SCHEMES, Deterministic
+from bayes_influence.training.schemes import SCHEMES
 
 DECAY = 0.05
 

@@ -61,6 +61,7 @@ def test_wheel_holds_every_module_and_nothing_else(wheel):
     expected = {f"bayes_influence/{path.relative_to(ROOT)}" for path in ROOT.glob("models/**/*.py")}
     expected |= {str(path.relative_to(ROOT)) for path in ROOT.glob("bayes_influence/**/*.py")}
     expected |= {str(path.relative_to(ROOT)) for path in ROOT.glob("bayes_influence/**/*.csv")}
+    expected |= {str(path.relative_to(ROOT)) for path in ROOT.glob("bayes_influence/**/templates/*")}
     assert names == expected | {"bayes_influence/py.typed"}
 
 

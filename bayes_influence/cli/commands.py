@@ -14,7 +14,8 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from bayes_influence.cli.auditing import audit_of_data, audit_of_run
-from bayes_influence.cli.labelling import find_mislabelled
+from bayes_influence.cli.explaining import why
+from bayes_influence.cli.labelling import apply, find_mislabelled
 from bayes_influence.cli.options import (
     GivenOptions,
     clear_errors,
@@ -74,6 +75,8 @@ app.add_typer(
 )
 
 app.command(name="find-mislabelled", cls=GivenOptions)(find_mislabelled)
+app.command(cls=GivenOptions)(apply)
+app.command(cls=GivenOptions)(why)
 
 AUDIT_EPOCHS = 4000
 """Steps of an audit's refits by training, of a finished run and of a table that is known by name."""

@@ -75,4 +75,24 @@ def find_mislabelled(
         found = find_in_data(data, out or Path("runs") / f"labels-{data.data_name}", settings)
     print_wide(printed_issues(found.issues))
     console.print(f"{found.issues.sentence}.", highlight=False, soft_wrap=True)
+    console.print(f"To go through them: {found.folder / 'labels.html'}", highlight=False, soft_wrap=True)
     console.print(f"All rows and configuration: {found.folder}", highlight=False, soft_wrap=True)
+
+
+def apply(
+    marks: Annotated[Path, typer.Argument(help="A file of marks, exported from the page.")],
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of the search; the one in runs that is of the same data otherwise.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Result folder; RUN-cleaned when not given.")] = None,
+) -> None:
+    """Apply marks: write the cleaned data, and compare networks that are trained before and after."""
+    from bayes_influence.experiments.labels.marks import apply_marks, read_marks, run_of_marks
+
+    with clear_errors():
+        found = read_marks(marks)
+        searched = run_of_marks(found) if run is None else run
+        done = apply_marks(found, searched, out or searched.with_name(f"{searched.name}-cleaned"))
+    console.print(done.comparison.to_string(index=False, float_format="{:.4f}".format), soft_wrap=True, highlight=False)
+    console.print(f"{done.sentence}.", highlight=False, soft_wrap=True)
+    console.print(f"Cleaned data: {done.cleaned}", highlight=False, soft_wrap=True)

@@ -80,7 +80,7 @@ def _sayable(schemes: tuple[Scheme, ...]) -> dict[str, tuple[type, str]]:
         for name, annotation in field_kinds(type(scheme)).items():
             parts = alternatives(annotation)
             words = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
-            kind = float if float in parts else str if words or str in parts else None
-            if name != "name" and name not in found and kind is not None:
+            kind = float if float in parts else int if int in parts else str if words or str in parts else None
+            if name in scheme.options and name not in found and kind is not None:
                 found[name] = (kind, texts.get(name, ""))
     return found

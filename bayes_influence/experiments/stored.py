@@ -22,7 +22,9 @@ KINDS = {
     "compare": "comparison of schemes",
     "audit": "audit of influence estimates",
     "influence": "influence of a run's training examples",
+    "why": "explanation of a run's predictions",
     "labels": "search for wrong labels",
+    "marks": "data cleaned by marks",
 }
 """What a study is, by the name in its configuration."""
 
@@ -31,7 +33,9 @@ LAST = {
     "train-schemes": "summary.csv",
     "audit": "verdict.txt",
     "influence": "influence.csv",
+    "why": "removed.csv",
     "labels": "labels.csv",
+    "marks": "comparison.csv",
 }
 """What a study writes last."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,9 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.ways import first_way
 from bayes_influence.torch_internals import tree_flatten, tree_map, tree_unflatten
 from bayes_influence.training.minimum import minimum_of
+
+Direction = Literal["increase", "decrease"]
+"""What an attack does to the test loss."""
 
 Refit = Callable[[Objective, Dataset], Objective]
 """Trains the selected parameters again on other data, warm from where the objective stands."""
@@ -103,11 +106,14 @@ def training_set_attack(
     steps: int = 10,
     lower: float = 0.0,
     upper: float = 1.0,
+    direction: Direction = "increase",
     damping: str | float = "auto",
     refit: Refit | None = None,
     progress: bool = False,
 ) -> TrainingSetAttack:
     """Moves some training inputs so that the test loss rises: x_i <- clip(x_i + step sign(I_pert,loss)), then refits.
+
+    To make it fall, x_i <- clip(x_i - step sign(I_pert,loss)).
 
     Args:
         objective: At its fitted parameters.
@@ -118,26 +124,30 @@ def training_set_attack(
         steps: How many, each with a refit.
         lower: Smallest valid input.
         upper: Largest valid input.
+        direction: Whether the test loss is to `"increase"` or to `"decrease"`.
         damping: Of the influence, see `Influence`.
         refit: How the selected parameters are trained again; Newton's method when not given, for a last layer or a few
             thousand parameters.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If the step is not positive, or `lower` is not below `upper`.
+        ValueError: If the step is not positive, `lower` is not below `upper`, or the direction is neither.
         TypeError: If the inputs are not real numbers.
     """
     if not (step > 0 and steps >= 1 and lower < upper):
         raise ValueError(
             f"an attack needs step > 0, steps >= 1 and lower < upper, got {step}, {steps}, {lower}, {upper}"
         )
+    if direction not in get_args(Direction):
+        raise ValueError(f"direction must be one of {', '.join(get_args(Direction))}, got {direction!r}")
+    signed = step if direction == "increase" else -step
     again = minimum_of if refit is None else refit
     losses = [_mean_loss(objective, test)]
     for _ in tqdm(range(steps), desc="training-set attack", disable=None if progress else True):
         problem = FittedProblem(objective, train)
         slope = problem.gradients(*problem.taken(test)).mean(dim=0, keepdim=True)
         solved = make_response(problem, damping=damping).solve(slope.T).value
-        train = _moved(train, ids, perturbation_influence(problem, solved, ids), step, (lower, upper))
+        train = _moved(train, ids, perturbation_influence(problem, solved, ids), signed, (lower, upper))
         objective = again(objective, train)
         losses.append(_mean_loss(objective, test))
     return TrainingSetAttack(train, objective, torch.stack(losses))

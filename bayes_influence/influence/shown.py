@@ -221,10 +221,12 @@ def _html(appearance: Appearance) -> str:
     if appearance.picture is None:
         return f"<span>{escape(_words(appearance))}</span>"
     label = escape(appearance.label)
-    return f'<figure><img alt="{label}" src="{_png(appearance.picture)}"><figcaption>{label}</figcaption></figure>'
+    image = f'<img alt="{label}" src="{picture_url(appearance.picture)}">'
+    return f"<figure>{image}<figcaption>{label}</figcaption></figure>"
 
 
-def _png(image: Float[Tensor, "channels height width"]) -> str:
+def picture_url(image: Float[Tensor, "channels height width"]) -> str:
+    """An image as a page holds it: a PNG, its values stretched to 0..1, within a `data:` address."""
     buffer = io.BytesIO()
     mpl.image.imsave(buffer, _stretched(image), cmap="gray_r", format="png")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bayes_influence.arguments import shown
 from bayes_influence.data.arguments import as_call
+from bayes_influence.models.ensemble import NetworkEnsemble
 from bayes_influence.moments.layers import RHO
 from bayes_influence.objectives.hidden import aliases, as_view_of, unregistered_tensors
 from bayes_influence.objectives.layers import IN_WORDS, is_layer
@@ -103,8 +104,9 @@ def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer
     Args:
         network: The network whose parameters are meant.
         parameters: `"all"`; `"layers"`, those of linear and convolutional layers (see `is_layer`), without embeddings,
-            norms and what is shared with one of these; `"last-layer"` (mean and variance parameters alike); `"means"`
-            (everything but the variational `_rho`); `"last-layer-means"`; or the names themselves.
+            norms and what is shared with one of these; `"last-layer"` (mean and variance parameters alike; of every
+            member of a `NetworkEnsemble`); `"means"` (everything but the variational `_rho`); `"last-layer-means"`; or
+            the names themselves.
         last_layer: Path of the last layer; the last that is registered when not given, see `Objective.resolved`.
 
     Raises:
@@ -127,8 +129,9 @@ def select_names(network: nn.Module, parameters: str | Sequence[str], last_layer
         raise ValueError(f"unknown parameters {parameters!r}; known: {', '.join(GROUPS)}, or a list of names")
     if parameters.startswith("last-layer"):
         path = list(owners_of_parameters(network))[-1] if last_layer is None else last_layer
+        paths = network.counterparts(path) if isinstance(network, NetworkEnsemble) else [path]
         # By identity: a weight that is shared with an earlier layer has that layer's name.
-        own = {id(value) for value in network.get_submodule(path).parameters(recurse=False)}
+        own = {id(value) for path in paths for value in network.get_submodule(path).parameters(recurse=False)}
         names = [name for name, value in network.named_parameters() if id(value) in own]
     if parameters == "layers":
         names = [name for name in names if is_layer(network.get_submodule(name.rpartition(".")[0]))]

@@ -95,6 +95,10 @@ class ClassPredictive(Predictive):
         """Logits (B, C) of the classes, or (B, K, 2) of K labels; `Moments` of them where outputs are `Moments`."""
         return outputs
 
+    def members(self, outputs: Any) -> Tensor | None:
+        """Logits (K, B, C) of K networks that predict together; None where there is only one."""
+        return None
+
     def class_indices(self, outputs: Tensor | Moments, targets: Tensor) -> Int[Tensor, "B *K"]:
         """The targets as indices into the last axis of `class_logits`."""
         return targets

@@ -81,7 +81,7 @@ class FromScratch(RetrainingProtocol):
         removals = as_removals(removed, len(members))
         objective = members.objective
         start, buffers = initial_state(
-            lambda: self.scheme.prepare(self.make_network()),
+            lambda: self.scheme.built(self.make_network),
             members.seeds,
             dtype=objective.dtype,
             device=objective.device,

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 
 from bayes_influence.objectives.criteria import PerExample
+from bayes_influence.objectives.ensembles import EnsembleCrossEntropy
 from bayes_influence.objectives.expected_likelihoods import (
     ExpectedBernoulli,
     ExpectedGaussian,
@@ -22,16 +23,17 @@ from bayes_influence.objectives.expected_likelihoods import (
 from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
 from bayes_influence.training.averaging import SWAG
+from bayes_influence.training.deterministic import DeepEnsemble, Deterministic, Dropout, Laplace
 from bayes_influence.training.schedules import SWA
-from bayes_influence.training.schemes import Deterministic, Dropout, Laplace, MeanFieldVI, Variational
+from bayes_influence.training.schemes import MeanFieldVI, Variational
 
 KNOWN: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
-        *(CrossEntropy, Bernoulli, GaussianNoise, ExpectedBernoulli, ExpectedGaussian),
+        *(CrossEntropy, EnsembleCrossEntropy, Bernoulli, GaussianNoise, ExpectedBernoulli, ExpectedGaussian),
         *(TiltedCategorical, JensenCategorical, TaylorCategorical, SobolCategorical, ExtendedVI),
         *(NoRegulariser, WeightDecay, GaussianKL, SWA, SWAG),
-        *(Deterministic, Dropout, Laplace, Variational, MeanFieldVI),
+        *(Deterministic, DeepEnsemble, Dropout, Laplace, Variational, MeanFieldVI),
     )
 }
 """Classes that a description may name: dataclasses of plain values and of each other."""

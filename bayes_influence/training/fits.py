@@ -169,8 +169,9 @@ def prepared_objective(
         TwinMismatchError: If the twin does not compute what its network computes.
     """
     with seeded(seed):
+        prepared = scheme.built(make_network)
+    with seeded(seed):
         network = make_network()
-        prepared = scheme.prepare(network)
     if checked and is_bayesian(prepared) and not is_bayesian(network):
         few = train.select(range(min(CHECKED, len(train)))).batch().inputs
         twin = prepared.network if isinstance(prepared, LearnedNoise) else prepared
@@ -192,7 +193,7 @@ def _fit_ensemble(
     started = time.perf_counter()
     averaging = next((scheme.averaging for scheme in schemes if scheme.averaging), None)
     dtype, device = train.example.inputs.dtype, train.example.inputs.device
-    initial = initial_state(lambda: schemes[0].prepare(make_network()), seeds, dtype=dtype, device=device)
+    initial = initial_state(lambda: schemes[0].built(make_network), seeds, dtype=dtype, device=device)
     count = len(seeds)
     objective = prepared_objective(schemes[0], make_network, train, seeds[0], parameters)
     labels = [f"{scheme.name}, seed {seed}" for scheme in schemes for seed in seeds]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import isfinite
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -62,6 +62,10 @@ class Scheme(ABC):
     @abstractmethod
     def prepare(self, network: nn.Module) -> nn.Module:
         """The network that is trained; the deterministic one is not changed."""
+
+    def built(self, make_network: Callable[[], nn.Module]) -> nn.Module:
+        """What is trained, from a function that builds the deterministic network."""
+        return self.prepare(make_network())
 
     @abstractmethod
     def objective(self, network: nn.Module, n_train: int, parameters: str | Sequence[str] = "all") -> Objective:

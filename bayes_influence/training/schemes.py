@@ -1,6 +1,6 @@
 """The named schemes: how a network is regularised, and which objective its training ends at.
 
-A new regulariser is one class here and one line in `SCHEMES`.
+A new regulariser is one class and one line in `SCHEMES`.
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from bayes_influence.arguments import shown
-from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.moments.initial import relative_sigma
 from bayes_influence.moments.moments import Method, Structure
@@ -24,125 +23,19 @@ from bayes_influence.objectives.expected_likelihoods import (
     TiltedCategorical,
     as_likelihood,
 )
-from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.objective import Likelihood, Objective
-from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
+from bayes_influence.objectives.regularisers import GaussianKL
 from bayes_influence.training.averaging import SWAG
-from bayes_influence.training.dropout import DROPOUT, with_dropout
-from bayes_influence.training.laplace import Covariance, Evidence, LaplacePosterior, laplace
+from bayes_influence.training.deterministic import DeepEnsemble, Deterministic, Dropout, Laplace
 from bayes_influence.training.noise import LearnedNoise
 from bayes_influence.training.priors import Prior, prior_scales
 from bayes_influence.training.schedules import SWA
 from bayes_influence.training.scheme import Scheme
 from bayes_influence.training.steps import StepValue
 
-WEIGHT_DECAY = 0.005
-"""The papers' coupled weight decay (Epifano et al., the Iris study)."""
-
-CRITERIA: dict[str, Likelihood] = {
-    "classification": CrossEntropy(),
-    "labels": Bernoulli(),
-    "regression": GaussianNoise(1.0),
-}
-"""Losses of deterministic networks by what is predicted; of standardised real targets, half the squared error."""
-
 TEMPERED_KL = 0.1
 """Weight of the KL in `bnn-tempered`: a "cold" posterior (Wenzel et al. 2020), narrower than the Bayesian one. Chosen
 on 5000 training images of MNIST held out for that, see docs/bayesian_training.md."""
-
-
-@dataclass(frozen=True)
-class Deterministic(Scheme):
-    """A likelihood, cross-entropy say, with or without weight decay, with or without SWA.
-
-    Attributes:
-        criterion: Per-example losses of the outputs.
-        weight_decay: lambda in (lambda/2) ||theta||^2; the regulariser's weight says whether it applies.
-    """
-
-    weight_decay: float = WEIGHT_DECAY
-    criterion: Likelihood = CrossEntropy()  # noqa: RUF009 - frozen and without state
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_positive("weight_decay")
-
-    def suited(self, task: str, n_targets: int = 1) -> Scheme:
-        """With `CrossEntropy`, `Bernoulli` or `GaussianNoise` of standard deviation 1."""
-        return self if task == "classification" else replace(self, criterion=CRITERIA[task])
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """As of every scheme; lambda only where it applies."""
-        every = {name: value for name, value in super().options.items() if name != "criterion"}
-        return every if self.regularised else {name: value for name, value in every.items() if name != "weight_decay"}
-
-    def prepare(self, network: nn.Module) -> nn.Module:
-        """The network itself."""
-        return network
-
-    def objective(self, network: nn.Module, n_train: int, parameters: str | Sequence[str] = "all") -> Objective:
-        """The likelihood plus weight decay."""
-        return Objective(network, self.criterion, WeightDecay(self.weight_decay), self.regulariser_weight, parameters)
-
-
-@dataclass(frozen=True)
-class Dropout(Deterministic):
-    """Dropout while training (Srivastava et al. 2014); estimates and refits are in evaluation mode, without it.
-
-    Attributes:
-        probability: p of dropping an input of a fully connected layer, see `with_dropout`.
-    """
-
-    probability: float = DROPOUT
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.probability < 1:
-            raise ValueError(f"probability of the scheme {self.name} must lie in (0, 1), got {self.probability}")
-
-    def prepare(self, network: nn.Module) -> nn.Module:
-        """The network with dropout in front of its fully connected layers."""
-        return with_dropout(network, self.probability)
-
-
-@dataclass(frozen=True)
-class Laplace(Deterministic):
-    """Weight decay, and Laplace's approximation around the network that it ends at, see `laplace`.
-
-    Trained, linearised and refitted is the objective of the mean; predictions are made under the posterior.
-
-    Attributes:
-        covariance: What of the curvature is kept.
-        posterior_parameters: Those that are random.
-        prior_precision: That of the weight decay, or the one of the largest marginal likelihood.
-    """
-
-    covariance: Covariance = "full"
-    posterior_parameters: Literal["last-layer", "all"] = "last-layer"
-    prior_precision: Evidence = "weight-decay"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.regularised:
-            raise ValueError(
-                f"regulariser_weight of the scheme {self.name} must be positive, got {self.regulariser_weight}: "
-                "without weight decay there is no prior"
-            )
-
-    def suited(self, task: str, n_targets: int = 1) -> Scheme:
-        """Itself, for classes alone; see `Scheme.suited`."""
-        return Scheme.suited(self, task, n_targets)
-
-    def posterior(self, objective: Objective, train: Dataset) -> LaplacePosterior:
-        """Laplace's approximation where training ended."""
-        return laplace(
-            objective,
-            train,
-            covariance=self.covariance,
-            parameters=self.posterior_parameters,
-            prior_precision=self.prior_precision,
-        )
 
 
 @dataclass(frozen=True)
@@ -243,6 +136,7 @@ SCHEMES: dict[str, Scheme] = {
         Deterministic("swag", averaging=SWAG(), regulariser_weight=0.0),
         Dropout("dropout", regulariser_weight=0.0),
         Laplace("laplace"),
+        DeepEnsemble("deep-ensemble"),
         Variational("bnn"),
         Variational("bnn-tempered", regulariser_weight=TEMPERED_KL),
         Variational("bnn-evi", likelihood=ExtendedVI()),

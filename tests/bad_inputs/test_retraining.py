@@ -70,6 +70,7 @@ ROWS = [
     ("bi.ProximalBregman(-1.0)", ValueError, r"the damping delta must be finite and at least 0, got -1\.0"),
     ("bi.ProximalBregman(nan)", ValueError, "the damping delta must be finite and at least 0, got nan"),
     ('bi.ProximalBregman("auto")', TypeError, "the damping delta must be a number, got str 'auto'; give a float"),
+    ("bi.LinearResponse(damping=-1)", ValueError, "the damping delta must be"),
     ("bi.LinearResponse(damping=-1).refit(fits, train, train.ids[:2])", ValueError, "the damping delta must be"),
     ("bi.loss_changes(refits, x)", TypeError, "examples must be a Dataset of this library, got torch's Tensor; take"),
     ("bi.loss_changes(refits, split)", TypeError, r"examples must be a Dataset, got a Split; take its \.train or its"),

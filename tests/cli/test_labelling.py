@@ -4,12 +4,13 @@ import pytest
 from typer.testing import CliRunner
 
 from bayes_influence.cli.commands import app
+from bayes_influence.experiments.labels.page import data_id
 
 QUICK = ("--folds", "2", "--seeds", "0", "--epochs", "40", "--learning-rate", "0.05", "--listed", "4")
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, ["find-mislabelled", *map(str, arguments)])
+def run(*arguments, command="find-mislabelled"):
+    return CliRunner().invoke(app, [command, *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,19 @@ def test_the_command_prints_and_stores_what_it_found(table, tmp_path):
     assert done.exit_code == 0, done.output
     assert "1 of 40 labels are flagged" in done.output
     assert "[bold]no" in done.output
-    assert pd.read_csv(tmp_path / "found" / "labels.csv")["row"].iloc[0] == 11
+    ranked = pd.read_csv(tmp_path / "found" / "labels.csv")
+    assert ranked["row"].iloc[0] == 11
+    assert (tmp_path / "found" / "labels.html").is_file()
+    marks = tmp_path / "marks.csv"
+    identity = data_id(ranked["row"].tolist(), ranked["label"].tolist())
+    marks.write_text(f"data,row,label,mark,new_label\n{identity},11,yes,drop,yes\n")
+    done = run(marks, "--run", tmp_path / "found", command="apply")
+    assert done.exit_code == 0, done.output
+    assert "0 relabelled, 1 dropped, 0 confirmed." in done.output
+    assert len(pd.read_csv(tmp_path / "found-cleaned" / "cleaned.csv")) == 39
+    refused = run(table, command="apply")
+    assert refused.exit_code == 2
+    assert "is no file of marks" in " ".join(refused.output.split())
 
 
 @pytest.mark.parametrize(

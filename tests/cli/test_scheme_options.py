@@ -5,7 +5,8 @@ from typer.testing import CliRunner
 
 from bayes_influence.cli.options import clear_errors, refuse_given
 from bayes_influence.cli.scheme_options import SchemeCommand, said_scheme_options
-from bayes_influence.training.schemes import SCHEMES, Deterministic
+from bayes_influence.training.deterministic import Deterministic
+from bayes_influence.training.schemes import SCHEMES
 
 
 def app():

@@ -127,3 +127,20 @@ def test_inputs_without_a_slope_stay_and_the_valid_range_is_the_unit_interval(tr
     moved = attack.train.inputs[:3]
     assert torch.equal(moved[:, 1], inside.inputs[:3, 1])
     assert set(moved[:, [0, 2]].flatten().tolist()) <= {0.0, 1.0}
+
+
+def test_a_step_down_the_slope_lowers_the_loss(linear, train, test):
+    ids, target = train.ids[:2], test.select([0])
+    both = {
+        way: training_set_attack(linear, train, target, ids, step=0.1, steps=1, lower=-9, upper=9, direction=way)
+        for way in ("increase", "decrease")
+    }
+    assert both["decrease"].losses[1] < both["decrease"].losses[0] < both["increase"].losses[1]
+    up, down = (both[way].train.inputs - train.inputs for way in ("increase", "decrease"))
+    torch.testing.assert_close(up, -down)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_an_unknown_direction_is_refused(linear, train, test):
+    with pytest.raises(ValueError, match="direction must be one of increase, decrease, got 'sideways'"):
+        training_set_attack(linear, train, test, train.ids[:1], step=0.1, direction="sideways")

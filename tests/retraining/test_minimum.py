@@ -9,9 +9,9 @@ from bayes_influence.objectives.members import member
 from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import loss_changes, losses_after
+from bayes_influence.training.deterministic import Deterministic
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import Deterministic
 from tests.fitted import DECAY, softmax_regression, tanh_network
 from tests.references import softmax_regression_minimum
 

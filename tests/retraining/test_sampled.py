@@ -7,11 +7,12 @@ from bayes_influence.objectives.derivatives import gradient
 from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.from_scratch import FromScratch
 from bayes_influence.retraining.refits import control_drift, losses_after
+from bayes_influence.training.deterministic import Dropout
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule, full_batches
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import Dropout, find_schemes
+from bayes_influence.training.schemes import find_schemes
 from tests.fitted import DECAY, tanh_network
 
 RENEWED = "renormalised"

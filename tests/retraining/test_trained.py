@@ -9,12 +9,13 @@ from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import losses_after
 from bayes_influence.retraining.turns import repeated_problem
 from bayes_influence.retraining.warm import Warm
+from bayes_influence.training.deterministic import Deterministic
 from bayes_influence.training.ensemble import train_ensemble as ensemble
 from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.newton import minimise_newton
 from bayes_influence.training.schedules import SWA, Schedule
-from bayes_influence.training.schemes import SCHEMES, Deterministic
+from bayes_influence.training.schemes import SCHEMES
 from bayes_influence.training.stacked import StackedProblem
 from tests.fitted import softmax_regression, tanh_network
 

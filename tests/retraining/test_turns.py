@@ -117,6 +117,7 @@ def test_a_plan_counts_the_hessians_that_are_held_together_or_the_steps_of_one_d
         assert plan.held_bytes == 8 * (together * copies * size**2 + problem.hessian_numbers)
         assert plan.what == f"{refits} refits in {size} parameters by Newton"
     monkeypatch.setattr(minimum, "DENSE_SIZE", size - 1)
+    assert turns.refits_at_once(problem, 5) == 1
     plan = turns.refits_plan(problem, 5)
     assert plan.held_bytes == 8 * turns.LBFGS_COPIES * size
     assert plan.what == f"5 refits in {size} parameters by L-BFGS"

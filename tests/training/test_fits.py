@@ -12,12 +12,13 @@ from bayes_influence.objectives.derivatives import gradient
 from bayes_influence.objectives.expected_likelihoods import ExpectedBernoulli
 from bayes_influence.objectives.likelihoods import Bernoulli
 from bayes_influence.training import fits as fits_module
+from bayes_influence.training.deterministic import Deterministic
 from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.fits import fit_schemes, prepared_objective
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import SWA, Schedule
-from bayes_influence.training.schemes import SCHEMES, Deterministic, Variational, find_schemes
+from bayes_influence.training.schemes import SCHEMES, Variational, find_schemes
 
 
 def make_network():

@@ -11,20 +11,16 @@ from bayes_influence.objectives.expected_likelihoods import (
     ExtendedVI,
     as_likelihood,
 )
-from bayes_influence.objectives.likelihoods import Bernoulli, GaussianNoise
+from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.training.averaging import SWAG
+from bayes_influence.training.deterministic import Deterministic, Dropout
 from bayes_influence.training.fits import fit_schemes
+from bayes_influence.training.minimum import minimum_of
 from bayes_influence.training.noise import LearnedNoise
 from bayes_influence.training.schedules import SWA, Schedule
-from bayes_influence.training.schemes import (
-    DEFAULT_SCHEMES,
-    SCHEMES,
-    Deterministic,
-    Dropout,
-    Variational,
-    ensembles,
-    find_schemes,
-)
+from bayes_influence.training.schemes import DEFAULT_SCHEMES, SCHEMES, Variational, ensembles, find_schemes
 
 
 def grouped(*schemes):
@@ -36,7 +32,7 @@ def test_the_papers_schemes_train_in_two_ensembles():
 
 
 def test_whatever_is_trained_differently_trains_apart():
-    names = ["swa", "swag", "dropout", "laplace", "bnn", "bnn-evi", "mean-field-vi"]
+    names = ["swa", "swag", "dropout", "laplace", "deep-ensemble", "bnn", "bnn-evi", "mean-field-vi"]
     assert grouped(*find_schemes(names)) == [[name] for name in names]
     assert grouped(*find_schemes(["bnn", "bnn-tempered"])) == [["bnn", "bnn-tempered"]]
 
@@ -209,3 +205,35 @@ def test_laplace_needs_weight_decay_and_classes():
         replace(SCHEMES["laplace"], regulariser_weight=0.0)
     with pytest.raises(ValueError, match="the scheme laplace is for classes, got regression"):
         SCHEMES["laplace"].suited("regression")
+
+
+def test_a_deep_ensemble_ends_where_its_members_end_alone():
+    train = logistic_classes(30, n_features=3, n_classes=3, seed=1).dataset
+    make = lambda: MLP(3, 3, width=4, activation="tanh")  # noqa: E731
+    scheme = replace(SCHEMES["deep-ensemble"], size=2, weight_decay=0.05)
+    (fits,) = fit_schemes([scheme], make, train, [0], Schedule(200, 0.05), parameters="all", tolerance=1e-10)
+    objective = fits.at(0)
+    one = Objective(make().double(), CrossEntropy(), WeightDecay(0.05))
+    losses = []
+    for index in range(2):
+        start = f"members.{index}."
+        own = {name.removeprefix(start): v for name, v in objective.params.items() if name.startswith(start)}
+        alone = minimum_of(one.at(own), train)
+        for name, value in alone.params.items():
+            torch.testing.assert_close(own[name], value, rtol=0, atol=1e-6)
+        losses.append(alone.losses(alone.params, train.batch()))
+    assert not torch.allclose(objective.params["members.0.0.weight"], objective.params["members.1.0.weight"], atol=0.1)
+    torch.testing.assert_close(
+        objective.losses(objective.params, train.batch()), torch.stack(losses).mean(0), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_members_of_a_deep_ensemble_need_different_starts():
+    scheme = SCHEMES["deep-ensemble"]
+    with pytest.raises(ValueError, match="two came with the same weights; build them without a seed of their own"):
+        scheme.built(lambda: MLP(3, 3, seed=0))
+    with pytest.raises(ValueError, match="size of the scheme deep-ensemble must be at least 2 networks, got 1"):
+        replace(scheme, size=1)
+    with pytest.raises(ValueError, match="the scheme deep-ensemble is for classes, got labels"):
+        scheme.suited("labels")
+    assert len(scheme.prepare(MLP(3, 3)).members) == 5

@@ -8,10 +8,10 @@ from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.proximal import ProximalBregman, held_problem
 from bayes_influence.retraining.refits import losses_after
 from bayes_influence.training import stacked as problems
+from bayes_influence.training.deterministic import Deterministic
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.minimum import minimised
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import Deterministic
 from bayes_influence.training.stacked import StackedProblem
 from tests.fitted import DECAY, tanh_network
 

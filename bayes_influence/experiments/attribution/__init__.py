@@ -1,6 +1,7 @@
 """Attribution of a run: which training examples shaped its predictions.
 
 - `influence_of_run`, `InfluenceRequest` (`of_run`): scores of a finished run, stored with their ranking.
+- `explain_run` (`why`): why a run predicts what it predicts, how sure it is, and what happens without the first rows.
 - `ranked`, `printed_rankings` (`ranking`): most helpful and most harmful examples, as a table.
 - `influence_figure` (`pictures`): the same in images.
 """

@@ -15,6 +15,7 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.convert import to_deterministic
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.derivatives import dense_hessian
+from bayes_influence.objectives.ensembles import EnsembleCrossEntropy
 from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.predictive import ClassPredictive, LabelPredictive, RealPredictive
@@ -116,8 +117,8 @@ def loss_spectrum(objective: Objective, train: Dataset) -> dict[str, float | str
 def plain_loss(objective: Objective) -> Objective | None:
     """The loss in all parameters of the (posterior) mean network, without a regulariser: the same for every scheme.
 
-    Cross-entropy, the Bernoulli likelihood, or half the squared error; of a deterministic network with a loss of the
-    user's own that loss, and of a Bayesian one with such a loss nothing.
+    Cross-entropy (of a deep ensemble its mean), the Bernoulli likelihood, or half the squared error; of a deterministic
+    network with a loss of the user's own that loss, and of a Bayesian one with such a loss nothing.
 
     Args:
         objective: Where it was fitted.
@@ -133,6 +134,8 @@ def plain_loss(objective: Objective) -> Objective | None:
 
 
 def _plain_likelihood(likelihood: Likelihood) -> Likelihood | None:
+    if isinstance(likelihood, EnsembleCrossEntropy):
+        return likelihood
     if isinstance(likelihood, LabelPredictive):
         return Bernoulli()
     if isinstance(likelihood, ClassPredictive):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
@@ -31,7 +31,12 @@ class LabelEvidence:
 
 
 def label_evidence(
-    influence: Influence, data: Dataset, ids: Int[Tensor, " k"], proposed: Int[Tensor, " k"], count: int
+    influence: Influence,
+    data: Dataset,
+    ids: Int[Tensor, " k"],
+    proposed: Int[Tensor, " k"],
+    count: int,
+    witnesses: Bool[Tensor, " n"],
 ) -> LabelEvidence:
     """Ranks the training rows by what their removal does to the losses of examples with one label and the other.
 
@@ -41,6 +46,8 @@ def label_evidence(
         ids: Of the examples in question.
         proposed: The class that each of them is proposed to have.
         count: How many rows each list holds at most; rows whose removal does the opposite are on none.
+        witnesses: Rows that may be named: those whose own label is beyond doubt, as wrong labels are the most
+            influential of all.
     """
     found = LabelEvidence([], [], [])
     for start in range(0, len(ids), TESTS):
@@ -49,7 +56,7 @@ def label_evidence(
         as_labelled = influence.on_loss(asked).removal
         as_proposed = influence.on_loss(with_targets(asked, proposed[part])).removal
         for row, own in enumerate(ids[part].tolist()):
-            others = data.ids != own
+            others = witnesses.to(data.ids.device) & (data.ids != own)
             found.supporting.append(_strongest(as_labelled[row], data.ids, others, count))
             found.opposing.append(_strongest(-as_labelled[row], data.ids, others, count))
             found.proposing.append(_strongest(as_proposed[row], data.ids, others, count))

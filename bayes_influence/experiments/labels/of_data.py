@@ -23,7 +23,8 @@ class FoundLabels:
 
     Attributes:
         issues: The ranking.
-        folder: With `labels.csv`, `labels.parquet` where pyarrow is installed, and `config.json`.
+        folder: With the page `labels.html`, `labels.csv`, `labels.parquet` where pyarrow is installed, and
+            `config.json`.
     """
 
     issues: LabelIssues
@@ -62,6 +63,6 @@ def find_in_data(
         progress=progress,
     )
     with folder.writing():
-        for ending in ("csv", "parquet") if find_spec("pyarrow") else ("csv",):
+        for ending in ("html", "parquet", "csv") if find_spec("pyarrow") else ("html", "csv"):
             issues.save(folder.path / f"{RANKING}.{ending}")
     return FoundLabels(issues, folder.path)

@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayes_influence.arguments import shown
-from bayes_influence.data.appearance import appearances
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.data.sources import as_dataset
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.evaluation.label_noise import LabelNoise, label_noise
 from bayes_influence.experiments.labels.evidence import LabelEvidence, label_evidence
+from bayes_influence.experiments.labels.looks import looks_of
 from bayes_influence.experiments.labels.result import LabelIssues
 from bayes_influence.experiments.labels.settings import (
     LARGEST_BATCH,
@@ -58,7 +58,7 @@ def find_mislabelled(
 
     Every example is predicted by networks that were trained without it; `label_noise` tells wrong labels from
     ambiguous examples, and says what the rate rests on. Training rows that argue for and against are those of largest
-    influence in the last layer of one more network, which is trained on everything.
+    influence in the last layer of one more network, which is trained on everything; flagged rows are not heard.
 
     Args:
         data: A frame of pandas or polars; a `Dataset`; or a loader, a dataset of torch or a pair of arrays, see
@@ -163,13 +163,14 @@ def search_labels(
     order = noise.wrong.argsort(descending=True, stable=True)
     listed = order[: min(max(settings.listed, int(noise.flagged(settings.level).sum())), SHOWN_MOST, len(order))]
     influence = _influence(schemes[best], make_network, data, settings, schedule)
-    evidence = label_evidence(influence, data, data.ids[listed], noise.proposed[listed], settings.evidence)
+    witnesses = ~noise.flagged(settings.level)
+    evidence = label_evidence(influence, data, data.ids[listed], noise.proposed[listed], settings.evidence, witnesses)
     ranked = _ranked(data, tried[best], noise, settings, order, influence, evidence)
     if files is not None:
         ranked.insert(1, "file", [files[row] for row in ranked["row"]])
     mentioned = [*evidence.supporting, *evidence.opposing, *evidence.proposing]
     ids = dict.fromkeys([*data.ids[listed].tolist(), *(row for rows in mentioned for row in rows)])
-    looks = dict(zip(ids, appearances(data, list(ids), among=data), strict=True))
+    looks = looks_of(data, list(ids), frame, target)
     return LabelIssues(
         name=data.name,
         ranked=ranked,
@@ -179,6 +180,7 @@ def search_labels(
         agreement=float((tried[best].probabilities.argmax(dim=1) == data.targets.cpu()).double().mean()),
         class_names=data.class_names or tuple(map(str, range(data.n_classes))),
         looks=looks,
+        listed=len(listed),
         frame=frame,
         target=target,
     )

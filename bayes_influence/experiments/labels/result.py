@@ -13,6 +13,7 @@ from rich.table import Table
 
 from bayes_influence.data.appearance import Appearance
 from bayes_influence.data.files import checked_place, write_whole
+from bayes_influence.experiments.labels.page import page_of
 
 PRINTED = 20
 """Rows that are printed."""
@@ -40,6 +41,7 @@ class LabelIssues:
         agreement: Share of the labels that held-out networks predict.
         class_names: One per class.
         looks: What the listed rows, and those that argue, look like, by id.
+        listed: How many rows, the first ones, have evidence.
         frame: The table that the examples are rows of, as it was read.
         target: Its column with the labels.
     """
@@ -52,6 +54,7 @@ class LabelIssues:
     agreement: float
     class_names: tuple[str, ...]
     looks: Mapping[int, Appearance]
+    listed: int
     frame: pd.DataFrame | None = None
     target: str | None = None
 
@@ -74,7 +77,7 @@ class LabelIssues:
         return f"LabelIssues({self.name!r}: {self.sentence})"
 
     def save(self, path: str | Path) -> None:
-        """Writes the ranking as `.csv` or `.parquet`, whole.
+        """Writes the ranking as `.csv` or `.parquet`, or the listed rows as a page, `.html`; whole.
 
         Raises:
             ValueError: If the suffix is another, or something stands there that is no file.
@@ -90,8 +93,10 @@ class LabelIssues:
             buffer = io.BytesIO()
             self.ranked.to_parquet(buffer, index=False)
             content = buffer.getvalue()
+        elif kind == ".html":
+            content = page_of(self).encode()
         else:
-            raise ValueError(f"{place.name} must end in .csv or .parquet, got {kind!r}")
+            raise ValueError(f"{place.name} must end in .csv, .parquet or .html, got {kind!r}")
         write_whole(place, content)
 
 

@@ -22,6 +22,7 @@ FILES = (
     "groups.selection",
     "understanding.loo_logistic",
     "understanding.mislabelled",
+    "understanding.training_attack",
 )
 """Modules of this room that have `STUDIES`."""
 

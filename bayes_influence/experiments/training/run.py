@@ -147,7 +147,7 @@ def _starting_point(run: TrainRun, split: Split, data_folder: str | Path | None,
         config["warm_start_params"] = fingerprint(params=start.params, buffers=start.buffers)
         make = lambda: network  # noqa: E731
     dtype = split.train.example.inputs.dtype
-    params, buffers = initial_state(lambda: scheme.prepare(make()), run.seeds, dtype=dtype, device=run.device)
+    params, buffers = initial_state(lambda: scheme.built(make), run.seeds, dtype=dtype, device=run.device)
     objective = prepared_objective(scheme, make, split.train, run.seeds[0], checked=checked).to(device=run.device)
     return _Start(objective, params, buffers, config)
 

@@ -101,7 +101,7 @@ class TrainRun(OfNetwork):
     def resolved(self) -> TrainRun:
         """The same run with nothing left unsaid about its schedule, its network's size and its scheme's numbers."""
         options = self.resolved_scheme().options
-        numbers = {name: value for name, value in options.items() if isinstance(value, float | str)}
+        numbers = {name: value for name, value in options.items() if isinstance(value, int | float | str)}
         found = self._said() | self.found_data() | {"code": self.found_code()}
         return replace(self, **found, scheme_options=numbers | self.scheme_options)
 

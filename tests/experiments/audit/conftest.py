@@ -7,9 +7,9 @@ from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.models.mlp import MLP
 from bayes_influence.retraining.from_scratch import FromScratch
+from bayes_influence.training.deterministic import Deterministic
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import Deterministic
 
 SCHEDULE = Schedule(150, 0.02)
 SETTINGS = AuditSettings(removals=5, damping=0.05, refit_schedule=Schedule(30))

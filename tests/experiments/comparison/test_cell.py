@@ -85,3 +85,12 @@ def test_estimators_follow_the_parameters_of_the_study():
     assert estimators("all", bayesian) == [Estimator("variational", "all"), Estimator("posterior-mean", "means")]
     plain = fitted(replace(STUDY, epochs=1, schemes=("none",))).objective
     assert estimators("last-layer", plain) == [Estimator("influence", "last-layer")]
+
+
+@pytest.mark.slow
+def test_a_deep_ensemble_is_compared_as_one_network():
+    study = replace(STUDY, schemes=("deep-ensemble",), scheme_options={"size": 2})
+    results = measure(study).tables["results"]
+    assert results["truth"].tolist() == ["newton"]
+    assert results["pearson"].item() > 0.95
+    assert results["loss_hessian_max"].item() > 0

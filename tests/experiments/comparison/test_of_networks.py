@@ -9,8 +9,8 @@ import bayes_influence as bi
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.experiments.comparison import of_networks
 from bayes_influence.experiments.comparison.of_networks import task_of, usual_schedule
+from bayes_influence.training.deterministic import Deterministic
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
-from bayes_influence.training.schemes import Deterministic
 
 SHORT = MinibatchSchedule(6, 8, 0.02)
 SMALL = bi.CompareSettings(seeds=(1, 4), removals=5, refit_epochs=10)

@@ -11,9 +11,9 @@ from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import losses_after
 from bayes_influence.retraining.warm import Warm
+from bayes_influence.training.deterministic import Deterministic
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import Deterministic
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,10 @@ from bayes_influence.retraining.from_scratch import FromScratch
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.proximal import Proximal, ProximalBregman
 from bayes_influence.retraining.warm import Warm
+from bayes_influence.training.deterministic import Deterministic
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import SCHEMES, Deterministic
+from bayes_influence.training.schemes import SCHEMES
 from tests.references import softmax_regression_minimum
 
 DECAY = 0.05

@@ -18,7 +18,7 @@ def test_files_hold_the_ranking(issues, tmp_path):
     assert stored["row"].tolist() == issues.ranked["row"].tolist()
     assert '\'=HYPERLINK("x")' in set(stored["label"])
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "found.parquet"), issues.ranked)
-    with pytest.raises(ValueError, match=r"found\.txt must end in \.csv or \.parquet, got '\.txt'"):
+    with pytest.raises(ValueError, match=r"found\.txt must end in \.csv, \.parquet or \.html, got '\.txt'"):
         issues.save(tmp_path / "found.txt")
 
 

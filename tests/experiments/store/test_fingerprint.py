@@ -9,8 +9,8 @@ from bayes_influence.data.fingerprint import UnidentifiableError, fingerprint
 from bayes_influence.experiments.store.fingerprint import described, fingerprint_of_builder, identity_of_members
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.training.deterministic import Deterministic
 from bayes_influence.training.fits import Fits
-from bayes_influence.training.schemes import Deterministic
 
 
 @dataclass(frozen=True)

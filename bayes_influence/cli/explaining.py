@@ -1,0 +1,53 @@
+"""The command that explains predictions of a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bayes_influence.cli.options import (
+    clear_errors,
+    console,
+    data_of_run,
+    given_or_none,
+    is_study,
+    print_wide,
+    refuse_data_folder,
+    settings_of,
+)
+from bayes_influence.cli.parameters import DataFolder, Device
+
+
+def why(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished training run of a classification.")],
+    test: Annotated[list[int] | None, typer.Option(help="Test example, counted from 0; repeatable.")] = None,
+    test_id: Annotated[list[int] | None, typer.Option(help="Test example by its id; repeatable.")] = None,
+    top: Annotated[int, typer.Option(help="Rows named of each kind; the first for a prediction are removed.")] = 5,
+    removals: Annotated[int, typer.Option(help="Rows without which estimates are held against retraining.")] = 8,
+    damping: Annotated[float | None, typer.Option(help="Of the estimate; see `explain_run`.")] = None,
+    index: Annotated[int, typer.Option(help="Which of the run's seeds, counted from 0.")] = 0,
+    device: Device = "cpu",
+    data_folder: DataFolder = None,
+    out: Annotated[Path | None, typer.Option(help="Result folder; RUN-why-TEST when not given.")] = None,
+) -> None:
+    """Say why a run predicts what it predicts: rows for and against, how sure it is, and what changes without them."""
+    given = dict(locals())
+    from bayes_influence.experiments.attribution.of_run import InfluenceRequest
+    from bayes_influence.experiments.attribution.why import explain_run, printed_explanation, removal_sentences
+
+    tests, test_ids = tuple(test or ()), tuple(test_id or ())
+    named = "-".join([run.name, "why", *map(str, tests), *(f"id{identity}" for identity in test_ids)])
+    with clear_errors():
+        request = settings_of(InfluenceRequest, given, tests=tests, test_ids=test_ids)
+        if is_study(str(run)):
+            refuse_data_folder(data_of_run(run))
+        where: dict[str, Any] = {"data_folder": data_folder, "device": given_or_none("device", device)}
+        found = explain_run(run, out or run.with_name(named), request, removals=removals, **where)
+    for table in printed_explanation(found):
+        print_wide(table)
+    for sentence in removal_sentences(found):
+        console.print(f"{sentence}.", highlight=False, soft_wrap=True)
+    console.print(found.verdict, highlight=False, soft_wrap=True)
+    console.print(f"Tables and configuration: {found.folder}", highlight=False, soft_wrap=True)

@@ -1,0 +1,246 @@
+"""Marks that a person made on the page, applied: a cleaned table, and what networks gain from it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from bayes_influence.data.columns import words
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.files import write_whole
+from bayes_influence.data.own_images import OwnImages
+from bayes_influence.data.own_rows import OwnTable
+from bayes_influence.data.reading import read_table
+from bayes_influence.evaluation.intervals import Interval, mean_interval
+from bayes_influence.experiments.labels.evidence import with_targets
+from bayes_influence.experiments.labels.page import data_id
+from bayes_influence.experiments.labels.settings import LabelData, LabelSettings
+from bayes_influence.experiments.store.folder import CONFIG, StudyFolder, read_record
+from bayes_influence.training.cross_validation import held_out_predictions
+
+COLUMNS = ("data", "row", "label", "mark", "new_label")
+"""Of a file of marks, as the page exports it."""
+
+KINDS = ("keep", "relabel", "drop")
+
+
+@dataclass(frozen=True, eq=False)
+class AppliedMarks:
+    """What marks did.
+
+    Attributes:
+        folder: With the cleaned data and `comparison.csv`.
+        cleaned: The file of the cleaned data in it.
+        kept: Rows whose label was confirmed.
+        relabelled: Rows with another label now.
+        dropped: Rows that are gone.
+        comparison: Held-out accuracy and loss on the rows that nothing was changed of, of networks that were trained
+            on the data before and after.
+        gain: How much the loss of such a row falls on average, with its 95 % interval over the rows.
+    """
+
+    folder: Path
+    cleaned: Path
+    kept: int
+    relabelled: int
+    dropped: int
+    comparison: pd.DataFrame
+    gain: Interval
+
+    @property
+    def sentence(self) -> str:
+        """What was done, and what it brought."""
+        return (
+            f"{self.relabelled} relabelled, {self.dropped} dropped, {self.kept} confirmed. The held-out loss of a row "
+            f"that was not touched fell by {self.gain.estimate:.3g} ({self.gain.low:.3g} to {self.gain.high:.3g})"
+        )
+
+
+def read_marks(path: str | Path) -> pd.DataFrame:
+    """A file of marks as the page exports it, one row per mark.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such file, is of several data sets, or marks a row twice or with an unknown mark.
+    """
+    found = read_table(Path(path))
+    absent = [name for name in COLUMNS if name not in found.columns]
+    if absent:
+        raise ValueError(f"{path} is no file of marks, which has the columns {', '.join(COLUMNS)}; got no {absent[0]}")
+    if len(found) == 0:
+        raise ValueError(f"{path} holds no mark; mark rows on the page, then export them")
+    found = found.assign(**{name: words(found[name]) for name in ("data", "label", "mark", "new_label")})
+    if len(sets := set(found["data"])) > 1:
+        raise ValueError(f"{path} holds marks of {len(sets)} data sets; apply one after the other")
+    if found["row"].duplicated().any():
+        raise ValueError(f"{path} marks row {found['row'][found['row'].duplicated()].iloc[0]} twice")
+    unknown = set(found["mark"]) - set(KINDS)
+    if unknown:
+        raise ValueError(f"{path} holds the unknown mark {min(unknown)!r}; known: {', '.join(KINDS)}")
+    return found
+
+
+def run_of_marks(marks: pd.DataFrame, folder: str | Path = "runs") -> Path:
+    """The search that marks were made on, among those in a folder.
+
+    Args:
+        marks: As `read_marks` has them.
+        folder: Where searches are stored.
+
+    Raises:
+        ValueError: If none of them is of the data that were marked.
+    """
+    for path in sorted(Path(folder).glob(f"*/{CONFIG}")):
+        if read_record(path)["config"].get("study") == "labels":
+            data, _ = _stored(path.parent)
+            if _id_of(data.examples()) == marks["data"].iloc[0]:
+                return path.parent
+    raise ValueError(
+        f"no search for wrong labels in {folder} is of the data that were marked; say --run, the folder of the search"
+    )
+
+
+def apply_marks(marks: pd.DataFrame, run: str | Path, out: str | Path, *, progress: bool = True) -> AppliedMarks:
+    """Cleans the data of a search as its marks say, and trains the search's networks before and after.
+
+    A table is written in its own format, with its columns as they were; arrays as `cleaned.npz`; of other data a table
+    of ids, files and labels.
+
+    Args:
+        marks: As `read_marks` has them.
+        run: Folder of the search.
+        out: Result folder.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: If marks are of other data, name a row or a class that there is not, or leave too little.
+    """
+    data, settings = _stored(run)
+    examples = data.examples()
+    if _id_of(examples) != marks["data"].iloc[0]:
+        raise ValueError(
+            f"the marks are of another data set than the search in {run}, or its labels changed; name the folder of "
+            "the search whose page was marked"
+        )
+    names = examples.class_names or tuple(map(str, range(examples.n_classes)))
+    targets, kept = _changed(examples, marks, names)
+    after = with_targets(examples, targets).at(kept)
+    after.check_classes()
+    touched = set(marks["row"][marks["mark"] != "keep"])
+    same = torch.tensor([row for row in kept.tolist() if row not in touched])
+    comparison, gain = _compared(data, settings, examples, after, same, progress)
+    folder = StudyFolder(out, {"study": "marks", "run": str(run), "marks": marks.to_dict("records")})
+    with folder.writing():
+        cleaned = _write(data, examples, after, names, folder.path)
+    folder.write_table("comparison", comparison)
+    counts = marks["mark"].value_counts()
+    numbers = {
+        name: int(counts.get(kind, 0)) for name, kind in zip(("kept", "relabelled", "dropped"), KINDS, strict=True)
+    }
+    return AppliedMarks(folder.path, cleaned, comparison=comparison, gain=gain, **numbers)
+
+
+def _stored(run: str | Path) -> tuple[LabelData, LabelSettings]:
+    config = dict(StudyFolder.open(run).config)
+    if config.pop("study", None) != "labels":
+        raise ValueError(f"{run} holds no search for wrong labels")
+    settings = LabelSettings.from_config(config.pop("settings"))
+    return LabelData.from_config(config), settings
+
+
+def _id_of(examples: Dataset) -> str:
+    names = examples.class_names or tuple(map(str, range(examples.n_classes)))
+    return data_id(examples.ids.tolist(), [names[target] for target in examples.targets.tolist()])
+
+
+def _changed(examples: Dataset, marks: pd.DataFrame, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Targets of all examples, and the ids that stay."""
+    known = set(examples.ids.tolist())
+    places = {name: index for index, name in enumerate(names)}
+    targets, dropped = examples.targets.clone(), set()
+    for mark in marks.to_dict("records"):
+        if mark["row"] not in known:
+            raise ValueError(f"row {mark['row']} is marked, but {examples.name} has no such row")
+        if mark["mark"] == "drop":
+            dropped.add(mark["row"])
+        elif mark["mark"] == "relabel":
+            name = _class_of(mark["new_label"], places)
+            targets[examples.positions(int(mark["row"]))] = places[name]
+    kept = torch.tensor([row for row in examples.ids.tolist() if row not in dropped], dtype=torch.int64)
+    return targets, kept
+
+
+def _class_of(word: str, places: Mapping[str, int]) -> str:
+    """A class as a file of marks has it, perhaps behind the apostrophe that keeps it from being a formula."""
+    for name in (word, word.removeprefix("'")):
+        if name in places:
+            return name
+    raise ValueError(f"a row is relabelled {word!r}, which is no class; there are {', '.join(places)}")
+
+
+def _compared(
+    data: LabelData, settings: LabelSettings, before: Dataset, after: Dataset, same: Tensor, progress: bool
+) -> tuple[pd.DataFrame, Interval]:
+    """Held-out predictions of the untouched rows by networks that were trained before and after."""
+    shape, outputs = tuple(before.example.inputs.shape[1:]), data.n_outputs(before)
+    rows, losses = [], []
+    for when, examples in (("before", before), ("after", after)):
+        tried = held_out_predictions(
+            data.schemes(len(examples)),
+            lambda: data.network_for(shape, outputs),
+            examples,
+            settings.seeds,
+            data.schedule(len(examples)),
+            folds=settings.folds,
+            progress=progress,
+        )
+        labels = examples.targets.cpu()
+        own = [one.probabilities.gather(1, labels[:, None])[:, 0].clamp(min=torch.finfo().tiny) for one in tried]
+        best = max(range(len(own)), key=lambda index: float(own[index].log().mean()))
+        places = examples.positions(same).cpu()
+        right = (tried[best].probabilities.argmax(dim=1) == labels)[places].double()
+        losses.append(-own[best].log()[places].numpy())
+        rows.append(
+            {"trained": when, "rows": len(examples), "judged": len(same), "accuracy": float(right.mean())}
+            | {"loss": float(losses[-1].mean())}
+        )
+    return pd.DataFrame(rows), mean_interval(losses[0] - losses[1])
+
+
+def _write(data: LabelData, examples: Dataset, after: Dataset, names: tuple[str, ...], folder: Path) -> Path:
+    """The cleaned data, in the format that they came in where that is a table or arrays."""
+    known, path = data.known(), Path(data.dataset)
+    labels = dict(zip(after.ids.tolist(), after.targets.tolist(), strict=True))
+    if isinstance(known, OwnTable):
+        target = known.form.target[0]
+        values = dict(zip(words(known.frame[target]), known.frame[target], strict=True))
+        cleaned = known.frame.loc[list(labels)].copy()
+        cleaned[target] = pd.Series({row: values[names[label]] for row, label in labels.items()})
+        return _written(cleaned, folder / f"cleaned{path.suffix.lower()}")
+    if path.suffix.lower() == ".npz":
+        buffer = io.BytesIO()
+        np.savez(buffer, inputs=np.load(path)["inputs"][list(labels)], targets=np.array(list(labels.values())))
+        write_whole(folder / "cleaned.npz", buffer.getvalue())
+        return folder / "cleaned.npz"
+    columns: dict[str, Any] = {"row": list(labels), "label": [names[label] for label in labels.values()]}
+    if isinstance(known, OwnImages):
+        columns["file"] = [str(known.paths[row]) for row in labels]
+    return _written(pd.DataFrame(columns), folder / "cleaned.csv")
+
+
+def _written(frame: pd.DataFrame, path: Path) -> Path:
+    buffer = io.BytesIO()
+    if path.suffix == ".parquet":
+        frame.to_parquet(buffer, index=False)
+    else:
+        frame.to_csv(buffer, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+    write_whole(path, buffer.getvalue())
+    return path
