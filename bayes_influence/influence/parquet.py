@@ -17,24 +17,16 @@ NOTES = "bayes_influence"
 def write_parquet(scores: InfluenceScores, path: str | Path) -> None:
     """See `InfluenceScores.to_parquet`."""
     arrow, parquet = _pyarrow()
-    error = scores.error
-    columns: dict[str, Any] = {"value": scores.values, "removal": scores.removal}
-    if error is not None:
-        columns["error"] = error
+    tensors = {"value": scores.values, "removal": scores.removal, "error": scores.error}
+    columns = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
     examples = scores.train_ids.cpu().numpy()
-    schema = None
-    with replacing(Path(path)) as partial:
-        writer = None
+    kinds = {"test_id": arrow.int64(), "train_id": arrow.int64()}
+    kinds |= {name: arrow.from_numpy_dtype(column.dtype) for name, column in columns.items()}
+    schema = arrow.schema(list(kinds.items()), metadata={NOTES: scores.notes()})
+    with replacing(Path(path)) as partial, parquet.ParquetWriter(partial, schema) as writer:
         for row, test_id in enumerate(scores.test_ids.tolist()):
-            own = {name: arrow.array(value[row].detach().cpu().numpy()) for name, value in columns.items()}
-            ids = {"test_id": arrow.array([test_id] * len(examples), arrow.int64()), "train_id": arrow.array(examples)}
-            table = arrow.table({**ids, **own})
-            if writer is None:
-                schema = table.schema.with_metadata({NOTES: scores.notes()})
-                writer = parquet.ParquetWriter(partial, schema)
-            writer.write_table(table.cast(schema))
-        if writer is not None:
-            writer.close()
+            ids = {"test_id": [test_id] * len(examples), "train_id": examples}
+            writer.write_table(arrow.table({**ids, **{name: column[row] for name, column in columns.items()}}, schema))
 
 
 def _pyarrow() -> tuple[Any, Any]:

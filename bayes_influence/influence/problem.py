@@ -60,7 +60,6 @@ class FittedProblem:
         dtype: torch.dtype = torch.float64,
         batch_size: int = BATCH_SIZE,
     ) -> None:
-        check_dataset(train, "the training examples")
         check_dtype(dtype)
         check_count(**{"the batch size": batch_size})
         self.dtype = dtype

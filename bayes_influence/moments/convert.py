@@ -14,6 +14,7 @@ from bayes_influence.moments.initial import InitialSigma, fan_in_sigma
 from bayes_influence.moments.layers import BayesianLayer, is_bayesian
 from bayes_influence.moments.moments import Approximation
 from bayes_influence.moments.supported import CONVERTED, reason_against
+from bayes_influence.moments.unfolded import unfolded
 
 
 class UnsupportedModuleError(BayesInfluenceError, TypeError):
@@ -31,13 +32,14 @@ def to_bayesian(
     """The moment-propagating twin of a deterministic network, with Gaussian weights and biases.
 
     Every layer in `CONVERTED` is replaced in a deep copy, by exact type; parameters keep their names and get their
-    `_rho` beside them, so a layer holds `weight, bias, weight_rho, bias_rho`. Means start at the network's weights.
-    Everything else stays: activations, pooling, shapes and residual additions are carried over by the rules of the
-    torch functions that they call; hooks and attributes of a replaced layer go over to its twin. The twin maps a tensor
-    (or `Moments`) to `Moments` and depends on nothing but its parameters: no sampling. Parameters of normalisation
-    layers and of PReLU stay fixed numbers. A frozen parameter (`requires_grad=False`) is random as any other, and its
-    mean and its rho are frozen both: its sigma stays at the start. `check_twin` holds the twin against the network on a
-    batch.
+    `_rho` beside them, so a layer holds `weight, bias, weight_rho, bias_rho`. Torch's attention and encoder layers are
+    unfolded into linear layers first, see `unfolded`; in the twin's deterministic network they stay so. Means start at
+    the network's weights. Everything else stays: activations, pooling, shapes and residual additions are carried over
+    by the rules of the torch functions that they call; hooks and attributes of a replaced layer go over to its twin.
+    The twin maps a tensor (or `Moments`) to `Moments` and depends on nothing but its parameters: no sampling.
+    Parameters of normalisation layers and of PReLU stay fixed numbers. A frozen parameter (`requires_grad=False`) is
+    random as any other, and its mean and its rho are frozen both: its sigma stays at the start. `check_twin` holds the
+    twin against the network on a batch.
 
     Args:
         network: Any network built of supported modules; left as it is.
@@ -59,12 +61,14 @@ def to_bayesian(
     """
     _check_module(network)
     approximation = Approximation(method, max_pooling, structure)
-    _check_convertible(network)
+    _check_unshared(network)
+    plain = unfolded(network)
+    _check_convertible(plain)
     sigma = (
         initial_sigma if callable(initial_sigma) else fan_in_sigma(*[] if initial_sigma is None else [initial_sigma])
     )
     return _replaced(
-        network,
+        plain,
         lambda module, path: (
             CONVERTED[type(module)](module, approximation, sigma, path) if type(module) in CONVERTED else None
         ),
@@ -128,6 +132,9 @@ def _check_convertible(network: nn.Module) -> None:
         raise ValueError(
             f"{type(network).__name__} has no layer to convert; known: {', '.join(kind.__name__ for kind in CONVERTED)}"
         )
+
+
+def _check_unshared(network: nn.Module) -> None:
     names: dict[int, str] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
         if names.setdefault(id(parameter), name) != name:

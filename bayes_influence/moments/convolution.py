@@ -1,8 +1,8 @@
-"""Bayesian convolutions in one, two and three dimensions."""
+"""Bayesian convolutions in one, two and three dimensions, and transposed ones."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bayes_influence.moments.initial import InitialSigma
 from bayes_influence.moments.layers import BayesianLayer
-from bayes_influence.moments.linear_maps import Convolution, LinearMap
+from bayes_influence.moments.linear_maps import Convolution, LinearMap, TransposedConvolution
 from bayes_influence.moments.moments import Approximation, Moments
 
 
@@ -21,19 +21,19 @@ class BayesianConv(BayesianLayer):
     their weights, so they are correlated; each position's mean and variance are exact for a fixed input.
     """
 
+    options: ClassVar[tuple[str, ...]] = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    """What the deterministic layer is made with beside its channels."""
+
     def __init__(
         self,
-        layer: nn.Conv1d | nn.Conv2d | nn.Conv3d,
+        layer: Any,
         approximation: Approximation,
         initial_sigma: InitialSigma,
         path: str = "",
     ) -> None:
         super().__init__(layer, approximation, initial_sigma, path)
         self.kind = type(layer)
-        self.geometry: dict[str, Any] = {
-            name: getattr(layer, name)
-            for name in ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-        }
+        self.geometry: dict[str, Any] = {name: getattr(layer, name) for name in self.options}
         self.in_channels = layer.in_channels
         self.out_channels = layer.out_channels
 
@@ -91,3 +91,23 @@ class BayesianConv(BayesianLayer):
         """Sizes, geometry and approximation, as they are printed."""
         geometry = ", ".join(f"{name}={value}" for name, value in self.geometry.items())
         return f"{self.in_channels}, {self.out_channels}, {geometry}, {self.approximation}"
+
+
+class BayesianTransposedConv(BayesianConv):
+    """`nn.ConvTranspose1d`, `nn.ConvTranspose2d` or `nn.ConvTranspose3d` with Gaussian weights and biases.
+
+    Output positions share their weights as a convolution's do. An `output_size` cannot be asked for in a call.
+    """
+
+    options: ClassVar[tuple[str, ...]] = (*BayesianConv.options, "output_padding")
+
+    @staticmethod
+    def n_channels(layer: Any) -> int:
+        """Channels of the deterministic layer's output: its weight has those of the input first."""
+        return layer.out_channels
+
+    @property
+    def linear_map(self) -> LinearMap:
+        """The transposed convolution."""
+        names = ("stride", "padding", "dilation", "groups", "output_padding")
+        return TransposedConvolution(*(self.geometry[name] for name in names))

@@ -56,7 +56,12 @@ class BayesianLayer(nn.Module, ABC):
         for name in ("weight", "bias"):
             self.register_parameter(name + RHO, _log_sigma(getattr(layer, name, None), initial_sigma, fan_in))
         if approximation.calibrated and self.takes_factors:
-            self.register_buffer(FACTOR, layer.weight.detach().new_ones(len(layer.weight)))
+            self.register_buffer(FACTOR, layer.weight.detach().new_ones(self.n_channels(layer)))
+
+    @staticmethod
+    def n_channels(layer: Any) -> int:
+        """Channels of the deterministic layer's output."""
+        return len(layer.weight)
 
     @property
     def channel_axis(self) -> int:

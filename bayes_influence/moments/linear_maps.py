@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 @runtime_checkable
@@ -70,13 +71,21 @@ class Convolution:
     dilation: tuple[int, ...]
     groups: int
 
+    @property
+    def _is_transposed(self) -> bool:
+        return False
+
+    @property
+    def _output_padding(self) -> tuple[int, ...]:
+        return (0,) * len(self.stride)
+
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution."""
         function = _CONVOLUTIONS[len(self.stride)]
         return function(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def adjoints(self, gradient: Tensor, x: Tensor, weight: Tensor, input_too: bool) -> tuple[Tensor | None, Tensor]:
-        """The transposed convolution of the gradient, and the correlation of input and gradient."""
+        """The map's transpose of the gradient, and the correlation of input and gradient."""
         to_input, to_weight, _ = torch.ops.aten.convolution_backward(
             self._batched(gradient),
             self._batched(x),
@@ -85,8 +94,8 @@ class Convolution:
             self.stride,
             self.padding,
             self.dilation,
-            False,
-            [0] * len(self.stride),
+            self._is_transposed,
+            self._output_padding,
             self.groups,
             (input_too, True, False),
         )
@@ -99,3 +108,27 @@ class Convolution:
 
     def _batched(self, x: Tensor) -> Tensor:
         return x if x.ndim == len(self.stride) + 2 else x.unsqueeze(0)
+
+
+@dataclass(frozen=True)
+class TransposedConvolution(Convolution):
+    """The transpose of a convolution: weight (in, out per group, *kernel), input (batch, in, *spatial) or one example.
+
+    Attributes:
+        output_padding: Positions added on one side of the output.
+    """
+
+    output_padding: tuple[int, ...]
+
+    @property
+    def _is_transposed(self) -> bool:
+        return True
+
+    @property
+    def _output_padding(self) -> tuple[int, ...]:
+        return self.output_padding
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The transposed convolution."""
+        function = _TRANSPOSED[len(self.stride)]
+        return function(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)

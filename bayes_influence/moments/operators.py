@@ -120,3 +120,8 @@ class Operators:
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self._operate(Tensor.__setitem__, self, index, value)
+
+    @property
+    def is_nested(self) -> bool:
+        """False: torch's encoder asks its input for it."""
+        return False

@@ -8,15 +8,19 @@ from typing import Any
 
 from torch import nn
 
-from bayes_influence.moments.convolution import BayesianConv
+from bayes_influence.moments.convolution import BayesianConv, BayesianTransposedConv
 from bayes_influence.moments.embedding import BayesianEmbedding
 from bayes_influence.moments.layers import BayesianLayer, BayesianLinear
+from bayes_influence.moments.unfolded import UNFOLDED
 
 CONVERTED: dict[type[nn.Module], type[BayesianLayer]] = {
     nn.Linear: BayesianLinear,
     nn.Conv1d: BayesianConv,
     nn.Conv2d: BayesianConv,
     nn.Conv3d: BayesianConv,
+    nn.ConvTranspose1d: BayesianTransposedConv,
+    nn.ConvTranspose2d: BayesianTransposedConv,
+    nn.ConvTranspose3d: BayesianTransposedConv,
     nn.Embedding: BayesianEmbedding,
 }
 """Layers whose weights become Gaussian, by exact type: a subclass may compute something else."""
@@ -90,6 +94,7 @@ PASSED: frozenset[type[nn.Module]] = frozenset(
         nn.ModuleList,
         nn.ModuleDict,
         nn.Identity,
+        nn.TransformerEncoder,
         nn.Flatten,
         nn.Unflatten,
         *RESAMPLINGS,
@@ -134,6 +139,8 @@ def reason_against(module: nn.Module) -> str | None:
         return "returns indices, and which entry is the largest is random; build it with return_indices=False"
     if kind in PASSED:
         return None
+    if kind in UNFOLDED:
+        return "has keys and values that are always there; build its attention without add_bias_kv and add_zero_attn"
     if kind.__module__.startswith("torch."):
         return "has no moment rule; replace it by supported modules, see bayes_influence.moments.supported.PASSED"
     if own:

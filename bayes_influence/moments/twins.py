@@ -14,6 +14,7 @@ from torch.func import functional_call
 from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.moments.layers import FACTOR, RHO, BayesianLayer, is_bayesian
 from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.unfolded import unfolded
 from bayes_influence.torch_internals import tree_flatten
 
 TOLERANCE = 1e-4
@@ -48,7 +49,7 @@ def check_twin(network: nn.Module, twin: nn.Module, inputs: Tensor | Moments) ->
     """
     if not is_bayesian(twin):
         raise ValueError(f"the twin, a {type(twin).__name__}, has no Bayesian layer; make it with to_bayesian")
-    network, twin = deepcopy(network).eval(), deepcopy(twin).eval()
+    network, twin = unfolded(network).eval(), deepcopy(twin).eval()
     batch = inputs.expectation if isinstance(inputs, Moments) else inputs
     layers = [path for path, module in twin.named_modules() if isinstance(module, BayesianLayer)]
     state = _without_variance(network, twin)

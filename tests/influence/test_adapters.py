@@ -1,6 +1,7 @@
-"""Refusals of the adapters; `python -m benchmarks.peers.adapters` holds them against the libraries themselves."""
+"""With as much of the libraries as the adapters use; `python -m benchmarks.peers.adapters` has them whole."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,35 @@ def influence(regression, train):
 def without_peers(monkeypatch):
     for module in ("pydvl.valuation.result", "quanda.explainers"):
         monkeypatch.setitem(sys.modules, module, None)
+
+
+class Explainer:
+    """As much of quanda's as is used."""
+
+    def __init__(self, model, train_dataset):
+        self.model, self.train_dataset = model, train_dataset
+
+
+def test_values_are_mean_removal_effects(influence, test, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydvl.valuation.result", SimpleNamespace(ValuationResult=SimpleNamespace))
+    scores = influence.on_loss(test)
+    values = as_valuation_result(scores)
+    assert values.algorithm == "influence"
+    assert values.data_names.tolist() == scores.train_ids.tolist()
+    assert values.values == pytest.approx(scores.removal.numpy().sum(axis=0) / len(test))
+
+
+def test_explanations_are_removal_effects(influence, train, test, monkeypatch):
+    monkeypatch.setitem(sys.modules, "quanda.explainers", SimpleNamespace(Explainer=Explainer))
+    data = torch.utils.data.TensorDataset(train.inputs, train.targets)
+    explainer = as_explainer(influence, data)
+    assert explainer.model is influence.problem.objective.network
+    assert explainer.train_dataset is data
+    assert "image_classification" in explainer.accepted_tasks
+    found = explainer.explain(test.inputs, test.targets.tolist())
+    torch.testing.assert_close(found, influence.on_loss(test).removal)
+    torch.testing.assert_close(explainer.self_influence(), influence.on_loss(train).removal.diagonal())
+    assert (explainer.self_influence() > 0).all()
 
 
 def test_a_library_that_is_not_there(influence, train, test, without_peers):

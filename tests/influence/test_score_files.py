@@ -64,6 +64,16 @@ def test_a_streamed_file_is_what_is_computed_in_memory(deep, train, test, tmp_pa
     torch.testing.assert_close(InfluenceScores.load(path).values, direct.values, rtol=0, atol=0)
 
 
+def test_residual_norms_are_what_is_left_of_the_systems_that_were_solved(deep, train, test):
+    influence = Influence(deep, train, damping=0.1, solver=ConjugateGradients(tolerance=0.05))
+    rows = influence.problem.gradients(*influence.problem.taken(test))
+    rows = torch.linspace(1, 5, len(rows)).unsqueeze(1) * rows
+    solved = ScoreRequest(influence.response, influence._blocks, rows, test.ids, "loss").solve()
+    left = influence.response.operator @ solved.value - rows.T
+    assert left.norm(dim=0).min() > 1e-6
+    torch.testing.assert_close(solved.residual_norms, left.norm(dim=0))
+
+
 @pytest.mark.parametrize("scoring", ["gradients", "forward"])
 def test_a_killed_run_goes_on_where_it_stopped(linear, train, test, tmp_path, killing, scoring):
     influence = Influence(linear, train, damping=0.1, batch_size=10, scoring=scoring)

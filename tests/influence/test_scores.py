@@ -294,6 +294,12 @@ def test_a_kl_of_another_number_of_examples_is_said(train, test, elbo, caplog, t
         assert "ELBO" not in repr(found) + caplog.text
 
 
+@pytest.mark.parametrize("known", [{"stationarity": 0.5}, {"drift": torch.ones(1)}])
+def test_scores_that_know_half_of_it_do_not_say_how_far_the_minimum_is(known):
+    scores = InfluenceScores(torch.ones(1, 2), torch.arange(2), torch.arange(1), **known)
+    assert repr(scores).endswith("converged)")
+
+
 def test_scores_without_a_drift_say_so(train):
     scores = InfluenceScores(torch.ones(1, 2), torch.arange(2), torch.arange(1), curvature="posterior covariance")
     with pytest.raises(ValueError, match="scores by posterior covariance do not know how far"):

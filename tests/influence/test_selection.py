@@ -164,6 +164,7 @@ def test_projected_gradients_end_at_the_maximum_of_a_concave_effect(seed):
     effect = Concave(linear, quadratic)
     assert set(CHEAP_METHODS["projected-gradient"](effect, 3).tolist()) == set(np.argsort(-best.x)[:3].tolist())
     start, second = effect.asked[:2]
+    assert start.tolist() == [float(value in linear.topk(3).values) for value in linear]
     slope = linear - quadratic @ start
     torch.testing.assert_close(second, project_capped_simplex(start + slope / slope.abs().max(), 3))
 

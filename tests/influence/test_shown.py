@@ -95,6 +95,9 @@ def test_a_figure_shows_every_ranked_example_with_its_id_and_a_sign(pictures, ro
     assert titles[0] == "test 104\neven"
     assert titles[1] == f"▲ {shown.helpful[0].id}\n{shown.helpful[0].appearance.label}"
     assert titles[4].startswith(f"▼ {shown.harmful[1].id}\n")
+    below = [axes.get_xlabel() for axes in pictures.show(2).figure().axes]
+    assert below[0].endswith("\nloss:")
+    assert below[1] == f"{shown.helpful[0].removal:+.1e}"
     bars = rows.show(3).figure().axes[0]
     expected = [one.removal for one in rows.show(3).tests[0].helpful + rows.show(3).tests[0].harmful]
     assert [bar.get_width() for bar in bars.patches] == expected

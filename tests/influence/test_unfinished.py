@@ -75,6 +75,17 @@ def test_a_run_that_is_finished_is_a_score_file_and_nothing_else(target):
     assert (scores.test_ids.tolist(), scores.measurement, scores.solver) == ([7, 9], "loss", "cholesky")
 
 
+@pytest.mark.parametrize("gone", ["solved", "done"])
+def test_a_run_is_finished_whatever_somebody_has_cleared_away(target, gone):
+    begin(target)
+    kept, tensors = opened(target)
+    fill(tensors, 20, 30)
+    kept.mark(30)
+    file(target, gone).unlink()
+    kept.finish()
+    assert [item.name for item in target.parent.iterdir()] == ["scores.safetensors"]
+
+
 def test_the_solved_systems_come_back(target):
     begin(target)
     solved = UnfinishedScores(target, "mark", "").read_solved()

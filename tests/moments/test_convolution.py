@@ -5,7 +5,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from bayes_influence.moments import Approximation, Moments, fan_in_sigma, to_bayesian, to_deterministic
-from bayes_influence.moments.convolution import BayesianConv
+from bayes_influence.moments.supported import CONVERTED
 from bayes_influence.torch_internals import make_fx
 
 DOUBLE = torch.float64
@@ -18,12 +18,18 @@ LAYERS = {
     "valid": (lambda: nn.Conv1d(1, 2, 2, padding="valid"), (1, 3)),
     "circular": (lambda: nn.Conv1d(1, 2, 2, padding=1, padding_mode="circular"), (1, 3)),
     "reflect": (lambda: nn.Conv2d(1, 1, 3, padding=(1, 2), padding_mode="reflect"), (1, 3, 4)),
+    "transposed 1d": (lambda: nn.ConvTranspose1d(3, 2, 4, stride=3, padding=1), (3, 4)),
+    "transposed 2d": (
+        lambda: nn.ConvTranspose2d(4, 6, (3, 2), stride=2, padding=1, output_padding=1, groups=2, dilation=2),
+        (4, 3, 4),
+    ),
+    "transposed 3d": (lambda: nn.ConvTranspose3d(2, 3, 2, bias=False), (2, 2, 3, 2)),
     "same, replicate": (lambda: nn.Conv1d(1, 1, 4, padding="same", padding_mode="replicate"), (1, 4)),
 }
 
 
 def converted(layer):
-    return BayesianConv(layer, Approximation("exact"), fan_in_sigma(0.8))
+    return CONVERTED[type(layer)](layer, Approximation("exact"), fan_in_sigma(0.8))
 
 
 def sampled(layer, twin, x, n, draw):
@@ -42,7 +48,7 @@ def test_moments_of_a_fixed_input_are_those_of_sampled_weights(name, draw, asser
     assert_match(twin(x), sampled(layer, twin, x.expand(n, *shape), n, draw))
 
 
-@pytest.mark.parametrize("name", ["1d", "2d", "3d", "groups", "same"])
+@pytest.mark.parametrize("name", ["1d", "2d", "3d", "groups", "same", *(f"transposed {d}d" for d in (1, 2, 3))])
 def test_moments_of_a_random_input_are_those_of_samples(name, draw, assert_match):
     build, shape = LAYERS[name]
     layer = build().double()
@@ -75,6 +81,16 @@ def test_fixed_weights_against_samples(draw, assert_match):
     assert_match(
         functional.conv_transpose2d(x, transposed), functional.conv_transpose2d(samples[:, 0], transposed)[:, None]
     )
+
+
+def test_variance_factors_of_a_transposed_convolution_are_of_its_output_channels():
+    twin = to_bayesian(nn.ConvTranspose2d(4, 6, 2, groups=2), structure="calibrated")
+    assert twin.variance_factor.shape == (6,)
+    twin.variance_factor.fill_(4.0)
+    plain = to_bayesian(nn.ConvTranspose2d(4, 6, 2, groups=2))
+    plain.load_state_dict({name: value for name, value in twin.state_dict().items() if name != "variance_factor"})
+    x = torch.randn(2, 4, 3, 3)
+    torch.testing.assert_close(twin(x).variance, 4 * plain(x).variance)
 
 
 def test_initial_sigma_counts_the_whole_kernel():

@@ -22,6 +22,7 @@ OPERATIONS = {
     "log softmax": nn.LogSoftmax(-1),
     "layer norm": nn.LayerNorm(4),
     "rms norm": nn.RMSNorm(4),
+    "normalize": lambda x: nn.functional.normalize(x, dim=-1),
     "average pooling": nn.AvgPool1d(2, padding=1),
     "max pooling": nn.MaxPool1d(3, stride=1, padding=1),
     "adaptive max pooling": nn.AdaptiveMaxPool1d(2),

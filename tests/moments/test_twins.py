@@ -129,6 +129,13 @@ def test_weights_that_reach_the_outputs_by_another_way_are_noticed():
 
     with pytest.raises(TwinMismatchError, match=r"'first\.weight' reaches the outputs otherwise than through the call"):
         checked(lambda net, x: F.linear(net.third(x), net.kept[0][:, :3]), listed)
+
+    def frozen(network):
+        network.first.requires_grad_(False)
+        listed(network)
+
+    with pytest.raises(TwinMismatchError, match=r"'first\.weight' reaches the outputs otherwise than through the call"):
+        checked(lambda net, x: F.linear(net.third(x), net.kept[0][:, :3]), frozen)
     with pytest.raises(TwinMismatchError, match=r"'third\.bias' reaches the outputs otherwise"):
         checked(lambda net, x: net.third(x) + dict(net.third.named_parameters())["bias"])
     with pytest.raises(TwinMismatchError, match=r"'second\.weight' reaches the outputs otherwise"):

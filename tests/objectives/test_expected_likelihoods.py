@@ -171,6 +171,7 @@ def test_every_expectation_knows_the_likelihood_of_one_draw():
         assert sampled_likelihood(loss) == CrossEntropy()
     assert sampled_likelihood(ExpectedBernoulli()) == Bernoulli()
     assert sampled_likelihood(ExpectedGaussian(0.3)) == GaussianNoise(0.3)
+    assert sampled_likelihood(ExpectedGaussian()) == GaussianNoise(1.0)
     with pytest.raises(
         TypeError, match="the likelihood of one draw, and function does not say which that is; take Tilted"
     ):

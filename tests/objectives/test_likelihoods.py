@@ -20,6 +20,15 @@ def test_weighted_and_smoothed_cross_entropy_equals_torch(weights, smoothing):
     assert torch.allclose(CrossEntropy(weights, smoothing)(logits, targets), expected)
 
 
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("given", [(1, 3), [1.0, 3.0], torch.tensor([1.0, 3.0])], ids=["integers", "list", "tensor"])
+def test_class_weights_are_kept_as_numbers_however_they_are_given(given):
+    """So that likelihoods are the same ones, in sets and in what is stored, where their weights are."""
+    likelihood = CrossEntropy(given)
+    assert (likelihood, hash(likelihood)) == (CrossEntropy((1.0, 3.0)), hash(CrossEntropy((1.0, 3.0))))
+    assert "class_weights=(1.0, 3.0)" in repr(likelihood)
+
+
 def test_bad_class_weights_and_smoothing_are_refused():
     for weights in ((1.0, -1.0), (1.0, float("nan")), (0.0, 0.0)):
         with pytest.raises(ValueError, match="class weights must be finite, at least 0 and not all 0, got"):

@@ -32,8 +32,8 @@ from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.posteriors import WeightPosterior
-from bayes_influence.objectives.prediction import classes_of, entropy, predict_classes
+from bayes_influence.objectives.posteriors import WeightPosterior, linearized_outputs
+from bayes_influence.objectives.prediction import LOGIT_DRAWS, classes_of, entropy, predict_classes
 from bayes_influence.objectives.predictive import ClassPredictive
 from bayes_influence.training.minibatch import Trained
 
@@ -97,17 +97,30 @@ def predict_all(
     if posterior is None and trained.posteriors:
         posterior = trained.posteriors[index]
     if posterior is not None:
-        mode = posterior.usual_mode if mode == "diagonal" else mode
-    if posterior is not None and mode == "sampled":
+        return _under(posterior, objective, classes, data, posterior.usual_mode if mode == "diagonal" else mode)
+    if not isinstance(first, Moments):
+        return _deterministic(objective, classes, data)
+    parts = [predict_classes(objective, batch.inputs, mode=mode) for batch in data.batches(BATCH)]
+    variances = [softmax(part.logits, dim=-1).variance.sum(-1) for part in parts]
+    return Predicted(torch.cat([part.probabilities for part in parts]), torch.cat(variances))
+
+
+def _under(
+    posterior: WeightPosterior, objective: Objective, classes: ClassPredictive, data: Dataset, mode: str
+) -> Predicted:
+    """Means and variances of the softmax over drawn weights, or over the linearised network's logits at such."""
+    if mode == "sampled":
         draws = posterior.sample(POSTERIOR_SAMPLES, torch.Generator().manual_seed(0))
         objectives = [objective.at({**objective.params, **member(draws, draw)}) for draw in range(POSTERIOR_SAMPLES)]
         outputs = torch.stack([_deterministic(own, classes, data).probabilities for own in objectives])
         return Predicted(outputs.mean(0), outputs.var(0).sum(-1))
-    if posterior is None and not isinstance(first, Moments):
-        return _deterministic(objective, classes, data)
-    parts = [predict_classes(objective, batch.inputs, mode=mode, posterior=posterior) for batch in data.batches(BATCH)]
-    variances = [softmax(part.logits, dim=-1).variance.sum(-1) for part in parts]
-    return Predicted(torch.cat([part.probabilities for part in parts]), torch.cat(variances))
+    means, variances = [], []
+    for batch in data.batches(BATCH):
+        drawn = linearized_outputs(objective, posterior, batch.inputs).draws(LOGIT_DRAWS)
+        each = torch.softmax(torch.stack([classes.class_logits(one) for one in drawn]), dim=-1)
+        means.append(each.mean(0))
+        variances.append(each.var(0).sum(-1))
+    return Predicted(torch.cat(means), torch.cat(variances))
 
 
 def _deterministic(objective: Objective, classes: ClassPredictive, data: Dataset) -> Predicted:

@@ -26,7 +26,7 @@ from bayes_influence.objectives.likelihoods import Bernoulli, GaussianNoise
 from bayes_influence.objectives.members import member, stack_members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.posteriors import linearized_outputs
-from bayes_influence.objectives.prediction import probit_probabilities
+from bayes_influence.objectives.prediction import LOGIT_DRAWS, predict, probit_probabilities
 from bayes_influence.training.laplace import laplace
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
@@ -92,9 +92,13 @@ def test_laplace_predicts_by_the_linearised_moments_of_its_posterior(tmp_path):
     objective = trained.at(1)
     posterior = laplace(objective, split.train)
     predicted = predict_all(trained, 1, split.test, posterior=posterior)
-    logits = linearized_outputs(objective, posterior, split.test.inputs)
-    torch.testing.assert_close(predicted.probabilities, probit_probabilities(logits))
-    torch.testing.assert_close(predicted.variance, softmax(logits, dim=-1).variance.sum(-1))
+    draws = linearized_outputs(objective, posterior, split.test.inputs).draws(LOGIT_DRAWS)
+    probabilities = torch.softmax(draws, dim=-1)
+    torch.testing.assert_close(predicted.probabilities, probabilities.mean(0))
+    torch.testing.assert_close(predicted.variance, probabilities.var(0).sum(-1))
+    torch.testing.assert_close(
+        predicted.probabilities, predict(objective, split.test.inputs, posterior=posterior).probabilities
+    )
     nll = -predicted.probabilities.log().gather(1, split.test.targets.unsqueeze(1)).mean()
     assert report["nll"][1] == pytest.approx(float(nll), rel=1e-5)
     drawn = predict_all(trained, 1, split.test, "sampled", posterior)
