@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad
 
-from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
+from bayes_influence.curvature.operators.gauss_newton import GaussNewton
 from bayes_influence.curvature.operators.output_curvature import output_hessians
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
@@ -91,7 +91,7 @@ def laplace_posterior(
     if structure not in STRUCTURES:
         raise ValueError(f"structure must be one of {', '.join(STRUCTURES)}, got {structure!r}")
     problem = FittedProblem(objective.taking(parameters), train)
-    operator = GaussNewtonOperator(problem.reduced, problem.data)
+    operator = GaussNewton().operator(problem.reduced, problem.data)
     curvature = operator.dense() if structure == "full" else operator.diagonal()
     return GaussianPosterior(problem.reduced, problem.data, len(train) * curvature, variational=False)
 
@@ -136,20 +136,46 @@ def memory_perturbation(
     if posterior.is_diagonal:
         failed = precisions.amin(dim=1) <= 0
         changes = gradients / precisions
-        variances = torch.einsum("kcp,p,kdp->kcd", jacobians, 1 / posterior.precision, jacobians)
     else:
         factors, info = torch.linalg.cholesky_ex(precisions)
         failed = info > 0
         changes = torch.cholesky_solve(gradients.unsqueeze(2), factors).squeeze(2)
-        covariance = torch.cholesky_inverse(torch.linalg.cholesky(posterior.precision))
-        variances = jacobians @ covariance @ jacobians.mT
     if failed.any():
         raise ValueError(
             f"removing the examples {data.ids[failed][:5].tolist()} leaves no positive definite precision; they carry "
             f"the posterior alone, so a stronger prior is needed"
         )
+    return MemoryPerturbation(changes, precisions, _moved_outputs(posterior, data, jacobians))
+
+
+def output_changes(
+    posterior: GaussianPosterior, ids: int | Iterable[int] | Tensor | None = None
+) -> Float[Tensor, "k C"]:
+    """v_i e_i alone, the predicted change of an example's own outputs when it is removed.
+
+    It takes the posterior as it is, so that no precision is found or factored for each example.
+
+    Args:
+        posterior: Before the removal.
+        ids: Of k examples; all when not given. Memory k C P.
+
+    Raises:
+        ValueError: If an id is unknown.
+    """
+    data = posterior.data if ids is None else posterior.data.at(ids)
+    return _moved_outputs(posterior, data, per_example_jacobians(posterior.objective, data.inputs))
+
+
+def _moved_outputs(
+    posterior: GaussianPosterior, data: Dataset, jacobians: Float[Tensor, "k C P"]
+) -> Float[Tensor, "k C"]:
+    if posterior.is_diagonal:
+        variances = torch.einsum("kcp,p,kdp->kcd", jacobians, 1 / posterior.precision, jacobians)
+    else:
+        covariance = torch.cholesky_inverse(torch.linalg.cholesky(posterior.precision))
+        variances = jacobians @ covariance @ jacobians.mT
     errors = _output_gradients(posterior.objective, data.batch())
-    return MemoryPerturbation(changes, precisions, torch.einsum("kcd,kd->kc", variances, errors))
+    return torch.einsum("kcd,kd->kc", variances, errors)
 
 
 def _example_curvatures(posterior: GaussianPosterior, data: Dataset, jacobians: Tensor) -> Float[Tensor, "k *shape"]:

@@ -8,7 +8,12 @@ from torch import nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
-from bayes_influence.influence.memory_perturbation import GaussianPosterior, laplace_posterior, memory_perturbation
+from bayes_influence.influence.memory_perturbation import (
+    GaussianPosterior,
+    laplace_posterior,
+    memory_perturbation,
+    output_changes,
+)
 from bayes_influence.objectives.likelihoods import GaussianNoise
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
@@ -76,6 +81,14 @@ def test_a_diagonal_laplace_is_the_diagonal(deep, train):
         jacobian = torch.func.jacrev(lambda theta, inputs=inputs: deep.flat.outputs(theta, inputs)[0])(deep.flat.theta)
         error = deep.outputs(deep.params, inputs)[0].softmax(0) - torch.nn.functional.one_hot(target, 3)[0]
         torch.testing.assert_close(change, jacobian @ ((jacobian.T @ error) / diagonal.precision))
+
+
+@pytest.mark.parametrize("structure", ["full", "diagonal"])
+def test_changes_of_outputs_come_alone_too(deep, train, structure):
+    posterior = laplace_posterior(deep, train, structure)
+    whole = memory_perturbation(posterior).output_change
+    torch.testing.assert_close(output_changes(posterior), whole)
+    torch.testing.assert_close(output_changes(posterior, train.ids[[4, 2]]), whole[[4, 2]])
 
 
 def test_an_example_that_carries_the_posterior_alone_is_named():

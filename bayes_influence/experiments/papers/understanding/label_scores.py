@@ -15,7 +15,7 @@ from bayes_influence.influence.memory_perturbation import (
     GaussianPosterior,
     laplace_posterior,
     mean_field_posterior,
-    memory_perturbation,
+    output_changes,
 )
 from bayes_influence.influence.posterior_samples import losses_at_samples
 from bayes_influence.moments.sampling import Posterior
@@ -38,8 +38,8 @@ SCORES = (SELF, CLEAN, LOSS, MARGIN, ENSEMBLE, COVARIANCE, MEMORY, RANDOM)
 DRAWS = 100
 """Of the posterior, for the variance of losses."""
 
-PERTURBED_AT_ONCE = 200
-"""Each holds a precision: 0.9 MB in 330 parameters."""
+PERTURBED_AT_ONCE = 500
+"""Each holds the Jacobian of its outputs."""
 
 
 def label_scores(members: Members, train: Dataset, clean: Dataset, seed: int) -> dict[str, Float[Tensor, " n"]]:
@@ -62,7 +62,7 @@ def label_scores(members: Members, train: Dataset, clean: Dataset, seed: int) ->
         MARGIN: -own,
         ENSEMBLE: -every.mean(dim=0),
         COVARIANCE: loss_variances(objective, train, generator),
-        MEMORY: output_changes(objective, train),
+        MEMORY: memory_changes(objective, train),
         RANDOM: torch.rand(len(train), generator=generator, dtype=torch.float64),
     }
 
@@ -106,8 +106,7 @@ def loss_variances(objective: Objective, train: Dataset, generator: torch.Genera
     return losses_at_samples(found.objective, layout.unflatten(draws), found.data).var(dim=0)
 
 
-def output_changes(objective: Objective, train: Dataset) -> Float[Tensor, " n"]:
+def memory_changes(objective: Objective, train: Dataset) -> Float[Tensor, " n"]:
     """||v_i e_i||: how far an example's outputs move when it leaves, by the memory-perturbation equation."""
     posterior = last_layer_posterior(objective, train)
-    blocks = [memory_perturbation(posterior, ids).output_change for ids in train.ids.split(PERTURBED_AT_ONCE)]
-    return torch.cat(blocks).norm(dim=1)
+    return torch.cat([output_changes(posterior, ids) for ids in train.ids.split(PERTURBED_AT_ONCE)]).norm(dim=1)

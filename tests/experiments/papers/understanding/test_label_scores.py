@@ -19,7 +19,7 @@ from bayes_influence.experiments.papers.understanding.label_scores import (
     last_layer_posterior,
     loss_variances,
     margins,
-    output_changes,
+    memory_changes,
 )
 from bayes_influence.models.mlp import MLP
 from bayes_influence.objectives.derivatives import dense_hessian
@@ -111,7 +111,7 @@ def test_loss_variances_are_over_laplace_s_posterior_of_the_last_layer(data, fit
     torch.testing.assert_close(found.log(), every.var(dim=0).log(), rtol=0, atol=0.15)
 
 
-def test_output_changes_are_the_posterior_s_variance_times_the_error(data, fits):
+def test_memory_changes_are_the_posterior_s_variance_times_the_error(data, fits):
     train, _ = data
     objective = fits["weight-decay"].at(0)
     features, covariance = laplace_by_hand(objective, train)
@@ -121,7 +121,7 @@ def test_output_changes_are_the_posterior_s_variance_times_the_error(data, fits)
     for c in range(2):
         jacobians[:, c, 3 * c : 3 * c + 3], jacobians[:, c, 6 + c] = features[:, :3], 1.0
     changes = (jacobians @ covariance @ jacobians.mT @ errors[:, :, None])[:, :, 0]
-    torch.testing.assert_close(output_changes(objective, train), changes.norm(dim=1), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(memory_changes(objective, train), changes.norm(dim=1), rtol=1e-6, atol=1e-9)
 
 
 def test_a_network_without_a_regulariser_has_the_others_prior(data, fits):
