@@ -104,7 +104,7 @@ def whole(size: int) -> tuple[Objective, Dataset]:
 
 
 JOBS: dict[str, tuple[Job, tuple[int, ...]]] = {
-    "last layer of 1000 classes": (last_layer, (1, 2, 4)),
+    "last layer of 1000 classes": (last_layer, (4, 6)),
     "dense Hessian": (dense, (500, 1000, 2000)),
     "conjugate gradients": (conjugate_gradients, (500, 1000, 2000)),
     "EK-FAC of LeNet": (ekfac, (200, 500, 1000)),

@@ -24,8 +24,11 @@ DENSE_SIZE = 2000
 DENSE_WORK = 1e13
 """Multiplications and additions, some ten minutes of a core, above which not even a small matrix is built unasked."""
 
-DENSE_COPIES = 7
-"""Matrices of P^2 that are held at once while one is built, symmetrised and factored: measured."""
+DENSE_COPIES = 5
+"""Matrices of P^2 that are held at once while one is built, symmetrised and factored: measured.
+
+For those above 32 MB; what smaller ones are made of is not given back at once.
+"""
 
 SMALL_BYTES = 1 << 20
 """So much is there wherever anything runs: what is left is asked of the system, half a millisecond, for more."""

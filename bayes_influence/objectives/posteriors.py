@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,6 +20,7 @@ from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.derivatives import per_example_jacobians
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
+from bayes_influence.objectives.quasi_random import sobol_normals
 from bayes_influence.torch_internals import tree_leaves, tree_map
 
 JACOBIAN_ENTRIES = 2**25
@@ -55,8 +57,8 @@ class WeightPosterior(ABC):
         """Draws of N(0, Sigma). The generator is one of the CPU."""
 
     @abstractmethod
-    def output_variance(self, jacobian: Float[Tensor, "*lead P"]) -> Float[Tensor, "*lead"]:
-        """J Sigma j' for every row j of a Jacobian."""
+    def output_covariance(self, jacobian: Float[Tensor, "*lead C P"]) -> Float[Tensor, "*lead C C"]:
+        """J Sigma J' for every Jacobian J."""
 
     def sample(self, n_samples: int, generator: torch.Generator) -> Params:
         """Draws of the parameters of `layout`, stacked on a leading axis. The generator is one of the CPU."""
@@ -85,8 +87,37 @@ class WeightPosterior(ABC):
         return moved.taking(self.layout.names)
 
 
-def linearized_outputs(objective: Objective, posterior: WeightPosterior, inputs: Any) -> Moments:
-    """The outputs at the posterior's mean, and diag(J Sigma J') with J the Jacobian in its parameters.
+@dataclass(frozen=True, eq=False)
+class LinearizedOutputs:
+    """Gaussian outputs of n examples.
+
+    Attributes:
+        mean: The outputs at the posterior's mean.
+        covariance: J Sigma J' of each example's C outputs, flat.
+    """
+
+    mean: Float[Tensor, "n *out"]
+    covariance: Float[Tensor, "n C C"]
+
+    @property
+    def moments(self) -> Moments:
+        """Means and variances alone."""
+        return Moments(self.mean, self.covariance.diagonal(dim1=1, dim2=2).reshape(self.mean.shape))
+
+    def draws(self, n_samples: int) -> Float[Tensor, "S n *out"]:
+        """Quasi-random draws of the outputs of an example together, the same normals for all examples.
+
+        What outputs have in common is kept: a softmax does not see it, and of independent logits with the same
+        variances it would be flattened by it.
+        """
+        values, vectors = torch.linalg.eigh(self.covariance)
+        roots = vectors * values.clamp(min=0).sqrt().unsqueeze(1)
+        normals = torch.from_numpy(sobol_normals(n_samples, roots.shape[-1], seed=0)).to(self.mean)
+        return self.mean + torch.einsum("ncd,sd->snc", roots, normals).reshape(n_samples, *self.mean.shape)
+
+
+def linearized_outputs(objective: Objective, posterior: WeightPosterior, inputs: Any) -> LinearizedOutputs:
+    """The outputs at the posterior's mean, and J Sigma J' with J their Jacobian in its parameters.
 
     Exact where the outputs are linear in them, as in a last layer. Memory: outputs x parameters for as many examples
     as fit into `JACOBIAN_ENTRIES`, at least one; time: a backward pass per output.
@@ -104,11 +135,11 @@ def linearized_outputs(objective: Objective, posterior: WeightPosterior, inputs:
     with torch.no_grad():
         mean = there.outputs(there.params, inputs)
     at_once = max(1, JACOBIAN_ENTRIES // (posterior.layout.total * mean[0].numel()))
-    variances = [
-        posterior.output_variance(per_example_jacobians(there, _rows(inputs, start, at_once)))
+    covariances = [
+        posterior.output_covariance(per_example_jacobians(there, _rows(inputs, start, at_once)))
         for start in range(0, len(mean), at_once)
     ]
-    return Moments(mean, torch.cat(variances).reshape(mean.shape))
+    return LinearizedOutputs(mean, torch.cat(covariances))
 
 
 def drawn_outputs(

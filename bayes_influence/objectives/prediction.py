@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi
 from statistics import NormalDist
 from typing import Any
@@ -139,7 +139,8 @@ def predict(
         mode: `"diagonal"`, `"linearized"` or `"sampled"`, as the functions of those names say.
         averaging: How the first two modes come from logits to probabilities: `"probit"`, with the epistemic part to
             second order and at most the total; or `"sampled"`, by `LOGIT_DRAWS` draws of independent logits. Mode
-            `"sampled"` averages over its own draws of the weights.
+            `"sampled"` averages over its own draws of the weights, and `"linearized"` under a posterior beside the
+            network over draws of all logits of an example together.
         n_samples: Draws of the weights, in mode `"sampled"`.
         generator: Source of the draws; seeded with 0 if not given.
         posterior: Of a deterministic network's weights, such as Laplace's or SWAG's; `"linearized"` or `"sampled"`.
@@ -202,7 +203,11 @@ def predict_classes(
         with torch.no_grad():
             draws = _draws(objective, inputs, n_samples, generator, posterior)
             return _averaged(vmap(classes.class_logits)(drawn) for drawn in draws)
-    logits = classes.class_logits(_output_moments(objective, inputs, mode, n_samples, generator, posterior))
+    if posterior is not None:
+        linearized = linearized_outputs(objective, posterior, inputs)
+        drawn = _averaged([vmap(classes.class_logits)(linearized.draws(LOGIT_DRAWS))])
+        return replace(drawn, logits=classes.class_logits(linearized.moments))
+    logits = classes.class_logits(_output_moments(objective, inputs, mode, n_samples, generator, None))
     if averaging == "sampled":
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         noise = torch.randn(LOGIT_DRAWS, *logits.shape, generator=generator, dtype=logits.dtype).to(logits.device)
@@ -275,7 +280,7 @@ def _output_moments(
                 running.add(outputs)
         return running.moments
     if posterior is not None:
-        return linearized_outputs(objective, posterior, inputs)
+        return linearized_outputs(objective, posterior, inputs).moments
     return _MOMENTS[mode](objective.network, inputs, objective.params)
 
 

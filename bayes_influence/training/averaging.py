@@ -74,10 +74,10 @@ class SwagPosterior(WeightPosterior):
         low_rank = normals[:, size:] @ self.deviations / (rank - 1) ** 0.5
         return (diagonal + low_rank) * 0.5**0.5
 
-    def output_variance(self, jacobian: Float[Tensor, "*lead P"]) -> Float[Tensor, "*lead"]:
-        """J Sigma j' for every row j of a Jacobian: that of the diagonal and that of the low-rank part."""
-        along = (jacobian @ self.deviations.T).square().sum(-1) / (len(self.deviations) - 1)
-        return 0.5 * (jacobian.square() @ self.diagonal + along)
+    def output_covariance(self, jacobian: Float[Tensor, "*lead C P"]) -> Float[Tensor, "*lead C C"]:
+        """J Sigma J' for every Jacobian J: that of the diagonal and that of the low-rank part."""
+        along = jacobian @ self.deviations.T / (len(self.deviations) - 1) ** 0.5
+        return 0.5 * ((jacobian * self.diagonal) @ jacobian.mT + along @ along.mT)
 
 
 class IterateAverage:

@@ -151,9 +151,10 @@ class LaplacePosterior(WeightPosterior):
         normals = torch.randn(n_samples, len(self.mean), generator=generator, dtype=self.mean.dtype).to(self.mean)
         return self.basis.back(normals * self._eigenvalues.sqrt())
 
-    def output_variance(self, jacobian: Float[Tensor, "*lead P"]) -> Float[Tensor, "*lead"]:
-        """J Sigma j' for every row j of a Jacobian."""
-        return (self.basis.coordinates(jacobian).square() * self._eigenvalues).sum(-1)
+    def output_covariance(self, jacobian: Float[Tensor, "*lead C P"]) -> Float[Tensor, "*lead C C"]:
+        """J Sigma J' for every Jacobian J."""
+        rows = self.basis.coordinates(jacobian) * self._eigenvalues.sqrt()
+        return rows @ rows.mT
 
     def log_marginal_likelihood(self, prior_precision: float | None = None) -> float:
         """Log p(D | delta) = -sum_i l_i - delta/2 |theta*|^2 + P/2 log delta - 1/2 log det(n G + delta I), in nats.

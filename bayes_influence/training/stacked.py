@@ -30,7 +30,7 @@ LAYER_NUMBERS = 4_000_000
 Bayesian network of width 32, P = 518 and n = 149 takes .43 s of a core one member at a time, .83 s in twos and .74 s in
 fours; one of width 5 and P = 86 takes .07 s in threes and .02 s in twenty-fours."""
 
-TANGENT_COPIES = 1.3
+TANGENT_COPIES = 1.4
 """Numbers that one column of a Hessian holds of an example, for each that a gradient makes: 2.0 and 1.6 were measured
 of an MLP of 20 and 40 units, 0.9 and 1.1 of a Bayesian one of 12 and 32."""
 
@@ -130,9 +130,7 @@ class StackedProblem:
             return torch.stack([self._linear_hessian(row, index) for row, index in pairs])
         size = max(1, TANGENT_ENTRIES // theta.shape[1])
         if size >= self.examples:
-            widest = max(max(shape, default=1) for shape in self.layout.shapes)
-            turn = max(1, min(HESSIAN_ENTRIES, LAYER_NUMBERS // widest) // (theta.shape[1] * self.examples))
-            pieces = zip(theta.split(turn), members.split(turn), strict=True)
+            pieces = zip(theta.split(self._hessians_at_once), members.split(self._hessians_at_once), strict=True)
             return torch.cat([self.derivatives.hessians(rows, *self._arguments(some)) for rows, some in pieces])
         hessians = theta.new_zeros(len(theta), theta.shape[1], theta.shape[1])
         for row, index in enumerate(members.split(1)):
@@ -145,9 +143,17 @@ class StackedProblem:
         """Numbers that are held while Hessians are found, beside them: those of one pass."""
         if self.linear is not None:
             return self.examples * self._numbers
-        columns = min(self.layout.total * self.examples, max(TANGENT_ENTRIES, self.layout.total))
+        examples = min(self.examples, max(1, TANGENT_ENTRIES // self.layout.total))
+        members = min(self._hessians_at_once, len(self.start)) if examples == self.examples else 1
+        columns = members * examples * self.layout.total
         own = tree_map(lambda leaf: leaf[0], self.batch) if self.own_data else self.batch
         return round(TANGENT_COPIES * held_per_example(self.derivatives.objective, own) * columns)
+
+    @property
+    def _hessians_at_once(self) -> int:
+        """Members whose Hessians are found together, where none of them needs its examples in turns."""
+        widest = max(max(shape, default=1) for shape in self.layout.shapes)
+        return max(1, min(HESSIAN_ENTRIES, LAYER_NUMBERS // widest) // (self.layout.total * self.examples))
 
     def example_hessians(self, member: int, examples: Int[Tensor, " k"]) -> Float[Tensor, "k P P"]:
         """H_i of single examples at one member's start, without the regulariser."""

@@ -68,3 +68,32 @@ def test_a_file_that_is_not_in_utf8_is_refused(tmp_path):
     done = run(path, "--target", "label")
     assert done.exit_code == 2
     assert "is not in UTF-8 (byte 0xfc); save it in UTF-8" in " ".join(done.output.split())
+
+
+def test_whole_numbers_of_many_values_are_refused_until_it_is_said_that_they_are_classes(tmp_path):
+    frame = pd.DataFrame({"a": np.arange(60) / 7, "grade": np.arange(60) % 12})
+    frame.to_csv(tmp_path / "grades.csv", index=False)
+    done = run(tmp_path / "grades.csv", "--target", "grade")
+    assert done.exit_code == 2
+    assert "holds 12 different whole numbers, which may be classes or amounts" in " ".join(done.output.split())
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(2):
+            (tmp_path / "photos" / label / f"{number}.png").write_bytes(b"no image")
+    done = run(tmp_path / "photos")
+    assert done.exit_code == 2
+    assert "0.png is no image that Pillow reads" in "".join(done.output.split("\n"))
+
+
+def test_a_page_of_hostile_names_is_written_with_them_escaped(tmp_path):
+    random = np.random.default_rng(0)
+    labels = np.arange(30) % 2
+    frame = pd.DataFrame({"=cmd()": random.normal(size=30) + 5.0 * labels})
+    frame["label"] = np.array(["<img src=x onerror=alert(1)>", "@yes"])[labels]
+    frame.to_csv(tmp_path / "evil.csv", index=False)
+    done = run(tmp_path / "evil.csv", "--target", "label", *QUICK, "--out", tmp_path / "found")
+    assert done.exit_code == 0, done.output
+    assert "<img" not in (tmp_path / "found" / "labels.html").read_text()

@@ -15,6 +15,7 @@ from bayes_influence.curvature.operators.base import DenseOperator
 from bayes_influence.curvature.operators.ekfac import EKFACOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.operators.last_layer import LastLayerOperator
+from bayes_influence.curvature.operators.whitened import WhitenedOperator
 from bayes_influence.curvature.solvers.automatic import Auto
 from bayes_influence.curvature.solvers.registry import solve
 from bayes_influence.data.dataset import Dataset
@@ -146,6 +147,26 @@ def test_a_matrix_from_products_holds_their_intermediate_values_as_well(problem)
     assert plan.passes == 51
 
 
+def test_products_hold_what_is_kept_between_them_whatever_stands_around_the_operator(problem):
+    objective, data = problem
+    operator = HessianOperator(objective, data, batch_size=4)
+    one, two = operator.product_bytes(1), operator.product_bytes(2)
+    assert one == round(1.3 * held_per_example(objective, data.batch()) * 4 * 8)
+    assert abs(two - 2 * one) <= 1
+    operator.kept_bytes = 1000
+    assert operator.product_bytes(1) == one + 1000
+    assert (operator + 0.1).product_bytes(1) == one + 1000
+    assert WhitenedOperator(operator, torch.ones(51).double()).product_bytes(1) == one + 1000
+    assert DenseOperator(torch.eye(3)).product_bytes(1) == 0
+
+
+def test_a_damped_matrix_leaves_that_of_its_base_as_it_was():
+    matrix = torch.diag(torch.tensor([1.0, 2.0]))
+    base = DenseOperator(matrix)
+    assert torch.equal((base + 0.5).dense(), torch.diag(torch.tensor([1.5, 2.5])))
+    assert torch.equal(base.dense(), matrix)
+
+
 def test_ekfac_that_does_not_fit_is_refused(problem, monkeypatch):
     monkeypatch.setattr(cost, "SMALL_BYTES", 0)
     monkeypatch.setattr(cost, "available_bytes", lambda device: 100)
@@ -213,7 +234,7 @@ def factor(width):
 
 factor(20)
 before = peak()
-print(factor(200), peak() - before)
+print(factor(240), peak() - before)
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     size, held = map(int, found.stdout.split())

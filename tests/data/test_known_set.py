@@ -24,6 +24,12 @@ def test_a_kind_says_how_it_is_loaded_and_standardised():
     assert (split.train.name, split.train.inputs.dtype) == ("folder", torch.float64)
 
 
+def test_all_examples_are_the_training_part_standardised_on_itself():
+    found = Pairs(epochs=3, batch_size=2).all_examples(torch.float64, "folder")
+    assert found.inputs.flatten().tolist() == [-1.5, -0.5, 0.5, 1.5]
+    assert found.name == "folder"
+
+
 def test_a_kind_that_does_not_say_is_none():
     with pytest.raises(TypeError, match="abstract"):
         KnownSet(epochs=3, batch_size=2)

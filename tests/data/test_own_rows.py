@@ -122,3 +122,20 @@ def test_a_file_is_called_by_its_name(tmp_path):
     frame().to_csv(tmp_path / "towns.csv", index=False)
     table = OwnTable.read(tmp_path / "towns.csv", Form(("y",)))
     assert (table.name, table.epochs, table.task, table.target_names) == ("towns", 300, "classification", ("y",))
+
+
+def test_all_examples_are_encoded_and_standardised_as_they_themselves_say():
+    sizes = pd.DataFrame({"size": [1.0, 2.0, 3.0, 6.0], "kind": ["a", "b", "b", "a"], "label": ["x", "y", "x", "y"]})
+    found = OwnTable.of_frame(sizes, "label", "table").all_examples(torch.float32)
+    assert found.ids.tolist() == [0, 1, 2, 3]
+    assert found.targets.tolist() == [0, 1, 0, 1]
+    assert found.inputs.dtype == torch.float32
+    expected = (torch.tensor([1.0, 2.0, 3.0, 6.0]) - 3.0) / 3.5**0.5
+    torch.testing.assert_close(found.inputs[:, 0], expected)
+    assert found.inputs[:, 1].tolist() == [1.0, -1.0, -1.0, 1.0]
+
+
+def test_all_arrays_are_standardised_on_themselves():
+    whole = arrays_dataset(np.array([[1.0], [3.0]] * 2), np.array([0, 1] * 2))
+    found = OwnArrays(whole=whole, epochs=1).all_examples(torch.float64)
+    assert found.inputs[:, 0].tolist() == [-1.0, 1.0, -1.0, 1.0]

@@ -34,8 +34,8 @@ class Dense(WeightPosterior):
     def deviations_drawn(self, n_samples, generator):
         return torch.randn(n_samples, len(self.root), generator=generator, dtype=DOUBLE) @ self.root.T
 
-    def output_variance(self, jacobian):
-        return (jacobian @ self.root).square().sum(-1)
+    def output_covariance(self, jacobian):
+        return (jacobian @ self.root) @ (jacobian @ self.root).mT
 
 
 @pytest.fixture
@@ -59,18 +59,23 @@ def test_linearised_outputs_of_a_last_layer_in_closed_form(objective, x, entries
     monkeypatch.setattr(posteriors, "JACOBIAN_ENTRIES", entries)
     posterior = of_last_layer(objective)
     found = linearized_outputs(objective, posterior, x)
-    torch.testing.assert_close(found.expectation, objective.network(x))
+    torch.testing.assert_close(found.mean, objective.network(x).detach())
     features = torch.tanh(objective.network[0](x))
     blocks = torch.cat([torch.kron(torch.eye(3, dtype=DOUBLE), row.unsqueeze(0)).unsqueeze(0) for row in features])
     jacobian = torch.cat([blocks, torch.eye(3, dtype=DOUBLE).expand(7, 3, 3)], dim=2)
-    expected = torch.einsum("ncp,pq,ncq->nc", jacobian, posterior.covariance(), jacobian)
-    torch.testing.assert_close(found.variance, expected)
+    expected = torch.einsum("ncp,pq,ndq->ncd", jacobian, posterior.covariance(), jacobian)
+    torch.testing.assert_close(found.covariance, expected)
+    torch.testing.assert_close(found.moments.variance, expected.diagonal(dim1=1, dim2=2))
+    draws = found.draws(2**13)
+    torch.testing.assert_close(draws.mean(0), found.mean, rtol=0, atol=0.02)
+    centred = draws - draws.mean(0)
+    torch.testing.assert_close(torch.einsum("snc,snd->ncd", centred, centred) / 2**13, expected, rtol=0.02, atol=0.02)
 
 
 def test_drawn_outputs_have_the_linear_moments_and_follow_the_generator(objective, x):
     posterior = of_last_layer(objective)
     draws = torch.cat(list(drawn_outputs(objective, posterior, x, 20_000, None)))
-    expected = linearized_outputs(objective, posterior, x)
+    expected = linearized_outputs(objective, posterior, x).moments
     torch.testing.assert_close(draws.var(0), expected.variance, rtol=0.05, atol=0)
     torch.testing.assert_close(draws.mean(0), expected.expectation.detach(), rtol=0, atol=0.1)
     again = torch.cat(list(drawn_outputs(objective, posterior, x, 20_000, torch.Generator().manual_seed(0))))
@@ -81,8 +86,8 @@ def test_the_mean_is_the_posteriors_and_not_where_the_objective_stands(objective
     posterior = of_last_layer(objective)
     moved = objective.at({name: value + 1.0 if name[0] == "2" else value for name, value in objective.params.items()})
     found, expected = (linearized_outputs(at, posterior, x) for at in (moved, objective))
-    torch.testing.assert_close(found.expectation, expected.expectation)
-    torch.testing.assert_close(found.variance, expected.variance)
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found.covariance, expected.covariance)
 
 
 @pytest.mark.parametrize("mode", ["linearized", "sampled"])
@@ -92,15 +97,20 @@ def test_predictions_under_a_posterior(objective, x, mode):
     alone = predict_classes(objective, x)
     assert (found.epistemic > 0).all()
     assert (alone.epistemic == 0).all()
-    moments = linearized_outputs(objective, posterior, x)
-    draws = moments.expectation + moments.standard_deviation * torch.randn(20_000, *moments.shape, dtype=DOUBLE)
-    if mode == "linearized":
-        torch.testing.assert_close(found.logits.variance, moments.variance)
-        by_logits = predict(objective, x, averaging="sampled", posterior=posterior)
-        averaged = torch.softmax(draws, -1).mean(0)
-        torch.testing.assert_close(by_logits.probabilities, averaged, rtol=0, atol=0.06)
-    else:
-        torch.testing.assert_close(found.logits.variance, moments.variance, rtol=0.05, atol=0)
+    linearized = linearized_outputs(objective, posterior, x)
+    averaged = torch.softmax(linearized.draws(2**14), -1).mean(0)
+    torch.testing.assert_close(found.probabilities, averaged, rtol=0, atol=0.02)
+    exact = mode == "linearized"
+    torch.testing.assert_close(found.logits.variance, linearized.moments.variance, rtol=1e-6 if exact else 0.05, atol=0)
+
+
+def test_what_all_logits_have_in_common_does_not_flatten_the_prediction(objective, x):
+    layout = objective.taking(["2.bias"]).layout
+    shift = Dense(layout, layout.flatten(objective.params), 5.0 * torch.ones(3, 3, dtype=DOUBLE))
+    found = predict(objective, x, posterior=shift)
+    torch.testing.assert_close(found.probabilities, predict(objective, x).probabilities)
+    assert (found.epistemic < 1e-12).all()
+    assert (found.logits.variance > 70).all()
 
 
 def test_real_predictions_have_the_posteriors_variance(x):
@@ -122,8 +132,8 @@ def test_swags_low_rank_part_reaches_the_outputs(objective, x):
         layout, layout.flatten(objective.params), torch.rand(size, dtype=DOUBLE), torch.randn(3, size, dtype=DOUBLE)
     )
     jacobian = torch.func.jacrev(lambda theta: objective.outputs(layout.unflatten(theta), x))(posterior.mean)
-    expected = torch.einsum("ncp,pq,ncq->nc", jacobian, posterior.covariance(), jacobian)
-    torch.testing.assert_close(linearized_outputs(objective, posterior, x).variance, expected)
+    expected = torch.einsum("ncp,pq,ndq->ncd", jacobian, posterior.covariance(), jacobian)
+    torch.testing.assert_close(linearized_outputs(objective, posterior, x).covariance, expected)
 
 
 def test_what_a_posterior_is_not_for_is_refused(objective, x):

@@ -50,7 +50,7 @@ def test_evidence_and_variances_are_those_of_laplace_torch(objective, train, par
     posterior = laplace(objective, train, covariance=covariance, parameters=parameters)
     assert posterior.prior_precision == pytest.approx(FIXTURE["prior_precision"])
     assert posterior.log_marginal_likelihood() == pytest.approx(theirs["evidence"], rel=1e-10)
-    found = linearized_outputs(objective, posterior, tensor("test"))
+    found = linearized_outputs(objective, posterior, tensor("test")).moments
     torch.testing.assert_close(found.variance, torch.tensor(theirs["variances"], dtype=DOUBLE))
     best = laplace(
         objective, train, covariance=covariance, parameters=parameters, prior_precision="marginal-likelihood"
@@ -74,8 +74,8 @@ def test_covariance_is_the_inverse_of_what_each_structure_keeps(objective, train
         assert precision[:25, 25:].abs().max() < 1e-10 < exact[:25, 25:].abs().max()
     torch.testing.assert_close(posterior.variance, posterior.covariance().diagonal())
     rows = torch.randn(2, 3, 43, dtype=DOUBLE)
-    expected = torch.einsum("abp,pq,abq->ab", rows, posterior.covariance(), rows)
-    torch.testing.assert_close(posterior.output_variance(rows), expected)
+    expected = torch.einsum("abp,pq,acq->abc", rows, posterior.covariance(), rows)
+    torch.testing.assert_close(posterior.output_covariance(rows), expected)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)

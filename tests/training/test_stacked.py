@@ -104,7 +104,10 @@ def test_convex_refits_do_not_depend_on_where_they_start(heads, train, removed):
 def test_a_hessian_holds_what_its_columns_make_of_every_example(heads, train, monkeypatch):
     whole = StackedProblem.of(reduce(heads.taking("all"), train))
     objective, columns = heads.objective.taking("all"), heads.objective.taking("all").layout.total
-    each = 1.3 * held_per_example(objective, train.batch())
-    assert whole.hessian_numbers == round(each * columns * len(train))
+    each = 1.4 * held_per_example(objective, train.batch())
+    assert len(heads) > 1
+    for members, entries in ((1, 1), (2, 2 * columns * len(train)), (len(heads), 10**9)):
+        monkeypatch.setattr(problems, "HESSIAN_ENTRIES", entries)
+        assert whole.hessian_numbers == round(each * columns * len(train) * members)
     monkeypatch.setattr(problems, "TANGENT_ENTRIES", 2 * columns)
     assert whole.hessian_numbers == round(each * columns * 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from math import ceil
 
 import torch
@@ -122,7 +123,12 @@ class LinearOperator(ABC):
         return torch.cat([self @ block for block in plan.timed(self._unit_vectors(), blocks)], dim=1)
 
     def _dense_plan(self) -> Plan:
-        return dense_plan(f"the matrix of {type(self).__name__}", self.size, self.dtype.itemsize)
+        plan = dense_plan(f"the matrix of {type(self).__name__}", self.size, self.dtype.itemsize)
+        return replace(plan, held_bytes=plan.held_bytes + self.product_bytes(DENSE_COLUMNS))
+
+    def product_bytes(self, columns: int) -> int:
+        """Bytes that products with so many vectors hold beside these: while one is made, and between them."""
+        return 0
 
     def diagonal(self) -> Float[Tensor, " P"]:
         """The diagonal of A. P products unless a subclass knows better."""
@@ -211,7 +217,12 @@ class DampedOperator(LinearOperator):
 
     def dense(self) -> Float[Tensor, "P P"]:
         """The base's matrix with d added to its diagonal."""
-        return self.base.dense() + torch.diag(self.damping)
+        matrix = self.base.dense()
+        return torch.diagonal_scatter(matrix, matrix.diagonal() + self.damping)
+
+    def product_bytes(self, columns: int) -> int:
+        """Those of the base."""
+        return self.base.product_bytes(columns)
 
     def diagonal(self) -> Float[Tensor, " P"]:
         """The base's diagonal plus d."""

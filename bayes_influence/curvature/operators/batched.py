@@ -148,10 +148,12 @@ class DataOperator(LinearOperator):
         return _LeadingPart(self, self._leading.batches(count)) if count <= most else self
 
     def _dense_plan(self) -> Plan:
-        plan = super()._dense_plan()
+        return replace(super()._dense_plan(), passes=self.size)
+
+    def product_bytes(self, columns: int) -> int:
+        """What is kept between products, and the tangents of a batch's intermediate values."""
         tangents = PRODUCT_COPIES * held_per_example(self.objective, self._batches[0]) * self.batch_size
-        products = round(tangents * min(COLUMNS, self.size) * self.dtype.itemsize)
-        return replace(plan, held_bytes=plan.held_bytes + products, passes=self.size)
+        return self.kept_bytes + round(tangents * min(COLUMNS, columns, self.size) * self.dtype.itemsize)
 
     def _product(self, vectors: Tensor) -> Tensor:
         return self._product_over("all", self._batches, vectors)

@@ -119,9 +119,12 @@ class LastLayerOperator(LinearOperator):
         for row in range(classes):
             blocks[:row, :, row] = blocks[row, :, :row].transpose(0, 1)
         blocks /= len(self.inputs)
-        joined = self._split(blocks.reshape(classes, width, -1))
-        matrix = self._split(joined.T.reshape(classes, width, -1))
-        return matrix + self.regulariser.dense()
+        matrix = blocks.view(self.size, self.size)
+        if self._has_bias:
+            order = self._split(torch.arange(self.size, device=self.device).view(classes, width, 1)).flatten()
+            matrix = matrix[order.unsqueeze(1), order]
+        del blocks
+        return matrix.add_(self.regulariser.dense())
 
     def _joined(self, vectors: Tensor) -> Tensor:
         """(P, K) as (C, D, K): each output's weights with its bias after them."""

@@ -49,3 +49,7 @@ class RegulariserOperator(LinearOperator):
     def diagonal(self) -> Float[Tensor, " P"]:
         """The diagonal, no products where the Hessian is diagonal."""
         return super().diagonal() if self.entries is None else self.entries
+
+    def dense(self) -> Float[Tensor, "P P"]:
+        """The matrix, no products where the Hessian is diagonal."""
+        return super().dense() if self.entries is None else torch.diag(self.entries)

@@ -50,6 +50,10 @@ class WhitenedOperator(LinearOperator):
         """The base's matrix, scaled from both sides."""
         return self._scale.unsqueeze(1) * self.base.dense() * self._scale
 
+    def product_bytes(self, columns: int) -> int:
+        """Those of the base."""
+        return self.base.product_bytes(columns)
+
     def diagonal(self) -> Float[Tensor, " P"]:
         """The base's diagonal over the metric."""
         return self.base.diagonal() / self.metric

@@ -200,7 +200,7 @@ class _BlockRun:
         systems = self.rhs.shape[1]
         plan = Plan(
             f"{systems} systems of P = {len(self.rhs)} by conjugate gradients, about {steps:.0f} steps",
-            7 * self.rhs.numel() * self.rhs.dtype.itemsize,
+            7 * self.rhs.numel() * self.rhs.dtype.itemsize + self.operator.product_bytes(systems),
             "take fewer right-hand sides at a time",
             passes=steps,
         )

@@ -126,7 +126,7 @@ def _float64_matrix(operator: LinearOperator) -> tuple[Tensor, float]:
         raise ValueError("the curvature matrix holds NaN or infinity; check the losses at the objective's parameters")
     eps = torch.finfo(matrix.dtype).eps
     matrix = matrix.to(torch.float64)
-    return 0.5 * (matrix + matrix.T), eps
+    return (matrix + matrix.T).mul_(0.5), eps
 
 
 def _rounding(eigenvalues: Tensor, eps: float) -> float:

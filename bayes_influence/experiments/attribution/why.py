@@ -66,8 +66,15 @@ class Explanation:
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
-    """A network in float64 at the minimum of its last layer, where it has one; what it learned from, what is asked."""
+class AskedRun:
+    """A network in float64, what it learned from, and what it is asked about: last layers, as features.
+
+    Attributes:
+        network: At the minimum of its last layer, where it has one.
+        train: Its training examples.
+        tests: The test examples.
+        exact: Whether it stands at that minimum.
+    """
 
     network: Members
     train: Dataset
@@ -76,13 +83,16 @@ class _Asked:
 
     @property
     def objective(self) -> Objective:
+        """The network's."""
         return self.network.at(0)
 
     @property
     def protocol(self) -> RetrainingProtocol:
+        """How it is retrained."""
         return Minimum() if self.exact else Warm(REFIT)
 
     def predicted(self) -> Prediction:
+        """Of the test examples."""
         return predict_classes(self.objective, self.tests.inputs)
 
 
@@ -125,7 +135,7 @@ def explain_run(
             f"removals={removals} and top={request.top}"
         )
     positions = request.positions(split.test)
-    asked = _asked(objective, split.train, split.test.select(positions), request)
+    asked = asked_of_run(objective, split.train, split.test.select(positions), request)
     said = {name: value for name, value in request.to_config().items() if name not in ("test_ids", "on", "tests")}
     folder = StudyFolder(
         out, {"study": "why", "run": config, **said, "tests": asked.tests.ids.tolist(), "removals": removals}
@@ -149,27 +159,46 @@ def explain_run(
     return Explanation(folder.path, tables["predictions"], tables["why"], tables["removed"], verdict)
 
 
-def _asked(objective: Objective, train: Dataset, tests: Dataset, request: InfluenceRequest) -> _Asked:
+def asked_of_run(objective: Objective, train: Dataset, tests: Dataset, request: InfluenceRequest) -> AskedRun:
+    """The network of a run for some test examples, its last layer at the minimum where it has one.
+
+    Args:
+        objective: The network.
+        train: Its training examples.
+        tests: Test examples.
+        request: Says in which parameters influence is taken.
+    """
     members = Members.of(objective.taking(request.parameters))
     ((network, own, seen),), is_head = on_features(members, train, tests)
     exact = is_head and network.objective.is_regularised
-    return _Asked(minimised(network, own).members if exact else network, own, seen, exact)
+    return AskedRun(minimised(network, own).members if exact else network, own, seen, exact)
 
 
-def _effects(influence: Influence, asked: _Asked, before: Prediction) -> dict[str, Float[Tensor, "t n"]]:
+def _effects(influence: Influence, asked: AskedRun, before: Prediction) -> dict[str, Float[Tensor, "t n"]]:
     """Predicted changes, by removal of each training example, of the predicted class's loss and of uncertainties."""
-    targets = before.classes.to(asked.tests.targets)
-    likely = Dataset(asked.tests.inputs, targets, asked.tests.ids, asked.tests.name)
-    found = {"prediction": influence.on_loss(likely).removal}
-    total = influence.on_measurement(PredictiveEntropy(), likely).removal
+    likely = Dataset(asked.tests.inputs, before.classes.to(asked.tests.targets), asked.tests.ids, asked.tests.name)
+    return {"prediction": influence.on_loss(likely).removal, **uncertainty_effects(influence, asked)}
+
+
+def uncertainty_effects(influence: Influence, asked: AskedRun) -> dict[str, Float[Tensor, "t n"]]:
+    """Predicted changes of the test examples' epistemic and aleatoric uncertainty when a training example is removed.
+
+    The epistemic part is the mutual information, the aleatoric part the entropy without it; all of the entropy of a
+    deterministic network.
+
+    Args:
+        influence: In the network's last layer.
+        asked: Network and test examples.
+    """
+    total = influence.on_measurement(PredictiveEntropy(), asked.tests).removal
     if not asked.objective.is_bayesian:
-        return found | {"aleatoric": total}
-    epistemic = influence.on_measurement(MutualInformation(), likely).removal
-    return found | {"epistemic": epistemic, "aleatoric": total - epistemic}
+        return {"aleatoric": total}
+    epistemic = influence.on_measurement(MutualInformation(), asked.tests).removal
+    return {"epistemic": epistemic, "aleatoric": total - epistemic}
 
 
 def _ranked(
-    measurement: str, effects: Float[Tensor, "t n"], asked: _Asked, positions: list[int], top: int
+    measurement: str, effects: Float[Tensor, "t n"], asked: AskedRun, positions: list[int], top: int
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for test, effect in zip(positions, effects, strict=True):
@@ -183,7 +212,7 @@ def _ranked(
     return pd.DataFrame(rows)
 
 
-def _described(asked: _Asked, before: Prediction, positions: list[int]) -> pd.DataFrame:
+def _described(asked: AskedRun, before: Prediction, positions: list[int]) -> pd.DataFrame:
     chosen = before.classes
     return pd.DataFrame(
         {
@@ -200,7 +229,7 @@ def _described(asked: _Asked, before: Prediction, positions: list[int]) -> pd.Da
 
 
 def _removed(
-    asked: _Asked, before: Prediction, effects: Float[Tensor, "t n"], positions: list[int], top: int
+    asked: AskedRun, before: Prediction, effects: Float[Tensor, "t n"], positions: list[int], top: int
 ) -> pd.DataFrame:
     """What removing the first rows for each prediction does, estimated and retrained; changes are to the control."""
     firsts = [_first(effect, top) for effect in effects]

@@ -25,15 +25,15 @@ from bayes_influence.evaluation.calibration import (
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.real_report import label_row, predict_real, predictions_table, real_row
-from bayes_influence.experiments.training.referee import sampled_row, warn_where_parted
+from bayes_influence.experiments.training.referee import neglect, sampled_row, warn_where_parted
 from bayes_influence.experiments.training.run import SECONDS, epoch_seconds, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.softmax import softmax
 from bayes_influence.objectives.members import member
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.posteriors import WeightPosterior
-from bayes_influence.objectives.prediction import classes_of, entropy, predict_classes
+from bayes_influence.objectives.posteriors import WeightPosterior, linearized_outputs
+from bayes_influence.objectives.prediction import LOGIT_DRAWS, classes_of, entropy, predict_classes
 from bayes_influence.objectives.predictive import ClassPredictive
 from bayes_influence.training.minibatch import Trained
 
@@ -97,17 +97,30 @@ def predict_all(
     if posterior is None and trained.posteriors:
         posterior = trained.posteriors[index]
     if posterior is not None:
-        mode = posterior.usual_mode if mode == "diagonal" else mode
-    if posterior is not None and mode == "sampled":
+        return _under(posterior, objective, classes, data, posterior.usual_mode if mode == "diagonal" else mode)
+    if not isinstance(first, Moments):
+        return _deterministic(objective, classes, data)
+    parts = [predict_classes(objective, batch.inputs, mode=mode) for batch in data.batches(BATCH)]
+    variances = [softmax(part.logits, dim=-1).variance.sum(-1) for part in parts]
+    return Predicted(torch.cat([part.probabilities for part in parts]), torch.cat(variances))
+
+
+def _under(
+    posterior: WeightPosterior, objective: Objective, classes: ClassPredictive, data: Dataset, mode: str
+) -> Predicted:
+    """Means and variances of the softmax over drawn weights, or over the linearised network's logits at such."""
+    if mode == "sampled":
         draws = posterior.sample(POSTERIOR_SAMPLES, torch.Generator().manual_seed(0))
         objectives = [objective.at({**objective.params, **member(draws, draw)}) for draw in range(POSTERIOR_SAMPLES)]
         outputs = torch.stack([_deterministic(own, classes, data).probabilities for own in objectives])
         return Predicted(outputs.mean(0), outputs.var(0).sum(-1))
-    if posterior is None and not isinstance(first, Moments):
-        return _deterministic(objective, classes, data)
-    parts = [predict_classes(objective, batch.inputs, mode=mode, posterior=posterior) for batch in data.batches(BATCH)]
-    variances = [softmax(part.logits, dim=-1).variance.sum(-1) for part in parts]
-    return Predicted(torch.cat([part.probabilities for part in parts]), torch.cat(variances))
+    means, variances = [], []
+    for batch in data.batches(BATCH):
+        drawn = linearized_outputs(objective, posterior, batch.inputs).draws(LOGIT_DRAWS)
+        each = torch.softmax(torch.stack([classes.class_logits(one) for one in drawn]), dim=-1)
+        means.append(each.mean(0))
+        variances.append(each.var(0).sum(-1))
+    return Predicted(torch.cat(means), torch.cat(variances))
 
 
 def _deterministic(objective: Objective, classes: ClassPredictive, data: Dataset) -> Predicted:
@@ -182,8 +195,8 @@ def train_and_report(
         progress: Whether to show a progress bar.
 
     Returns:
-        One row per seed, see `report_row` and `sampled_row`; `epoch_seconds` is the median wall time of an epoch
-        divided by the seeds.
+        One row per seed, see `report_row`, `sampled_row` and `neglect`; `epoch_seconds` is the median wall time of an
+        epoch divided by the seeds.
     """
     trained, split = run_training(run, out, data_folder=data_folder, progress=progress)
     return write_report(run, out, trained, split, outside_examples(run, data_folder), mode)
@@ -210,7 +223,10 @@ def write_report(
         row = report_row(predicted, split.test, elsewhere)
         refereed = sampled_row(trained.at(index), split.test, predicted.probabilities)
         warn_where_parted(trained.labels[index], row["nll"], refereed)
-        rows.append({"seed": seed} | row | refereed | {"epoch_seconds": seconds})
+        checked = neglect(trained.at(index), split.test)
+        if checked["neglect"]:
+            logger.info("%s: %s", trained.labels[index], checked["neglect"])
+        rows.append({"seed": seed} | row | refereed | checked | {"epoch_seconds": seconds})
         curve = reliability(_array(predicted.probabilities), split.test.targets.cpu().numpy())
         curve.insert(0, "seed", seed)
         curves.append(curve)

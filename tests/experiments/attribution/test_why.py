@@ -4,11 +4,11 @@ import pytest
 
 from bayes_influence.experiments.attribution.of_run import InfluenceRequest
 from bayes_influence.experiments.attribution.why import (
-    _asked,
-    _effects,
+    asked_of_run,
     explain_run,
     printed_explanation,
     removal_sentences,
+    uncertainty_effects,
 )
 from bayes_influence.experiments.stored import inspected
 from bayes_influence.experiments.training.report import train_and_report
@@ -63,15 +63,14 @@ def test_removing_the_first_rows_does_what_was_estimated(found):
 
 def test_predicted_changes_of_uncertainty_are_those_of_retraining(run):
     objective, split, _ = load_run(run)
-    asked = _asked(objective, split.train, split.test.select([3, 12, 20]), InfluenceRequest((0,)))
-    before = asked.predicted()
+    asked = asked_of_run(objective, split.train, split.test.select([3, 12, 20]), InfluenceRequest((0,)))
     influence = InfluenceRequest((0,), damping=1e-6).influence(asked.objective, asked.train, progress=False)
-    effects = _effects(influence, asked, before)
+    effects = uncertainty_effects(influence, asked)
     places = list(range(0, 120, 10))
     groups = [asked.train.ids[[place]] for place in places]
     refits = asked.protocol.refit(asked.network, asked.train, Removals.of_groups(groups, 1))
     control, *after = (predict_classes(refits.at(0, index), asked.tests.inputs) for index in range(len(groups) + 1))
-    for name in [name for name in effects if name != "prediction"]:
+    for name in effects:
         true = np.array([(getattr(one, name) - getattr(control, name)).tolist() for one in after])
         estimated = effects[name][:, places].T.numpy()
         assert np.corrcoef(true.ravel(), estimated.ravel())[0, 1] > 0.95

@@ -26,7 +26,7 @@ from bayes_influence.objectives.likelihoods import Bernoulli, GaussianNoise
 from bayes_influence.objectives.members import member, stack_members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.posteriors import linearized_outputs
-from bayes_influence.objectives.prediction import probit_probabilities
+from bayes_influence.objectives.prediction import LOGIT_DRAWS, predict, probit_probabilities
 from bayes_influence.training.laplace import laplace
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
@@ -55,6 +55,8 @@ def test_a_report_has_a_row_per_seed_and_is_stored(bayesian):
     assert report["nll"][1] == pytest.approx(float(nll), rel=1e-5)
     assert report["variance_auroc"].notna().all()
     assert report["outside_variance_auroc"].isna().all()
+    assert (report["variance_ratio"] > 0).all()
+    assert report["neglect"].str.contains("most is lost or added at").all()
     history = pd.read_csv(folder / "history.csv")
     np.testing.assert_allclose(history["objective"].to_numpy().reshape(8, 2), trained.values, rtol=1e-6)
     assert history["epoch"].tolist()[-2:] == [8, 8]
@@ -92,9 +94,13 @@ def test_laplace_predicts_by_the_linearised_moments_of_its_posterior(tmp_path):
     objective = trained.at(1)
     posterior = laplace(objective, split.train)
     predicted = predict_all(trained, 1, split.test, posterior=posterior)
-    logits = linearized_outputs(objective, posterior, split.test.inputs)
-    torch.testing.assert_close(predicted.probabilities, probit_probabilities(logits))
-    torch.testing.assert_close(predicted.variance, softmax(logits, dim=-1).variance.sum(-1))
+    draws = linearized_outputs(objective, posterior, split.test.inputs).draws(LOGIT_DRAWS)
+    probabilities = torch.softmax(draws, dim=-1)
+    torch.testing.assert_close(predicted.probabilities, probabilities.mean(0))
+    torch.testing.assert_close(predicted.variance, probabilities.var(0).sum(-1))
+    torch.testing.assert_close(
+        predicted.probabilities, predict(objective, split.test.inputs, posterior=posterior).probabilities
+    )
     nll = -predicted.probabilities.log().gather(1, split.test.targets.unsqueeze(1)).mean()
     assert report["nll"][1] == pytest.approx(float(nll), rel=1e-5)
     drawn = predict_all(trained, 1, split.test, "sampled", posterior)
