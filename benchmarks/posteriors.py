@@ -38,7 +38,7 @@ def laplace_rows(members: Trained, split) -> list[dict]:
             objective = members.at(index)
             if (
                 covariance == "full"
-                and objective.taking(parameters).resolved(split.train.example.inputs).layout.total > 2500
+                and objective.taking(parameters).resolved(split.train.example.inputs).layout.total > 1000
             ):
                 continue
             posterior = laplace(

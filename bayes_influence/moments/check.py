@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain, count
+from math import log
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,6 +65,29 @@ class MomentCheck:
     def noise(self) -> float:
         """The mean error of perfect agreement, 1 / sqrt(n_samples)."""
         return self.n_samples**-0.5
+
+    @property
+    def steepest(self) -> tuple[LayerAgreement | None, LayerAgreement]:
+        """The module whose ratio of variances is furthest from that of the module before it, and that one before.
+
+        What its rule, or an operation between the two, neglects is the largest neglect of the network. None stands for
+        the inputs, whose variances are known.
+        """
+        pairs: list[tuple[LayerAgreement | None, LayerAgreement]] = list(
+            zip([None, *self.layers], self.layers, strict=False)
+        )
+        return max(pairs, key=lambda pair: abs(_log_ratio(pair[1]) - _log_ratio(pair[0])))
+
+    @property
+    def summary(self) -> str:
+        """One line: the ratio of variances at the output, and where it changes most."""
+        before, at = self.steepest
+        start = 1.0 if before is None else before.variance_ratio
+        return (
+            f"propagated variances are {self.layers[-1].variance_ratio:.2f} of those of sampled weights at the output, "
+            f"mean error {self.layers[-1].mean_error:.2f} deviations; most is lost or added at {at.path!r} "
+            f"({at.module}), where the ratio goes from {start:.2f} to {at.variance_ratio:.2f}"
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """One row per module, columns as in `LayerAgreement`."""
@@ -143,6 +167,11 @@ def moment_check(
         for name, moments in propagated.items()
     ]
     return MomentCheck(tuple(layers), n_samples)
+
+
+def _log_ratio(layer: LayerAgreement | None) -> float:
+    """Log of the ratio of variances; 0 of the inputs."""
+    return 0.0 if layer is None else log(max(layer.variance_ratio, VARIANCE_FLOOR))
 
 
 _WHOLE = "output"

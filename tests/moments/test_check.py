@@ -109,3 +109,34 @@ def test_errors_of_means_are_in_sampled_deviations_and_of_variances_in_ratios():
     # The ninth of ten values, and a tenth of the way to the next: 8.1 of 0..9 and 9.1 of 1..10.
     assert found.upper_mean_error == pytest.approx(8.1 / 2)
     assert (found.lower_ratio, found.upper_ratio, found.variance_ratio) == pytest.approx((1.9, 9.1, 5.5))
+
+
+class Doubled(nn.Module):
+    """A branch that meets itself again by another way, and counts as independent."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+
+    def forward(self, x):
+        h = self.inner(x)
+        return h + 1.0 * h
+
+
+def test_the_neglect_is_named_with_its_size():
+    layers = nn.Sequential(nn.Linear(3, 3), Doubled()).double()
+    twin = to_bayesian(layers, method="exact", initial_sigma=1.0).eval()
+    found = moment_check(twin, torch.randn(20, 3, dtype=DOUBLE), n_samples=3000)
+    before, at = found.steepest
+    # Var(h + 1 h) is 4 v, and 2 v where both count as independent.
+    assert (before.path, at.path) == ("1.inner", "1")
+    assert at.variance_ratio == pytest.approx(0.5 * before.variance_ratio, rel=0.02)
+    assert "most is lost or added at '1' (Doubled), where the ratio goes from 1.0" in found.summary
+    assert f"are {found.layers[-1].variance_ratio:.2f} of those of sampled weights at the output" in found.summary
+
+
+def test_the_first_module_may_be_the_steepest():
+    layers = [check.LayerAgreement(str(index), "Linear", 0.0, 0.0, (0.3, 0.4)[index], 0, 0) for index in range(2)]
+    found = check.MomentCheck(tuple(layers), 10)
+    assert found.steepest == (None, layers[0])
+    assert "at '0' (Linear), where the ratio goes from 1.00 to 0.30" in found.summary

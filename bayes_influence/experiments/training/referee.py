@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.calibration import calibration
+from bayes_influence.moments.check import moment_check
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.prediction import predict_classes
 
@@ -19,11 +20,35 @@ logger = logging.getLogger(__name__)
 REFEREE_DRAWS = 64
 """Draws of the weights for a report: on LeNet and all test images of MNIST as much work as two epochs."""
 
+CHECKED_EXAMPLES = 32
+"""Examples on which moments are held against sampled weights, layer by layer."""
+
 REFEREE_BATCH = 500
 """Examples predicted at once."""
 
 PARTING = 0.1
 """Share of the propagated negative log-likelihood by which the sampled one may be another before a report warns."""
+
+
+def neglect(objective: Objective, data: Dataset) -> dict[str, float | str]:
+    """What the moments of a Bayesian network neglect, by name and size, in a row of a report.
+
+    Args:
+        objective: A Bayesian network, or any other.
+        data: Examples, of which the first `CHECKED_EXAMPLES` are propagated and sampled.
+
+    Returns:
+        `variance_ratio`, propagated over sampled variances at the output, and `neglect`, see `MomentCheck.summary`;
+        NaN and nothing for a network without a posterior, and NaN and why where the network cannot be checked.
+    """
+    if not objective.is_bayesian:
+        return {"variance_ratio": np.nan, "neglect": ""}
+    few = objective.fitting(data.select(range(min(CHECKED_EXAMPLES, len(data)))).batch()).inputs
+    try:
+        check = moment_check(objective.network, few, n_samples=REFEREE_DRAWS)
+    except ValueError as error:
+        return {"variance_ratio": np.nan, "neglect": f"not checked: {error}"}
+    return {"variance_ratio": check.layers[-1].variance_ratio, "neglect": check.summary}
 
 
 def sampled_row(objective: Objective, data: Dataset, propagated: Float[Tensor, "n C"]) -> dict[str, float]:

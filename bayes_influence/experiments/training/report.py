@@ -25,7 +25,7 @@ from bayes_influence.evaluation.calibration import (
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.real_report import label_row, predict_real, predictions_table, real_row
-from bayes_influence.experiments.training.referee import sampled_row, warn_where_parted
+from bayes_influence.experiments.training.referee import neglect, sampled_row, warn_where_parted
 from bayes_influence.experiments.training.run import SECONDS, epoch_seconds, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.moments import Moments
@@ -195,8 +195,8 @@ def train_and_report(
         progress: Whether to show a progress bar.
 
     Returns:
-        One row per seed, see `report_row` and `sampled_row`; `epoch_seconds` is the median wall time of an epoch
-        divided by the seeds.
+        One row per seed, see `report_row`, `sampled_row` and `neglect`; `epoch_seconds` is the median wall time of an
+        epoch divided by the seeds.
     """
     trained, split = run_training(run, out, data_folder=data_folder, progress=progress)
     return write_report(run, out, trained, split, outside_examples(run, data_folder), mode)
@@ -223,7 +223,10 @@ def write_report(
         row = report_row(predicted, split.test, elsewhere)
         refereed = sampled_row(trained.at(index), split.test, predicted.probabilities)
         warn_where_parted(trained.labels[index], row["nll"], refereed)
-        rows.append({"seed": seed} | row | refereed | {"epoch_seconds": seconds})
+        checked = neglect(trained.at(index), split.test)
+        if checked["neglect"]:
+            logger.info("%s: %s", trained.labels[index], checked["neglect"])
+        rows.append({"seed": seed} | row | refereed | checked | {"epoch_seconds": seconds})
         curve = reliability(_array(predicted.probabilities), split.test.targets.cpu().numpy())
         curve.insert(0, "seed", seed)
         curves.append(curve)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from bayes_influence.data.dataset import Split
 from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.training.referee import neglect
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.models.initialisation import initial_state
 from bayes_influence.objectives.objective import Objective
@@ -24,6 +26,8 @@ from bayes_influence.training.checkpoints import CheckpointError, encode_checkpo
 from bayes_influence.training.fits import prepared_objective
 from bayes_influence.training.minibatch import Trained, TrainingState, train_minibatches
 from bayes_influence.training.priors import network_at
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 ENCODING = "encoding.json"
@@ -155,6 +159,9 @@ def _starting_point(run: TrainRun, split: Split, data_folder: str | Path | None,
 def _trained(run: TrainRun, folder: StudyFolder, start: _Start, split: Split, progress: bool) -> Trained:
     scheme = run.resolved_scheme()
     clock = _Clock(folder)
+    state = _stored_state(folder, start.config)
+    if state is None and run.known().task == "classification" and start.objective.is_bayesian:
+        logger.info("before training: %s", neglect(start.objective, split.train)["neglect"])
 
     def store(state: TrainingState) -> None:
         clock.finish(int(state["epoch"]))
@@ -170,7 +177,7 @@ def _trained(run: TrainRun, folder: StudyFolder, start: _Start, split: Split, pr
         averaging=scheme.averaging,
         step=scheme.step(start.objective, len(split.train)),
         labels=[f"{scheme.name}, seed {seed}" for seed in run.seeds],
-        state=_stored_state(folder, start.config),
+        state=state,
         on_epoch=store,
         progress=progress,
     )

@@ -8,8 +8,8 @@ from torch import nn
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.calibration import calibration
 from bayes_influence.experiments.training import referee
-from bayes_influence.experiments.training.referee import sampled_row, warn_where_parted
-from bayes_influence.moments import to_bayesian
+from bayes_influence.experiments.training.referee import neglect, sampled_row, warn_where_parted
+from bayes_influence.moments import moment_check, to_bayesian
 from bayes_influence.moments.sampling import Posterior
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.likelihoods import CrossEntropy
@@ -71,3 +71,20 @@ def test_a_report_warns_where_samples_and_moments_part(nll, sampled, error, warn
     if warned:
         assert f"bnn, seed 3: with sampled weights its negative log-likelihood is {sampled:.4f}" in caplog.text
         assert f"by its moments {nll:.4f}: the moments are not the posterior's" in caplog.text
+
+
+def test_the_neglect_of_a_network_is_that_of_its_moment_check(objective, data):
+    found = neglect(objective, data)
+    checked = moment_check(objective.network, data.inputs, n_samples=referee.REFEREE_DRAWS)
+    assert found == {"variance_ratio": checked.layers[-1].variance_ratio, "neglect": checked.summary}
+    assert 0.2 < found["variance_ratio"] < 2
+
+
+def test_a_network_without_variance_is_not_checked_and_says_why(objective, data):
+    still = {n: torch.full_like(v, -40.0) if n.endswith("_rho") else v for n, v in objective.params.items()}
+    found = neglect(objective.at(still), data)
+    assert np.isnan(found["variance_ratio"])
+    assert found["neglect"].startswith("not checked: the output of '0' (BayesianLinear) does not vary in the samples")
+    alone = neglect(Objective(nn.Linear(4, 3), CrossEntropy()), data)
+    assert alone["neglect"] == ""
+    assert np.isnan(alone["variance_ratio"])

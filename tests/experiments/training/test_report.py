@@ -55,6 +55,8 @@ def test_a_report_has_a_row_per_seed_and_is_stored(bayesian):
     assert report["nll"][1] == pytest.approx(float(nll), rel=1e-5)
     assert report["variance_auroc"].notna().all()
     assert report["outside_variance_auroc"].isna().all()
+    assert (report["variance_ratio"] > 0).all()
+    assert report["neglect"].str.contains("most is lost or added at").all()
     history = pd.read_csv(folder / "history.csv")
     np.testing.assert_allclose(history["objective"].to_numpy().reshape(8, 2), trained.values, rtol=1e-6)
     assert history["epoch"].tolist()[-2:] == [8, 8]
