@@ -50,7 +50,7 @@ def scaled_dot_product_attention(
     if not isinstance(scores, Moments):
         weights: Any = torch.softmax(scores, -1)
         return matmul(F.dropout(weights, dropout_p), value)
-    weights = dropout(softmax(scores, dim=-1), dropout_p, training=dropout_p > 0)
+    weights = dropout(softmax(scores, dim=-1), dropout_p)
     return matmul(weights, value)
 
 

@@ -72,7 +72,7 @@ def length(input: Moments, p: Any = 2, dim: Any = None, keepdim: bool = False) -
     Raises:
         UnsupportedOperationError: If p is another number than 2.
     """
-    if p not in (2, 2.0, "fro"):
+    if p not in (2, "fro"):
         raise UnsupportedOperationError(f"norms of Moments have a rule for p=2, got p={p!r}")
     squares = input.expectation.square()
     squared = squares.sum(dim, keepdim=keepdim)

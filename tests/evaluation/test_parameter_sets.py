@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 import bayes_influence as bi
+from bayes_influence.evaluation.intervals import Interval
+from bayes_influence.evaluation.parameter_sets import FAIR_CORRELATION, MIN_CEILING, ParameterSets
 from bayes_influence.evaluation.statistics import spearman
 
 SETTINGS = {"subsets": 12, "removed": 0.2, "damping": 0.05}
@@ -58,6 +60,32 @@ def test_noise_supports_neither(problem, test):
     assert found.ceiling < 0.5
     assert found.supported is None
     assert "Retraining does not tell which is better" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ceiling", "supported"),
+    [
+        (0.01, 0.3, 0.9, "all"),
+        (0.0, 0.3, 0.9, None),
+        (-0.3, -0.01, 0.9, "last-layer"),
+        (-0.3, 0.0, 0.9, None),
+        (-0.3, 0.3, 0.9, None),
+        (0.01, 0.3, MIN_CEILING, "all"),
+        (0.01, 0.3, MIN_CEILING - 1e-9, None),
+        (-0.3, -0.01, np.nan, None),
+    ],
+)
+def test_an_interval_beside_0_tells_where_retraining_repeats_itself(low, high, ceiling, supported):
+    scores = bi.InfluenceScores(torch.ones(1, 2), torch.arange(2), torch.arange(1))
+    difference = Interval((low + high) / 2, low, high, 0.95, 1, 0)
+    found = ParameterSets(scores, scores, np.ones(1), ceiling=ceiling, difference=difference)
+    assert found.supported == supported
+
+
+def test_a_median_of_fair_correlations_is_no_disagreement():
+    scores = bi.InfluenceScores(torch.ones(3, 2), torch.arange(2), torch.arange(3))
+    assert not ParameterSets(scores, scores, np.array([-1, FAIR_CORRELATION, 1])).disagree
+    assert ParameterSets(scores, scores, np.array([-1, FAIR_CORRELATION - 1e-9, 1])).disagree
 
 
 def test_rank_agreement_is_spearmans_over_training_examples(problem, test):

@@ -136,10 +136,21 @@ def test_views_of_parameters_stay_views_in_the_copy():
     assert aliases(Layered()) == {}
 
 
+def test_what_lies_beside_a_parameter_or_nowhere_is_no_view_of_it():
+    flat, module = torch.arange(8.0), nn.Module()
+    module.weight = nn.Parameter(flat[:4].view(2, 2))
+    module.itself, module.beside, module.last = [module.weight], flat[4:6], flat[3:5]
+    module.empty, module.sparse = torch.empty(0), torch.eye(2).to_sparse()
+    assert [(value is module.last, name) for value, name in aliases(module).values()] == [(True, "weight")]
+
+
 def test_a_view_of_memory_that_is_laid_out_otherwise_is_a_copy():
-    own, other = torch.arange(6.0).reshape(2, 3), torch.arange(6.0).reshape(3, 2).t()
-    assert as_view_of(own[1], own, other).tolist() == [3.0, 4.0, 5.0]
+    own, other = torch.arange(6.0).reshape(2, 3), torch.arange(10.0, 16.0).reshape(3, 2).t()
     moved = own + 1
+    for value, place in ((own[1], other), (own.view(torch.int32)[1], moved)):
+        copy = as_view_of(value, own, place)
+        assert torch.equal(copy, value)
+        assert copy.untyped_storage().data_ptr() not in [one.untyped_storage().data_ptr() for one in (own, place)]
     view = as_view_of(own[1], own, moved)
     assert view.tolist() == [4.0, 5.0, 6.0]
     assert view.untyped_storage().data_ptr() == moved.untyped_storage().data_ptr()

@@ -11,10 +11,12 @@ from bayes_influence.data.versions import environment
 from bayes_influence.influence.influence import Influence
 from bayes_influence.models.mlp import MLP
 from bayes_influence.moments.convert import to_bayesian
+from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.training import saved
 from bayes_influence.training.fits import fit_schemes, prepared_objective
 from bayes_influence.training.minibatch import Trained, train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
@@ -57,6 +59,22 @@ def test_a_calibrated_network_comes_back_with_its_factors_and_no_other_structure
         load(tmp_path / "kept", diagonal)
 
 
+def test_a_file_that_says_no_structure_is_of_a_diagonal_network(tmp_path, monkeypatch):
+    twin = Objective(to_bayesian(tanh_network(), method="exact"), TiltedCategorical())
+    genuine = saved._network_described
+
+    def without_structure(network):
+        described = genuine(network)
+        return {**described, "approximation": described["approximation"][:2]}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saved, "_network_described", without_structure)
+        save(tmp_path / "kept", twin)
+    found = load(tmp_path / "kept", tanh_network).trained.network
+    assert repr(found) == repr(twin.network)
+    assert found[0].approximation.options == ("exact", twin.network[0].approximation.max_pooling, "diagonal")
+
+
 @pytest.mark.parametrize("name", ["weight-decay", "swa", "dropout", "bnn", "bnn-evi", "mean-field-vi"])
 def test_fits_come_back_and_predict_and_score_the_same_bits(name, train, test, tmp_path):
     (fits,) = fit_schemes([SCHEMES[name]], tanh_network, train, [3, 8], SCHEDULE, tolerance=None)
@@ -94,12 +112,13 @@ def test_buffers_of_every_member_and_frozen_parameters_come_back(train, test, tm
     assert_predicts_and_scores_alike(found, fits, train, test)
 
 
-def test_a_minibatch_training_comes_back_with_its_posteriors(train, test, tmp_path):
+@pytest.mark.parametrize("seeds", [[0, 1], [0]])
+def test_a_minibatch_training_comes_back_with_its_posteriors(train, test, tmp_path, seeds):
     scheme = SCHEMES["swag"]
     objective = prepared_objective(scheme, tanh_network, train, 0)
-    stack = Members.of([objective, objective])
+    stack = Members.of([objective] * len(seeds))
     schedule = MinibatchSchedule(12, 10, 1e-2)
-    trained = train_minibatches(objective, stack.params, train, schedule, [0, 1], averaging=scheme.averaging)
+    trained = train_minibatches(objective, stack.params, train, schedule, seeds, averaging=scheme.averaging)
     save(tmp_path / "kept", trained)
     found = load(tmp_path / "kept", tanh_network).trained
     assert isinstance(found, Trained)
