@@ -23,6 +23,9 @@ from bayes_influence.training.minibatch import Trained
 SCHEMES = ("none", "weight-decay", "swag", "deep-ensemble", "bnn", "bnn-tempered", "mean-field-vi", "laplace")
 SCORES = ("accuracy", "nll", "ece")
 
+LARGEST_FULL = 1000
+"""Parameters up to which the whole curvature is taken."""
+
 
 def trained(run: TrainRun, folder: Path):
     """The run's networks and data."""
@@ -38,7 +41,7 @@ def laplace_rows(members: Trained, split) -> list[dict]:
             objective = members.at(index)
             if (
                 covariance == "full"
-                and objective.taking(parameters).resolved(split.train.example.inputs).layout.total > 1000
+                and objective.taking(parameters).resolved(split.train.example.inputs).layout.total > LARGEST_FULL
             ):
                 continue
             posterior = laplace(

@@ -13,17 +13,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
-import numpy as np
 import pandas as pd
 import torch
 import typer
 
 from bayes_influence.evaluation.agreement import agreement
 from bayes_influence.experiments.attribution.of_run import InfluenceRequest
-from bayes_influence.experiments.attribution.why import DAMPING, asked_of_run, uncertainty_effects
+from bayes_influence.experiments.attribution.why import DAMPING, asked_of_run, uncertainties, uncertainty_effects
 from bayes_influence.experiments.training.run import load_run, run_training
 from bayes_influence.experiments.training.settings import TrainRun
-from bayes_influence.objectives.prediction import predict_classes
 from bayes_influence.objectives.reweighting import Removals
 
 
@@ -40,10 +38,10 @@ def measure(dataset: str, epochs: int | None, width: int, removals: int, tests: 
     both = torch.cat([strongest.argsort(descending=True)[: removals // 2], random[: removals // 2]]).unique()
     groups = Removals.of_groups([asked.train.ids[[place]] for place in both.tolist()], 1)
     refits = asked.protocol.refit(asked.network, asked.train, groups)
-    control, *after = (predict_classes(refits.at(0, index), asked.tests.inputs) for index in range(len(both) + 1))
+    control, *after = (uncertainties(refits.at(0, index), asked.tests) for index in range(len(both) + 1))
     rows = []
     for name, effect in effects.items():
-        true = np.array([(getattr(one, name) - getattr(control, name)).tolist() for one in after]).ravel()
+        true = torch.stack([one[name] - control[name] for one in after]).reshape(-1).numpy()
         found = agreement(effect[:, both].T.reshape(-1).numpy(), true)
         rows.append({"data": dataset, "uncertainty": name, "pearson": found.pearson, "slope": found.slope})
     return pd.DataFrame(rows)

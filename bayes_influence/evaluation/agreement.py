@@ -41,10 +41,10 @@ STATISTICS = (
 
 BOUNDS = {
     **dict.fromkeys(("spearman", "pearson", "kendall", "weighted_kendall"), (-1.0, 1.0)),
-    **dict.fromkeys(("sign_agreement", "top_k_overlap", "absolute_spearman"), (0.0, 1.0)),
+    **dict.fromkeys(("sign_agreement", "top_k_overlap", "absolute_spearman", "found", "accuracy"), (0.0, 1.0)),
     "r2": (-np.inf, 1.0),
 }
-"""The least and the most that a statistic of agreement can be, which no interval goes beyond."""
+"""The least and the most that a statistic or a share can be, which no interval goes beyond."""
 
 
 @dataclass(frozen=True)

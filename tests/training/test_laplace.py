@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import bayes_influence as bi
+from bayes_influence.curvature import cost
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.derivatives import per_example_jacobians
 from bayes_influence.objectives.posteriors import linearized_outputs
@@ -168,3 +169,10 @@ def test_layers_without_kronecker_factors_are_refused_by_name(train):
     with pytest.raises(ValueError, match=r"'1\.weight' belongs to LayerNorm"):
         laplace(objective, train, covariance="kronecker", parameters="all")
     assert laplace(objective, train, covariance="diagonal", parameters="all").variance.shape == (53,)
+
+
+def test_a_matrix_that_does_not_fit_is_refused_before_it_is_made(objective, train, monkeypatch):
+    monkeypatch.setattr(cost, "SMALL_BYTES", 0)
+    monkeypatch.setattr(cost, "available_bytes", lambda device: 10_000)
+    with pytest.raises(bi.TooLargeError, match=r"GaussNewtonOperator of 43 x 43 .*; take covariance='kronecker' or"):
+        laplace(objective, train, parameters="all")

@@ -197,6 +197,23 @@ def uncertainty_effects(influence: Influence, asked: AskedRun) -> dict[str, Floa
     return {"epistemic": epistemic, "aleatoric": total - epistemic}
 
 
+def uncertainties(objective: Objective, tests: Dataset) -> dict[str, Float[Tensor, " t"]]:
+    """The uncertainties of which `uncertainty_effects` predicts the changes, in nats.
+
+    Args:
+        objective: The network, where it stands.
+        tests: Test examples.
+    """
+    likelihood = objective.likelihood
+    with torch.no_grad():
+        outputs = objective.outputs(objective.params, tests.inputs)
+        total = PredictiveEntropy(likelihood)(outputs, tests.targets)
+        if not objective.is_bayesian:
+            return {"aleatoric": total}
+        epistemic = MutualInformation(likelihood)(outputs, tests.targets)
+    return {"epistemic": epistemic, "aleatoric": total - epistemic}
+
+
 def _ranked(
     measurement: str, effects: Float[Tensor, "t n"], asked: AskedRun, positions: list[int], top: int
 ) -> pd.DataFrame:
@@ -214,6 +231,8 @@ def _ranked(
 
 def _described(asked: AskedRun, before: Prediction, positions: list[int]) -> pd.DataFrame:
     chosen = before.classes
+    found = uncertainties(asked.objective, asked.tests)
+    epistemic = found.get("epistemic", torch.zeros_like(found["aleatoric"]))
     return pd.DataFrame(
         {
             "test": positions,
@@ -221,9 +240,9 @@ def _described(asked: AskedRun, before: Prediction, positions: list[int]) -> pd.
             "label": [_name(asked.tests, target) for target in asked.tests.targets.tolist()],
             "predicted": [_name(asked.tests, target) for target in chosen.tolist()],
             "probability": before.probabilities.gather(1, chosen[:, None])[:, 0].tolist(),
-            "entropy": before.total.tolist(),
-            "epistemic": before.epistemic.tolist(),
-            "aleatoric": before.aleatoric.tolist(),
+            "entropy": (epistemic + found["aleatoric"]).tolist(),
+            "epistemic": epistemic.tolist(),
+            "aleatoric": found["aleatoric"].tolist(),
         }
     )
 

@@ -18,7 +18,7 @@ from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
 from bayes_influence.experiments.papers.small_images import SmallImageStudy
 from bayes_influence.experiments.papers.study import Reproduced
-from bayes_influence.experiments.papers.understanding.label_scores import SCORES, label_scores, margins
+from bayes_influence.experiments.papers.understanding.label_scores import RANDOM, label_scores, margins
 from bayes_influence.experiments.papers.understanding.mislabelled_figure import mislabelled_figure
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.training.settings import SCHEME_OPTIONS, usual_rate
@@ -244,22 +244,30 @@ def report_mislabelled(measured: Measured) -> Reproduced:
     curves = measured.written("found-means", mean_table(found, [*KEYS, "inspected"], ["found"]))
     trained = measured.written("accuracy-means", mean_table(accuracy, [*KEYS, "inspected"], ["accuracy"]))
     summary = measured.written("summary", curves[curves["inspected"] == READ_AT].reset_index(drop=True))
+    informed = found[(found["inspected"] == READ_AT) & (found["score"] != RANDOM)]
+    over_scores = informed.groupby(["dataset", "scheme", "seed"], sort=False)["found"].mean().reset_index()
+    schemes = measured.written("schemes", mean_table(over_scores, ["dataset", "scheme"], ["found"]))
     figure = mislabelled_figure(curves, trained, summary, READ_AT)
-    return measured.published(figure, mislabelled_findings(summary, trained), summary[[*KEYS, "found"]])
+    return measured.published(figure, mislabelled_findings(summary, schemes, trained), summary[[*KEYS, "found"]])
 
 
-def mislabelled_findings(summary: pd.DataFrame, trained: pd.DataFrame) -> list[str]:
-    """Per data set: the best score, the best regulariser by the mean over scores, and what accuracy comes to."""
+def mislabelled_findings(summary: pd.DataFrame, schemes: pd.DataFrame, trained: pd.DataFrame) -> list[str]:
+    """Per data set: the best score, what is found by scheme, and what accuracy comes to.
+
+    Args:
+        summary: Means of `found` at the share that is read, by data set, scheme and score.
+        schemes: The same over all scores but chance, by data set and scheme.
+        trained: Means of `accuracy`.
+    """
     sentences = []
     for dataset, rows in summary.groupby("dataset", sort=False):
         best = rows.sort_values("found", ascending=False).iloc[0]
-        informed = rows[rows["score"] != SCORES[-1]]
-        by_scheme = informed.groupby("scheme", sort=False)["found"].mean()
-        said = ", ".join(f"{name} {value:.3f}" for name, value in by_scheme.items())
+        own_schemes = schemes[schemes["dataset"] == dataset]
+        said = ", ".join(f"{row['scheme']} {with_interval(row, 'found')}" for _, row in own_schemes.iterrows())
         sentences.append(
             f"{dataset}: after inspecting {READ_AT:.0%}, the most is found by {best['score']} under {best['scheme']}: "
             f"{with_interval(best, 'found')} of the flips, {best['repeats']} seeds. Mean over the scores by scheme: "
-            f"{said}; labels are easiest to find under {by_scheme.idxmax()}."
+            f"{said}."
         )
         own = trained[trained["dataset"] == dataset]
         best = rows[rows["scheme"] == own["scheme"].iloc[0]].sort_values("found", ascending=False).iloc[0]

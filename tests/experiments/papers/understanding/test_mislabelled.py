@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.experiments.papers.means import mean_table
 from bayes_influence.experiments.papers.understanding import mislabelled
 from bayes_influence.experiments.papers.understanding.label_scores import LOSS, RANDOM, SCORES
 from bayes_influence.experiments.papers.understanding.mislabelled import (
@@ -64,6 +65,13 @@ def test_one_class_has_no_wrong_label():
 
 def test_the_largest_scores_are_inspected():
     assert inspected(torch.tensor([0.1, 3.0, -1.0, 2.0]), 0.5).tolist() == [1, 3]
+
+
+def test_intervals_of_shares_stay_between_0_and_1():
+    shares = pd.DataFrame({"score": ["loss"] * 3, "found": [0.8, 1.0, 1.0], "accuracy": [0.0, 0.2, 0.0]})
+    row = mean_table(shares, ["score"], ["found", "accuracy"]).iloc[0]
+    assert (row["found_high"], row["accuracy_low"]) == (1.0, 0.0)
+    assert row["found_low"] < row["found"] < 1
 
 
 def test_labels_are_found_and_put_right_and_the_summary_says_so(tmp_path, monkeypatch):
