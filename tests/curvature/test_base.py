@@ -47,3 +47,6 @@ def test_damping_adds_to_the_diagonal(random_matrix) -> None:
     damped = DenseOperator(matrix) + damping
     torch.testing.assert_close(damped.diagonal(), matrix.diagonal() + damping)
     torch.testing.assert_close(damped.dense(), matrix + torch.diag(damping))
+    vectors = random_matrix(torch.linspace(-1, 1, 5))
+    for right in (vectors[:, 0], vectors[:, :3], vectors):
+        torch.testing.assert_close(damped @ right, (matrix + torch.diag(damping)) @ right)
