@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.curvature.cost import TooLargeError
 from bayes_influence.curvature.operators.ekfac import EKFAC, KroneckerBlock
 from bayes_influence.curvature.operators.gauss_newton import GaussNewton
 from bayes_influence.curvature.operators.output_curvature import output_hessians
@@ -281,7 +282,13 @@ def _prior_precision(objective: Objective, n: int, asked: float | Evidence) -> f
 
 
 def _full(problem: Objective, data: Dataset) -> tuple[Basis, Tensor]:
-    values, vectors = torch.linalg.eigh(GaussNewton().operator(problem, data).dense().double())
+    try:
+        matrix = GaussNewton().operator(problem, data).dense()
+    except TooLargeError as error:
+        raise TooLargeError(
+            f"{str(error).partition(';')[0]}; take covariance='kronecker' or 'diagonal', or parameters='last-layer'"
+        ) from error
+    values, vectors = torch.linalg.eigh(matrix.double())
     return DenseBasis(vectors.to(problem.dtype)), values.to(problem.dtype)
 
 

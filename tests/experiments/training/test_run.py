@@ -18,6 +18,7 @@ from bayes_influence.moments.layers import BayesianLayer
 from bayes_influence.training import fits as fits_module
 from bayes_influence.training.checkpoints import CheckpointError, decode_checkpoint
 from bayes_influence.training.dropout import DroppedLinear
+from bayes_influence.training.finiteness import NonFiniteTrainingError
 
 RUN = TrainRun("iris", "mlp", "weight-decay", seeds=(3, 4), epochs=4, batch_size=32, width=5, learning_rate=0.02)
 
@@ -251,3 +252,23 @@ def test_damaged_times_are_left_out_and_nothing_else(tmp_path):
     assert epoch_seconds(StudyFolder.open(tmp_path)).empty
     again, _ = run_training(RUN, tmp_path, progress=False)
     assert_same(again, trained)
+
+
+def test_a_run_of_another_structure_is_not_continued_nor_its_checkpoint_taken(tmp_path):
+    run = replace(RUN, scheme="bnn", epochs=1, seeds=(3,))
+    other = replace(run, scheme_options={"structure": "calibrated"})
+    run_training(run, tmp_path / "diagonal", progress=False)
+    with pytest.raises(ValueError, match=r"scheme_options\.structure is diagonal there and calibrated here"):
+        run_training(other, tmp_path / "diagonal", progress=False)
+    run_training(other, tmp_path / "calibrated", progress=False)
+    shutil.copy(tmp_path / "diagonal" / CHECKPOINT, tmp_path / "calibrated" / CHECKPOINT)
+    with pytest.raises(CheckpointError, match="structure"):
+        load_run(tmp_path / "calibrated")
+
+
+def test_variances_that_overflow_are_named_where_training_meets_them(tmp_path):
+    run = replace(RUN, scheme="bnn", epochs=1, seeds=(3,), scheme_options={"initial_sigma": 1e25})
+    with pytest.raises(
+        NonFiniteTrainingError, match=r"bnn, seed 3: the objective became .* use a smaller initial scale"
+    ):
+        run_training(run, tmp_path / "run", progress=False)
