@@ -35,6 +35,8 @@ def test_swag_samples_have_its_covariance():
     expected = 0.5 * (torch.diag(posterior.diagonal) + deviations.T @ deviations / 2)
     torch.testing.assert_close(posterior.covariance(), expected)
     torch.testing.assert_close(posterior.variance, expected.diagonal())
+    jacobians = torch.randn(4, 3, 5, dtype=torch.float64)
+    torch.testing.assert_close(posterior.output_covariance(jacobians), jacobians @ expected @ jacobians.mT)
     draws = LAYOUT.flatten(posterior.sample(200_000, torch.Generator().manual_seed(0)))
     torch.testing.assert_close(draws.mean(0), posterior.mean, atol=0.01, rtol=0)
     torch.testing.assert_close(torch.cov(draws.T), expected, atol=0.02, rtol=0)

@@ -63,7 +63,7 @@ def test_training_ends_with_the_factors_of_where_it_ends(few_draws):
 
 
 def test_of_averaged_iterates_they_are_those_of_the_average(few_draws):
-    trained = train(MinibatchSchedule(4, 20, 0.05), averaging=SWA())
+    trained = train(MinibatchSchedule(4, 20, 0.05), averaging=SWA(start=0.25))
     torch.testing.assert_close(trained.at(1).buffers[LAST], found(trained, 1)[LAST])
 
 

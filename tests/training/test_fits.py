@@ -60,12 +60,13 @@ def test_unregularised_schemes_are_left_as_trained_and_their_gradient_is_reporte
 
 
 def test_on_a_schedule_of_minibatches_every_scheme_trains_as_it_would_alone(iris):
-    schedule, schemes = MinibatchSchedule(4, 16, 0.01, decay="cosine"), find_schemes(["swa", "weight-decay", "bnn"])
+    schedule = MinibatchSchedule(4, 16, 0.01, decay="cosine")
+    schemes = find_schemes(["swa", "weight-decay", "bnn", "dropout"])
     for fit in fit_schemes(schemes, make_network, iris.train, [3, 5], schedule, tolerance=None):
         start, buffers = initial_state(lambda fit=fit: fit.scheme.prepare(make_network()), [5], dtype=torch.float64)
         objective = prepared_objective(fit.scheme, make_network, iris.train, 5)
-        averaging = fit.scheme.averaging
-        alone = train_minibatches(objective, start, iris.train, schedule, [5], buffers=buffers, averaging=averaging)
+        options = {"averaging": fit.scheme.averaging, "step": fit.scheme.step(objective, len(iris.train))}
+        alone = train_minibatches(objective, start, iris.train, schedule, [5], buffers=buffers, **options)
         for name, value in fit.params.items():
             torch.testing.assert_close(value[1], alone.params[name][0], rtol=0, atol=1e-10)
 

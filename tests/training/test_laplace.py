@@ -103,6 +103,14 @@ def test_a_linear_regression_is_conjugate():
     assert posterior.log_marginal_likelihood() == pytest.approx(expected)
 
 
+def test_where_the_data_leave_no_doubt_the_most_evidence_is_at_one_over_the_mean_square():
+    inputs = 100 * torch.randn(20, 3, dtype=DOUBLE)
+    data = Dataset(inputs, inputs.sum(1, keepdim=True), torch.arange(20))
+    start = bi.Objective(nn.Linear(3, 1, bias=False).double(), bi.GaussianNoise(1.0), bi.WeightDecay(0.1))
+    posterior = laplace(bi.minimum_of(start, data), data, prior_precision="marginal-likelihood")
+    assert posterior.prior_precision == pytest.approx(3 / float(posterior.mean.square().sum()), rel=1e-2)
+
+
 def test_the_most_evidence_is_a_maximum_and_the_factored_one_is_nearer_to_the_full_than_the_diagonal(objective, train):
     best = {c: laplace(objective, train, covariance=c, prior_precision="marginal-likelihood") for c in COVARIANCES}
     for posterior in best.values():

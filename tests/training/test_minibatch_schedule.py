@@ -66,3 +66,7 @@ def test_what_a_schedule_has_unless_said_otherwise():
 def test_counts_are_whole_numbers(name):
     with pytest.raises(TypeError, match=f"{name} must be"):
         MinibatchSchedule(**{name: 2.5})
+
+
+def test_every_positive_clip_is_one():
+    assert [MinibatchSchedule(clip=clip).clip for clip in (0.1, 1.0, 7.0, None)] == [0.1, 1.0, 7.0, None]
