@@ -170,12 +170,13 @@ def prepared_objective(
     """
     with seeded(seed):
         prepared = scheme.built(make_network)
-    with seeded(seed):
-        network = make_network()
-    if checked and is_bayesian(prepared) and not is_bayesian(network):
-        few = train.select(range(min(CHECKED, len(train)))).batch().inputs
-        twin = prepared.network if isinstance(prepared, LearnedNoise) else prepared
-        check_twin(network, twin, few.to(next(network.parameters())))
+    if checked and is_bayesian(prepared):
+        with seeded(seed):
+            network = make_network()
+        if not is_bayesian(network):
+            few = train.select(range(min(CHECKED, len(train)))).batch().inputs
+            twin = prepared.network if isinstance(prepared, LearnedNoise) else prepared
+            check_twin(network, twin, few.to(next(network.parameters())))
     like = train.example.inputs
     return scheme.objective(prepared, len(train), parameters).to(like.dtype, like.device)
 
