@@ -20,14 +20,14 @@ from bayes_influence.estimators.classifier import BayesianClassifier
 from bayes_influence.estimators.regressor import BayesianRegressor
 from bayes_influence.evaluation.agreement import Agreement, agreement
 from bayes_influence.evaluation.parameter_sets import ParameterSets, compare_parameters
+from bayes_influence.experiments.attribution.labels.of_examples import find_mislabelled
+from bayes_influence.experiments.attribution.labels.result import LabelIssues
+from bayes_influence.experiments.attribution.labels.settings import LabelSettings
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.experiments.comparison.of_networks import CompareSettings, compare
 from bayes_influence.experiments.comparison.result import Comparison
-from bayes_influence.experiments.labels.of_examples import find_mislabelled
-from bayes_influence.experiments.labels.result import LabelIssues
-from bayes_influence.experiments.labels.settings import LabelSettings
 from bayes_influence.experiments.store.runner import FailedCellsError
 from bayes_influence.influence.attack import Attack, attack
 from bayes_influence.influence.influence import Influence

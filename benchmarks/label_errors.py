@@ -29,7 +29,7 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.tables import TABLES, load_table
 from bayes_influence.evaluation.label_noise import label_noise
-from bayes_influence.experiments.labels.settings import LEARNING_RATE, STEPS, strengths
+from bayes_influence.experiments.attribution.labels.settings import LEARNING_RATE, STEPS, strengths
 from bayes_influence.models.mlp import MLP
 from bayes_influence.training.cross_validation import held_out_predictions
 from bayes_influence.training.schedules import Schedule

@@ -27,7 +27,7 @@ from torch import nn
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.images import load_images
 from bayes_influence.evaluation.lds import lds
-from bayes_influence.experiments.ground_truth.subsets import SubsetLosses, retrain_on_subsets
+from bayes_influence.experiments.audit.ground_truth.subsets import SubsetLosses, retrain_on_subsets
 from bayes_influence.models.mlp import MLP
 from bayes_influence.retraining.from_scratch import FromScratch
 from bayes_influence.retraining.minimum import Minimum

@@ -63,9 +63,9 @@ def find_mislabelled(
 ) -> None:
     """Find the labels that are likely to be wrong, with an error rate, a proposal and the rows that speak for both."""
     given = dict(locals())
-    from bayes_influence.experiments.labels.of_data import find_in_data
-    from bayes_influence.experiments.labels.result import printed_issues
-    from bayes_influence.experiments.labels.settings import LabelData, LabelSettings
+    from bayes_influence.experiments.attribution.labels.of_data import find_in_data
+    from bayes_influence.experiments.attribution.labels.result import printed_issues
+    from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings
 
     with clear_errors():
         refuse_data_folder(dataset)
@@ -87,7 +87,7 @@ def apply(
     out: Annotated[Path | None, typer.Option(help="Result folder; RUN-cleaned when not given.")] = None,
 ) -> None:
     """Apply marks: write the cleaned data, and compare networks that are trained before and after."""
-    from bayes_influence.experiments.labels.marks import apply_marks, read_marks, run_of_marks
+    from bayes_influence.experiments.attribution.labels.marks import apply_marks, read_marks, run_of_marks
 
     with clear_errors():
         found = read_marks(marks)

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bayes_influence.cli.commands import app
-from bayes_influence.experiments.labels.page import data_id
+from bayes_influence.experiments.attribution.labels.page import data_id
 
 QUICK = ("--folds", "2", "--seeds", "0", "--epochs", "40", "--learning-rate", "0.05", "--listed", "4")
 

@@ -14,8 +14,8 @@ import bayes_influence as bi
 from bayes_influence.data import download
 from bayes_influence.data.download import Source, SourceFile
 from bayes_influence.data.synthetic import logistic_classes
-from bayes_influence.experiments.ground_truth.stored_refits import stored_refits
-from bayes_influence.experiments.ground_truth.subsets import retrain_on_subsets
+from bayes_influence.experiments.audit.ground_truth.stored_refits import stored_refits
+from bayes_influence.experiments.audit.ground_truth.subsets import retrain_on_subsets
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder

@@ -4,5 +4,6 @@
   data set, of a finished run.
 - `AuditSettings`, `AuditedData` (`settings`): what is done, and to which networks on a data set.
 - `audit_jobs` (`jobs`), `measure_network` (`cell`), `audit_spectrum` (`spectrum`): the way of one network.
+- `ground_truth`: retrainings that are computed once and kept.
 - `Audit` (`result`): what was found; `report` prints and draws it.
 """

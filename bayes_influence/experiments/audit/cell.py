@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from bayes_influence.evaluation.waterfall import waterfall
+from bayes_influence.experiments.audit.ground_truth.stored_refits import refit_arrays, refits_from
 from bayes_influence.experiments.audit.jobs import AuditJob
 from bayes_influence.experiments.audit.spectrum import audit_spectrum
-from bayes_influence.experiments.ground_truth.stored_refits import refit_arrays, refits_from
 from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.reduction import reduce

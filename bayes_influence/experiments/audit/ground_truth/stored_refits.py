@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.fingerprint import fingerprint
-from bayes_influence.experiments.ground_truth.subsets import protocol_config
+from bayes_influence.experiments.audit.ground_truth.subsets import protocol_config
 from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.experiments.store.fingerprint import identity_of_members
 from bayes_influence.experiments.store.folder import StudyFolder

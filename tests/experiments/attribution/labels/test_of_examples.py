@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import bayes_influence as bi
-from bayes_influence.experiments.labels.of_examples import find_mislabelled
-from bayes_influence.experiments.labels.settings import LabelSettings
+from bayes_influence.experiments.attribution.labels.of_examples import find_mislabelled
+from bayes_influence.experiments.attribution.labels.settings import LabelSettings
 from bayes_influence.training.schedules import Schedule
 
 QUICK = {"settings": LabelSettings(folds=3, seeds=(0,), listed=5), "schedule": Schedule(60, 0.05)}

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bayes_influence.experiments.labels.settings import LabelData, LabelSettings
+from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import Schedule
 

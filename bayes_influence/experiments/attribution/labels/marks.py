@@ -20,9 +20,9 @@ from bayes_influence.data.own_images import OwnImages
 from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.data.reading import read_table
 from bayes_influence.evaluation.intervals import Interval, mean_interval
-from bayes_influence.experiments.labels.evidence import with_targets
-from bayes_influence.experiments.labels.page import data_id
-from bayes_influence.experiments.labels.settings import LabelData, LabelSettings
+from bayes_influence.experiments.attribution.labels.evidence import with_targets
+from bayes_influence.experiments.attribution.labels.page import data_id
+from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings
 from bayes_influence.experiments.store.folder import CONFIG, StudyFolder, read_record
 from bayes_influence.training.cross_validation import held_out_predictions
 

@@ -7,8 +7,8 @@ import torch
 from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping, IdentityDamping
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.evaluation.lds import lds
-from bayes_influence.experiments.ground_truth import subsets
-from bayes_influence.experiments.ground_truth.subsets import protocol_config, random_subsets, retrain_on_subsets
+from bayes_influence.experiments.audit.ground_truth import subsets
+from bayes_influence.experiments.audit.ground_truth.subsets import protocol_config, random_subsets, retrain_on_subsets
 from bayes_influence.influence.influence import Influence
 from bayes_influence.models.mlp import MLP
 from bayes_influence.retraining.from_scratch import FromScratch

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
-from bayes_influence.experiments.labels.of_examples import find_mislabelled
-from bayes_influence.experiments.labels.page import data_id, page_of
-from bayes_influence.experiments.labels.settings import LabelSettings
+from bayes_influence.experiments.attribution.labels.of_examples import find_mislabelled
+from bayes_influence.experiments.attribution.labels.page import data_id, page_of
+from bayes_influence.experiments.attribution.labels.settings import LabelSettings
 from bayes_influence.models.mlp import MLP
 from bayes_influence.training.schedules import Schedule
 

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from bayes_influence.experiments.labels.result import guarded, printed_issues
+from bayes_influence.experiments.attribution.labels.result import guarded, printed_issues
 
 
 def test_text_that_would_be_a_formula_is_guarded_and_numbers_are_not():

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from bayes_influence.data.own_images import OwnImages
 from bayes_influence.data.own_rows import OwnTable
-from bayes_influence.experiments.labels.of_examples import search_labels
-from bayes_influence.experiments.labels.result import LabelIssues
-from bayes_influence.experiments.labels.settings import LabelData, LabelSettings
+from bayes_influence.experiments.attribution.labels.of_examples import search_labels
+from bayes_influence.experiments.attribution.labels.result import LabelIssues
+from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings
 from bayes_influence.experiments.store.folder import StudyFolder
 
 RANKING = "labels"

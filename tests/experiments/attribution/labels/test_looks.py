@@ -3,7 +3,7 @@ import pandas as pd
 import torch
 
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.experiments.labels.looks import looks_of
+from bayes_influence.experiments.attribution.labels.looks import looks_of
 
 
 def test_rows_of_a_table_are_told_in_its_own_units_the_oddest_column_first():

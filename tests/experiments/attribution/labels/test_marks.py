@@ -2,10 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bayes_influence.experiments.labels.marks import apply_marks, read_marks, run_of_marks
-from bayes_influence.experiments.labels.of_data import find_in_data
-from bayes_influence.experiments.labels.page import data_id
-from bayes_influence.experiments.labels.settings import LabelData, LabelSettings
+from bayes_influence.experiments.attribution.labels.marks import apply_marks, read_marks, run_of_marks
+from bayes_influence.experiments.attribution.labels.of_data import find_in_data
+from bayes_influence.experiments.attribution.labels.page import data_id
+from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings
 from bayes_influence.experiments.store.folder import StudyFolder
 
 QUICK = LabelSettings(folds=2, seeds=(0,), listed=5, evidence=1)

@@ -13,7 +13,7 @@ from bayes_influence.data.appearance import Appearance
 from bayes_influence.influence.shown import picture_url
 
 if TYPE_CHECKING:
-    from bayes_influence.experiments.labels.result import LabelIssues
+    from bayes_influence.experiments.attribution.labels.result import LabelIssues
 
 ROWS = ("supporting", "opposing", "proposing", "twins")
 """Columns of ids, separated by blanks."""
@@ -27,7 +27,7 @@ def page_of(issues: LabelIssues) -> str:
     Args:
         issues: What was found; the rows with evidence are on the page.
     """
-    pages = Environment(loader=PackageLoader("bayes_influence.experiments.labels"), autoescape=True)
+    pages = Environment(loader=PackageLoader("bayes_influence.experiments.attribution.labels"), autoescape=True)
     listed = issues.ranked[issues.ranked["row"].isin(list(issues.looks))].head(issues.listed)
     return pages.get_template("page.html").render(
         name=issues.name,

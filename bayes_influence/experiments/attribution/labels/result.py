@@ -13,7 +13,7 @@ from rich.table import Table
 
 from bayes_influence.data.appearance import Appearance
 from bayes_influence.data.files import checked_place, write_whole
-from bayes_influence.experiments.labels.page import page_of
+from bayes_influence.experiments.attribution.labels.page import page_of
 
 PRINTED = 20
 """Rows that are printed."""

@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bayes_influence.experiments.labels.of_examples import find_mislabelled
-from bayes_influence.experiments.labels.settings import LabelSettings
+from bayes_influence.experiments.attribution.labels.of_examples import find_mislabelled
+from bayes_influence.experiments.attribution.labels.settings import LabelSettings
 from bayes_influence.training.schedules import Schedule
 
 WRONG = (5, 30, 61)

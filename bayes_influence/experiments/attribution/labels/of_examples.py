@@ -17,10 +17,10 @@ from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.data.sources import as_dataset
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.evaluation.label_noise import LabelNoise, label_noise
-from bayes_influence.experiments.labels.evidence import LabelEvidence, label_evidence
-from bayes_influence.experiments.labels.looks import looks_of
-from bayes_influence.experiments.labels.result import LabelIssues
-from bayes_influence.experiments.labels.settings import (
+from bayes_influence.experiments.attribution.labels.evidence import LabelEvidence, label_evidence
+from bayes_influence.experiments.attribution.labels.looks import looks_of
+from bayes_influence.experiments.attribution.labels.result import LabelIssues
+from bayes_influence.experiments.attribution.labels.settings import (
     LARGEST_BATCH,
     LEARNING_RATE,
     SHOWN_MOST,

@@ -1,6 +1,6 @@
 import torch
 
-from bayes_influence.experiments.labels.evidence import label_evidence, with_targets
+from bayes_influence.experiments.attribution.labels.evidence import label_evidence, with_targets
 from bayes_influence.influence.influence import Influence
 
 

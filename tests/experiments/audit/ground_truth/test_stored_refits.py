@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bayes_influence.data.synthetic import logistic_classes
-from bayes_influence.experiments.ground_truth.stored_refits import stored_refits
+from bayes_influence.experiments.audit.ground_truth.stored_refits import stored_refits
 from bayes_influence.models.mlp import MLP
 from bayes_influence.objectives.likelihoods import GaussianNoise
 from bayes_influence.objectives.regularisers import WeightDecay

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bayes_influence.experiments.labels.of_data import find_in_data
-from bayes_influence.experiments.labels.settings import LabelData, LabelSettings
+from bayes_influence.experiments.attribution.labels.of_data import find_in_data
+from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings
 from bayes_influence.experiments.stored import inspected
 
 QUICK = LabelSettings(folds=3, seeds=(0,), listed=5)
