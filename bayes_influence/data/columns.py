@@ -260,6 +260,6 @@ def filled(values: pd.Series, fill: float | str | None, name: str) -> pd.Series:
     if fill is None:
         raise ValueError(
             f"{name}: column {values.name!r} misses {int(absent.sum())} of {len(values)} values (the first in row "
-            f"{values.index[absent][0]}); drop these rows, or say missing='impute' (--missing impute)"
+            f"{values.index[absent][0]}); drop these rows, or train with missing='impute' (--missing impute)"
         )
     return values.astype(object).where(~absent, fill) if isinstance(fill, str) else values.fillna(fill)

@@ -9,9 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from bayes_influence.arguments import kind_of
+from bayes_influence.arguments import kind_of, shown
 from bayes_influence.data.columns import TASKS, Form, checked_form
 from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.data.encoding import Encoding
@@ -194,8 +196,8 @@ def arrays_dataset(inputs: Any, targets: Any, name: str = "arrays", task: str | 
 
     Args:
         inputs: (n, ...) numbers.
-        targets: (n,) whole numbers from 0 on for classes; (n, K) of 0 and 1 for labels; real numbers, (n,) or (n, K),
-            for a regression.
+        targets: (n,) whole numbers from 0 on or words for classes; (n, K) of 0 and 1 for labels; real numbers, (n,) or
+            (n, K), for a regression.
         name: What the data are called.
         task: To take whole numbers for amounts (`"regression"`) or a column of 0 and 1 for a label (`"labels"`).
 
@@ -204,7 +206,8 @@ def arrays_dataset(inputs: Any, targets: Any, name: str = "arrays", task: str | 
     """
     if task is not None and task not in TASKS:
         raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
-    data, goals = torch.as_tensor(inputs), torch.as_tensor(targets)
+    classes, codes = _classes_of_words(targets, name, task)
+    data, goals = torch.as_tensor(inputs), torch.as_tensor(targets if codes is None else codes)
     labels = goals.ndim > 1 and bool(((goals == 0) | (goals == 1)).all())
     whole = not goals.is_floating_point()
     if task in ("regression", "labels") or (task is None and (labels or not whole)):
@@ -215,7 +218,21 @@ def arrays_dataset(inputs: Any, targets: Any, name: str = "arrays", task: str | 
         raise ValueError(f"{name}: labels are 0 or 1, but the targets hold other values")
     if len(goals) and bool((goals == goals[:1]).reshape(len(goals), -1).all(0).any()):
         raise ValueError(f"{name}: a target is constant; nothing can be learned")
-    found = Dataset(data.double(), goals, torch.arange(len(goals)), name)
+    found = Dataset(data.double(), goals, torch.arange(len(goals)), name, class_names=classes)
     if not goals.is_floating_point():
         found.check_classes()
     return found
+
+
+def _classes_of_words(targets: Any, name: str, task: str | None) -> tuple[tuple[str, ...], Any]:
+    """Names of the classes and the class of each target where targets are words; nothing and None of numbers."""
+    words = None if isinstance(targets, Tensor) else np.asarray(targets)
+    if words is None or words.dtype.kind not in "USO":
+        return (), None
+    if task in ("regression", "labels") or words.ndim != 1:
+        raise ValueError(
+            f"{name}: words are classes, one for each of the rows, but the targets begin with {shown(words.flat[0])}, "
+            f"their shape is {words.shape} and the task is {task or 'not said'}; give numbers for anything else"
+        )
+    names, codes = np.unique([str(word) for word in words], return_inverse=True)
+    return tuple(names.tolist()), codes

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from sklearn.base import RegressorMixin
 from torch import Tensor
 
+from bayes_influence.arguments import shown
 from bayes_influence.estimators.base import BayesianEstimator, mean_and_scale
 from bayes_influence.moments.prediction import linearized_moments
 from bayes_influence.objectives.expected_likelihoods import ExpectedGaussian
@@ -58,6 +59,8 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         return {"y_numeric": True}
 
     def _learn_targets(self, targets: np.ndarray, weights: np.ndarray) -> None:
+        if targets.dtype.kind not in "biuf":
+            raise ValueError(f"y must hold numbers, got {shown(targets[0])}; take BayesianClassifier for classes")
         mean, scale = mean_and_scale(targets[:, None], weights)
         self.target_mean_, self.target_scale_ = float(mean[0]), float(scale[0])
 

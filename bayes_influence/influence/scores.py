@@ -289,7 +289,9 @@ class InfluenceScores:
             try:
                 save_file(contents, partial, metadata={"format": FORMAT, "sha256": UNSEALED, "notes": self.notes()})
             except SafetensorError as error:
-                raise OSError(f"scores cannot be written to {target} ({error}); choose a place with room") from error
+                raise OSError(
+                    f"scores cannot be written to {target} ({error}); choose a folder that exists and has room"
+                ) from error
             seal_file(partial)
 
     def to_parquet(self, path: str | Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.func import vmap
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.streamed import StreamedDataset
+from bayes_influence.errors import torch_errors_in_words
 from bayes_influence.objectives.hidden import ByNameAlone, KeptState
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.predictive import check_outputs
@@ -118,20 +118,6 @@ def examine(
             kept.restore()
 
 
-@contextmanager
-def _in_words(what: str, tensors: Any) -> Iterator[None]:
-    """Says of an error of torch what it was given."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, IndexError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
-        kinds = [(str(leaf.dtype).removeprefix("torch."), tuple(leaf.shape)) for leaf in tree_leaves(tensors)]
-        given = " and ".join(f"{dtype} of shape {shape}" for dtype, shape in kinds)
-        raise ValueError(f"{what} on {given} ({reason}); give it the kind and shape that it was trained on") from error
-
-
 def own_params(objective: Objective) -> dict[str, Tensor]:
     """The parameters where an objective stands, none of them an `nn.Parameter`."""
     return {name: value.detach() for name, value in objective.params.items()}
@@ -153,7 +139,11 @@ def first_outputs(objective: Objective, inputs: Any, name: str = "the examples")
         kept = KeptState(network)
         try:
             inputs = objective.fitting(inputs)
-            with torch.no_grad(), ByNameAlone(network, params), _in_words(f"{name}: the network fails", inputs):
+            with (
+                torch.no_grad(),
+                ByNameAlone(network, params),
+                torch_errors_in_words(f"{name}: the network fails", inputs),
+            ):
                 return objective.outputs(params, inputs)
         finally:
             kept.restore()
@@ -211,7 +201,7 @@ def _parts(objective: Objective, data: Dataset) -> Iterator[tuple[Batch, Tensor]
 
 
 def _checked_losses(objective: Objective, part: Batch, name: str, ids: Tensor, outputs: Any) -> Float[Tensor, " B"]:
-    with torch.no_grad(), _in_words(f"{name}: the losses fail", part.targets):
+    with torch.no_grad(), torch_errors_in_words(f"{name}: the losses fail", part.targets):
         objective.check_batch(outputs, part, name, ids)
         losses = objective.losses_of(outputs, part).detach()
     bad = ~torch.isfinite(losses)

@@ -58,6 +58,10 @@ class PerExample:
     def __init__(self, criterion: Criterion) -> None:
         if not callable(criterion):
             raise TypeError(f"a loss must be a module or a function of outputs and targets, got {criterion!r}")
+        if isinstance(criterion, type):
+            raise TypeError(
+                f"a loss must be made first, got the class {criterion.__name__}; say {criterion.__name__}()"
+            )
         if getattr(criterion, "reduction", None) == "sum":
             raise InseparableLossError(
                 f"{_named(criterion)} sums over the batch, so that how much a regulariser weighs depends on the batch "

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from bayes_influence.arguments import check_at_least, check_function, checked_move, kind_of, named, shown
 from bayes_influence.data.arguments import as_call
 from bayes_influence.data.batch import Batch
+from bayes_influence.errors import torch_errors_in_words
 from bayes_influence.moments.layers import is_bayesian, is_calibrated
 from bayes_influence.objectives.criteria import PerExample, read_outputs
 from bayes_influence.objectives.parameters import (
@@ -188,10 +189,13 @@ class Objective:
         """The same objective with "last-layer" made the layer that is *called* last on these inputs.
 
         Without inputs only the order of registration is known, which need not be that of the calls.
+
+        Raises:
+            ValueError: If the network fails on the inputs, or calls no layer.
         """
         if not (isinstance(self.parameters, str) and self.parameters.startswith("last-layer")):
             return self
-        with self.exclusive() as network, torch.no_grad():
+        with self.exclusive() as network, torch.no_grad(), torch_errors_in_words("the network fails", inputs):
             path = called_last(network, inputs)
         names = select_names(self.network, self.parameters, last_layer=path)
         return self._in(names, names)

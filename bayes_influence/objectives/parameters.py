@@ -68,7 +68,9 @@ def owners_of_parameters(network: nn.Module) -> dict[str, nn.Module]:
     """
     owners = {path: module for path, module in network.named_modules() if list(module.parameters(recurse=False))}
     if not owners:
-        raise ValueError(f"{type(network).__name__} has no parameters, so it has no last layer")
+        raise ValueError(
+            f"{type(network).__name__} has no parameters, so it has no last layer; give the network that was trained"
+        )
     return owners
 
 

@@ -120,6 +120,21 @@ ROWS = [
     ('inf_.select_group(test, 2, direction="nope")', ValueError, "direction must be one of increase, decrease, got"),
     ('inf_.select_group(test, 2, convention="nope")', ValueError, "convention must be one of fixed, renormalised,"),
     ("inf_.select_group(x, 2)", TypeError, r"must be a Dataset, a torch Dataset .* got torch's Tensor"),
+    (
+        "bi.Influence.of(torch.nn.Linear(3, 2), torch.nn.functional.cross_entropy, (x, y))",
+        ValueError,
+        r"the network fails on float32 of shape \(2, 4\) \(mat1 and mat2 .*\); give it the kind and shape that it was",
+    ),
+    (
+        "bi.Influence.of(net, torch.nn.CrossEntropyLoss, train)",
+        TypeError,
+        r"a loss must be made first, got the class CrossEntropyLoss; say CrossEntropyLoss\(\)",
+    ),
+    (
+        "bi.Influence.of(torch.nn.CrossEntropyLoss(), net, train)",
+        ValueError,
+        "CrossEntropyLoss has no parameters, so it has no last layer; give the network that was trained",
+    ),
     ("bi.IdentityDamping(-1)", ValueError, "the damping delta must be finite and at least 0, got -1"),
     ("bi.IdentityDamping(nan)", ValueError, "the damping delta must be finite and at least 0, got nan"),
     ("bi.IdentityDamping(inf)", ValueError, "the damping delta must be finite and at least 0, got inf"),

@@ -114,6 +114,19 @@ def test_from_numpy_is_the_same():
     assert torch.equal(Dataset.from_numpy(inputs, targets).inputs, arrays_dataset(inputs, targets).inputs)
 
 
+@pytest.mark.parametrize("kind", [str, object])
+def test_words_are_classes_in_alphabetical_order(kind):
+    found = Dataset.from_numpy(np.eye(4), np.array(["b", "a", "b", "a"], dtype=kind))
+    assert (found.class_names, found.targets.tolist()) == (("a", "b"), [1, 0, 1, 0])
+
+
+def test_words_are_no_amounts():
+    with pytest.raises(ValueError, match=r"arrays: words are classes, .* begin with .*'b'.* the task is regression"):
+        arrays_dataset(np.eye(2), np.array(["b", "a"]), task="regression")
+    with pytest.raises(ValueError, match=r"words are classes, one for each .* shape is \(2, 2\) and the task is not"):
+        arrays_dataset(np.eye(2), np.array([["b", "a"], ["a", "b"]]))
+
+
 def test_large_tables_get_fewer_passes():
     assert [usual_epochs(count) for count in (100, 10_000, 10**6)] == [300, 32, 10]
 

@@ -49,3 +49,8 @@ def test_a_constant_target(problem, untraced):
     fitted = bi.BayesianRegressor(**{**SHORT, "epochs": 5}).fit(X, np.full(60, 4.0))
     assert (fitted.target_mean_, fitted.target_scale_) == (4.0, 1.0)
     assert np.isfinite(fitted.predict(X)).all()
+
+
+def test_words_are_refused_as_targets():
+    with pytest.raises(ValueError, match=r"y must hold numbers, got .*'a'.*; take BayesianClassifier for classes"):
+        bi.BayesianRegressor().fit(np.eye(4), np.array(["a"] * 4))

@@ -113,6 +113,22 @@ def test_rows_that_cannot_be_encoded_are_refused(columns, changed, said, message
     assert not (tmp_path / "out").exists()
 
 
+def test_without_targets_a_bayesian_network_is_explained_in_its_mean(frame, new, tmp_path):
+    path = tmp_path / "prices.csv"
+    frame[["a", "b", "price"]].to_csv(path, index=False)
+    run = TrainRun(str(path), "mlp", "bnn", target=("price",), epochs=3, width=4)
+    run_training(run, tmp_path / "run", progress=False)
+    found = explained(tmp_path / "run", new("a", "b"), tmp_path, damping=0.1)
+    assert found.measured == "prediction (in standard deviations of the target)"
+    objective, _, _ = load_run(tmp_path / "run")
+    rows = run.known().encoding().inputs(pd.read_csv(tmp_path / "new.csv")).float()
+    mean, scale = run.known().target_units()
+    with torch.no_grad():
+        expected = objective.outputs(objective.params, rows).expectation[:, 0].double() * scale[0] + mean[0]
+    shown = found.ranking.drop_duplicates("test")["predicted_class"].astype(float)
+    np.testing.assert_allclose(shown, expected, rtol=1e-3)
+
+
 def test_files_that_are_no_table_of_rows_are_refused(runs, tmp_path):
     (tmp_path / "new.csv").write_text("a;b;c\n1;2;north\n")
     with pytest.raises(ValueError, match="has one column, 'a;b;c': ';' seems to stand between its columns"):
