@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bayes_influence.arguments import shown
 from bayes_influence.data.dataset import Dataset, check_dataset
@@ -26,7 +26,7 @@ from bayes_influence.experiments.store.fingerprint import described, fingerprint
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.experiments.store.settings import Settings
-from bayes_influence.experiments.training.settings import SCHEME_OPTIONS, usual_rate
+from bayes_influence.experiments.training.settings import usual_rate, usual_scheme_options
 from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
@@ -156,10 +156,13 @@ def _resolved_schemes(schemes: Sequence[str | Scheme], train: Dataset) -> list[S
     if isinstance(schemes, str) or not isinstance(schemes, Sequence):
         raise TypeError(f"schemes must be a list of names or schemes, such as ['none', 'bnn'], got {shown(schemes)}")
     task, count = task_of(train)
+    rows = train.example.inputs
+    on_table = isinstance(rows, Tensor) and rows.is_floating_point() and rows.ndim == 2
+    usual = usual_scheme_options(on_table=on_table)
     found: list[Any] = []
     for scheme in schemes:
         if isinstance(scheme, str):
-            (known,) = find_schemes([scheme], SCHEMES[scheme].own(SCHEME_OPTIONS) if scheme in SCHEMES else {})
+            (known,) = find_schemes([scheme], SCHEMES[scheme].own(usual) if scheme in SCHEMES else {})
             found.append(known.suited(task, count))
         else:
             found.append(scheme)

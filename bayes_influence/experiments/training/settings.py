@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from bayes_influence.data.dataset import Split
+from bayes_influence.data.tables import Rows
 from bayes_influence.experiments.training.of_network import OfNetwork
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.optimisers import OPTIMISERS
@@ -22,10 +23,25 @@ LEARNING_RATE = 2e-3
 BAYESIAN_LEARNING_RATE = 5e-3
 """Of Bayesian networks. Adam moves log sigma by the learning rate per step at most, and it has units to go."""
 
-SCHEME_OPTIONS = {"prior": "fan-in", "initial_sigma": 0.2}
-"""Numbers of a scheme that a run has others of when nothing is said. sigma sqrt(fan-in) at the start of a Bayesian
-network: from a smaller one the KL, which only log sigma's slow way to the prior's scale takes down, dominates a
-training of a few epochs."""
+INITIAL_SIGMA = 0.2
+"""sigma sqrt(fan-in) at the start of a Bayesian network when nothing is said: from a smaller one the KL, which only log
+sigma's slow way to the prior's scale takes down, dominates a training of a few epochs."""
+
+TABLE_ACTIVATION = "tanh"
+"""Of an MLP on a table when nothing is said: of the variance of a table of 600 rows a Bayesian one with SELUs explains
+.38 and one with tanh .90; on Iris, Wine, breast cancer and the digits neither is better by much."""
+
+
+def usual_scheme_options(*, on_table: bool) -> dict[str, Any]:
+    """Numbers and words of a scheme that a training in minibatches has others of when nothing is said.
+
+    The prior is by fan-in for images, N(0, 1) for the few columns of a table: there the test loss of a Bayesian MLP is
+    the lower one under it, on each of Iris, Wine, breast cancer, the digits and a regression.
+
+    Args:
+        on_table: Whether inputs are rows of a table.
+    """
+    return {"prior": "isotropic" if on_table else "fan-in", "initial_sigma": INITIAL_SIGMA}
 
 
 def usual_rate(bayesian: bool) -> float:
@@ -48,7 +64,7 @@ class TrainRun(OfNetwork):
         annealing: Fraction of the steps over which the regulariser's weight rises to its own.
         clip: Longest gradient that is followed at its length.
         scheme_options: Numbers and words of the scheme that are to be others than its own, by field; of Bayesian
-            networks the prior is by fan-in and sigma sqrt(fan-in) starts at 0.2 when nothing is said.
+            networks the prior and sigma at the start are those of `usual_scheme_options` when nothing is said.
         warm_start: Folder of another run of the same network whose parameters this one starts from; sigma then starts
             at `RELATIVE_SIGMA` |w| instead.
         train_examples: How many of the training examples are used, the first ones; all when not given.
@@ -98,6 +114,11 @@ class TrainRun(OfNetwork):
         schedule = {name: default if said[name] is None else said[name] for name, default in defaults.items()}
         return schedule | self.said_shape()
 
+    def usual_shape(self) -> dict[str, Any]:
+        """Sizes, and of an MLP on a table its activation, too."""
+        on_table = self.network == "mlp" and isinstance(self.known(), Rows)
+        return super().usual_shape() | ({"activation": TABLE_ACTIVATION} if on_table else {})
+
     def resolved(self) -> TrainRun:
         """The same run with nothing left unsaid about its schedule, its network's size and its scheme's numbers."""
         options = self.resolved_scheme().options
@@ -126,7 +147,8 @@ class TrainRun(OfNetwork):
         """The scheme with this run's numbers."""
         (scheme,) = find_schemes([self.scheme])
         known = self.known()
-        usual = SCHEME_OPTIONS if self.warm_start is None else SCHEME_OPTIONS | {"relative_sigma": RELATIVE_SIGMA}
+        usual = usual_scheme_options(on_table=isinstance(known, Rows))
+        usual = usual if self.warm_start is None else usual | {"relative_sigma": RELATIVE_SIGMA}
         found = find_schemes([self.scheme], scheme.own(usual) | self.scheme_options)[0]
         return found if known.task == "classification" else found.suited(known.task, known.n_targets)
 

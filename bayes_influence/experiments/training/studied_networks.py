@@ -16,7 +16,7 @@ from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.data.tables import Rows, Table
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.of_network import OfNetwork
-from bayes_influence.experiments.training.settings import SCHEME_OPTIONS, usual_rate
+from bayes_influence.experiments.training.settings import usual_rate, usual_scheme_options
 from bayes_influence.models.mlp import MLP
 from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.retraining.held_out import hardest_example
@@ -142,8 +142,8 @@ class StudiedNetworks(OfNetwork):
             name: A key of `SCHEMES`.
             options: Numbers and words that are to be others, by field.
         """
-        usual = {} if self.full_batch else SCHEMES[name].own(SCHEME_OPTIONS)
         known = self.known()
+        usual = {} if self.full_batch else SCHEMES[name].own(usual_scheme_options(on_table=isinstance(known, Rows)))
         return find_schemes([name], {**usual, **options})[0].suited(known.task, known.n_targets)
 
     def to_config(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test_training_is_that_of_a_run_in_minibatches(table):
     assert isinstance(deterministic, MinibatchSchedule)
     assert (deterministic.learning_rate, bayesian.learning_rate, deterministic.decay) == (0.002, 0.005, "cosine")
     assert [len(group) for group in study.groups] == [1, 1]
-    assert study.resolved_schemes()[1].prior == "fan-in"
+    assert study.resolved_schemes()[1].prior == "isotropic"
     with pytest.raises(ValueError, match="networks on towns are trained in minibatches of 32"):
         study.full_schedule  # noqa: B018 - it raises
 

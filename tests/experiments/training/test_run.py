@@ -131,7 +131,13 @@ def test_a_run_uses_the_first_training_examples():
 
 def test_settings_reach_the_scheme():
     assert replace(RUN, scheme_options={"weight_decay": 0.3}).resolved_scheme().weight_decay == 0.3
-    options = {"prior_scale": 2.0, "likelihood": "taylor", "initial_sigma": 0.3, "regulariser_weight": 0.5}
+    options = {
+        "prior": "fan-in",
+        "prior_scale": 2.0,
+        "likelihood": "taylor",
+        "initial_sigma": 0.3,
+        "regulariser_weight": 0.5,
+    }
     run = replace(RUN, scheme="bnn", scheme_options=options)
     scheme = run.resolved_scheme()
     assert (scheme.prior, scheme.prior_scale, scheme.initial_sigma) == ("fan-in", 2.0, 0.3)
@@ -156,13 +162,25 @@ def test_what_is_not_said_depends_on_data_and_scheme(dataset, scheme, epochs, ba
     assert replace(run, scheme="none").schedule().learning_rate == 0.002
 
 
+def test_what_is_usual_depends_on_what_the_data_are():
+    table, images = replace(RUN, scheme="bnn"), TrainRun("mnist", "lenet", "bnn")
+    assert table.resolved_scheme().prior == "isotropic"
+    assert table.resolved().activation == "tanh"
+    assert isinstance(table.network_for((4,), 3)[1], nn.Tanh)
+    assert images.resolved_scheme().prior == "fan-in"
+    assert images.resolved().activation is None
+    assert TrainRun("mnist", "mlp", "bnn").resolved().activation is None
+    assert replace(table, activation="relu").resolved().activation == "relu"
+    assert table.resolved_scheme().initial_sigma == images.resolved_scheme().initial_sigma == 0.2
+
+
 def test_a_configuration_says_the_schemes_numbers_also_where_they_are_its_own():
     assert RUN.to_config()["scheme_options"] == {"regulariser_weight": 1.0, "weight_decay": 0.005}
     bayesian = replace(RUN, scheme="bnn", scheme_options={"likelihood": "evi"})
     assert bayesian.to_config()["scheme_options"] == {
         "regulariser_weight": 1.0,
         "prior_scale": 1.0,
-        "prior": "fan-in",
+        "prior": "isotropic",
         "method": "first-order",
         "structure": "diagonal",
         "initial_sigma": 0.2,

@@ -11,7 +11,7 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.tables import Rows
 from bayes_influence.experiments.store.settings import Settings
 from bayes_influence.experiments.training.of_network import OfNetwork
-from bayes_influence.experiments.training.settings import SCHEME_OPTIONS, usual_rate
+from bayes_influence.experiments.training.settings import usual_rate, usual_scheme_options
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.scheme import Scheme
@@ -129,7 +129,8 @@ class LabelData(OfNetwork):
             examples: That there are.
         """
         if self.scheme is not None:
-            return find_schemes([self.scheme], SCHEMES[self.scheme].own(SCHEME_OPTIONS))
+            usual = usual_scheme_options(on_table=isinstance(self.known(), Rows))
+            return find_schemes([self.scheme], SCHEMES[self.scheme].own(usual))
         return strengths() if self.at_once(examples) else strengths()[1:2]
 
     def to_config(self) -> dict[str, Any]:

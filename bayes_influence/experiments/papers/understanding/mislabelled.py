@@ -21,7 +21,7 @@ from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.papers.understanding.label_scores import RANDOM, label_scores, margins
 from bayes_influence.experiments.papers.understanding.mislabelled_figure import mislabelled_figure
 from bayes_influence.experiments.store.cells import CellResult
-from bayes_influence.experiments.training.settings import SCHEME_OPTIONS, usual_rate
+from bayes_influence.experiments.training.settings import usual_rate, usual_scheme_options
 from bayes_influence.models.mlp import MLP
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
@@ -145,7 +145,7 @@ class Mislabelled(SmallImageStudy):
 
     def fitted(self, dataset: str, scheme: str, train: Dataset, seeds: Sequence[int]) -> Fits:
         """Networks of a scheme, one for each seed."""
-        found = SCHEMES[scheme].with_options(**SCHEMES[scheme].own(SCHEME_OPTIONS))
+        found = SCHEMES[scheme].with_options(**SCHEMES[scheme].own(usual_scheme_options(on_table=False)))
         make = partial(MLP, train.inputs.shape[1], train.n_classes, width=self.width, activation="tanh")
         return fit_schemes([found], make, train, seeds, self.schedule(dataset, found), tolerance=1e-6)[0]
 
