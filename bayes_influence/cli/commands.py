@@ -207,7 +207,9 @@ def train(
             refuse_given(["predictions"], f"{scheme} has no Bayesian network, which alone predicts in several ways")
         folder = out or Path("runs") / f"train-{run.data_name}-{network.replace(':', '-')}-{scheme}"
         report = train_and_report(run, folder, data_folder=data_folder, mode=predictions)
-    text = report.dropna(axis="columns", how="all").to_string(index=False, float_format="{:.4f}".format)
+    # What moments neglect was logged already, in a sentence each.
+    shown = report.drop(columns="neglect", errors="ignore").dropna(axis="columns", how="all")
+    text = shown.to_string(index=False, float_format="{:.4f}".format)
     console.print(text, soft_wrap=True, highlight=False)
     console.print(f"Report, reliability plot, checkpoint and configuration: {folder}")
 

@@ -51,7 +51,7 @@ class Form:
 
     def __post_init__(self) -> None:
         if not self.target:
-            raise ValueError("a table needs to know its target: name the column that is predicted")
+            raise ValueError("a table needs to know its target: name the column that is predicted (target=, --target)")
         if len(set(self.target)) != len(self.target):
             raise ValueError(f"each target column once, got {', '.join(self.target)}")
         for what, value, known in (("task", self.task, TASKS), ("missing", self.missing, MISSING)):

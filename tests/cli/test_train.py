@@ -26,6 +26,8 @@ def test_train_prints_the_report_and_leaves_a_run_that_loads(tmp_path):
     assert header.split()[0] == "seed"
     assert header.split()[-1] == "epoch_seconds"
     assert "outside" not in result.output
+    assert "neglect" not in header  # a sentence that was logged, and stands in the file
+    assert pd.read_csv(tmp_path / "report.csv")["neglect"].str.startswith("propagated variances are").all()
     assert pd.read_csv(tmp_path / "report.csv")["seed"].tolist() == [1, 2]
     objective, split, config = load_run(tmp_path, index=1)
     assert (config["scheme_options"]["prior"], config["seeds"], config["network"]) == ("isotropic", [1, 2], "mlp")

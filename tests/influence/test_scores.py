@@ -154,7 +154,7 @@ def test_a_full_disk_leaves_what_was_there(scores, tmp_path, monkeypatch):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("bayes_influence.influence.scores.save_file", full)
-    with pytest.raises(OSError, match=r"cannot be written to .* \(.*No space left on device.*\); choose a place with"):
+    with pytest.raises(OSError, match=r"cannot be written to .* \(.*No space left on device.*\); choose a folder"):
         scores.save(path)
     assert [file.name for file in tmp_path.iterdir()] == ["scores.safetensors"]
     assert path.read_bytes() == before
@@ -304,3 +304,8 @@ def test_scores_without_a_drift_say_so(train):
     scores = InfluenceScores(torch.ones(1, 2), torch.arange(2), torch.arange(1), curvature="posterior covariance")
     with pytest.raises(ValueError, match="scores by posterior covariance do not know how far"):
         scores.relative_drift  # noqa: B018
+
+
+def test_a_folder_that_is_not_there_is_told(scores, tmp_path):
+    with pytest.raises(OSError, match=r"cannot be written to .*missing/scores .*; choose a folder that exists and has"):
+        scores.save(tmp_path / "missing" / "scores")
