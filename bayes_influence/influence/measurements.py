@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.problem import FittedProblem
+from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.next_token import NextToken
 from bayes_influence.objectives.objective import Likelihood
@@ -109,7 +110,7 @@ class PredictedValue(PredictiveMeasurement):
         predictive = self.predictive
         if not isinstance(predictive, RealPredictive):
             raise TypeError(f"{type(predictive).__name__} predicts classes, no number; measure the margin or the loss")
-        mean = predictive.split(outputs.expectation if isinstance(outputs, Moments) else outputs)[0]
+        mean = predictive.split(mean_of(outputs))[0]
         return mean.reshape(len(mean), -1).sum(-1)
 
 

@@ -20,9 +20,9 @@ from bayes_influence.curvature.operators.output_curvature import output_hessians
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.problem import FittedProblem
+from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.derivatives import (
-    output_means,
     per_example_gradients,
     per_example_hessians,
     per_example_jacobians,
@@ -198,6 +198,6 @@ def _output_gradients(objective: Objective, batch: Batch) -> Float[Tensor, "k C"
         moved = replace(outputs, expectation=means) if isinstance(outputs, Moments) else means
         return objective.losses_of(moved, batch).sum()
 
-    means = output_means(outputs)
+    means = mean_of(outputs)
     slopes = first_way(objective.network, "outputs", lambda: grad(total)(means), lambda: reverse_gradient(total, means))
     return slopes.flatten(1)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from bayes_influence.moments.arithmetic import shared_approximation
+from bayes_influence.moments.arithmetic import mean_of, shared_approximation
 from bayes_influence.moments.moments import Covariance, Moments, same_storage, without_covariance_rule
 from bayes_influence.moments.registry import UnsupportedOperationError, functions_named, rule
 
@@ -110,7 +110,7 @@ def index(x: Any, position: Any) -> Moments:
 
 
 def _joined(function: Callable[..., Tensor], parts: Sequence[Any], dim: int = 0) -> Moments:
-    means = [part.expectation if isinstance(part, Moments) else part for part in parts]
+    means = [mean_of(part) for part in parts]
     variances = [part.variance if isinstance(part, Moments) else torch.zeros_like(part) for part in parts]
     return Moments(function(means, dim), function(variances, dim), shared_approximation(*parts, mixed=False))
 
@@ -143,7 +143,7 @@ def where(condition: Any, input: Any, other: Any) -> Moments:
     """
     if isinstance(condition, Moments):
         raise UnsupportedOperationError("the condition of where must be fixed, got Moments")
-    means = [x.expectation if isinstance(x, Moments) else x for x in (input, other)]
+    means = [mean_of(x) for x in (input, other)]
     variances = [x.variance if isinstance(x, Moments) else 0.0 for x in (input, other)]
     mean = torch.where(condition, means[0], means[1])
     variance = torch.where(condition, variances[0], variances[1]).expand(mean.shape).to(mean.dtype)

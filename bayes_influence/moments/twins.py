@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayes_influence.errors import BayesInfluenceError
+from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.moments.layers import FACTOR, RHO, BayesianLayer, is_bayesian
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.unfolded import unfolded
@@ -50,7 +51,7 @@ def check_twin(network: nn.Module, twin: nn.Module, inputs: Tensor | Moments) ->
     if not is_bayesian(twin):
         raise ValueError(f"the twin, a {type(twin).__name__}, has no Bayesian layer; make it with to_bayesian")
     network, twin = unfolded(network).eval(), deepcopy(twin).eval()
-    batch = inputs.expectation if isinstance(inputs, Moments) else inputs
+    batch = mean_of(inputs)
     layers = [path for path, module in twin.named_modules() if isinstance(module, BayesianLayer)]
     state = _without_variance(network, twin)
     with torch.random.fork_rng(devices=[batch.device] if batch.is_cuda else []):
@@ -139,7 +140,7 @@ def _compare_outputs(expected: list[Tensor], outputs: list[Any]) -> None:
     if len(outputs) != len(expected):
         raise TwinMismatchError(f"the twin has {len(outputs)} outputs, its network {len(expected)}")
     for value, output in zip(expected, outputs, strict=True):
-        mean = output.expectation if isinstance(output, Moments) else output
+        mean = mean_of(output)
         if mean.shape != value.shape:
             raise TwinMismatchError(
                 f"the twin's output has the shape {tuple(mean.shape)}, its network's {tuple(value.shape)}"

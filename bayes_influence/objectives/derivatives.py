@@ -13,7 +13,7 @@ from torch.func import grad, jacrev, vmap
 
 from bayes_influence.data.batch import Batch
 from bayes_influence.forward_mode import jvp
-from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.ways import (
     checked_symmetric,
@@ -77,7 +77,7 @@ def per_example_jacobians(objective: Objective, inputs: Any) -> Float[Tensor, "B
 
     def outputs(at: Tensor, one: Any) -> Tensor:
         single = tree_map(lambda leaf: leaf.unsqueeze(0), one)
-        return output_means(objective.outputs({**fixed, **layout.unflatten(at)}, single)).flatten()
+        return mean_of(objective.outputs({**fixed, **layout.unflatten(at)}, single)).flatten()
 
     def patient() -> Tensor:
         ones = [tree_map(lambda leaf, row=row: leaf[row], inputs) for row in range(len(tree_leaves(inputs)[0]))]
@@ -86,11 +86,6 @@ def per_example_jacobians(objective: Objective, inputs: Any) -> Float[Tensor, "B
     return first_way(
         objective.network, "gradients", lambda: vmap(jacrev(outputs), in_dims=(None, 0))(theta, inputs), patient
     )
-
-
-def output_means(outputs: Any) -> Tensor:
-    """The outputs themselves, or their expectations."""
-    return outputs.expectation if isinstance(outputs, Moments) else outputs
 
 
 def per_example_hessians(objective: Objective, batch: Batch) -> Float[Tensor, "B P P"]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.quasi_random import sobol_normals
 
@@ -81,7 +82,7 @@ class Predictive(ABC):
                 f"{self._own_name} takes the {expected} network, got {came or type(outputs).__name__}; "
                 + (advice if isinstance(outputs, Tensor | Moments) else "return the outputs alone")
             )
-        return _expectation(outputs)
+        return mean_of(outputs)
 
     @property
     def _own_name(self) -> str:
@@ -145,14 +146,14 @@ class ClassPredictive(Predictive):
 
     def hits(self, outputs: Tensor | Moments, targets: Tensor) -> Float[Tensor, " B"]:
         """1 where the largest (mean) logit is the target's, of every label."""
-        logits = _expectation(self.class_logits(outputs)).detach()
+        logits = mean_of(self.class_logits(outputs)).detach()
         right = logits.argmax(-1) == self.class_indices(outputs, targets)
         return right.reshape(len(right), -1).all(-1).to(logits)
 
     def margin(self, outputs: Tensor | Moments, targets: Tensor) -> Float[Tensor, " B"]:
         """z_y - max_{c != y} z_c of the logits' means; of several labels that of the worst."""
-        logits = _expectation(self.class_logits(outputs))
-        own = _one_hot(self.class_indices(outputs, targets), logits.shape[-1])
+        logits = mean_of(self.class_logits(outputs))
+        own = self.class_indices(outputs, targets).unsqueeze(-1) == torch.arange(logits.shape[-1], device=logits.device)
         margins = (logits * own).sum(-1) - torch.where(own, -torch.inf, logits).amax(-1)
         return margins.reshape(len(margins), -1).amin(-1)
 
@@ -287,7 +288,7 @@ class RealPredictive(Predictive):
 
     def _summed(self, term: Callable[[Tensor, Tensor], Tensor], outputs: Tensor | Moments) -> Float[Tensor, " B"]:
         """The sum over targets of a term in s^2 and v."""
-        noise = (2 * self.split(_expectation(outputs))[1]).exp()
+        noise = (2 * self.split(mean_of(outputs))[1]).exp()
         variance = self.split(outputs.variance)[0] if isinstance(outputs, Moments) else torch.zeros_like(noise)
         return _per_example(term(noise, variance))
 
@@ -336,14 +337,6 @@ def _refuse(bad: Bool[Tensor, " n"], values: Tensor, ids: Tensor | None, expecte
         f"{expected}, got {values[first].item():g} ({int(bad.sum())} of {len(bad)} examples do not fit, the first is "
         f"{example}); {advice}"
     )
-
-
-def _expectation(outputs: Any) -> Tensor:
-    return outputs.expectation if isinstance(outputs, Moments) else outputs
-
-
-def _one_hot(classes: Int[Tensor, "*lead"], count: int) -> Bool[Tensor, "*lead C"]:
-    return classes.unsqueeze(-1) == torch.arange(count, device=classes.device)
 
 
 def _entropy(log_p: Float[Tensor, "*lead C"]) -> Float[Tensor, "*lead"]:

@@ -14,7 +14,7 @@ from bayes_influence.data.encoding import Encoding
 from bayes_influence.data.reading import read_table
 from bayes_influence.experiments.attribution.ranking import LOSS, predicted_targets
 from bayes_influence.experiments.training.run import ENCODING
-from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.objectives.objective import Objective
 
 NOT_GIVEN = "not given"
@@ -94,7 +94,7 @@ def read_new_rows(
     held = held.to(dtype=objective.dtype, device=objective.device)
     with torch.no_grad():
         outputs = objective.outputs(objective.params, held.inputs)
-    means = outputs.expectation if isinstance(outputs, Moments) else outputs
+    means = mean_of(outputs)
     targets = predicted_targets(encoding.task, means, len(encoding.target))
     data = Dataset(held.inputs, targets, held.ids, path.name, encoding.feature_names, encoding.class_names)
     return NewRows(data, False, encoding.task)

@@ -12,7 +12,7 @@ from torch import Tensor
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.influence.shown import KINDS
-from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.objectives.objective import Objective
 
 Units = tuple[Tensor, Tensor]
@@ -44,7 +44,7 @@ def described_tests(
     data = tests.to(dtype=next(iter(params.values())).dtype)
     with torch.no_grad():
         losses, outputs = objective.losses(params, data.batch()), objective.outputs(params, data.inputs)
-    expected = outputs.expectation if isinstance(outputs, Moments) else outputs
+    expected = mean_of(outputs)
     count = 1 if tests.targets.ndim == 1 else tests.targets[0].numel()
     predicted = predicted_targets(_task(tests), expected, count)
     return [

@@ -16,6 +16,7 @@ from bayes_influence.experiments.audit.ground_truth.stored_refits import refit_a
 from bayes_influence.experiments.audit.jobs import AuditJob
 from bayes_influence.experiments.audit.spectrum import audit_spectrum
 from bayes_influence.experiments.store.cells import CellResult, cell_key
+from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import Removals
@@ -74,7 +75,7 @@ def _stored(job: AuditJob, stage: str, refit: Callable[[], Refits]) -> tuple[Ref
 
 
 def _logits(outputs: Tensor | Moments) -> Tensor:
-    values = outputs.expectation if isinstance(outputs, Moments) else outputs
+    values = mean_of(outputs)
     return values.reshape(*values.shape[:3], -1)
 
 

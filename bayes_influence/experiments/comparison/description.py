@@ -12,8 +12,8 @@ from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.spectrum.extremes import extreme_eigenvalues
 from bayes_influence.curvature.spectrum.power_iteration import power_iteration_pyhessian
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.moments.convert import to_deterministic
-from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.derivatives import dense_hessian
 from bayes_influence.objectives.ensembles import EnsembleCrossEntropy
 from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
@@ -71,7 +71,7 @@ def scored(objective: Objective, data: Dataset) -> dict[str, float]:
             outputs = objective.outputs(objective.params, objective.fitting(batch.inputs))
             losses.append(objective.losses_of(outputs, batch))
             if isinstance(likelihood, RealPredictive):
-                mean = likelihood.split(outputs.expectation if isinstance(outputs, Moments) else outputs)[0]
+                mean = likelihood.split(mean_of(outputs))[0]
                 squares.append((mean - batch.targets).square().reshape(-1))
             elif isinstance(likelihood, ClassPredictive):
                 hits.append(likelihood.hits(outputs, batch.targets))

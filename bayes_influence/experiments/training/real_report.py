@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.predictive import predictive_of
 from bayes_influence.training.minibatch import Trained
@@ -54,7 +55,7 @@ def predict_real(trained: Trained, index: int, data: Dataset, train: Dataset) ->
     for batch in data.batches(BATCH):
         with torch.no_grad():
             outputs = objective.outputs(objective.params, batch.inputs)
-        mean, log_scale = split(outputs.expectation if isinstance(outputs, Moments) else outputs)
+        mean, log_scale = split(mean_of(outputs))
         means.append(mean)
         noises.append(torch.exp(2 * log_scale))
         variances.append(split(outputs.variance)[0] if isinstance(outputs, Moments) else torch.zeros_like(mean))
@@ -126,7 +127,7 @@ def label_row(trained: Trained, index: int, data: Dataset) -> dict[str, float]:
             outputs = objective.outputs(objective.params, batch.inputs)
             losses.append(objective.losses(objective.params, batch))
             exact.append(predictive.hits(outputs, batch.targets).double())
-        logits = outputs.expectation if isinstance(outputs, Moments) else outputs
+        logits = mean_of(outputs)
         right.append(((logits > 0) == (batch.targets.reshape(logits.shape) > 0)).double().reshape(len(logits), -1))
     return {
         "label_accuracy": float(torch.cat(right).mean()),
