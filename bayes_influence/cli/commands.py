@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from bayes_influence.cli.auditing import audit_of_data, audit_of_run
-from bayes_influence.cli.explaining import why
+from bayes_influence.cli.explaining import predict, why
 from bayes_influence.cli.labelling import apply, find_mislabelled
 from bayes_influence.cli.options import (
     GivenOptions,
@@ -76,6 +76,7 @@ app.add_typer(
 
 app.command(name="find-mislabelled", cls=GivenOptions)(find_mislabelled)
 app.command(cls=GivenOptions)(apply)
+app.command(cls=GivenOptions)(predict)
 app.command(cls=GivenOptions)(why)
 
 AUDIT_EPOCHS = 4000

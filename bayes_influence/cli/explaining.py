@@ -1,4 +1,4 @@
-"""The command that explains predictions of a finished run."""
+"""The commands that predict with a finished run, and explain its predictions."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from bayes_influence.cli.options import (
     settings_of,
 )
 from bayes_influence.cli.parameters import DataFolder, Device
+from bayes_influence.data.files import write_whole
+
+SHOWN = 20
+"""Predictions that are printed; the file has all."""
 
 
 def why(
@@ -51,3 +55,21 @@ def why(
         console.print(f"{sentence}.", highlight=False, soft_wrap=True)
     console.print(found.verdict, highlight=False, soft_wrap=True)
     console.print(f"Tables and configuration: {found.folder}", highlight=False, soft_wrap=True)
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished training run on a table in a file.")],
+    table: Annotated[Path, typer.Argument(help="CSV or Parquet file with the same input columns.")],
+    index: Annotated[int, typer.Option(help="Which of the run's seeds, counted from 0.")] = 0,
+    device: Device = "cpu",
+    out: Annotated[Path | None, typer.Option(help="CSV file; TABLE-predicted.csv beside it when not given.")] = None,
+) -> None:
+    """Predict new rows of a table: classes and their probabilities, or real numbers with 95 % intervals."""
+    from bayes_influence.experiments.attribution.predictions import predict_rows
+
+    with clear_errors():
+        found = predict_rows(run, table, index=index, device=given_or_none("device", device))
+        target = out or table.with_name(f"{table.stem}-predicted.csv")
+        write_whole(target, found.to_csv(index=False).encode())
+    console.print(found.head(SHOWN).to_string(index=False), soft_wrap=True, highlight=False)
+    console.print(f"{len(found)} predictions: {target}", highlight=False, soft_wrap=True)

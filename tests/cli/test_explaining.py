@@ -1,3 +1,4 @@
+import pandas as pd
 from typer.testing import CliRunner
 
 from bayes_influence.cli.commands import app
@@ -19,3 +20,20 @@ def test_a_prediction_is_explained_and_what_is_wrong_is_said(tmp_path):
     refused = run(tmp_path / "iris")
     assert refused.exit_code == 2
     assert "needs at least one test example" in " ".join(refused.output.split())
+
+
+def test_new_rows_are_predicted_into_a_file(tmp_path):
+    frame = pd.DataFrame({"x": range(40), "y": ["n", "p"] * 20})
+    frame.to_csv(tmp_path / "towns.csv", index=False)
+    told = TrainRun(str(tmp_path / "towns.csv"), "mlp", "weight-decay", target=("y",), epochs=2, width=3)
+    train_and_report(told, tmp_path / "run", progress=False)
+    frame[["x"]].to_csv(tmp_path / "new.csv", index=False)
+    done = CliRunner().invoke(app, ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv")])
+    assert done.exit_code == 0, done.output
+    found = pd.read_csv(tmp_path / "new-predicted.csv")
+    assert found.columns.tolist() == ["row", "predicted", "p(n)", "p(p)"]
+    assert "40 predictions: " in done.output
+    assert len(done.output.splitlines()) == 22  # a header, 20 of the rows, and where all of them are
+    refused = CliRunner().invoke(app, ["predict", str(tmp_path / "run"), str(tmp_path / "none.csv")])
+    assert refused.exit_code == 2
+    assert "none.csv" in refused.output

@@ -1,0 +1,61 @@
+"""Predictions of a finished run for the rows of a file, in the target's own words and units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from bayes_influence.data.tables import Rows
+from bayes_influence.experiments.attribution.new_rows import read_new_rows
+from bayes_influence.experiments.training.real_report import predict_real, predictions_table
+from bayes_influence.experiments.training.report import predict_all
+from bayes_influence.experiments.training.run import load_trained
+from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.objectives.prediction import Prediction, predict
+
+
+def predict_rows(
+    run: str | Path, path: str | Path, rows: tuple[int, ...] = (), *, index: int = 0, device: str | None = None
+) -> pd.DataFrame:
+    """What a network of a run on a table predicts for new rows, as its report predicts the test examples.
+
+    Args:
+        run: Folder of a finished run.
+        path: A CSV or Parquet file with the run's input columns; targets are not needed.
+        rows: Which of its rows, from 0; all when none are named.
+        index: Which of the run's seeds.
+        device: Where it is computed; where the run was trained when not given.
+
+    Returns:
+        A row per row of the file: the predicted class and the probability of each class; or the probability of each
+        label. Of real numbers a row per row and target: the mean, and both ends of its 95 % interval.
+
+    Raises:
+        FileNotFoundError: If there is no such run or file.
+        ValueError: If the run is not finished or on no table of the user's own, or rows do not fit, see
+            `read_new_rows`.
+    """
+    trained, split, config = load_trained(run, device=device)
+    if not 0 <= index < len(trained):
+        raise ValueError(f"index must lie in 0..{len(trained) - 1}, one for each of the run's seeds, got {index}")
+    new = read_new_rows(run, config, path, rows, trained.at(index))
+    settings = TrainRun.from_config(config)
+    known = settings.known()
+    assert isinstance(known, Rows)  # or its rows had been refused
+    if new.task == "regression":
+        predicted = predict_real(trained, index, new.data, split.train)
+        table = predictions_table(predicted, new.data, known.target_names, known.target_units())
+        return table.drop(columns="true").rename(columns={"id": "row"})
+    if new.task == "labels":
+        found_labels = predict(trained.at(index), new.data.batch().inputs)
+        assert isinstance(found_labels, Prediction)
+        names, shares = known.target_names, found_labels.probabilities[..., 1].reshape(len(new.data), -1)
+    else:
+        posterior = settings.resolved_scheme().posterior(trained.at(index), split.train)
+        names, shares = new.data.class_names, predict_all(trained, index, new.data, posterior=posterior).probabilities
+    found = pd.DataFrame(shares.double().cpu().numpy(), columns=[f"p({name})" for name in names])
+    if new.task == "classification":
+        found.insert(0, "predicted", [names[row] for row in shares.argmax(dim=1).tolist()])
+    found.insert(0, "row", new.data.ids.cpu().numpy())
+    return found
