@@ -103,7 +103,17 @@ def _label(data: Dataset, target: Tensor) -> str:
         return "" if target.numel() > 1 else f"{float(target):.4g}"
     if target.is_floating_point():
         return f"{float(target):.4g}"
-    return data.class_names[int(target)] if data.class_names else str(int(target))
+    return class_name(data, int(target))
+
+
+def class_name(data: Dataset, target: int) -> str:
+    """What a class is called; its number where classes have no names."""
+    return data.class_names[target] if data.class_names else str(target)
+
+
+def every_class_name(data: Dataset) -> tuple[str, ...]:
+    """What all classes are called, by number."""
+    return tuple(class_name(data, target) for target in range(data.n_classes))
 
 
 def _shortened(text: str) -> str:

@@ -17,17 +17,13 @@ from torch import Tensor
 from torch.func import vmap
 
 from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.prediction import JACOBIAN_ENTRIES
+from bayes_influence.moments.sampling import SAMPLES_AT_ONCE
 from bayes_influence.objectives.derivatives import per_example_jacobians
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
 from bayes_influence.objectives.quasi_random import sobol_normals
 from bayes_influence.torch_internals import tree_leaves, tree_map
-
-JACOBIAN_ENTRIES = 2**25
-"""Entries of the Jacobian that are in memory together, unless one example alone has more."""
-
-MEMBERS_AT_ONCE = 16
-"""Draws of the weights whose activations are in memory together."""
 
 
 class WeightPosterior(ABC):
@@ -145,7 +141,7 @@ def linearized_outputs(objective: Objective, posterior: WeightPosterior, inputs:
 def drawn_outputs(
     objective: Objective, posterior: WeightPosterior, inputs: Any, n_samples: int, generator: torch.Generator | None
 ) -> Iterator[Float[Tensor, "S n *out"]]:
-    """The network's outputs at drawn weights, at most `MEMBERS_AT_ONCE` draws at a time.
+    """The network's outputs at drawn weights, at most `SAMPLES_AT_ONCE` draws at a time.
 
     Args:
         objective: Of a deterministic network with tensor outputs.
@@ -162,8 +158,8 @@ def drawn_outputs(
         raise ValueError(f"n_samples must be at least 2 to have a variance, got {n_samples}")
     there = posterior.standing(objective)
     draws = posterior.sample(n_samples, torch.Generator().manual_seed(0) if generator is None else generator)
-    for start in range(0, n_samples, MEMBERS_AT_ONCE):
-        members = {name: value[start : start + MEMBERS_AT_ONCE] for name, value in draws.items()}
+    for start in range(0, n_samples, SAMPLES_AT_ONCE):
+        members = {name: value[start : start + SAMPLES_AT_ONCE] for name, value in draws.items()}
         with torch.no_grad():
             yield vmap(lambda drawn: there.outputs({**there.params, **drawn}, inputs))(members)
 

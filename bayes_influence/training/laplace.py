@@ -21,10 +21,11 @@ from bayes_influence.curvature.operators.ekfac import EKFAC, KroneckerBlock
 from bayes_influence.curvature.operators.gauss_newton import GaussNewton
 from bayes_influence.curvature.operators.output_curvature import output_hessians
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.moments.prediction import JACOBIAN_ENTRIES
 from bayes_influence.objectives.derivatives import per_example_jacobians
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening
-from bayes_influence.objectives.posteriors import JACOBIAN_ENTRIES, WeightPosterior
+from bayes_influence.objectives.posteriors import WeightPosterior
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.regularisers import NoRegulariser, WeightDecay
 

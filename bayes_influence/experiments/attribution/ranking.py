@@ -9,6 +9,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from bayes_influence.data.appearance import class_name
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.influence.shown import KINDS
@@ -114,7 +115,7 @@ def _target_name(data: Dataset, target: Tensor, units: Units | None = None) -> s
         values = target.reshape(-1).double().cpu()
         raw = values if units is None else values * units[1] + units[0]
         return ", ".join(f"{value:.4g}" for value in raw.tolist())
-    return data.class_names[int(target)] if data.class_names else str(int(target))
+    return class_name(data, int(target))
 
 
 def printed_rankings(ranking: pd.DataFrame, measured: str = LOSS) -> list[Table]:

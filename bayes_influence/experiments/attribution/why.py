@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from rich.table import Table
 from torch import Tensor
 
+from bayes_influence.data.appearance import class_name
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.agreement import MIN_POINTS
 from bayes_influence.experiments.attribution.of_run import InfluenceRequest
@@ -221,7 +222,7 @@ def _ranked(
     for test, effect in zip(positions, effects, strict=True):
         for kind, sign in SIGNS.items():
             for rank, place in enumerate(_first(sign * effect, top).tolist(), start=1):
-                train_id, label = int(asked.train.ids[place]), _name(asked.train, int(asked.train.targets[place]))
+                train_id, label = int(asked.train.ids[place]), class_name(asked.train, int(asked.train.targets[place]))
                 rows.append(
                     {"test": test, "measurement": measurement, "kind": kind, "rank": rank, "train_id": train_id}
                     | {"train_class": label, "removal": float(effect[place])}
@@ -237,8 +238,8 @@ def _described(asked: AskedRun, before: Prediction, positions: list[int]) -> pd.
         {
             "test": positions,
             "test_id": asked.tests.ids.tolist(),
-            "label": [_name(asked.tests, target) for target in asked.tests.targets.tolist()],
-            "predicted": [_name(asked.tests, target) for target in chosen.tolist()],
+            "label": [class_name(asked.tests, target) for target in asked.tests.targets.tolist()],
+            "predicted": [class_name(asked.tests, target) for target in chosen.tolist()],
             "probability": before.probabilities.gather(1, chosen[:, None])[:, 0].tolist(),
             "entropy": (epistemic + found["aleatoric"]).tolist(),
             "epistemic": epistemic.tolist(),
@@ -267,8 +268,8 @@ def _removed(
                 "removed_ids": " ".join(map(str, groups[index].tolist())),
                 "estimated": float(effects[index][places].sum()),
                 "retrained": float(change),
-                "predicted": _name(asked.tests, chosen),
-                "predicted_then": _name(asked.tests, int(after.classes[index])),
+                "predicted": class_name(asked.tests, chosen),
+                "predicted_then": class_name(asked.tests, int(after.classes[index])),
                 "probability": float(control.probabilities[index, chosen]),
                 "probability_then": float(after.probabilities[index, chosen]),
             }
@@ -284,10 +285,6 @@ def _losses(objective: Objective, tests: Dataset, classes: Int[Tensor, " t"]) ->
     likely = Dataset(tests.inputs, classes.to(tests.targets), tests.ids, tests.name)
     with torch.no_grad():
         return objective.losses(objective.params, likely.batch())
-
-
-def _name(data: Dataset, target: int) -> str:
-    return data.class_names[target] if data.class_names else str(target)
 
 
 def printed_explanation(found: Explanation) -> list[Table]:

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bayes_influence.data.appearance import every_class_name
 from bayes_influence.data.columns import words
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.files import write_whole
@@ -130,7 +131,7 @@ def apply_marks(marks: pd.DataFrame, run: str | Path, out: str | Path, *, progre
             f"the marks are of another data set than the search in {run}, or its labels changed; name the folder of "
             "the search whose page was marked"
         )
-    names = examples.class_names or tuple(map(str, range(examples.n_classes)))
+    names = every_class_name(examples)
     targets, kept = _changed(examples, marks, names)
     after = with_targets(examples, targets).at(kept)
     after.check_classes()
@@ -157,7 +158,7 @@ def _stored(run: str | Path) -> tuple[LabelData, LabelSettings]:
 
 
 def _id_of(examples: Dataset) -> str:
-    names = examples.class_names or tuple(map(str, range(examples.n_classes)))
+    names = every_class_name(examples)
     return data_id(examples.ids.tolist(), [names[target] for target in examples.targets.tolist()])
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayes_influence.arguments import shown
+from bayes_influence.data.appearance import every_class_name
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.data.sources import as_dataset
@@ -178,7 +179,7 @@ def search_labels(
         noise_rate=noise.rate,
         scheme=schemes[best].name,
         agreement=float((tried[best].probabilities.argmax(dim=1) == data.targets.cpu()).double().mean()),
-        class_names=data.class_names or tuple(map(str, range(data.n_classes))),
+        class_names=every_class_name(data),
         looks=looks,
         listed=len(listed),
         frame=frame,
@@ -218,7 +219,7 @@ def _ranked(
 ) -> pd.DataFrame:
     """All examples, the most suspicious first, see `LabelIssues.ranked`."""
     labels, probabilities = data.targets.cpu(), held_out.probabilities
-    names = data.class_names or tuple(map(str, range(data.n_classes)))
+    names = every_class_name(data)
     columns: dict[str, Any] = {
         "row": data.ids.cpu(),
         "label": labels,
