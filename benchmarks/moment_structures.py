@@ -69,7 +69,7 @@ NETWORKS = {
 
 
 def scheme_of(setting: Setting, method: str, structure: str) -> Scheme:
-    """The scheme with `train`'s usual prior and start."""
+    """The scheme with the prior that `train` takes for images, and its start."""
     options = {"prior": "fan-in", "initial_sigma": 0.2, "method": method, "structure": structure}
     return SCHEMES[setting.scheme].with_options(**options)
 

@@ -19,6 +19,7 @@ from bayes_influence.experiments.training.run import run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.training.laplace import laplace
 from bayes_influence.training.minibatch import Trained
+from bayes_influence.training.schemes import find_schemes
 
 SCHEMES = ("none", "weight-decay", "swag", "deep-ensemble", "bnn", "bnn-tempered", "mean-field-vi", "laplace")
 SCORES = ("accuracy", "nll", "ece")
@@ -82,7 +83,14 @@ def main() -> None:
     rows = []
     for scheme in arguments.schemes.split(","):
         run = TrainRun(
-            arguments.dataset, "mlp", scheme, tuple(range(arguments.seeds)), epochs=arguments.epochs, dtype="float64"
+            arguments.dataset,
+            "mlp",
+            scheme,
+            tuple(range(arguments.seeds)),
+            epochs=arguments.epochs,
+            activation="selu",
+            scheme_options=find_schemes([scheme])[0].own({"prior": "fan-in"}),
+            dtype="float64",
         )
         rows += rows_of(scheme, run, arguments.out / arguments.dataset / scheme)
     table = pd.DataFrame(rows).groupby("posterior", sort=False).mean()

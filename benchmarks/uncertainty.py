@@ -28,7 +28,9 @@ from bayes_influence.objectives.reweighting import Removals
 def measure(dataset: str, epochs: int | None, width: int, removals: int, tests: int) -> pd.DataFrame:
     """One row per kind of uncertainty."""
     with TemporaryDirectory() as folder:
-        run_training(TrainRun(dataset, "mlp", "bnn", width=width, epochs=epochs), Path(folder) / "run", progress=False)
+        prior = {"prior": "fan-in"}
+        run = TrainRun(dataset, "mlp", "bnn", width=width, activation="selu", epochs=epochs, scheme_options=prior)
+        run_training(run, Path(folder) / "run", progress=False)
         objective, split, _ = load_run(Path(folder) / "run")
     request = InfluenceRequest((0,), damping=DAMPING)
     asked = asked_of_run(objective, split.train, split.test.select(range(tests)), request)

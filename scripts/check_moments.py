@@ -1,6 +1,6 @@
 """How far propagated moments agree with sampled weights on trained networks: a row per run and method, and plots.
 
-    bayes-influence train digits --activation tanh --out runs/digits-tanh
+    bayes-influence train digits --activation tanh --prior fan-in --out runs/digits-tanh
     python scripts/check_moments.py runs/digits-tanh
 
 For every run of a Bayesian network and each way past the activations: the error of the logits' mean in standard
