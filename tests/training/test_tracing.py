@@ -107,3 +107,11 @@ def test_one_mode_keeps_the_shapes_of_all_results(iris):
     nodes = trace_members(objective, *arguments).run.operations.graph.nodes
     modes = {id(node.meta["val"].fake_mode) for node in nodes if isinstance(node.meta.get("val"), torch.Tensor)}
     assert len(modes) == 1
+
+
+@pytest.mark.parametrize("scheme", ["weight-decay", "bnn"])
+def test_members_in_turns_have_the_same_gradients(iris, scheme, monkeypatch):
+    """Where torch cannot batch a network."""
+    monkeypatch.setattr(tracing, "first_way", lambda network, what, quick, patient: patient())
+    objective, arguments = _problem(iris, scheme)
+    check_equal_steps(trace_members(objective, *arguments), objective, arguments)
