@@ -23,6 +23,7 @@ FILES = (
     "understanding.loo_logistic",
     "understanding.mislabelled",
     "understanding.training_attack",
+    "understanding.domain_mismatch",
 )
 """Modules of this room that have `STUDIES`."""
 
