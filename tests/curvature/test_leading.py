@@ -169,6 +169,7 @@ class TestPartOfAnOperator:
         operator = HessianOperator(objective, data, batch_size=301)
         assert operator.within(0.5) is operator
         assert operator.share == 1
+        assert HessianOperator(objective, data, batch_size=300).within(0.5).share == 0.75  # one batch is a part
 
     def test_is_the_whole_where_an_output_belongs_to_no_example(self, confident) -> None:
         """A temperature that the network returns beside the logits."""
