@@ -246,7 +246,6 @@ def test_a_regulariser_that_is_not_diagonal_is_refused(classification) -> None:
         EKFACOperator(objective, classification)
 
 
-@pytest.mark.usefixtures("as_installed")
 def test_losses_that_are_not_finite_are_refused(make_objective, classification) -> None:
     wild = replace(classification, inputs=classification.inputs * 1e306)
     linear = Objective(nn.Linear(4, 3).double(), CrossEntropy(), WeightDecay(0.1))
@@ -259,6 +258,7 @@ def test_losses_that_are_not_finite_are_refused(make_objective, classification) 
         EKFACOperator(make_objective("all"), wild)
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_unknown_fisher(make_objective, classification) -> None:
     with pytest.raises(ValueError, match="unknown fisher 'true'; known: exact, sampled, empirical"):
         EKFACOperator(make_objective(), classification, fisher="true")
