@@ -28,8 +28,8 @@ def test_a_name_is_that_of_its_module(name):
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(AttributeError, match="module 'bayes_influence' has no attribute 'Influenze'"):
-        _ = bi.Influenze
+    with pytest.raises(AttributeError, match="module 'bayes_influence' has no attribute 'Inflated'"):
+        _ = bi.Inflated
 
 
 def test_the_command_line_starts_without_torch():
