@@ -26,6 +26,7 @@ from bayes_influence.experiments.comparison.of_networks import CompareSettings, 
 from bayes_influence.experiments.comparison.result import Comparison
 from bayes_influence.experiments.store.runner import FailedCellsError
 from bayes_influence.influence.attack import Attack, attack
+from bayes_influence.influence.culprit import CulpritFeature, culprit_feature
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import (
     Margin,
@@ -51,6 +52,7 @@ from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, W
 from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.objectives.ways import NoDerivativeError
 from bayes_influence.retraining.from_scratch import FromScratch
+from bayes_influence.retraining.influential_group import InfluentialGroup, influential_group
 from bayes_influence.retraining.linear_response import LinearResponse
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.proximal import Proximal, ProximalBregman
@@ -85,6 +87,7 @@ __all__ = [
     "Comparison",
     "CovarianceTooLargeError",
     "CrossEntropy",
+    "CulpritFeature",
     "DamagedFileError",
     "Dataset",
     "DiagonalDamping",
@@ -99,6 +102,7 @@ __all__ = [
     "IndefiniteCurvatureError",
     "Influence",
     "InfluenceScores",
+    "InfluentialGroup",
     "InseparableLossError",
     "LabelIssues",
     "LabelSettings",
@@ -144,10 +148,12 @@ __all__ = [
     "audit",
     "compare",
     "compare_parameters",
+    "culprit_feature",
     "find_mislabelled",
     "find_schemes",
     "fit_schemes",
     "hold_out",
+    "influential_group",
     "largest_losses",
     "leave_out",
     "load",
