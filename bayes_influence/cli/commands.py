@@ -60,7 +60,6 @@ from bayes_influence.cli.parameters import (
 )
 from bayes_influence.cli.reproduction import StudyCommands
 from bayes_influence.cli.scheme_options import SchemeCommand, said_scheme_options
-from bayes_influence.curvature import cost
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,6 +77,9 @@ app.command(name="find-mislabelled", cls=GivenOptions)(find_mislabelled)
 app.command(cls=GivenOptions)(apply)
 app.command(cls=GivenOptions)(predict)
 app.command(cls=GivenOptions)(why)
+
+COSTS = "bayes_influence.curvature.cost"
+"""The logger that says of long work how long it takes, whose module would bring torch."""
 
 AUDIT_EPOCHS = 4000
 """Steps of an audit's refits by training, of a finished run and of a table that is known by name."""
@@ -114,7 +116,7 @@ def main(
 ) -> None:
     """Which training examples shaped a prediction, and can that answer be trusted?"""
     level = logging.INFO if verbose else logging.WARNING
-    logging.getLogger(cost.__name__).setLevel(logging.INFO)
+    logging.getLogger(COSTS).setLevel(logging.INFO)
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
 
 

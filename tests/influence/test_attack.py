@@ -93,10 +93,30 @@ def test_what_is_no_objective_or_data_set_is_named(linear, train, victim, place,
         ({"lower": 0.0}, r"the training inputs lie in \[-.*\], outside the valid range \[0.0, 9.0\]"),
         ({"upper": 0.1}, r"the training inputs lie in \[-.*\], outside the valid range \[-9.0, 0.1\]"),
         ({"step": 0.0}, "an attack needs step > 0"),
+        ({"lower": 9.0, "upper": -9.0}, r"the valid range must have lower < upper, got \[9.0, -9.0\]"),
+        ({"upper": float("nan")}, r"the valid range must have lower < upper, got \[-9.0, nan\]"),
+        ({"ids": []}, r"an attack moves at least one training example, got ids=\[\]; leave ids out"),
+        ({"ids": [-7]}, r"no example has id \[-7\]"),
     ],
 )
 def test_what_cannot_be_is_refused(linear, train, victim, wrong, message):
     with pytest.raises(ValueError, match=message):
+        attack(linear, train, victim, **{**RANGE, **wrong})
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"target": 1.5}, "target must be a whole number, got float 1.5"),
+        ({"target": "a"}, "target must be a whole number, got str 'a'"),
+        ({"target": True}, "target must be a whole number, got bool True"),
+        ({"lower": "0"}, "lower must be a number, got str '0'"),
+        ({"step": None}, "step must be a number, got None"),
+    ],
+)
+def test_what_is_no_number_is_refused(linear, train, victim, wrong, message):
+    with pytest.raises(TypeError, match=message):
         attack(linear, train, victim, **{**RANGE, **wrong})
 
 
