@@ -6,6 +6,7 @@ import torch
 from bayes_influence.curvature.errors import NotConvergedWarning
 from bayes_influence.curvature.operators.base import DenseOperator
 from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
+from bayes_influence.curvature.operators.last_layer import LastLayerOperator
 from bayes_influence.curvature.solvers.lissa import LiSSA
 from bayes_influence.curvature.solvers.registry import solve
 from bayes_influence.data.dataset import Dataset
@@ -75,8 +76,9 @@ def test_impossible_scale_or_shrinkage(random_matrix, scale, shrinkage) -> None:
         solve(random_matrix(torch.linspace(1, 2, 4)), torch.ones(4).double(), LiSSA(scale=scale, shrinkage=shrinkage))
 
 
-def test_minibatches_agree_with_all_data_within_their_standard_error(make_objective, classification) -> None:
-    operator = GaussNewtonOperator(make_objective("last-layer"), classification) + 0.2
+@pytest.mark.parametrize("kind", [GaussNewtonOperator, LastLayerOperator])
+def test_minibatches_agree_with_all_data_within_their_standard_error(make_objective, classification, kind) -> None:
+    operator = kind(make_objective("last-layer"), classification) + 0.2
     rhs = torch.randn(18, dtype=torch.float64)
     exact = torch.linalg.solve(operator.dense(), rhs)
     solution = solve(operator, rhs, LiSSA(minibatch=12, scale=4.0, steps=80, repeats=8, tolerance=0.5, seed=3))
