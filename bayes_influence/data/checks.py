@@ -249,7 +249,7 @@ def warn_of_equal_targets(name: str, targets: Tensor) -> None:
     if len(targets) == 1:
         logger.warning("%s: there is one training example, from which nothing can be learned but itself", name)
     elif bool((targets == targets[:1]).all()):
-        same = f"{targets[0].item():.4g}" if targets.ndim == 1 else "the same"
+        same = f"{targets[0].item():.4g}" if targets[0].numel() == 1 else "the same"
         logger.warning("%s: all %d training targets are %s; nothing can be learned from them", name, len(targets), same)
 
 

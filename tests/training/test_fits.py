@@ -304,7 +304,7 @@ def test_the_seconds_are_those_of_training_and_polish(iris):
 
 
 def test_targets_that_are_all_the_same_are_warned_of(train, caplog):
-    equal = replace(train, targets=torch.ones(len(train), dtype=torch.float64), class_names=())
+    equal = replace(train, targets=torch.ones(len(train), 1, dtype=torch.float64), class_names=())
     noisy = Deterministic("gaussian", criterion=GaussianNoise(1.0))
     fit_schemes([noisy], lambda: nn.Linear(3, 1).double(), equal, [0], Schedule(1))
     assert "all 40 training targets are 1; nothing can be learned from them" in caplog.text
