@@ -169,7 +169,7 @@ def test_loss_changes_of_every_order(linear, train, test, reweighted):
     group = Influence(linear, train, damping=0.0).of_group(train.ids[positions])
     refit, _ = true_change(reweighted, linear, train, positions, "fixed")
     truth = refit.losses(refit.params, test.batch()) - linear.losses(linear.params, test.batch())
-    exact, first, second = (group.on_loss(test, order=order) for order in ("exact", 1, 2))
+    exact, first, second = (group.on_loss(test, loss_order=order) for order in ("exact", 1, 2))
     torch.testing.assert_close(
         exact, linear.losses(group.params, test.batch()) - linear.losses(linear.params, test.batch())
     )
@@ -231,7 +231,7 @@ def test_groups_that_cannot_be_removed_are_refused(linear, train, ids, options, 
 
 def test_an_unknown_order_of_the_loss_is_refused(linear, train, test):
     with pytest.raises(ValueError, match="must be 1, 2 or 'exact', got 3"):
-        Influence(linear, train).of_group(train.ids[:2]).on_loss(test, order=3)
+        Influence(linear, train).of_group(train.ids[:2]).on_loss(test, loss_order=3)
 
 
 FRACTIONS = (0.05, 0.2, 0.4, 0.6)

@@ -21,6 +21,17 @@ from bayes_influence.training.minimum import minimum_of
 STEP = 1e-4
 
 
+def test_targets_that_are_all_the_same_are_warned_of(linear, train, caplog):
+    one_class = replace(train, targets=torch.ones_like(train.targets))
+    Influence(linear, one_class, damping=0.1)
+    assert "all 40 training targets are 1; nothing can be learned from them" in caplog.text
+
+
+def test_influence_of_one_example_is_refused(linear, train):
+    with pytest.raises(ValueError, match="of one training example nothing would be left; give at least two"):
+        Influence(linear, train.select([0]), damping=0.1)
+
+
 def flat(objective):
     return objective.layout.flatten(objective.params)
 
