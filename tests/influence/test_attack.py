@@ -57,6 +57,29 @@ def test_a_prediction_turns_to_the_class_that_is_asked_for(linear, train, victim
     done = attack(linear, train, victim, 20, target=target, step=0.1, steps=60, damping=0.0, **RANGE)
     assert done.flipped
     assert predicted(done.objective, victim) == target
+    if done.steps > 1:  # and not earlier
+        short = attack(linear, train, victim, 20, target=target, step=0.1, steps=done.steps - 1, damping=0.0, **RANGE)
+        assert not short.flipped
+        assert predicted(short.objective, victim) != target
+
+
+def test_inputs_at_the_ends_of_the_range_and_all_examples_are_taken(linear, train, victim):
+    ends = {"lower": float(train.inputs.min()), "upper": float(train.inputs.max())}
+    done = attack(linear, train, victim, len(train), step=0.01, steps=1, damping=0.0, **ends)
+    assert len(done.ids) == len(train)
+    assert (done.train.inputs >= ends["lower"]).all()
+    assert (done.train.inputs <= ends["upper"]).all()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [(0, "what is attacked must be one Objective"), (1, "the training examples must be"), (2, "the victim must be")],
+)
+def test_what_is_no_objective_or_data_set_is_named(linear, train, victim, place, message, as_installed):
+    given = [linear, train, victim]
+    given[place] = "iris"
+    with pytest.raises(TypeError, match=message):
+        attack(*given, **RANGE)
 
 
 @pytest.mark.parametrize(
