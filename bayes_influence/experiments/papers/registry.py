@@ -20,6 +20,7 @@ FILES = (
     "fragility.everything",
     "groups.logistic",
     "groups.selection",
+    "groups.network",
     "understanding.loo_logistic",
     "understanding.mislabelled",
     "understanding.training_attack",
