@@ -267,7 +267,7 @@ def network_findings(
         ends = truths[(truths["condition"] == condition) & (truths["truth"] == "minimum")]["gradient_norm"]
         sentences.append(
             f"{condition}: accuracy {fit['train_accuracy'].mean():.2f} in training and "
-            f"{fit['test_accuracy'].mean():.2f} in test, gradient norm {fit['gradient_norm'].max():.1g}, smallest Hessian "
+            f"{fit['test_accuracy'].mean():.2f} in test, gradient {fit['gradient_norm'].max():.1g}, smallest Hessian "
             f"eigenvalue {fit['smallest_eigenvalue'].min():.1g}; {(ends <= TOLERANCE).mean():.0%} of the refits to a "
             "minimum reach it; mean distance of effects between stages, over the mean size of cold ones: "
             + ", ".join(f"{name} {value:.2g}" for name, value in own.items())
