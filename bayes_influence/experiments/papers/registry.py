@@ -21,6 +21,7 @@ FILES = (
     "groups.logistic",
     "groups.selection",
     "understanding.loo_logistic",
+    "understanding.loo_cnn",
     "understanding.mislabelled",
     "understanding.training_attack",
 )

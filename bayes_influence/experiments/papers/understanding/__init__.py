@@ -1,6 +1,7 @@
 """Koh & Liang (2017), "Understanding black-box predictions via influence functions".
 
 - `loo_logistic`: figure 2, left and middle: leave-one-out of softmax regression by conjugate gradients and by LiSSA.
+- `loo_cnn`: figure 2, right: leave-one-out of whole convolutional networks, those of `convolutions`.
 - `mislabelled`: figure 6, flipped labels, by the scores of `label_scores`; drawn by `mislabelled_figure`.
 - `training_attack`: section 5.2, training images moved until a test prediction turns.
 """
