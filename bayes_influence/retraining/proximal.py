@@ -16,9 +16,11 @@ from torch.func import functional_call
 
 from bayes_influence.arguments import check_at_least
 from bayes_influence.curvature.damping import Damping, as_damping, check_damping
+from bayes_influence.data.arguments import as_call
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.forward_mode import jvp
+from bayes_influence.objectives.criteria import read_outputs
 from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
@@ -99,7 +101,9 @@ class ProximalObjective(Objective):
 
     def _outputs(self, params: Params, inputs: Any) -> Any:
         with self.exclusive() as network:
-            return functional_call(network.get_submodule(OWN.rstrip(".")), params, (inputs,))
+            return read_outputs(
+                self.likelihood, functional_call(network.get_submodule(OWN.rstrip(".")), params, *as_call(inputs))
+            )
 
 
 def part_of(params: Params, prefix: str) -> Params:

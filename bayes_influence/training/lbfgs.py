@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import numpy as np
 import scipy.optimize
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from bayes_influence.training.newton import NewtonResult
+from bayes_influence.training.newton import NewtonResult, steps_bar
 from bayes_influence.training.stacked import StackedProblem
 
 
@@ -18,6 +21,7 @@ def minimise_lbfgs(
     tolerance: float = 1e-8,
     max_iterations: int = 5000,
     hessians: Float[Tensor, "M P P"] | None = None,
+    progress: bool = False,
 ) -> NewtonResult:
     """Minimises J of every member in its free parameters by L-BFGS (scipy's), each to the stated gradient norm.
 
@@ -34,18 +38,20 @@ def minimise_lbfgs(
         tolerance: Gradient norm at which a member is done.
         max_iterations: Iterations per member.
         hessians: Hessians of the members near their minima.
+        progress: Whether to show a progress bar over evaluations, with the gradient norm.
 
     Returns:
         As `minimise_newton`: a member that did not reach the tolerance is marked in `converged`.
     """
     ends, values, norms, iterations = [], [], [], 0
-    for index in range(len(problem.start)):
-        factor = None if hessians is None else _lower_factor(hessians[index])
-        end, value, norm, taken = _minimise_one(problem, index, tolerance, max_iterations, factor)
-        ends.append(end)
-        values.append(value)
-        norms.append(norm)
-        iterations = max(iterations, taken)
+    with steps_bar(progress) as bar:
+        for index in range(len(problem.start)):
+            factor = None if hessians is None else _lower_factor(hessians[index])
+            end, value, norm, taken = _minimise_one(problem, index, tolerance, max_iterations, factor, bar)
+            ends.append(end)
+            values.append(value)
+            norms.append(norm)
+            iterations = max(iterations, taken)
     norm = torch.stack(norms)
     return NewtonResult(
         free=problem.layout.unflatten(torch.stack(ends)),
@@ -63,7 +69,12 @@ def _lower_factor(hessian: Float[Tensor, "P P"]) -> Float[Tensor, "P P"] | None:
 
 
 def _minimise_one(
-    problem: StackedProblem, index: int, tolerance: float, max_iterations: int, factor: Float[Tensor, "P P"] | None
+    problem: StackedProblem,
+    index: int,
+    tolerance: float,
+    max_iterations: int,
+    factor: Float[Tensor, "P P"] | None,
+    bar: tqdm[NoReturn],
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     start = problem.start[index]
     which = torch.tensor([index], device=start.device)
@@ -77,6 +88,8 @@ def _minimise_one(
 
     def value_and_gradient(variables: np.ndarray) -> tuple[float, np.ndarray]:
         gradient, value = problem.gradients(place(variables).unsqueeze(0), which)
+        bar.update()
+        bar.set_postfix_str(f"gradient norm {float(gradient.norm()):.1e}", refresh=False)
         slope = gradient[0].double().cpu()
         if factor is not None:
             slope = torch.linalg.solve_triangular(factor, slope.unsqueeze(1), upper=False).squeeze(1)

@@ -51,7 +51,9 @@ class AtMinimum:
     converged: Bool[Tensor, " E"]
 
 
-def minimised(trained: Members | Objective, train: Dataset, *, tolerance: float = TOLERANCE) -> AtMinimum:
+def minimised(
+    trained: Members | Objective, train: Dataset, *, tolerance: float = TOLERANCE, progress: bool = False
+) -> AtMinimum:
     """Minimises J of every member in its selected parameters, from where it stands, in the dtype that it has.
 
     In a last layer with a regulariser the problem is convex and this is *the* minimum. In all layers it is the one that
@@ -62,6 +64,7 @@ def minimised(trained: Members | Objective, train: Dataset, *, tolerance: float 
         trained: Networks; they need not have converged.
         train: Their training examples.
         tolerance: Gradient norm at which a member is done.
+        progress: Whether to show a progress bar over steps, with the gradient norm.
 
     Returns:
         The members at their minima; those that did not reach the tolerance are marked, not hidden.
@@ -72,7 +75,7 @@ def minimised(trained: Members | Objective, train: Dataset, *, tolerance: float 
     """
     check_at_least(0, tolerance=tolerance)
     reduction = reduce(trained, train)
-    result = minimise(StackedProblem.of(reduction), tolerance=tolerance)
+    result = minimise(StackedProblem.of(reduction), tolerance=tolerance, progress=progress)
     params = moved(reduction.members, result.free)
     first = {name: value[0] for name, value in params.items()}
     members = replace(reduction.members, params=params, objective=reduction.members.objective.at(first))
@@ -86,7 +89,9 @@ def minimised(trained: Members | Objective, train: Dataset, *, tolerance: float 
     return AtMinimum(members, result.gradient_norms, result.converged)
 
 
-def minimum_of(objective: Objective, train: Dataset, *, tolerance: float = TOLERANCE) -> Objective:
+def minimum_of(
+    objective: Objective, train: Dataset, *, tolerance: float = TOLERANCE, progress: bool = False
+) -> Objective:
     """One objective at its minimum, in float64; see `minimised`.
 
     Raises:
@@ -95,7 +100,8 @@ def minimum_of(objective: Objective, train: Dataset, *, tolerance: float = TOLER
     """
     check_objective(objective, "what is minimised")
     check_dataset(train, "the training examples")
-    found = minimised(objective.to(dtype=torch.float64), train.to(dtype=torch.float64), tolerance=tolerance)
+    double, examples = objective.to(dtype=torch.float64), train.to(dtype=torch.float64)
+    found = minimised(double, examples, tolerance=tolerance, progress=progress)
     if not found.converged.all():
         raise ValueError(
             f"the minimisation stopped at gradient norm {float(found.gradient_norms[0]):.3g}; add weight decay, use a "
@@ -105,7 +111,11 @@ def minimum_of(objective: Objective, train: Dataset, *, tolerance: float = TOLER
 
 
 def minimise(
-    problem: StackedProblem, *, tolerance: float = TOLERANCE, hessians: Float[Tensor, "M P P"] | None = None
+    problem: StackedProblem,
+    *,
+    tolerance: float = TOLERANCE,
+    hessians: Float[Tensor, "M P P"] | None = None,
+    progress: bool = False,
 ) -> NewtonResult:
     """Newton's method where Hessians cost little (`is_dense`), else L-BFGS, in the metric of Hessians that are given.
 
@@ -113,8 +123,8 @@ def minimise(
     tolerance go on from there by Newton's method.
     """
     if is_dense(problem):
-        return minimise_newton(problem, tolerance=tolerance, hessians=hessians)
-    found = minimise_lbfgs(problem, tolerance=tolerance, hessians=hessians)
+        return minimise_newton(problem, tolerance=tolerance, hessians=hessians, progress=progress)
+    found = minimise_lbfgs(problem, tolerance=tolerance, hessians=hessians, progress=progress)
     left = (~found.converged & (found.gradient_norms < NEAR)).nonzero()[:, 0]
     if not len(left) or not holds_hessians(problem):
         return found

@@ -1,15 +1,19 @@
 import logging
+import re
+import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from bayes_influence.objectives.derivatives import gradient
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
-from bayes_influence.training import minimum
+from bayes_influence.training import minimum, newton
 from bayes_influence.training.minimum import minimised, minimum_of
 from bayes_influence.training.stacked import StackedProblem
 from tests.fitted import DECAY, tanh_network
@@ -70,6 +74,17 @@ def test_members_that_rounding_stopped_go_on_by_newton(network, train, monkeypat
     gradients, values = problem.gradients(ends, problem.everyone)
     torch.testing.assert_close(found.values, values)
     torch.testing.assert_close(found.gradient_norms, gradients.norm(dim=1))
+
+
+@pytest.mark.parametrize("size", [12, 11], ids=["newton", "lbfgs"])
+def test_progress_is_shown_where_it_is_asked_for(train, monkeypatch, capsys, size):
+    monkeypatch.setattr(minimum, "DENSE_SIZE", size)
+    monkeypatch.setattr(newton, "tqdm", partial(tqdm, mininterval=0, file=None))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    minimum_of(regression(), train, tolerance=1e-6, progress=True)
+    assert re.search(r"to the minimum: \d+step .*gradient norm \d\.\de-\d\d", capsys.readouterr().err)
+    minimum_of(regression(), train, tolerance=1e-6)
+    assert capsys.readouterr().err == ""
 
 
 def test_what_is_given_stays_where_it_was_and_the_minimum_is_in_double_precision(train):

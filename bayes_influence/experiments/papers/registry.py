@@ -24,6 +24,7 @@ FILES = (
     "understanding.loo_cnn",
     "understanding.mislabelled",
     "understanding.training_attack",
+    "understanding.domain_mismatch",
 )
 """Modules of this room that have `STUDIES`."""
 

@@ -4,4 +4,5 @@
 - `loo_cnn`: figure 2, right: leave-one-out of whole convolutional networks, those of `convolutions`.
 - `mislabelled`: figure 6, flipped labels, by the scores of `label_scores`; drawn by `mislabelled_figure`.
 - `training_attack`: section 5.2, training images moved until a test prediction turns.
+- `domain_mismatch`: section 5.3, a sub-population that is almost gone, on the tables of `domain_tables`.
 """
