@@ -22,6 +22,7 @@ FILES = (
     "groups.selection",
     "understanding.loo_logistic",
     "understanding.loo_cnn",
+    "understanding.smooth_hinge",
     "understanding.mislabelled",
     "understanding.training_attack",
     "understanding.domain_mismatch",
