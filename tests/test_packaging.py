@@ -62,7 +62,7 @@ def test_wheel_holds_every_module_and_nothing_else(wheel):
     expected |= {str(path.relative_to(ROOT)) for path in ROOT.glob("bayes_influence/**/*.py")}
     expected |= {str(path.relative_to(ROOT)) for path in ROOT.glob("bayes_influence/**/*.csv")}
     expected |= {str(path.relative_to(ROOT)) for path in ROOT.glob("bayes_influence/**/templates/*")}
-    assert names == expected | {"bayes_influence/py.typed"}
+    assert names == expected | {"bayes_influence/py.typed", "bayes_influence/__init__.pyi"}
 
 
 def test_wheel_has_the_command_and_the_licence(wheel):

@@ -46,6 +46,7 @@ from bayes_influence.cli.parameters import (
     Missing,
     Network,
     Parameters,
+    Polish,
     RefitEpochs,
     Removals,
     Repeats,
@@ -60,7 +61,6 @@ from bayes_influence.cli.parameters import (
 )
 from bayes_influence.cli.reproduction import StudyCommands
 from bayes_influence.cli.scheme_options import SchemeCommand, said_scheme_options
-from bayes_influence.curvature import cost
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,6 +78,9 @@ app.command(name="find-mislabelled", cls=GivenOptions)(find_mislabelled)
 app.command(cls=GivenOptions)(apply)
 app.command(cls=GivenOptions)(predict)
 app.command(cls=GivenOptions)(why)
+
+COSTS = "bayes_influence.curvature.cost"
+"""The logger that says of long work how long it takes, whose module would bring torch."""
 
 AUDIT_EPOCHS = 4000
 """Steps of an audit's refits by training, of a finished run and of a table that is known by name."""
@@ -114,7 +117,7 @@ def main(
 ) -> None:
     """Which training examples shaped a prediction, and can that answer be trusted?"""
     level = logging.INFO if verbose else logging.WARNING
-    logging.getLogger(cost.__name__).setLevel(logging.INFO)
+    logging.getLogger(COSTS).setLevel(logging.INFO)
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
 
 
@@ -247,7 +250,7 @@ def audit(
     test_example: TestExample = None,
     tests: Annotated[int, typer.Option(help="Test examples of largest loss; a table by name has one.")] = 5,
     refits: Annotated[str, typer.Option(help="newton, trained, or auto: newton where that is convex.")] = "auto",
-    polish: Annotated[bool, typer.Option(help="Bring the parameters to their minimum first.")] = False,
+    polish: Polish = False,
     device: Device = "cpu",
     data_folder: DataFolder = None,
     out: Annotated[Path | None, typer.Option(help="Result folder; runs/audit-DATASET when not given.")] = None,
@@ -287,6 +290,7 @@ def influence(
     curvature: Annotated[str, typer.Option(help="hessian, ggn, empirical-fisher or ekfac.")] = "hessian",
     solver: Annotated[str, typer.Option(help="auto, cholesky, conjugate-gradients, lissa, ...")] = "auto",
     damping: Annotated[float | None, typer.Option(help="Automatic when not given.")] = None,
+    polish: Polish = False,
     measurement: Annotated[str | None, typer.Option(help="entropy, margin, variance, ...; the loss otherwise.")] = None,
     index: Annotated[int, typer.Option(help="Which of the run's seeds, counted from 0.")] = 0,
     device: Device = "cpu",

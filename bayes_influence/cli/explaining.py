@@ -18,7 +18,6 @@ from bayes_influence.cli.options import (
     settings_of,
 )
 from bayes_influence.cli.parameters import DataFolder, Device
-from bayes_influence.data.files import write_whole
 
 SHOWN = 20
 """Predictions that are printed; the file has all."""
@@ -65,6 +64,7 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="CSV file; TABLE-predicted.csv beside it when not given.")] = None,
 ) -> None:
     """Predict new rows of a table: classes and their probabilities, or real numbers with 95 % intervals."""
+    from bayes_influence.data.files import write_whole
     from bayes_influence.experiments.attribution.predictions import predict_rows
 
     with clear_errors():

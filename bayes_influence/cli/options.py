@@ -14,8 +14,6 @@ from rich.console import Console
 from rich.measure import Measurement
 from typer.core import TyperCommand
 
-from bayes_influence.curvature.cost import TooLargeError
-
 console = Console()
 errors = Console(stderr=True)
 
@@ -151,7 +149,7 @@ class clear_errors:  # noqa: N801 - used like a function
         if isinstance(error, KeyboardInterrupt):
             errors.print(str(error) or "interrupted", style="yellow", highlight=False, markup=False)
             raise typer.Exit(130) from None
-        if isinstance(error, ValueError | TypeError | OSError | RuntimeError | TooLargeError):
+        if isinstance(error, ValueError | TypeError | OSError | RuntimeError | MemoryError):
             errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
             raise typer.Exit(2) from None
 

@@ -46,5 +46,6 @@ RefitEpochs = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="The first seed.")]
 TestExample = Annotated[int | None, typer.Option(help="Id of the test example; the hardest one when not given.")]
+Polish = Annotated[bool, typer.Option(help="Bring the parameters to their minimum first.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Cells at once; as many as there are cores when not given.")]

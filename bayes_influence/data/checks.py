@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from bayes_influence.arguments import check_count, kind_of, shown
 from bayes_influence.torch_internals import tree_leaves
+
+logger = logging.getLogger(__name__)
 
 NOTHING_SMALLER = "inputs are one tensor, or a tuple or dict of tensors, with the examples along the first axis"
 
@@ -239,6 +242,20 @@ def checked_names(name: str, names: Iterable[str], what: str, columns: int | Non
         twice = next(each for each in found if found.count(each) > 1)
         raise ValueError(f"{name}: {what} names must differ, got {twice!r} twice")
     return found
+
+
+def warn_of_equal_targets(name: str, targets: Tensor) -> None:
+    """Warns where training targets are all the same, one example's among them: there is nothing to learn then.
+
+    Args:
+        name: Of the data set.
+        targets: Of its training examples.
+    """
+    if len(targets) == 1:
+        logger.warning("%s: there is one training example, from which nothing can be learned but itself", name)
+    elif bool((targets == targets[:1]).all()):
+        same = f"{targets[0].item():.4g}" if targets[0].numel() == 1 else "the same"
+        logger.warning("%s: all %d training targets are %s; nothing can be learned from them", name, len(targets), same)
 
 
 def _first(bad: Tensor, ids: Tensor) -> int:

@@ -53,13 +53,18 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What a verdict rests on: the correlations that can be relied on, how high they may be, how to write them."""
+    """What a verdict rests on: the correlations that can be relied on, how high they may be, how to write them.
+
+    `at_best` is the lower one of the two correlations as estimated, whatever their intervals.
+    """
 
     spearman: float
     most_spearman: float
     highest_spearman: float
     pearson: float
     slope: float
+    at_best: float
+    removals: str
     miss_relation: bool
     shown: str
     note: str
@@ -124,16 +129,28 @@ def _decided(evidence: _Evidence, ceiling: float) -> Verdict:
     if evidence.spearman >= FAIR_CORRELATION * ceiling:
         return Verdict(
             Grade.INDICATIVE,
-            f"The estimates are an indication only: their order is partly that of retraining ({evidence.shown}).",
+            f"The estimates are an indication only: their order is partly that of retraining ({evidence.shown})"
+            f"{_too_few(evidence, GOOD_CORRELATION * ceiling)}.",
         )
     if evidence.highest_spearman >= FAIR_CORRELATION * ceiling:
         return Verdict(
             Grade.UNDECIDED,
             f"The estimates cannot be judged: the order may be useless or useful, Spearman lies below "
-            f"{evidence.highest_spearman:.2f} ({evidence.shown}); more seeds or more removals would tell.",
+            f"{evidence.highest_spearman:.2f} ({evidence.shown}): {evidence.removals} leave that open; more seeds or "
+            "more removals would tell.",
         )
     return Verdict(
         Grade.UNTRUSTWORTHY, f"Do not trust the estimates: their order is not that of retraining ({evidence.shown})."
+    )
+
+
+def _too_few(evidence: _Evidence, wanted: float) -> str:
+    """Why no more is said of estimates that look good, where the length of the intervals is the reason."""
+    if evidence.at_best < wanted:
+        return ""
+    return (
+        f"; nothing better can be said of {evidence.removals}, whose intervals reach below {wanted:.2f}: more seeds or "
+        "more removals would tell"
     )
 
 
@@ -160,6 +177,8 @@ def _evidence(found: Agreement | AgreementSummary) -> _Evidence:
             highest_spearman=_highest(found.spearman, found.n),
             pearson=found.pearson,
             slope=found.slope,
+            at_best=min(found.spearman, found.pearson),
+            removals=f"{found.n} removals",
             miss_relation=found.miss_relation,
             shown=f"Spearman {found.spearman:.2f}, Pearson {found.pearson:.2f}, slope {found.slope:.2f}",
             note=found.note,
@@ -173,6 +192,8 @@ def _evidence(found: Agreement | AgreementSummary) -> _Evidence:
         highest_spearman=_highest(spearman.estimate, found.n) if np.isnan(spearman.high) else spearman.high,
         pearson=sure[1],
         slope=slope.estimate,
+        at_best=min(spearman.estimate, pearson.estimate),
+        removals=f"{found.n} removals in {found.n_runs} runs",
         miss_relation=found.miss_relations > found.n_runs / 2,
         shown=f"Spearman {_shown(spearman)}, Pearson {_shown(pearson)}, slope {_shown(slope)}",
         note="; ".join(found.notes),

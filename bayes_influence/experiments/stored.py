@@ -11,8 +11,7 @@ from typing import Any
 from bayes_influence.data.sealed import DamagedFileError, sealed_file_header
 from bayes_influence.experiments.store.folder import CELL_SUFFIX, CELLS, CONFIG, read_record
 from bayes_influence.experiments.store.runner import FAILURES
-from bayes_influence.experiments.training.report import REPORT
-from bayes_influence.experiments.training.run import CHECKPOINT
+from bayes_influence.experiments.training.run import CHECKPOINT, REPORT
 from bayes_influence.influence.scores import FORMAT, InfluenceScores
 from bayes_influence.training.checkpoints import decode_checkpoint
 

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bayes_influence.arguments import check_at_least, check_count
+from bayes_influence.arguments import check_at_least, check_count, check_number, check_whole
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import Margin
@@ -77,9 +77,10 @@ def attack(
         progress: Whether to show a progress bar.
 
     Raises:
-        TypeError: If these are no objective and data sets, or the likelihood is of no classes.
+        TypeError: If these are no objective and data sets, the likelihood is of no classes, or a number is none.
         ValueError: If the victim is not one example, or is misclassified already; if there is no such class, or it is
-            the victim's own; if inputs are outside the valid range, or there are not so many examples to move.
+            the victim's own; if the valid range is none, or inputs are outside it; if there are not so many examples to
+            move, or none.
     """
     check_objective(objective, "what is attacked")
     check_dataset(train, "the training examples")
@@ -87,12 +88,17 @@ def attack(
     check_count(count=count, steps=steps)
     check_at_least(0, step=step)
     _check_victim(objective, victim, target)
+    check_number(lower=lower, upper=upper)
+    if not lower < upper:
+        raise ValueError(f"the valid range must have lower < upper, got [{lower}, {upper}]")
     if not (train.inputs >= lower).all() or not (train.inputs <= upper).all():
         least, most = float(train.inputs.min()), float(train.inputs.max())
         raise ValueError(
             f"the training inputs lie in [{least:.4g}, {most:.4g}], outside the valid range [{lower}, {upper}]; give "
             "the range of the inputs, as lower and upper"
         )
+    if ids is not None and torch.as_tensor(ids).numel() == 0:
+        raise ValueError("an attack moves at least one training example, got ids=[]; leave ids out to have them chosen")
     if count > len(train):
         raise ValueError(f"at most all {len(train)} training examples can be moved, got count={count}")
     aim, direction = _aim(victim, target)
@@ -151,6 +157,7 @@ def _check_victim(objective: Objective, victim: Dataset, target: int | None) -> 
         )
     if target is None:
         return
+    check_whole(target=target)
     with torch.no_grad():
         outputs = objective.outputs(objective.params, victim.to(dtype=objective.dtype).batch().inputs)
     classes, own = outputs.shape[-1], int(victim.targets[0])

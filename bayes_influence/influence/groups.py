@@ -70,23 +70,24 @@ class GroupInfluence:
         moved = layout.flatten(self.problem.objective.params) + self.change
         return {**self.problem.objective.params, **layout.unflatten(moved)}
 
-    def on_loss(self, test: Any, *, order: int | str = "exact") -> Float[Tensor, " t"]:
+    def on_loss(self, test: Any, *, loss_order: int | str = "exact") -> Float[Tensor, " t"]:
         """Predicted change of every test loss, positive where the removal hurts.
 
         Args:
             test: Test examples.
-            order: `"exact"`, the loss at the changed parameters minus the loss; 1, g_t'd; 2, g_t'd + 1/2 d'H_t d. The
-                removal of a large group moves the parameters too far for a linear loss.
+            loss_order: Of the loss in the change d of the parameters, not of d itself: `"exact"`, the loss at the
+                changed parameters minus the loss; 1, g_t'd; 2, g_t'd + 1/2 d'H_t d. The removal of a large
+                group moves the parameters too far for a linear loss.
 
         Raises:
             ValueError: If the order is unknown.
         """
-        if order not in (1, 2, "exact"):
-            raise ValueError(f"the order of a loss change must be 1, 2 or 'exact', got {order!r}")
+        if loss_order not in (1, 2, "exact"):
+            raise ValueError(f"the order of a loss change must be 1, 2 or 'exact', got {loss_order!r}")
         tests = as_dataset(test, "the test examples").to(device=self.problem.objective.device)
         data, objective = self.problem.taken(tests)
         size = self.problem.batch_size
-        if order == "exact":
+        if loss_order == "exact":
             flat = objective.flat
             with torch.no_grad():
                 changes = [
@@ -95,7 +96,11 @@ class GroupInfluence:
                 ]
             return torch.cat(changes)
         slopes = loss_slopes(objective, data, self.change, size)
-        return slopes if order == 1 else slopes + 0.5 * loss_curvatures(objective, data, self.change, self.change, size)
+        return (
+            slopes
+            if loss_order == 1
+            else slopes + 0.5 * loss_curvatures(objective, data, self.change, self.change, size)
+        )
 
 
 def group_influence(

@@ -18,6 +18,7 @@ from bayes_influence.arguments import check_function, kind_of
 from bayes_influence.curvature.damping import Damping
 from bayes_influence.curvature.kinds import CurvatureLike
 from bayes_influence.curvature.solvers.registry import SolverLike
+from bayes_influence.data.checks import warn_of_equal_targets
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.sources import as_dataset
 from bayes_influence.influence.groups import GroupInfluence, group_influence
@@ -62,7 +63,8 @@ class Influence:
             identity would hold the variances fixed. (At an optimum J's curvature is about 1/n of that Fisher
             information, so that a mild delta is far below 1/n.) A `Damping` is taken as it is.
         parameters: Overrides the objective's selection: "all", "layers", "last-layer", "means", "last-layer-means", or
-            names.
+            names. An `Objective` that was given none takes all parameters, where `Influence.of` takes the last layer's:
+            scores of the two differ, and say in how many parameters they are.
         dtype: What everything is computed in, whatever the objective's dtype.
         batch_size: Examples that go through the network at a time.
         scoring: How all pairs of scores are computed, see `ScoreBlocks`.
@@ -77,7 +79,7 @@ class Influence:
             to do.
         TypeError: If an argument is of another kind.
         ValueError: If the likelihood is reduced over the batch, a loss is not finite, a selected parameter takes no
-            part in the losses, or a name is unknown.
+            part in the losses, a name is unknown, or there is one training example.
     """
 
     def __init__(
@@ -103,6 +105,13 @@ class Influence:
                 "no ELBO of theirs. Give GaussianKL their number; what tempers is `regulariser_weight`",
                 *(stated, self.response.n_train),
             )
+        if self.response.n_train == 1:
+            raise ValueError(
+                f"{train.name}: influence is what removing an example does, and of one training example nothing would "
+                "be left; give at least two"
+            )
+        if train.holds_targets:
+            warn_of_equal_targets(train.name, train.targets)
         self.progress = progress
         self._blocks = ScoreBlocks(self.problem, scoring)
 
@@ -130,7 +139,8 @@ class Influence:
                 `as_dataset`.
             weight_decay: As in `torch.optim.SGD(..., weight_decay=)` and in Adam, of all parameters. AdamW's decoupled
                 decay belongs to no objective; its number is a first guess.
-            parameters: Which parameters influence is taken in.
+            parameters: Which parameters influence is taken in: the last layer's, where `Influence(objective, ...)`
+                takes those of the objective, by default all.
             **options: See `Influence`.
 
         Raises:

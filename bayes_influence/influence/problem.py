@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bayes_influence.arguments import check_count, check_dtype
 from bayes_influence.curvature.cost import Plan
-from bayes_influence.data.dataset import Dataset, check_dataset
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.company import first_outputs
 from bayes_influence.objectives.derivatives import gradient, per_example_gradients
 from bayes_influence.objectives.objective import Objective
@@ -113,7 +113,6 @@ class FittedProblem:
         That is the last layer's where these examples pass through it as the training examples do, and the whole
         network's otherwise: its derivatives in the selected parameters are right in any case.
         """
-        check_dataset(data, "examples")
         features = self.reduction.features_of(data)
         if features is None:
             return data.to(dtype=self.dtype), self.objective

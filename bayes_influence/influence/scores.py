@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bayes_influence.arguments import check_count
 from bayes_influence.data.appearance import Decode, appearances
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.files import checked_place, replacing
@@ -230,21 +231,25 @@ class InfluenceScores:
         figure.
 
         Args:
-            k: How many at each end.
+            k: How many at each end; all that there are, where there are fewer.
             tests: Which test examples, by id; the first `SHOWN_TESTS` when not given.
             train: The training examples, where the scores were loaded from a file.
             test: The test examples, likewise.
             decode: Token ids to text, as a tokenizer's `decode`.
 
         Raises:
-            ValueError: If k is out of range, a test example is unknown, or the examples are not at hand.
+            TypeError: If k is no whole number.
+            ValueError: If k is below 1, a test example is unknown, or the examples are not at hand.
         """
         both = (train, test) if train is not None and test is not None else self.examples
         if both is None:
             raise ValueError("scores from a file do not hold the examples; pass them, show(k, train=..., test=...)")
         ids = self.test_ids[:SHOWN_TESTS] if tests is None else example_ids(tests)
-        shown = [self._shown(int(one), k, *both, decode) for one in ids]
-        return Shown(shown, self.measurement, repr(self))
+        check_count(k=k)
+        count = min(k, len(self.train_ids))
+        shown = [self._shown(int(one), count, *both, decode) for one in ids]
+        fewer = "" if count == k else f"; all {count} training examples at each end, {k} were asked for"
+        return Shown(shown, self.measurement, f"{self!r}{fewer}")
 
     def _shown(self, test_id: int, k: int, train: Dataset, test: Dataset, decode: Decode | None) -> ShownTest:
         removal, ends = self.removal[self._row(test_id)], {}

@@ -242,7 +242,7 @@ def select_group(
         bar = tqdm(names, desc="selecting a group", unit="method", disable=None if progress else True)
         found = {name: problem.data.ids[CHEAP_METHODS[name](effect, size)] for name in bar}
     changes = {
-        name: float(group_influence(response, ids, convention=convention).on_loss(test, order="exact").mean())
+        name: float(group_influence(response, ids, convention=convention).on_loss(test).mean())
         for name, ids in found.items()
     }
     best = max(changes, key=lambda name: sign * changes[name])

@@ -16,9 +16,11 @@ from torch.func import functional_call
 
 from bayes_influence.arguments import check_at_least
 from bayes_influence.curvature.damping import Damping, as_damping, check_damping
+from bayes_influence.data.arguments import as_call
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.forward_mode import jvp
+from bayes_influence.objectives.criteria import read_outputs
 from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
@@ -99,7 +101,9 @@ class ProximalObjective(Objective):
 
     def _outputs(self, params: Params, inputs: Any) -> Any:
         with self.exclusive() as network:
-            return functional_call(network.get_submodule(OWN.rstrip(".")), params, (inputs,))
+            return read_outputs(
+                self.likelihood, functional_call(network.get_submodule(OWN.rstrip(".")), params, *as_call(inputs))
+            )
 
 
 def part_of(params: Params, prefix: str) -> Params:
@@ -159,7 +163,7 @@ def damping_metric(members: Members, damping: float | Damping) -> Float[Tensor, 
 class Proximal(RetrainingProtocol):
     """The minimum of the objective plus 1/2 ||theta - theta_hat||^2 in the damping's metric.
 
-    Levenberg-Marquardt with dense Hessians where they are small enough, L-BFGS refit by refit where not.
+    Levenberg-Marquardt with dense Hessians where they cost little, L-BFGS refit by refit where not, see `minimise`.
 
     Attributes:
         damping: D: a number delta in the parameters' own metric (the identity, or for variational parameters the Fisher

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.reduction import Reduction
 from bayes_influence.objectives.reweighting import Removals
+from bayes_influence.objectives.ways import first_way
 from bayes_influence.torch_internals import tree_map
 
 logger = logging.getLogger(__name__)
@@ -112,8 +115,16 @@ def _under_each(
 
     of_network = vmap(of_one, in_dims=(0, None, None, None))
     everywhere = vmap(of_network, in_dims=(0, 0, None if features is None else 0, None))
-    networks = next(iter(states.values())).shape[:2].numel()
-    size = max(1, ENTRIES // (networks * numbers_per_example(data.example.inputs)))
+    axes = next(iter(states.values())).shape[:2]
+
+    def one_by_one(states: Params, held: Params, inputs: Any, rest: Batch) -> Any:
+        found = []
+        for network, refit in product(*map(range, axes)):
+            seen = inputs if features is None else _row(inputs, network)
+            found.append(of_one(_row(states, network, refit), _row(held, network), seen, rest))
+        return tree_map(lambda *leaves: torch.stack(leaves).unflatten(0, axes), *found)
+
+    size = max(1, ENTRIES // (axes.numel() * numbers_per_example(data.example.inputs)))
     whole = objective.fitting(data.batch())
     parts = []
     with torch.no_grad():
@@ -123,8 +134,15 @@ def _under_each(
             inputs = part.inputs
             if features is not None:
                 inputs = tree_map(lambda leaf, rows=rows: leaf[:, rows], features)
-            parts.append(everywhere(states, held, inputs, replace(part, inputs=())))
+            given = states, held, inputs, replace(part, inputs=())
+            ways = partial(everywhere, *given), partial(one_by_one, *given)
+            parts.append(first_way(objective.network, "losses", *ways))
     return tree_map(lambda *leaves: torch.cat(leaves, dim=2), *parts)
+
+
+def _row(stacked: Any, *index: int) -> Any:
+    """One row of every tensor in a nesting."""
+    return tree_map(lambda leaf: leaf[index], stacked)
 
 
 def loss_changes(refits: Refits, test: Dataset) -> Float[Tensor, "E k t"]:

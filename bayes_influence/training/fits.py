@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from bayes_influence.arguments import check_at_least, checked_seeds, shown
+from bayes_influence.data.checks import warn_of_equal_targets
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.models.initialisation import initial_state, seeded
 from bayes_influence.moments.layers import is_bayesian, is_calibrated
@@ -108,6 +109,8 @@ def fit_schemes(
     check_schemes(schemes)
     check_builder(make_network)
     check_dataset(train, "the training examples")
+    if train.holds_targets:
+        warn_of_equal_targets(train.name, train.targets)
     inputs = train.example.inputs
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         raise TypeError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.training.stacked import StackedProblem
@@ -56,6 +58,11 @@ def joined(results: list[NewtonResult]) -> NewtonResult:
         converged=torch.cat([one.converged for one in results]),
         iterations=max(one.iterations for one in results),
     )
+
+
+def steps_bar(progress: bool) -> tqdm[NoReturn]:
+    """A bar over the steps of a minimisation, whose number nobody knows before."""
+    return tqdm(desc="to the minimum", unit="step", disable=None if progress else True)
 
 
 class _Descent:
@@ -136,6 +143,7 @@ def minimise_newton(
     tolerance: float = 1e-10,
     max_iterations: int = 100,
     hessians: Float[Tensor, "M P P"] | None = None,
+    progress: bool = False,
 ) -> NewtonResult:
     """Minimises J of every member in its free parameters, each to the stated gradient norm.
 
@@ -148,12 +156,13 @@ def minimise_newton(
         tolerance: Gradient norm at which a member is done.
         max_iterations: Trial steps per member.
         hessians: Hessians to start from, e.g. of the fit whose removals are refitted; computed when not given.
+        progress: Whether to show a progress bar over trial steps, with the largest gradient norm.
 
     Returns:
         The result; a member that did not reach the tolerance is marked in `converged`, and its norm says how far it
         came. Nothing is raised: an unregularised loss on separable data has its optimum at infinity.
     """
-    with torch.no_grad():
+    with torch.no_grad(), steps_bar(progress) as bar:
         descent = _Descent(problem, hessians)
         iteration = 0
         for iteration in range(max_iterations + 1):
@@ -161,6 +170,8 @@ def minimise_newton(
             if len(open_members) == 0 or iteration == max_iterations:
                 break
             descent.step(open_members)
+            bar.update()
+            bar.set_postfix_str(f"gradient norm {float(descent.norm.max()):.1e}", refresh=False)
     return NewtonResult(
         free=problem.layout.unflatten(descent.theta),
         values=descent.value,

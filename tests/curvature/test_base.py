@@ -14,6 +14,14 @@ def test_dense_operator_refuses_an_asymmetric_matrix() -> None:
         DenseOperator(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
 
 
+def test_a_dense_operator_is_symmetric_whatever_rounding_left() -> None:
+    matrix = torch.tensor([[1.0, 0.5], [0.5 + 1e-9, 1.0]], dtype=torch.float64)
+    operator = DenseOperator(matrix)
+    assert not torch.equal(matrix, matrix.T)
+    assert torch.equal(operator.dense(), operator.dense().T)
+    torch.testing.assert_close(operator.dense(), matrix, rtol=0, atol=1e-9)
+
+
 def test_damping_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a number or of shape \(2,\), got shape \(3,\)"):
         DenseOperator(torch.eye(2)) + torch.ones(3)

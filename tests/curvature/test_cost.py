@@ -56,6 +56,17 @@ def problem():
     return Objective(network, CrossEntropy(), WeightDecay(0.1)), data
 
 
+def test_a_gpu_has_what_is_free_and_what_the_allocator_keeps(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20)
+    assert available_bytes(torch.device("cuda")) == 130
+
+
+def test_two_hours_are_said_in_hours():
+    assert [shown_time(seconds) for seconds in (119, 120, 7199, 7200)] == ["1.2e+02 s", "2 min", "1.2e+02 min", "2 h"]
+
+
 def test_what_does_not_fit_is_refused_with_the_way_that_does(monkeypatch):
     monkeypatch.setattr(cost, "SMALL_BYTES", 0)
     monkeypatch.setattr(cost, "available_bytes", lambda device: 1000)

@@ -246,6 +246,18 @@ def test_a_regulariser_that_is_not_diagonal_is_refused(classification) -> None:
         EKFACOperator(objective, classification)
 
 
+def test_losses_that_are_not_finite_are_refused(make_objective, classification) -> None:
+    wild = replace(classification, inputs=classification.inputs * 1e306)
+    linear = Objective(nn.Linear(4, 3).double(), CrossEntropy(), WeightDecay(0.1))
+    heavy = linear.at({name: 1e10 * value for name, value in linear.params.items()})
+    with pytest.raises(ValueError, match=r"\d+ of 24 losses are not finite"):
+        EKFACOperator(heavy, wild)
+    with pytest.raises(
+        ValueError, match=r"what the layer 0 receives, .* exceed the range of torch\.float64; scale the inp"
+    ):
+        EKFACOperator(make_objective("all"), wild)
+
+
 @pytest.mark.usefixtures("as_installed")
 def test_unknown_fisher(make_objective, classification) -> None:
     with pytest.raises(ValueError, match="unknown fisher 'true'; known: exact, sampled, empirical"):

@@ -47,6 +47,21 @@ def test_sample_weights_are_inside(make_objective, classification) -> None:
     torch.testing.assert_close(LastLayerOperator(objective, weighted).dense(), expected)
 
 
+@pytest.mark.parametrize("classes", [3, 40])
+def test_products_with_some_examples_are_those_of_their_mean(classes) -> None:
+    """Held matrices for few classes, the softmax form for many; sample weights and the regulariser are inside."""
+    torch.manual_seed(0)
+    objective = Objective(nn.Linear(4, classes).double(), CrossEntropy(), WeightDecay(0.1))
+    data = Dataset(
+        torch.randn(9, 4).double(), torch.arange(9) % classes, torch.arange(9), weights=torch.linspace(0, 2, 9).double()
+    )
+    operator, some = LastLayerOperator(objective, data), torch.tensor([7, 2, 3])
+    vectors = torch.randn(operator.size, 2, dtype=torch.float64)
+    expected = dense_hessian(objective, data.select(some).batch()) @ vectors
+    torch.testing.assert_close(operator.product_of(some, vectors), expected)
+    torch.testing.assert_close(operator.product_of(torch.arange(9), vectors), operator @ vectors)
+
+
 @pytest.mark.parametrize(("parameters", "reason"), [("all", "of several layers"), (["2.bias"], r"\['2.bias'\]")])
 def test_refuses_what_is_no_linear_layer(make_objective, classification, parameters, reason) -> None:
     with pytest.raises(ValueError, match=rf"the closed form is of one plain nn\.Linear on vectors, .*{reason}"):

@@ -77,6 +77,22 @@ class TestLeadingExamples:
         assert torch.equal(leading.order, masses.argsort(descending=True))
         torch.testing.assert_close(leading.left, masses[leading.order].flip(0).cumsum(0).flip(0) / masses.sum())
 
+    @pytest.mark.parametrize("probes", [1, 2])
+    def test_masses_are_means_over_the_probes(self, confident, monkeypatch, probes) -> None:
+        """||Lambda_i u||^2 of every drawn u, whose signs come from one generator, batch after batch."""
+        objective, data = confident
+        monkeypatch.setattr("bayes_influence.curvature.operators.leading.PROBES", probes)
+        p = objective.outputs(objective.params, data.inputs).softmax(1).detach()
+        curvatures = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
+        generator = torch.Generator().manual_seed(0)
+        drawn = [2 * torch.randint(2, (400, 3), generator=generator) - 1 for _ in range(probes)]
+        squares = [torch.einsum("ncd,nd->nc", curvatures, u.double()).square().sum(dim=1) for u in drawn]
+        errors = (p - nn.functional.one_hot(data.targets, 3)).norm(dim=1)
+        masses = (sum(squares) / probes).sqrt() + errors
+        leading = LeadingExamples(objective, data, 400)
+        expected = masses.sort(descending=True).values
+        torch.testing.assert_close(leading.left, expected.flip(0).cumsum(0).flip(0) / expected.sum())
+
     def test_no_error_takes_every_example_and_any_error_one_batch(self, confident) -> None:
         assert LeadingExamples(*confident, 10).batches_for(0.0) == 40
         assert LeadingExamples(*confident, 10).batches_for(1.0) == 1
@@ -169,6 +185,7 @@ class TestPartOfAnOperator:
         operator = HessianOperator(objective, data, batch_size=301)
         assert operator.within(0.5) is operator
         assert operator.share == 1
+        assert HessianOperator(objective, data, batch_size=300).within(0.5).share == 0.75  # one batch is a part
 
     def test_is_the_whole_where_an_output_belongs_to_no_example(self, confident) -> None:
         """A temperature that the network returns beside the logits."""

@@ -6,6 +6,7 @@ import torch
 from bayes_influence.curvature.errors import NotConvergedWarning
 from bayes_influence.curvature.operators.base import DenseOperator
 from bayes_influence.curvature.operators.gauss_newton import GaussNewtonOperator
+from bayes_influence.curvature.operators.last_layer import LastLayerOperator
 from bayes_influence.curvature.solvers.lissa import LiSSA
 from bayes_influence.curvature.solvers.registry import solve
 from bayes_influence.data.dataset import Dataset
@@ -75,8 +76,9 @@ def test_impossible_scale_or_shrinkage(random_matrix, scale, shrinkage) -> None:
         solve(random_matrix(torch.linspace(1, 2, 4)), torch.ones(4).double(), LiSSA(scale=scale, shrinkage=shrinkage))
 
 
-def test_minibatches_agree_with_all_data_within_their_standard_error(make_objective, classification) -> None:
-    operator = GaussNewtonOperator(make_objective("last-layer"), classification) + 0.2
+@pytest.mark.parametrize("kind", [GaussNewtonOperator, LastLayerOperator])
+def test_minibatches_agree_with_all_data_within_their_standard_error(make_objective, classification, kind) -> None:
+    operator = kind(make_objective("last-layer"), classification) + 0.2
     rhs = torch.randn(18, dtype=torch.float64)
     exact = torch.linalg.solve(operator.dense(), rhs)
     solution = solve(operator, rhs, LiSSA(minibatch=12, scale=4.0, steps=80, repeats=8, tolerance=0.5, seed=3))
@@ -118,6 +120,16 @@ def test_minibatches_larger_than_the_data_are_refused(make_objective, classifica
     operator = GaussNewtonOperator(make_objective("last-layer"), classification)
     with pytest.raises(ValueError, match="between 1 and n = 24 examples, got 25"):
         solve(operator, torch.ones(18).double(), LiSSA(minibatch=25))
+
+
+@pytest.mark.parametrize("repeats", [2, 5])
+def test_the_standard_error_is_that_of_the_mean_over_the_repeats(make_objective, classification, repeats) -> None:
+    operator, rhs = LastLayerOperator(make_objective("last-layer"), classification) + 0.2, torch.ones(18).double()
+    solution = solve(operator, rhs, LiSSA(minibatch=5, scale=8.0, steps=20, tolerance=10.0, repeats=repeats))
+    centred = solution.repeats - solution.repeats.mean(dim=0)
+    expected = (centred.square().sum(dim=0) / (repeats - 1) / repeats).sqrt()
+    torch.testing.assert_close(solution.standard_error(), expected)
+    torch.testing.assert_close(solution.value, solution.repeats.mean(dim=0))
 
 
 def test_a_standard_error_needs_repeats() -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from bayes_influence.data.checks import warn_of_equal_targets
 from bayes_influence.data.dataset import Dataset
 
 pytestmark = pytest.mark.usefixtures("as_installed")
@@ -172,3 +173,18 @@ def test_sequences_and_real_targets_are_taken_as_they_are(targets):
 def test_a_few_sequences_may_look_one_hot():
     sequences = torch.tensor([[0, 1], [1, 0], [0, 1]])
     assert torch.equal(Dataset(INPUTS[:3], sequences, torch.arange(3)).targets, sequences)
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (torch.tensor([2.5]), "table: there is one training example, from which nothing can be learned but itself"),
+        (torch.full((3,), 2.5), "table: all 3 training targets are 2.5; nothing can be learned from them"),
+        (torch.ones(4, 2), "table: all 4 training targets are the same; nothing can be learned from them"),
+        (torch.tensor([[1.0, 2.0], [1.0, 3.0]]), ""),
+        (torch.tensor([0, 1]), ""),
+    ],
+)
+def test_equal_targets_are_warned_of(targets, said, caplog):
+    warn_of_equal_targets("table", targets)
+    assert [record.message for record in caplog.records] == [said] * bool(said)

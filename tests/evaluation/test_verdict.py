@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bayes_influence.evaluation.agreement import agreement, agreement_by_run, summarise
-from bayes_influence.evaluation.verdict import Grade, _highest, verdict
+from bayes_influence.evaluation.agreement import agreement, agreement_by_run, bootstrap_summary, summarise
+from bayes_influence.evaluation.verdict import GOOD_CORRELATION, Grade, _highest, verdict
 
 TRUE = np.random.default_rng(0).normal(size=40)
 EXACT = agreement(TRUE, TRUE)
@@ -91,6 +91,25 @@ def test_several_runs_must_reach_the_threshold_with_their_lower_end():
     mixed = summarise(agreement_by_run(one_bad, true))
     assert mixed.intervals["spearman"].estimate > 0.75
     assert verdict(mixed).grade is not Grade.TRUSTWORTHY
+
+
+def test_a_cautious_verdict_says_that_few_removals_are_why():
+    """Correlations of .95 that four removals leave as low as anything are no fault of the estimates."""
+    generator = np.random.default_rng(2)
+    true = generator.normal(size=(3, 5))
+    few = bootstrap_summary(true + 0.2 * generator.normal(size=(3, 5)), true)
+    assert min(few.intervals[name].estimate for name in ("spearman", "pearson")) >= GOOD_CORRELATION
+    found = verdict(few)
+    assert found.grade in (Grade.INDICATIVE, Grade.UNDECIDED)
+    assert "5 removals in 3 runs" in found.sentence
+    assert found.sentence.endswith("more seeds or more removals would tell.")
+
+
+def test_a_verdict_that_the_estimates_themselves_deserve_does_not_blame_their_number():
+    assert verdict(replace(EXACT, spearman=0.8)).sentence == (
+        "The estimates are an indication only: their order is partly that of retraining (Spearman 0.80, Pearson 1.00, "
+        "slope 1.00)."
+    )
 
 
 def test_one_run_is_judged_by_its_estimate():

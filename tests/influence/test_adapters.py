@@ -34,7 +34,8 @@ def test_values_are_mean_removal_effects(influence, test, monkeypatch):
     values = as_valuation_result(scores)
     assert values.algorithm == "influence"
     assert values.data_names.tolist() == scores.train_ids.tolist()
-    assert values.values == pytest.approx(scores.removal.numpy().sum(axis=0) / len(test))
+    assert values.values == pytest.approx(scores.removal.numpy().sum(axis=0) / len(test), rel=1e-12)
+    assert values.values.dtype == "float64"
 
 
 def test_explanations_are_removal_effects(influence, train, test, monkeypatch):

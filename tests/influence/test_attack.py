@@ -57,6 +57,29 @@ def test_a_prediction_turns_to_the_class_that_is_asked_for(linear, train, victim
     done = attack(linear, train, victim, 20, target=target, step=0.1, steps=60, damping=0.0, **RANGE)
     assert done.flipped
     assert predicted(done.objective, victim) == target
+    if done.steps > 1:  # and not earlier
+        short = attack(linear, train, victim, 20, target=target, step=0.1, steps=done.steps - 1, damping=0.0, **RANGE)
+        assert not short.flipped
+        assert predicted(short.objective, victim) != target
+
+
+def test_inputs_at_the_ends_of_the_range_and_all_examples_are_taken(linear, train, victim):
+    ends = {"lower": float(train.inputs.min()), "upper": float(train.inputs.max())}
+    done = attack(linear, train, victim, len(train), step=0.01, steps=1, damping=0.0, **ends)
+    assert len(done.ids) == len(train)
+    assert (done.train.inputs >= ends["lower"]).all()
+    assert (done.train.inputs <= ends["upper"]).all()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [(0, "what is attacked must be one Objective"), (1, "the training examples must be"), (2, "the victim must be")],
+)
+def test_what_is_no_objective_or_data_set_is_named(linear, train, victim, place, message, as_installed):
+    given = [linear, train, victim]
+    given[place] = "iris"
+    with pytest.raises(TypeError, match=message):
+        attack(*given, **RANGE)
 
 
 @pytest.mark.parametrize(
@@ -70,10 +93,30 @@ def test_a_prediction_turns_to_the_class_that_is_asked_for(linear, train, victim
         ({"lower": 0.0}, r"the training inputs lie in \[-.*\], outside the valid range \[0.0, 9.0\]"),
         ({"upper": 0.1}, r"the training inputs lie in \[-.*\], outside the valid range \[-9.0, 0.1\]"),
         ({"step": 0.0}, "an attack needs step > 0"),
+        ({"lower": 9.0, "upper": -9.0}, r"the valid range must have lower < upper, got \[9.0, -9.0\]"),
+        ({"upper": float("nan")}, r"the valid range must have lower < upper, got \[-9.0, nan\]"),
+        ({"ids": []}, r"an attack moves at least one training example, got ids=\[\]; leave ids out"),
+        ({"ids": [-7]}, r"no example has id \[-7\]"),
     ],
 )
 def test_what_cannot_be_is_refused(linear, train, victim, wrong, message):
     with pytest.raises(ValueError, match=message):
+        attack(linear, train, victim, **{**RANGE, **wrong})
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"target": 1.5}, "target must be a whole number, got float 1.5"),
+        ({"target": "a"}, "target must be a whole number, got str 'a'"),
+        ({"target": True}, "target must be a whole number, got bool True"),
+        ({"lower": "0"}, "lower must be a number, got str '0'"),
+        ({"step": None}, "step must be a number, got None"),
+    ],
+)
+def test_what_is_no_number_is_refused(linear, train, victim, wrong, message):
+    with pytest.raises(TypeError, match=message):
         attack(linear, train, victim, **{**RANGE, **wrong})
 
 

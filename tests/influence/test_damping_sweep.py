@@ -51,6 +51,13 @@ def test_a_damping_that_leaves_the_matrix_indefinite_gives_no_number(deep, train
     assert sweep.removal[1].isfinite().all()
 
 
+def test_a_damping_that_leaves_the_matrix_singular_gives_no_number(linear, train, test):
+    size = linear.flat.theta.numel()
+    sweep = damping_sweep(linear, train, test, [0.5, 1.0], hessian=-0.5 * torch.eye(size, dtype=torch.float64))
+    assert sweep.removal[0].isnan().all()
+    assert sweep.removal[1].isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["linear", "deep"])
 def test_examples_go_through_in_blocks(request, train, test, name, monkeypatch):
     objective = request.getfixturevalue(name)

@@ -169,7 +169,7 @@ def test_loss_changes_of_every_order(linear, train, test, reweighted):
     group = Influence(linear, train, damping=0.0).of_group(train.ids[positions])
     refit, _ = true_change(reweighted, linear, train, positions, "fixed")
     truth = refit.losses(refit.params, test.batch()) - linear.losses(linear.params, test.batch())
-    exact, first, second = (group.on_loss(test, order=order) for order in ("exact", 1, 2))
+    exact, first, second = (group.on_loss(test, loss_order=order) for order in ("exact", 1, 2))
     torch.testing.assert_close(
         exact, linear.losses(group.params, test.batch()) - linear.losses(linear.params, test.batch())
     )
@@ -204,8 +204,11 @@ def test_an_example_that_alone_holds_up_the_curvature():
     assert influence.on_parameters([0]).isfinite().all()
     with pytest.raises(IndefiniteCurvatureError, match="is indefinite"):
         influence.of_group([0], order="newton-chebyshev")
-    with pytest.warns(IndefiniteCurvatureWarning, match=r"without the 1 removed examples .* expansion of order 2"):
+    with pytest.warns(
+        IndefiniteCurvatureWarning, match=r"without the 1 removed examples .* expansion of order 2"
+    ) as said:
         group = influence.of_group([0])
+    assert [warning.filename for warning in said] == [__file__]  # where the group was asked for
     assert (group.order, group.bend) == (2, float("inf"))
     torch.testing.assert_close(group.change, influence.of_group([0], order=2).change)
 
@@ -228,7 +231,7 @@ def test_groups_that_cannot_be_removed_are_refused(linear, train, ids, options, 
 
 def test_an_unknown_order_of_the_loss_is_refused(linear, train, test):
     with pytest.raises(ValueError, match="must be 1, 2 or 'exact', got 3"):
-        Influence(linear, train).of_group(train.ids[:2]).on_loss(test, order=3)
+        Influence(linear, train).of_group(train.ids[:2]).on_loss(test, loss_order=3)
 
 
 FRACTIONS = (0.05, 0.2, 0.4, 0.6)

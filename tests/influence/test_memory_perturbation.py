@@ -91,6 +91,17 @@ def test_changes_of_outputs_come_alone_too(deep, train, structure):
     torch.testing.assert_close(output_changes(posterior, train.ids[[4, 2]]), whole[[4, 2]])
 
 
+def test_a_precision_below_one_is_positive(regression):
+    """What is refused is a precision of 0 or less, whatever the units."""
+    _, data = regression
+    small = replace(data, inputs=0.01 * data.inputs)
+    objective = Objective(nn.Linear(3, 1, bias=False).double(), GaussianNoise(), WeightDecay(1e-6))
+    moved = memory_perturbation(laplace_posterior(objective, small, structure="diagonal"))
+    expected = small.inputs.square().sum(dim=0) - small.inputs.square() + 20 * 1e-6
+    torch.testing.assert_close(moved.precision, expected)
+    assert float(moved.precision.max()) < 1
+
+
 def test_an_example_that_carries_the_posterior_alone_is_named():
     data = Dataset(torch.eye(2, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64), torch.tensor([5, 6]))
     objective = Objective(nn.Linear(2, 1, bias=False).double(), GaussianNoise())

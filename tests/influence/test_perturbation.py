@@ -8,7 +8,8 @@ from torch import nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
-from bayes_influence.influence.perturbation import training_set_attack
+from bayes_influence.influence.perturbation import _mixed, perturbation_influence, training_set_attack
+from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
@@ -56,6 +57,16 @@ def test_a_last_layer_is_perturbed_through_its_features(deep, train, test):
         torch.testing.assert_close(got[:, 0, feature], slope, rtol=1e-6, atol=1e-8)
 
 
+def test_reverse_mode_over_reverse_mode_is_the_same_for_every_test_example(deep, train, test):
+    """What is taken for networks that torch cannot batch."""
+    problem = FittedProblem(deep, train)
+    solved = torch.randn(problem.size, 3, dtype=torch.float64)
+    expected = perturbation_influence(problem, solved, train.ids[[6]])[:, 0]
+    example = train.select([6]).batch()
+    found = _mixed(lambda theta, one: deep.flat.value(theta, one), deep.flat.theta, example, solved)
+    torch.testing.assert_close(found.squeeze(1), expected)
+
+
 def test_inputs_that_are_not_real_are_refused(linear, train, test):
     from bayes_influence.influence.perturbation import perturbation_influence
     from bayes_influence.influence.problem import FittedProblem
@@ -92,6 +103,7 @@ def test_an_attack_uses_the_refit_it_is_given(linear, train, test):
     attack = training_set_attack(linear, train, test, train.ids[:2], step=0.1, steps=3, lower=-9, upper=9, refit=refit)
     assert seen == [40, 40, 40]
     assert attack.losses.unique().numel() == 1
+    assert attack.losses[0] == pytest.approx(float(linear.losses(linear.params, test.batch()).mean()))
 
 
 def test_one_step_goes_up_the_slope_of_the_loss_as_far_as_it_may(linear, train, test):
@@ -103,7 +115,9 @@ def test_one_step_goes_up_the_slope_of_the_loss_as_far_as_it_may(linear, train, 
     assert attack.losses[1] > attack.losses[0]
 
 
-@pytest.mark.parametrize("wrong", [{"step": 0.0}, {"steps": 0}, {"lower": 1.0, "upper": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"step": 0.0}, {"steps": 0}, {"lower": 1.0, "upper": 0.0}, {"lower": 1.0, "upper": 1.0}]
+)
 def test_attacks_that_cannot_move_are_refused(linear, train, test, wrong):
     with pytest.raises(ValueError, match="step > 0, steps >= 1 and lower < upper"):
         training_set_attack(linear, train, test, train.ids[:1], **{"step": 0.1, **wrong})

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from bayes_influence.curvature import cost
+from bayes_influence.curvature.cost import TooLargeError
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence import problem as module
 from bayes_influence.influence.problem import FittedProblem, check_finite, check_float_inputs
@@ -45,6 +47,17 @@ def test_gradients_come_in_blocks_of_what_fits(deep, train, monkeypatch, bytes_a
     rows = [torch.cat([g.flatten() for g in torch.autograd.grad(loss, leaves, retain_graph=True)]) for loss in losses]
     torch.testing.assert_close(torch.cat(blocks), torch.stack(rows))
     torch.testing.assert_close(problem.gradients(problem.data), torch.stack(rows))
+
+
+def test_gradients_that_do_not_fit_are_refused(deep, train, monkeypatch):
+    monkeypatch.setattr(cost, "SMALL_BYTES", 0)
+    monkeypatch.setattr(cost, "available_bytes", lambda device: 2 * 40 * 31 * 8 - 1)
+    problem = FittedProblem(deep, train)
+    with pytest.raises(
+        TooLargeError, match=r"gradients of 40 examples in 31 parameters .*; take fewer examples at a time"
+    ):
+        problem.gradients(problem.data)
+    assert problem.gradients(problem.data.select(range(39))).shape == (39, 31)
 
 
 def test_blocks_of_nothing_hold_as_many_as_a_batch(deep, train):

@@ -44,6 +44,11 @@ def test_removal_is_minus_the_value_over_n(scores):
     torch.testing.assert_close(scores.removal, -scores.values / 4)
 
 
+@pytest.mark.parametrize("end", ["smallest_eigenvalue", "largest_eigenvalue"])
+def test_the_condition_number_is_unknown_where_one_end_is(scores, end):
+    assert replace(scores, **{end: None}).condition_number is None
+
+
 def test_error_is_residual_times_gradient_over_the_smallest_eigenvalue(scores):
     assert scores.error[1, 2] == pytest.approx(0.2 * 3.0 / 0.5)
     assert scores.condition_number == 8.0

@@ -104,12 +104,21 @@ def test_a_figure_shows_every_ranked_example_with_its_id_and_a_sign(pictures, ro
     assert bars.get_xlabel() == "change of the loss when removed"
 
 
+def test_more_than_there_are_shows_all_with_a_word(pictures):
+    many = pictures.show(1000)
+    first = many.tests[0]
+    assert [len(first.helpful), len(first.harmful)] == [30, 30]
+    assert [one.id for one in first.helpful] == [one.id for one in reversed(first.harmful)]
+    assert "all 30 training examples at each end, 1000 were asked for" in str(many)
+    assert "were asked for" not in str(pictures.show(30))
+
+
 def test_other_tests_other_numbers_and_what_cannot_be_shown(pictures, tmp_path):
     assert [test.id for test in pictures.show(1, tests=105).tests] == [105]
     with pytest.raises(ValueError, match="no test example has id 9"):
         pictures.show(1, tests=9)
-    with pytest.raises(ValueError, match=r"k must lie in 1\.\.30, got 31"):
-        pictures.show(31)
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        pictures.show(0)
     with pytest.raises(ValueError, match=r"shown.docx must end in \.html, \.txt or one of \.png"):
         pictures.show(1).save(tmp_path / "shown.docx")
     (tmp_path / "shown.html").mkdir()

@@ -8,10 +8,14 @@ import torch
 from torch.func import functional_call, jacrev
 
 from bayes_influence.curvature.damping import FisherDamping
+from bayes_influence.data.arguments import Arguments
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.members import member
+from bayes_influence.objectives.next_token import NextToken
+from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reduction import reduce
+from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.linear_response import LinearResponse
 from bayes_influence.retraining.minimum import Minimum
@@ -32,6 +36,7 @@ from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import SCHEMES
 from bayes_influence.training.stacked import StackedProblem
 from tests.fitted import DECAY, tanh_network
+from tests.tiny_transformers import LENGTH, VOCABULARY, TinyGPT
 
 SHORT = Schedule(60, 0.02)
 
@@ -299,3 +304,19 @@ def test_a_weight_counts_as_often_as_it_says(network, train, bregman):
         _, (before, after) = problem.gradients(theta, torch.tensor([0, 0]))
         changes.append(len(data) * (after - before))
     torch.testing.assert_close(changes[0], changes[1])
+
+
+@pytest.mark.parametrize("protocol", [Proximal, ProximalBregman])
+def test_networks_that_are_called_by_name_and_return_a_record_are_held_too(protocol):
+    tokens = torch.randint(VOCABULARY, (14, LENGTH))
+    texts = Dataset(Arguments(input_ids=tokens), tokens, torch.arange(14))
+    gpt = TinyGPT().double()
+    named = [name for name, _ in gpt.named_parameters() if name.startswith("block.")]
+    objective = Objective(gpt, NextToken("mean"), WeightDecay(0.01), parameters=named)
+    groups = Removals.of_groups([texts.ids[:3], texts.ids[5:6]], 1)
+    refits = protocol(1e3, tolerance=1e-9).refit(objective, texts, groups)
+    assert refits.converged.all()
+    influence = Influence(objective, texts, curvature="ggn", damping=1e3)
+    steps = influence.on_parameters([0, 1, 2]).sum(0), influence.on_parameters([5])[0]
+    flat = objective.layout.flatten(refits.params)[0]
+    torch.testing.assert_close(flat[1:] - flat[:1], torch.stack(steps), rtol=0.01, atol=1e-8)

@@ -1,11 +1,18 @@
 import logging
 
+import pytest
 import torch
 from torch import nn
 
+from bayes_influence.influence.influence import Influence
 from bayes_influence.moments.moments import Moments
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.members import Members
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.retraining.from_scratch import FromScratch
 from bayes_influence.retraining.minimum import Minimum
+from bayes_influence.retraining.predicted import Predicted
 from bayes_influence.retraining.refits import ControlDrift, control_drift, loss_changes, losses_after, outputs_after
 from bayes_influence.retraining.warm import Warm
 from bayes_influence.training.fits import fit_schemes
@@ -16,6 +23,36 @@ from tests.fitted import tanh_network
 
 def test_losses_are_those_of_every_single_refit(network, train, test, removed):
     refits = Minimum().refit(network, train, removed)
+    losses, outputs = losses_after(refits, test), outputs_after(refits, test)
+    for seed in range(2):
+        for index in range(4):
+            there = refits.at(seed, index)
+            torch.testing.assert_close(losses[seed, index], there.losses(there.params, test.batch()))
+            torch.testing.assert_close(outputs[seed, index], there.network(test.inputs))
+
+
+class Unbatched(torch.autograd.Function):
+    """Twice its argument, without a batching rule."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, slope):
+        return 2 * slope
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return Unbatched.apply(super().forward(x))
+
+
+@pytest.mark.parametrize("parameters", ["all", "last-layer"])
+def test_networks_that_torch_cannot_batch_are_asked_one_by_one(train, test, removed, parameters):
+    built = [nn.Sequential(nn.Linear(3, 3), nn.Tanh(), Doubled(3, 3)).double() for _ in range(2)]
+    networks = Members.of([Objective(one, CrossEntropy(), WeightDecay(0.1), parameters=parameters) for one in built])
+    refits = Predicted(lambda objective: Influence(objective, train, curvature="ggn")).refit(networks, train, removed)
     losses, outputs = losses_after(refits, test), outputs_after(refits, test)
     for seed in range(2):
         for index in range(4):

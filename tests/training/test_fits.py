@@ -10,7 +10,7 @@ from bayes_influence.models.initialisation import initial_state
 from bayes_influence.moments import TwinMismatchError, to_bayesian
 from bayes_influence.objectives.derivatives import gradient
 from bayes_influence.objectives.expected_likelihoods import ExpectedBernoulli
-from bayes_influence.objectives.likelihoods import Bernoulli
+from bayes_influence.objectives.likelihoods import Bernoulli, GaussianNoise
 from bayes_influence.training import fits as fits_module
 from bayes_influence.training.deterministic import Deterministic
 from bayes_influence.training.finiteness import NonFiniteTrainingError
@@ -301,3 +301,10 @@ def test_the_seconds_are_those_of_training_and_polish(iris):
     began = time.perf_counter()
     (fit,) = fit_schemes([SCHEMES["weight-decay"]], make_network, iris.train, [0], Schedule(20))
     assert 0 < fit.seconds < time.perf_counter() - began
+
+
+def test_targets_that_are_all_the_same_are_warned_of(train, caplog):
+    equal = replace(train, targets=torch.ones(len(train), 1, dtype=torch.float64), class_names=())
+    noisy = Deterministic("gaussian", criterion=GaussianNoise(1.0))
+    fit_schemes([noisy], lambda: nn.Linear(3, 1).double(), equal, [0], Schedule(1))
+    assert "all 40 training targets are 1; nothing can be learned from them" in caplog.text

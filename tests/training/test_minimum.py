@@ -1,16 +1,21 @@
 import logging
+import re
+import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from bayes_influence.objectives.derivatives import gradient
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
-from bayes_influence.training import minimum
+from bayes_influence.training import minimum, newton
 from bayes_influence.training.minimum import minimised, minimum_of
+from bayes_influence.training.stacked import StackedProblem
 from tests.fitted import DECAY, tanh_network
 from tests.references import softmax_regression_minimum
 
@@ -34,6 +39,52 @@ def test_the_minimum_of_a_convex_objective_is_that_of_a_solver_of_its_own(train,
     np.testing.assert_allclose(found.params["0.weight"], weight, atol=1e-6)
     np.testing.assert_allclose(found.params["0.bias"], bias, atol=1e-6)
     assert float(gradient(found, train.batch()).norm()) <= 1e-8
+
+
+@pytest.mark.parametrize("entries", [40 * 31, 40 * 31 - 1], ids=["few", "many"])
+def test_a_whole_network_goes_by_newton_where_its_hessian_costs_little(train, monkeypatch, entries):
+    """tanh_network has 31 parameters, train 40 examples."""
+    monkeypatch.setattr(minimum, "RENEWED_ENTRIES", entries)
+    seen = []
+    for name in ("minimise_newton", "minimise_lbfgs"):
+        original = getattr(minimum, name)
+        monkeypatch.setattr(minimum, name, lambda *a, o=original, n=name, **k: seen.append(n) or o(*a, **k))
+    objective = Objective(tanh_network().double(), CrossEntropy(), WeightDecay(DECAY))
+    assert objective.layout.total == 31
+    found = minimum_of(objective, train, tolerance=1e-7)
+    assert set(seen) == {"minimise_newton" if entries == 40 * 31 else "minimise_lbfgs"}
+    assert float(gradient(found, train.batch()).norm()) <= 1e-7
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_members_that_rounding_stopped_go_on_by_newton(network, train, monkeypatch, given):
+    """Of two, the first is done after the first descent and stays as it is."""
+    monkeypatch.setattr(minimum, "RENEWED_ENTRIES", 0)
+    there = network.at(0)
+    start = torch.stack([there.flat.theta, there.flat.theta + 1e-6])
+    problem = StackedProblem(there, there.layout.unflatten(start), train.batch())
+    hessians = problem.hessians(start, problem.everyone) if given else None
+    descend = minimum.minimise_lbfgs
+    monkeypatch.setattr(minimum, "minimise_lbfgs", lambda *one, **options: descend(*one, **options, max_iterations=0))
+    found = minimum.minimise(problem, tolerance=1e-10, hessians=hessians)
+    assert found.converged.all()
+    ends = problem.layout.flatten(found.free)
+    assert torch.equal(ends[0], start[0])
+    torch.testing.assert_close(ends[1], start[0], rtol=0, atol=1e-8)
+    gradients, values = problem.gradients(ends, problem.everyone)
+    torch.testing.assert_close(found.values, values)
+    torch.testing.assert_close(found.gradient_norms, gradients.norm(dim=1))
+
+
+@pytest.mark.parametrize("size", [12, 11], ids=["newton", "lbfgs"])
+def test_progress_is_shown_where_it_is_asked_for(train, monkeypatch, capsys, size):
+    monkeypatch.setattr(minimum, "DENSE_SIZE", size)
+    monkeypatch.setattr(newton, "tqdm", partial(tqdm, mininterval=0, file=None))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    minimum_of(regression(), train, tolerance=1e-6, progress=True)
+    assert re.search(r"to the minimum: \d+step .*gradient norm \d\.\de-\d\d", capsys.readouterr().err)
+    minimum_of(regression(), train, tolerance=1e-6)
+    assert capsys.readouterr().err == ""
 
 
 def test_what_is_given_stays_where_it_was_and_the_minimum_is_in_double_precision(train):

@@ -111,7 +111,7 @@ class EKFACOperator(LinearOperator):
     Raises:
         ValueError: If a selected parameter belongs to anything but an `nn.Linear`, an ungrouped convolution or GPT-2's
             `Conv1D`, unless `allow_fallback` (then its block is diagonal); if the likelihood is not convex in the
-            outputs; if grad^2 R is not diagonal; if `fisher` is unknown.
+            outputs; if grad^2 R is not diagonal; if `fisher` is unknown; if inputs are so large that squares overflow.
     """
 
     has_inverse = True
@@ -178,7 +178,7 @@ class EKFACOperator(LinearOperator):
                 product = received.T @ weighted.flatten(0, 1) / len(data)
                 inputs[part.path] = inputs.get(part.path, 0) + product.double()
             outputs[part.path] = outputs.get(part.path, 0) + (sent.T @ sent / len(data)).double()
-        bases = {path: (self._basis(inputs[path]), self._basis(outputs[path])) for path in inputs}
+        bases = {path: (self._basis(path, inputs[path]), self._basis(path, outputs[path])) for path in inputs}
         fitted: dict[str, Tensor] = {}
         for part in self._backpropagation.through(layers, batches, check=False):
             squares = _squares(part, *bases[part.path]) / len(data)
@@ -187,8 +187,13 @@ class EKFACOperator(LinearOperator):
             self._block(layer, *bases[layer.path], fitted[layer.path].to(dtype=self.dtype)) for layer in layers
         )
 
-    def _basis(self, factor: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:
+    def _basis(self, path: str, factor: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:
         """The eigenvectors of a factor that was added up in float64."""
+        if not torch.isfinite(factor).all():
+            raise ValueError(
+                f"what the layer {path} receives, or what comes back from the outputs, is so large that its squares "
+                f"exceed the range of {self.dtype}; scale the inputs"
+            )
         return torch.linalg.eigh(factor)[1].to(dtype=self.dtype)
 
     def _block(

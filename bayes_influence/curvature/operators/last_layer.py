@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import ceil
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bayes_influence.curvature.operators.base import LinearOperator
@@ -84,6 +83,7 @@ class LastLayerOperator(LinearOperator):
         self._has_bias = len(objective.names) == 2
         ones = inputs.new_ones(len(inputs), 1)
         self.objective = objective
+        self.examples = len(inputs)
         self.inputs: Float[Tensor, "n D"] = torch.cat([inputs, ones], dim=1) if self._has_bias else inputs
         held = held or _curvatures(objective, data, hold=True)
         assert held is not None
@@ -91,16 +91,21 @@ class LastLayerOperator(LinearOperator):
         self.regulariser = RegulariserOperator(objective)
 
     def _product(self, vectors: Tensor) -> Tensor:
+        return self._mean_product(self.inputs, self.output_curvatures, vectors)
+
+    def product_of(self, positions: Int[Tensor, " m"], vectors: Float[Tensor, "P K"]) -> Float[Tensor, "P K"]:
+        """[(1/m) sum over the given examples of Lambda_i (x) a_i a_i' + s grad^2 R] V."""
+        where = positions.to(self.device)
+        return self._mean_product(self.inputs[where], self.output_curvatures.select(where), vectors)
+
+    def _mean_product(self, inputs: Float[Tensor, "m D"], curvatures: OutputCurvatures, vectors: Tensor) -> Tensor:
         joined = self._joined(vectors)
         total = torch.zeros_like(joined)
         at_a_time = max(1, PRODUCT_NUMBERS // (joined.shape[0] * joined.shape[2]))
-        for inputs, curvatures in self._parts(at_a_time):
-            cotangents = curvatures.products(torch.einsum("nd,cdk->nck", inputs, joined))
-            total += torch.einsum("nck,nd->cdk", cotangents, inputs)
-        return self._split(total / len(self.inputs)) + self.regulariser @ vectors
-
-    def _parts(self, examples: int) -> Iterator[tuple[Tensor, OutputCurvatures]]:
-        yield from zip(self.inputs.split(examples), self.output_curvatures.parts(examples), strict=True)
+        for part, held in zip(inputs.split(at_a_time), curvatures.parts(at_a_time), strict=True):
+            cotangents = held.products(torch.einsum("nd,cdk->nck", part, joined))
+            total += torch.einsum("nck,nd->cdk", cotangents, part)
+        return self._split(total / len(inputs)) + self.regulariser @ vectors
 
     def dense(self) -> Float[Tensor, "P P"]:
         """H from C (C + 1) / 2 weighted Gram matrices of the features.
@@ -112,7 +117,8 @@ class LastLayerOperator(LinearOperator):
         plan.check(self.device)
         classes, width = self.output_curvatures.outputs, self.inputs.shape[1]
         blocks = self.inputs.new_zeros(classes, width, classes, width)
-        for inputs, curvatures in plan.timed(self._parts(GRAM_SIZE), ceil(len(self.inputs) / GRAM_SIZE)):
+        parts = zip(self.inputs.split(GRAM_SIZE), self.output_curvatures.parts(GRAM_SIZE), strict=True)
+        for inputs, curvatures in plan.timed(parts, ceil(len(self.inputs) / GRAM_SIZE)):
             for row in range(classes):
                 weighted = curvatures.row(row)[:, : row + 1, None] * inputs.unsqueeze(1)
                 blocks[row, :, : row + 1] += (inputs.T @ weighted.flatten(1)).unflatten(1, (row + 1, width))

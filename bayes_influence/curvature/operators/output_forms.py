@@ -12,14 +12,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bayes_influence.curvature.operators.output_curvature import OutputLosses, output_hessians
 from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.objective import Objective
+
+Form = TypeVar("Form", bound="OutputCurvatures")
 
 FEW_OUTPUTS = 32
 """Up to so many outputs the matrices themselves are held: products with them are as quick as with a smaller form."""
@@ -43,9 +46,19 @@ class OutputCurvatures(ABC):
     def root_count(self) -> int:
         """R, how many vectors s_ir with sum_r s_ir s_ir' = Lambda_i there are for each example."""
 
+    @property
     @abstractmethod
-    def parts(self, examples: int) -> Sequence[OutputCurvatures]:
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What the form is made of, examples first."""
+
+    def parts(self: Form, examples: int) -> list[Form]:
         """The same, so many examples at a time."""
+        split = (tensor.split(examples) for tensor in self.tensors)
+        return [type(self)(*part) for part in zip(*split, strict=True)]
+
+    def select(self: Form, positions: Int[Tensor, " m"]) -> Form:
+        """Those of some of the examples."""
+        return type(self)(*(tensor[positions] for tensor in self.tensors))
 
     @abstractmethod
     def scaled(self, factors: Float[Tensor, " B"]) -> OutputCurvatures:
@@ -92,9 +105,10 @@ class HeldCurvatures(OutputCurvatures):
         """Between 1 and C: vectors that are 0 for every example are left out."""
         return len(self._held_roots())
 
-    def parts(self, examples: int) -> Sequence[HeldCurvatures]:
-        """The same, so many examples at a time."""
-        return [HeldCurvatures(part) for part in self.matrices.split(examples)]
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The matrices."""
+        return (self.matrices,)
 
     def scaled(self, factors: Float[Tensor, " B"]) -> HeldCurvatures:
         """c_i Lambda_i."""
@@ -143,9 +157,10 @@ class DiagonalCurvatures(OutputCurvatures):
         """C."""
         return self.outputs
 
-    def parts(self, examples: int) -> Sequence[DiagonalCurvatures]:
-        """The same, so many examples at a time."""
-        return [DiagonalCurvatures(part) for part in self.diagonals.split(examples)]
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The diagonals."""
+        return (self.diagonals,)
 
     def scaled(self, factors: Float[Tensor, " B"]) -> DiagonalCurvatures:
         """c_i Lambda_i."""
@@ -207,10 +222,10 @@ class SoftmaxCurvatures(OutputCurvatures):
         # One is left of examples without any curvature.
         return self.scales.ne(0).any(dim=0).nonzero().flatten().tolist() or [0]
 
-    def parts(self, examples: int) -> Sequence[SoftmaxCurvatures]:
-        """The same, so many examples at a time."""
-        pairs = zip(self.scales.split(examples), self.probabilities.split(examples), strict=True)
-        return [SoftmaxCurvatures(*pair) for pair in pairs]
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Scales and probabilities."""
+        return self.scales, self.probabilities
 
     def scaled(self, factors: Float[Tensor, " B"]) -> SoftmaxCurvatures:
         """c_i Lambda_i."""
@@ -277,14 +292,8 @@ def joined_curvatures(pieces: Sequence[OutputCurvatures]) -> OutputCurvatures | 
     if len(kinds) > 1:
         return None
     (kind,) = kinds
-    columns = zip(*(_tensors(piece) for piece in pieces), strict=True)
+    columns = zip(*(piece.tensors for piece in pieces), strict=True)
     return kind(*(torch.cat(column) for column in columns))
-
-
-def _tensors(piece: OutputCurvatures) -> tuple[Tensor, ...]:
-    if isinstance(piece, SoftmaxCurvatures):
-        return piece.scales, piece.probabilities
-    return (piece.diagonals,) if isinstance(piece, DiagonalCurvatures) else (piece.matrices,)  # type: ignore[attr-defined]
 
 
 def _smaller_form(losses: OutputLosses, outputs: Float[Tensor, "B *out"]) -> OutputCurvatures | None:

@@ -102,4 +102,4 @@ def read_new_rows(
 
 def without_targets(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a ranking says about test examples, their targets not given."""
-    return [test | {"test_class": NOT_GIVEN} for test in tests]
+    return [test | {"test_target": NOT_GIVEN} for test in tests]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
@@ -25,6 +26,7 @@ from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import MEASUREMENTS
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.training.minimum import minimised
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class InfluenceRequest(Settings):
         solver: As `Influence` takes it.
         damping: delta; the automatic one when not given.
         measurement: What influence is on, a key of `MEASUREMENTS`; the loss when not given.
+        polish: Whether those parameters are brought to their minimum before anything else, in float64.
         on: A CSV or Parquet file of rows that no test part has, all of which are explained if `tests` names none.
 
     Raises:
@@ -56,6 +59,7 @@ class InfluenceRequest(Settings):
     solver: str = "auto"
     damping: float | None = None
     measurement: str | None = None
+    polish: bool = False
     on: str | None = None
 
     def __post_init__(self) -> None:
@@ -82,6 +86,16 @@ class InfluenceRequest(Settings):
         by_id = test.positions(list(self.test_ids)).tolist() if self.test_ids else []
         return list(dict.fromkeys([*self.tests, *by_id]))
 
+    def standing(self, objective: Objective, train: Dataset, *, progress: bool = True) -> Objective:
+        """The run's network as training left it, or at its minimum in the parameters that influence is taken in.
+
+        A network that does not reach its minimum is taken where it ended; scores say how far that is.
+        """
+        if not self.polish:
+            return objective
+        chosen, examples = objective.taking(self.parameters).to(dtype=torch.float64), train.to(dtype=torch.float64)
+        return minimised(chosen, examples, progress=progress).members.at(0)
+
     def influence(self, objective: Objective, train: Dataset, *, progress: bool = True) -> Influence:
         """The estimate that is asked for."""
         damping = "auto" if self.damping is None else self.damping
@@ -104,7 +118,7 @@ class RunInfluence:
         folder: Where everything is stored.
         scores: All pairs.
         ranking: One row per test example, kind and rank: test (its position in the test part, or its row in a file),
-            test_id, test_class, predicted_class, test_loss, kind, rank, train_id, train_class, removal.
+            test_id, test_target, predicted_target, test_loss, kind, rank, train_id, train_target, removal.
         measured: What influence is on, in words.
         pictures: Names of the pictures in the folder, one per test image.
     """
@@ -149,6 +163,7 @@ def influence_of_run(
     objective, split, config = load_run(run, index=request.index, data_folder=data_folder, device=device)
     if request.top > len(split.train):
         raise ValueError(f"top must lie in 1..{len(split.train)}, got {request.top}")
+    objective = request.standing(objective, split.train, progress=progress)
     asked = _asked(run, config, request, objective, split.test)
     chosen = asked.data
     # What is ranked of the scores can be asked anew; by which name a test example was asked for does not matter.

@@ -46,8 +46,8 @@ def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset, meas
         left, right = figure.subfigures(1, 2, width_ratios=[2.2, columns])  # type: ignore[misc]
         axes = left.subplots()
         _draw(axes, tests, int(test["test_id"]))
-        axes.set_title(f"test {test['test']}: {test['test_class']}")
-        axes.set_xlabel(f"id {test['test_id']}\npredicted {test['predicted_class']}\nloss {test['test_loss']:.2g}")
+        axes.set_title(f"test {test['test']}: {test['test_target']}")
+        axes.set_xlabel(f"id {test['test_id']}\npredicted {test['predicted_target']}\nloss {test['test_loss']:.2g}")
         for (kind, (colour, sign)), part in zip(KINDS.items(), right.subfigures(2, 1), strict=True):
             changed = f"removal changes the test {measured} by ... $\\times 10^{{{exponent}}}$"
             part.suptitle(f"{sign} {heading(kind, measured)}: {changed}", color=colour)
@@ -62,9 +62,9 @@ def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset, meas
 def _draw_ranked(axes: Axes, train: Dataset, example: Any, exponent: int) -> None:
     """A training image with its class above, and its id and removal effect below."""
     _draw(axes, train, int(example.train_id))
-    alike = example.train_class == example.test_class
+    alike = example.train_target == example.test_target
     colour, style = ("black", "normal") if alike else ("tab:purple", "italic")
-    axes.set_title(example.train_class, fontsize=9, color=colour, fontstyle=style)
+    axes.set_title(example.train_target, fontsize=9, color=colour, fontstyle=style)
     axes.set_xlabel(f"id {example.train_id}\n{example.removal / 10.0**exponent:+.1f}", labelpad=2, fontsize=8)
 
 

@@ -23,6 +23,10 @@ LOSS = "loss"
 """What influence is on when nothing else is measured."""
 
 
+TABLES, NAMED = 3, 3
+"""Test examples that are printed with a table each, and training examples named at each end where there are more."""
+
+
 def heading(kind: str, measured: str) -> str:
     """What an end of a ranking is called: of a loss helpful or harmful, else what the example does to it."""
     if measured == LOSS:
@@ -52,8 +56,8 @@ def described_tests(
         {
             "test": int(positions[row]),
             "test_id": int(tests.ids[row]),
-            "test_class": _target_name(tests, tests.targets[row], units),
-            "predicted_class": _target_name(tests, predicted[row], units),
+            "test_target": _target_name(tests, tests.targets[row], units),
+            "predicted_target": _target_name(tests, predicted[row], units),
             "test_loss": float(losses[row]),
         }
         for row in range(len(tests))
@@ -81,7 +85,7 @@ def ranked(
             "kind": kind,
             "rank": range(1, top + 1),
             "train_id": ids.tolist(),
-            "train_class": [_target_name(train, target, units) for target in train.targets[positions]],
+            "train_target": [_target_name(train, target, units) for target in train.targets[positions]],
             "removal": removal[positions].tolist(),
         }
         frames.append(pd.DataFrame({**{name: [value] * top for name, value in test.items()}, **columns}))
@@ -119,28 +123,48 @@ def _target_name(data: Dataset, target: Tensor, units: Units | None = None) -> s
 
 
 def printed_rankings(ranking: pd.DataFrame, measured: str = LOSS) -> list[Table]:
-    """The ranking as it is printed, one table per test example.
+    """The ranking as it is printed: a table per test example, or of more than `TABLES` one with a row for each.
 
     Args:
         ranking: See `RunInfluence.ranking`.
         measured: What influence is on.
     """
-    tables = []
-    for _, rows in ranking.groupby("test", sort=False):
+    tests = [rows for _, rows in ranking.groupby("test", sort=False)]
+    if len(tests) <= TABLES:
+        return [_table_of_one(rows, measured) for rows in tests]
+    left_out = "" if ranking["rank"].max() <= NAMED else f", the first {NAMED}; all that are ranked are in the files"
+    table = Table(
+        title=f"{len(tests)} test examples",
+        caption=f"training examples by id, and the predicted change of the {measured} when one is left out{left_out}",
+    )
+    for name in ("test", "target", "predicted", "loss"):
+        table.add_column(name, justify="right")
+    for kind, (_, sign) in KINDS.items():
+        table.add_column(f"{sign} {heading(kind, measured)}")
+    for rows in tests:
         test = rows.iloc[0]
-        table = Table(
-            title=f"test {test['test']} (id {test['test_id']}): {test['test_class']}, predicted "
-            f"{test['predicted_class']}, loss {test['test_loss']:.3g}",
-            caption=f"removal: predicted change of the {measured} when the training example is left out",
-        )
-        table.add_column("rank", justify="right")
-        for kind, (_, sign) in KINDS.items():
-            table.add_column(f"{sign} {heading(kind, measured)}", justify="right")
-            table.add_column("class")
-            table.add_column("removal", justify="right")
-        ends = [rows[rows["kind"] == kind].itertuples() for kind in KINDS]
-        for pair in zip(*ends, strict=True):
-            cells = [(end.train_id, end.train_class, f"{end.removal:+.3e}") for end in pair]
-            table.add_row(str(pair[0].rank), *map(str, [cell for triple in cells for cell in triple]))
-        tables.append(table)
-    return tables
+        ends = [rows[(rows["kind"] == kind) & (rows["rank"] <= NAMED)].itertuples() for kind in KINDS]
+        named = [", ".join(f"{one.train_id} ({one.removal:+.1e})" for one in end) for end in ends]
+        about = test["test"], test["test_target"], test["predicted_target"], f"{test['test_loss']:.3g}"
+        table.add_row(*map(str, about), *named)
+    return [table]
+
+
+def _table_of_one(rows: pd.DataFrame, measured: str) -> Table:
+    """The ranking for one test example."""
+    test = rows.iloc[0]
+    table = Table(
+        title=f"test {test['test']} (id {test['test_id']}): {test['test_target']}, predicted "
+        f"{test['predicted_target']}, loss {test['test_loss']:.3g}",
+        caption=f"removal: predicted change of the {measured} when the training example is left out",
+    )
+    table.add_column("rank", justify="right")
+    for kind, (_, sign) in KINDS.items():
+        table.add_column(f"{sign} {heading(kind, measured)}", justify="right")
+        table.add_column("target")
+        table.add_column("removal", justify="right")
+    ends = [rows[rows["kind"] == kind].itertuples() for kind in KINDS]
+    for pair in zip(*ends, strict=True):
+        cells = [(end.train_id, end.train_target, f"{end.removal:+.3e}") for end in pair]
+        table.add_row(str(pair[0].rank), *map(str, [cell for triple in cells for cell in triple]))
+    return table

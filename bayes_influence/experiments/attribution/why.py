@@ -52,7 +52,7 @@ class Explanation:
             class, entropy, epistemic and aleatoric uncertainty in nats.
         evidence: One row per test example, measurement and rank. measurement: "prediction", the loss of the predicted
             class; "epistemic", "aleatoric"; kind: "for" what holds the prediction, or the certainty, up, so that
-            removing it raises the loss or the uncertainty, "against" the opposite; train_id, train_class, removal.
+            removing it raises the loss or the uncertainty, "against" the opposite; train_id, train_target, removal.
         removed: Per test example what removing the rows of `removed_ids`, the first for the prediction, does together:
             to the loss of the predicted class, estimated (the sum of their effects) and retrained, and the predicted
             class and its probability then.
@@ -136,6 +136,7 @@ def explain_run(
             f"removals={removals} and top={request.top}"
         )
     positions = request.positions(split.test)
+    objective = request.standing(objective, split.train, progress=progress)
     asked = asked_of_run(objective, split.train, split.test.select(positions), request)
     said = {name: value for name, value in request.to_config().items() if name not in ("test_ids", "on", "tests")}
     folder = StudyFolder(
@@ -225,7 +226,7 @@ def _ranked(
                 train_id, label = int(asked.train.ids[place]), class_name(asked.train, int(asked.train.targets[place]))
                 rows.append(
                     {"test": test, "measurement": measurement, "kind": kind, "rank": rank, "train_id": train_id}
-                    | {"train_class": label, "removal": float(effect[place])}
+                    | {"train_target": label, "removal": float(effect[place])}
                 )
     return pd.DataFrame(rows)
 
@@ -311,7 +312,7 @@ def printed_explanation(found: Explanation) -> list[Table]:
                 rows[(rows["measurement"] == name) & (rows["kind"] == kind) & (rows["rank"] == rank)].iloc[0]
                 for name, kind in wanted
             ]
-            table.add_row(str(rank), *(f"{one.train_id} ({one.train_class}): {one.removal:+.2e}" for one in cells))
+            table.add_row(str(rank), *(f"{one.train_id} ({one.train_target}): {one.removal:+.2e}" for one in cells))
         tables.append(table)
     return tables
 

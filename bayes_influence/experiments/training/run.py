@@ -30,6 +30,10 @@ from bayes_influence.training.priors import network_at
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
+
+REPORT = "report"
+"""Cell of a run's folder with the tables of its report."""
+
 ENCODING = "encoding.json"
 """How a table of the user's own becomes numbers: columns, categories, means, scales, what is imputed, classes."""
 

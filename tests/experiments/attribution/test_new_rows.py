@@ -57,7 +57,7 @@ def test_rows_with_targets_are_explained_by_their_loss_as_test_examples_are(runs
     expected = Influence(objective, split.train, damping=0.1, parameters="last-layer").on_loss(split.test.select([2]))
     torch.testing.assert_close(found.scores.values, expected.values, rtol=1e-5, atol=1e-9)
     assert (found.measured, found.ranking["test"].unique().tolist()) == ("loss", [1])
-    assert found.ranking["test_class"].iloc[0] == frame["kind"][row]
+    assert found.ranking["test_target"].iloc[0] == frame["kind"][row]
     assert found.pictures == ()
 
 
@@ -66,11 +66,11 @@ def test_without_targets_influence_is_on_the_loss_of_the_predicted_class(runs, n
     assert found.measured == "loss of the predicted class"
     rows = found.ranking.drop_duplicates("test")
     assert rows["test"].tolist() == [0, 1, 2]
-    assert set(rows["test_class"]) == {"not given"}
+    assert set(rows["test_target"]) == {"not given"}
     losses = rows["test_loss"].to_numpy()
     assert (losses <= np.log(2) + 1e-6).all()  # of two classes the predicted one has a probability of a half at least
     predicted = explained(
-        runs / "kind", new("a", "b", "c", "kind", kind=rows["predicted_class"].to_numpy()), tmp_path / "given"
+        runs / "kind", new("a", "b", "c", "kind", kind=rows["predicted_target"].to_numpy()), tmp_path / "given"
     )
     torch.testing.assert_close(found.scores.values, predicted.scores.values)
 
@@ -84,14 +84,14 @@ def test_without_targets_influence_on_a_real_number_is_on_the_prediction(runs, n
     mean, scale = known.target_units()
     with torch.no_grad():
         predicted = objective.outputs(objective.params, rows).double() * scale + mean
-    shown = found.ranking.drop_duplicates("test")["predicted_class"].astype(float)
+    shown = found.ranking.drop_duplicates("test")["predicted_target"].astype(float)
     np.testing.assert_allclose(shown, predicted.flatten(), rtol=1e-3)
     (example,) = split.train.positions(torch.tensor([int(found.ranking["train_id"].iloc[0])])).tolist()
     influence = Influence(objective, split.train, damping=0.1, parameters="last-layer")
     chosen = Dataset(rows, torch.zeros(3, 1), torch.arange(3), "new")
     expected = influence.on_measurement(PredictedValue(), chosen).removal[0, example]
     assert found.ranking["removal"].iloc[0] == pytest.approx(float(expected), rel=1e-5)
-    trained = found.ranking["train_class"].astype(float)
+    trained = found.ranking["train_target"].astype(float)
     np.testing.assert_allclose(trained, pd.read_csv(runs / "price.csv")["price"][found.ranking["train_id"]], rtol=1e-3)
 
 
@@ -125,7 +125,7 @@ def test_without_targets_a_bayesian_network_is_explained_in_its_mean(frame, new,
     mean, scale = run.known().target_units()
     with torch.no_grad():
         expected = objective.outputs(objective.params, rows).expectation[:, 0].double() * scale[0] + mean[0]
-    shown = found.ranking.drop_duplicates("test")["predicted_class"].astype(float)
+    shown = found.ranking.drop_duplicates("test")["predicted_target"].astype(float)
     np.testing.assert_allclose(shown, expected, rtol=1e-3)
 
 

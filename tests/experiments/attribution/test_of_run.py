@@ -13,6 +13,7 @@ from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import Margin
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.training.checkpoints import decode_checkpoint, encode_checkpoint
+from bayes_influence.training.minimum import minimum_of
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +41,17 @@ def test_the_ranking_is_that_of_the_stored_scores(iris_run, tmp_path):
     assert table.title.startswith(f"test 12 (id {int(split.test.ids[12])}): ")
 
 
+def test_a_run_is_brought_to_its_minimum_where_that_is_asked_for(iris_run, tmp_path):
+    objective, split, _ = load_run(iris_run)
+    left = influence_of_run(iris_run, tmp_path / "left", InfluenceRequest((12,)), progress=False)
+    found = influence_of_run(iris_run, tmp_path / "out", InfluenceRequest((12,), polish=True), progress=False)
+    train, tests = (part.to(dtype=torch.float64) for part in (split.train, split.test.select([12])))
+    fitted = minimum_of(objective.taking("last-layer"), train)
+    torch.testing.assert_close(found.scores.removal, Influence(fitted, train).on_loss(tests).removal)
+    assert float(found.scores.relative_drift.max()) < 1e-6 < float(left.scores.relative_drift.max())
+    assert found.ranking["test_loss"].iloc[0] == pytest.approx(float(fitted.losses(fitted.params, tests.batch())))
+
+
 def test_test_examples_are_described(iris_run, tmp_path):
     objective, split, _ = load_run(iris_run)
     ids = split.test.ids[[5, 2]].tolist()
@@ -54,7 +66,7 @@ def test_test_examples_are_described(iris_run, tmp_path):
     )
     assert rows["test_loss"].tolist() == pytest.approx(losses.tolist())
     names = [split.test.class_names[target] for target in outputs.argmax(dim=1).tolist()]
-    assert rows["predicted_class"].tolist() == names
+    assert rows["predicted_target"].tolist() == names
     assert not list(found.folder.glob("*.png"))
 
 

@@ -8,9 +8,9 @@ from bayes_influence.experiments.attribution.pictures import influence_figure, i
 
 
 def ranking(test_id):
-    test = {"test": 0, "test_id": test_id, "test_class": "1", "predicted_class": "0", "test_loss": 0.7}
+    test = {"test": 0, "test_id": test_id, "test_target": "1", "predicted_target": "0", "test_loss": 0.7}
     rows = [
-        {**test, "kind": kind, "rank": rank, "train_id": rank, "train_class": str(rank % 2), "removal": sign * 2e-4}
+        {**test, "kind": kind, "rank": rank, "train_id": rank, "train_target": str(rank % 2), "removal": sign * 2e-4}
         for kind, sign in (("helpful", 1), ("harmful", -1))
         for rank in (1, 2, 3)
     ]

@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -44,8 +45,8 @@ def scores(objective):
 
 def test_a_test_example_is_described_by_class_prediction_and_loss(objective):
     right, wrong = described_tests(objective, TEST, torch.tensor([3, 8]))
-    assert (right["test"], right["test_id"], right["test_class"], right["predicted_class"]) == (3, 20, "cat", "cat")
-    assert (wrong["test"], wrong["test_id"], wrong["test_class"], wrong["predicted_class"]) == (8, 21, "cat", "dog")
+    assert (right["test"], right["test_id"], right["test_target"], right["predicted_target"]) == (3, 20, "cat", "cat")
+    assert (wrong["test"], wrong["test_id"], wrong["test_target"], wrong["predicted_target"]) == (8, 21, "cat", "dog")
     # Logits are (2 x, 0): the loss of class 0 is log(1 + exp(-2 x)).
     expected = torch.log1p(torch.exp(-2 * TEST.inputs[:, 0]))
     assert [right["test_loss"], wrong["test_loss"]] == pytest.approx(expected.tolist())
@@ -53,7 +54,7 @@ def test_a_test_example_is_described_by_class_prediction_and_loss(objective):
 
 def test_a_bayesian_network_is_described_by_its_expected_outputs():
     objective = Objective(to_bayesian(layer()), TiltedCategorical())
-    assert [one["predicted_class"] for one in described_tests(objective, TEST, torch.tensor([0, 1]))] == ["cat", "dog"]
+    assert [one["predicted_target"] for one in described_tests(objective, TEST, torch.tensor([0, 1]))] == ["cat", "dog"]
 
 
 def test_both_ends_of_the_removal_effects_are_ranked(objective, scores):
@@ -67,14 +68,12 @@ def test_both_ends_of_the_removal_effects_are_ranked(objective, scores):
     assert helpful["removal"].tolist() == [removal[example] for example in order[:-3:-1]]
     assert helpful["removal"].iloc[0] > 0 > harmful["removal"].iloc[0]
     names = {10: "cat", 11: "cat", 12: "dog", 13: "dog", 14: "cat"}
-    assert found["train_class"].tolist() == [names[example] for example in found["train_id"]]
+    assert found["train_target"].tolist() == [names[example] for example in found["train_id"]]
     assert found["rank"].tolist() == [1, 2, 1, 2]
     assert set(found["test_id"]) == {21}
 
 
 def test_a_ranking_is_printed_as_one_table_per_test_example(objective, scores):
-    import pandas as pd
-
     described = described_tests(objective, TEST, torch.tensor([0, 1]))
     tables = printed_rankings(pd.concat([ranked(scores, TRAIN, test, 2) for test in described]))
     assert [table.title.split(",")[0] for table in tables] == ["test 0 (id 20): cat", "test 1 (id 21): cat"]
@@ -82,8 +81,22 @@ def test_a_ranking_is_printed_as_one_table_per_test_example(objective, scores):
     best = ranked(scores, TRAIN, described[0], 1).iloc[0]
     assert first[0] == ["1", "2"]
     assert (first[1][0], first[2][0], first[3][0]) == (
-        str(best["train_id"]), best["train_class"], f"{best['removal']:+.3e}"
+        str(best["train_id"]), best["train_target"], f"{best['removal']:+.3e}"
     )  # fmt: skip
+
+
+def test_more_test_examples_than_tables_are_printed_as_rows_of_one(objective, scores):
+    described = described_tests(objective, TEST, torch.tensor([0, 1]))
+    parts = [ranked(scores, TRAIN, test | {"test": number}, 4) for number, test in enumerate(described * 2)]
+    (table,) = printed_rankings(pd.concat(parts))
+    assert table.title == "4 test examples"
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    assert columns["test"] == ["0", "1", "2", "3"]
+    assert columns["target"] == ["cat"] * 4
+    best = parts[1][parts[1]["kind"] == "harmful"].head(3)
+    named = [f"{one.train_id} ({one.removal:+.1e})" for one in best.itertuples()]
+    assert columns["▼ most harmful"][1] == ", ".join(named)
+    assert table.caption.endswith("when one is left out, the first 3; all that are ranked are in the files")
 
 
 def test_another_measurement_is_called_by_its_name(objective, scores):

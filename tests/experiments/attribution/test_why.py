@@ -41,7 +41,7 @@ def test_evidence_is_named_with_its_direction_and_stored(found, run):
     assert (prediction[prediction["kind"] == "against"]["removal"] < 0).all()
     for _, rows in found.evidence.groupby(["test", "measurement", "kind"]):
         assert rows["removal"].abs().is_monotonic_decreasing
-    named = prediction[prediction["kind"] == "for"].groupby("test")["train_class"].first()
+    named = prediction[prediction["kind"] == "for"].groupby("test")["train_target"].first()
     assert named.tolist() == found.predictions["predicted"].tolist()
     stored = pd.read_csv(found.folder / "why.csv")
     pd.testing.assert_frame_equal(stored, found.evidence, check_dtype=False)

@@ -66,8 +66,8 @@ def test_a_ranking_of_a_regression_shows_numbers_in_the_tables_units(path, tmp_p
     train_and_report(run_of(path, "bnn", epochs=5), tmp_path / "run", progress=False)
     found = influence_of_run(tmp_path / "run", tmp_path / "out", InfluenceRequest(tests=(0,), top=2), progress=False)
     row, raw = found.ranking.iloc[0], pd.read_csv(path)["y"]
-    assert row["test_class"] == f"{raw[row['test_id']]:.4g}"
-    assert row["train_class"] == f"{raw[row['train_id']]:.4g}"
+    assert row["test_target"] == f"{raw[row['test_id']]:.4g}"
+    assert row["train_target"] == f"{raw[row['train_id']]:.4g}"
 
 
 def test_rows_of_several_targets_are_averaged():

@@ -76,4 +76,4 @@ def predicted_changes(
 
 
 def _mean_loss(group: GroupInfluence, test: Dataset, order: int | str) -> float:
-    return float(torch.mean(group.on_loss(test, order=order)))
+    return float(torch.mean(group.on_loss(test, loss_order=order)))

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from bayes_influence.curvature.operators.hessian import HessianOperator
+from bayes_influence.curvature.operators.last_layer import LastLayerOperator
 from bayes_influence.curvature.solvers.conjugate_gradients import ConjugateGradients
 from bayes_influence.curvature.solvers.lissa import LiSSA
 from bayes_influence.curvature.spectrum.extremes import extreme_eigenvalues
@@ -109,17 +109,16 @@ def scored(objective: Objective, train: Dataset, test: Dataset, solver: str, rep
         objective: At its minimum.
         train: Training images.
         test: The test image.
-        solver: A member of `SOLVERS`. LiSSA takes minibatches of automatically differentiated products, as the paper's.
+        solver: A member of `SOLVERS`. LiSSA takes minibatches, as the paper's.
         repeats: Runs of LiSSA.
     """
     if solver == CG:
         return Influence(objective, train, damping=0.0, solver=ConjugateGradients()).on_loss(test)
-    largest = extreme_eigenvalues(HessianOperator(objective, train), dense_size=0).largest
+    largest = extreme_eigenvalues(LastLayerOperator(objective, train), dense_size=0).largest
     lissa = LiSSA(
         minibatch=min(MINIBATCH, len(train)), repeats=repeats, scale=HEADROOM * largest, tolerance=0.1, seed=0
     )
-    curvature = lambda of, data: HessianOperator(of, data)  # noqa: E731 - the class alone is the kind, in closed form
-    return Influence(objective, train, damping=0.0, curvature=curvature, solver=lissa).on_loss(test)
+    return Influence(objective, train, damping=0.0, solver=lissa).on_loss(test)
 
 
 def retrained(objective: Objective, train: Dataset, test: Dataset, ids: Int[Tensor, " k"]) -> Float[Tensor, " k"]:

@@ -1,0 +1,110 @@
+"""`influential_group`: the k training examples whose removal moves a test loss most, and whether a refit agrees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from bayes_influence.curvature.errors import NotConvergedError
+from bayes_influence.data.appearance import class_name
+from bayes_influence.data.dataset import Dataset, check_dataset
+from bayes_influence.influence.influence import Influence
+from bayes_influence.objectives.members import check_objective
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.reweighting import Convention, Removals
+from bayes_influence.retraining.protocol import RetrainingProtocol
+from bayes_influence.retraining.refits import loss_changes
+
+
+@dataclass(frozen=True, eq=False)
+class InfluentialGroup:
+    """A group, what its removal is predicted to do, and what it did.
+
+    Attributes:
+        ids: (k,) of the chosen training examples, ascending.
+        predicted: Change of the mean test loss when they go, by one Newton step (with Chebyshev's correction where the
+            curvature is the Hessian).
+        true: The same by refits, None where none was asked for.
+        method: What found the group.
+    """
+
+    ids: Int[Tensor, " k"]
+    predicted: float
+    true: float | None
+    method: str
+
+
+def influential_group(
+    objective: Objective,
+    train: Dataset,
+    test: Dataset,
+    size: int,
+    *,
+    method: str = "best",
+    direction: str = "increase",
+    convention: Convention = "fixed",
+    damping: str | float = "auto",
+    refit: RetrainingProtocol | None = None,
+) -> InfluentialGroup:
+    """The group of a given size whose removal changes the mean test loss most (Basu, You & Feizi 2020, eq. 18).
+
+    Args:
+        objective: At its fitted parameters.
+        train: Training examples.
+        test: The examples whose mean loss the removal moves.
+        size: k.
+        method: As of `Influence.select_group`.
+        direction: `"increase"` for the group that holds the loss down most, `"decrease"` for that which holds it up.
+        convention: What becomes of the mean, see `Convention`.
+        damping: Of the influence.
+        refit: How the group is really removed, `Minimum()` say, to see whether the prediction holds.
+
+    Raises:
+        TypeError: If these are no objective and data sets.
+        ValueError: If the size is none between 1 and n - 1, a name is unknown, or the group is all that there is of a
+            class: no network learns that class from the rest, and no prediction of its test loss means anything.
+        NotConvergedError: If the refit, or its control, stopped before its tolerance.
+    """
+    check_objective(objective, "what a group influences")
+    check_dataset(train, "the training examples")
+    check_dataset(test, "the test examples")
+    found = Influence(objective, train, damping=damping).select_group(
+        test, size, method=method, direction=direction, convention=convention
+    )
+    _check_classes_left(train, found.ids)
+    true = None if refit is None else _true_change(refit, objective, train, test, found.ids, convention)
+    return InfluentialGroup(found.ids, found.change, true, found.method)
+
+
+def _check_classes_left(train: Dataset, ids: Int[Tensor, " k"]) -> None:
+    """Refuses a group that is all that there is of a class."""
+    if train.targets.is_floating_point() or train.targets.ndim != 1:
+        return
+    gone = sorted(set(train.targets.unique().tolist()) - set(train.without(ids).targets.unique().tolist()))
+    if gone:
+        members = int((train.targets == gone[0]).sum())
+        raise ValueError(
+            f"{train.name}: the group of {len(ids)} examples has all {members} of class {class_name(train, gone[0])}, "
+            "which nothing is learned of without them; take a smaller size"
+        )
+
+
+def _true_change(
+    protocol: RetrainingProtocol,
+    objective: Objective,
+    train: Dataset,
+    test: Dataset,
+    ids: Int[Tensor, " k"],
+    convention: Convention,
+) -> float:
+    refits = protocol.refit(objective, train, Removals.of_groups([ids], seeds=1, convention=convention))
+    if not refits.converged.all():
+        reached = float(refits.gradient_norms.max())
+        raise NotConvergedError(
+            f"the refit without {len(ids)} examples ended at a gradient norm of {reached:.2g}, above "
+            f"its tolerance of {protocol.tolerance:.2g}; raise the weight decay, or take another protocol"
+        )
+    return float(torch.mean(loss_changes(refits, test.to(dtype=objective.dtype))))
