@@ -23,6 +23,7 @@ FILES = (
     "understanding.loo_logistic",
     "understanding.loo_cnn",
     "understanding.smooth_hinge",
+    "understanding.two_models",
     "understanding.mislabelled",
     "understanding.training_attack",
     "understanding.domain_mismatch",
