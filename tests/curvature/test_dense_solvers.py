@@ -77,6 +77,17 @@ def test_solving_as_it_stands_still_refuses_a_singular_matrix(random_matrix) -> 
         Eigendecomposition(on_indefinite="solve").prepare(operator)
 
 
+@pytest.mark.parametrize("solver", [Cholesky, Eigendecomposition])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_what_is_singular_does_not_depend_on_units(random_matrix, solver, scale) -> None:
+    rhs = torch.ones(3, dtype=torch.float64)
+    matrix = scale * random_matrix(torch.tensor([1e-6, 0.5, 1.0], dtype=torch.float64))
+    solution = solve(matrix, rhs, solver)
+    assert solution.condition_number == pytest.approx(1e6, rel=1e-3)
+    with pytest.raises(IndefiniteCurvatureError, match="singular to working precision"):
+        solve(scale * random_matrix(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)), rhs, solver)
+
+
 @pytest.mark.usefixtures("as_installed")
 def test_unknown_choice_for_indefinite_matrices() -> None:
     with pytest.raises(ValueError, match="on_indefinite must be 'raise', 'solve' or 'absolute', got 'ignore'"):

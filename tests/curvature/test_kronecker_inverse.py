@@ -31,6 +31,8 @@ def test_an_uneven_damping_leaves_a_residual_and_the_tolerance_judges_it(operato
     assert 1e-6 < left < 0.5
     assert float(solution.residual) == pytest.approx(left)
     assert solution.converged
+    assert solution.iterations == 0
+    assert solve(damped, rhs, KroneckerInverse(tolerance=float(solution.residual))).converged
     with pytest.warns(NotConvergedWarning, match="the damping varies within a layer: use conjugate gradients"):
         assert not solve(damped, rhs, KroneckerInverse(tolerance=0.5 * left)).converged
     with pytest.raises(NotConvergedError, match="the damping varies within a layer"):

@@ -122,6 +122,16 @@ def test_minibatches_larger_than_the_data_are_refused(make_objective, classifica
         solve(operator, torch.ones(18).double(), LiSSA(minibatch=25))
 
 
+@pytest.mark.parametrize("repeats", [2, 5])
+def test_the_standard_error_is_that_of_the_mean_over_the_repeats(make_objective, classification, repeats) -> None:
+    operator, rhs = LastLayerOperator(make_objective("last-layer"), classification) + 0.2, torch.ones(18).double()
+    solution = solve(operator, rhs, LiSSA(minibatch=5, scale=8.0, steps=20, tolerance=10.0, repeats=repeats))
+    centred = solution.repeats - solution.repeats.mean(dim=0)
+    expected = (centred.square().sum(dim=0) / (repeats - 1) / repeats).sqrt()
+    torch.testing.assert_close(solution.standard_error(), expected)
+    torch.testing.assert_close(solution.value, solution.repeats.mean(dim=0))
+
+
 def test_a_standard_error_needs_repeats() -> None:
     with pytest.raises(ValueError, match="at least 2 repeats"):
         solve(DenseOperator(torch.eye(3)), torch.ones(3), LiSSA()).standard_error()

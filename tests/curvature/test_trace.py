@@ -38,6 +38,14 @@ def test_a_matrix_of_low_rank_is_exact(random_matrix, estimator) -> None:
     assert estimate.standard_error < 1e-5
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_units_do_not_count(random_matrix, estimator, scale) -> None:
+    matrix = random_matrix(torch.cat([torch.zeros(90), torch.tensor([-2.0, 1.0, 5.0, 7.0])]))
+    estimate, scaled = estimator(matrix, products=24), estimator(scale * matrix, products=24)
+    assert scaled.value == pytest.approx(scale * estimate.value, rel=1e-6)
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_matrix_of_zeros(estimator) -> None:
     estimate = estimator(torch.zeros(60, 60, dtype=torch.float64), products=30)

@@ -8,6 +8,7 @@ from torch import nn
 
 from bayes_influence.curvature.damping import IdentityDamping
 from bayes_influence.curvature.errors import IndefiniteCurvatureError
+from bayes_influence.curvature.operators.base import DenseOperator
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.synthetic import gaussian_classes
 from bayes_influence.influence.influence import Influence
@@ -250,6 +251,21 @@ def test_gradients_that_are_not_finite_name_their_examples(train, test):
     influence = Influence(Objective(nn.Linear(3, 3).double(), CrossEntropy(), WeightDecay(0.1)), train)
     with pytest.raises(ValueError, match=rf"the gradient is not finite for 5 of 5 .*\(ids \[{int(test.ids[0])}"):
         influence.on_measurement(root, test)
+
+
+def test_training_gradients_that_are_not_finite_name_their_examples(train, test):
+    """Of classes that no test example has."""
+
+    def rooted(outputs, targets):
+        root = (outputs[:, 0] - outputs[:, 0].detach() + (targets == 2).to(outputs)).abs().sqrt()
+        return root + outputs.square().sum(dim=1)
+
+    right = replace(test, targets=torch.full_like(test.targets, 2))
+    identity = lambda objective, data: DenseOperator(torch.eye(12).double())  # noqa: E731 - finite, whatever the slopes
+    influence = Influence(Objective(nn.Linear(3, 3).double(), rooted, WeightDecay(0.1)), train, curvature=identity)
+    wrong = train.ids[train.targets != 2].tolist()
+    with pytest.raises(ValueError, match=rf"the gradient is not finite for {len(wrong)} of 40 .*\(ids \[{wrong[0]}, "):
+        influence.on_loss(right)
 
 
 class Unused(nn.Module):

@@ -20,9 +20,14 @@ FILES = (
     "fragility.everything",
     "groups.logistic",
     "groups.selection",
+    "groups.network",
     "understanding.loo_logistic",
+    "understanding.loo_cnn",
+    "understanding.smooth_hinge",
+    "understanding.two_models",
     "understanding.mislabelled",
     "understanding.training_attack",
+    "understanding.domain_mismatch",
 )
 """Modules of this room that have `STUDIES`."""
 
