@@ -62,7 +62,8 @@ FIRST = 20
 SOME = 0.05
 """Of the largest |influence|: images below it are left out where influence is held against distance."""
 
-STATISTICS = ("distance", "other_helpful", "same_harmful", "pearson", "accuracy")
+SHARES = ("other_helpful", "same_harmful")
+STATISTICS = ("spearman", *SHARES, "pearson", "accuracy")
 """Spearman of |influence| and closeness; the share of the class that one would not expect among the most helpful and
 the most harmful images; agreement with refits; accuracy."""
 
@@ -260,7 +261,7 @@ def report_two(measured: Measured) -> Reproduced:
     for (name, seed), own in images.groupby(["model", "seed"], sort=False):
         row = {"model": name, "seed": seed}
         some = own[own["estimated"].abs() > SOME * own["estimated"].abs().max()]
-        row["distance"] = float(spearmanr(some["estimated"].abs(), -some["distance"]).statistic)
+        row["spearman"] = float(spearmanr(some["estimated"].abs(), -some["distance"]).statistic)
         ordered = own.sort_values("estimated", ascending=False)
         row["other_helpful"] = float((~ordered["same"].head(FIRST)).mean())
         row["same_harmful"] = float(ordered["same"].tail(FIRST).mean())
@@ -268,9 +269,9 @@ def report_two(measured: Measured) -> Reproduced:
         row["pearson"] = float(pearson(removed["estimated"].to_numpy(), removed["true"].to_numpy()))
         rows.append(row)
     by_seed = measured.written("by_seed", pd.DataFrame(rows).merge(models, on=["model", "seed"]))
-    summary = measured.written("summary", mean_table(by_seed, ["model"], STATISTICS))
+    summary = measured.written("summary", mean_table(by_seed, ["model"], STATISTICS, SHARES))
     findings = [
-        f"{row['model']}: Spearman of |influence| and closeness in pixels {with_interval(row, 'distance')}; of the "
+        f"{row['model']}: Spearman of |influence| and closeness in pixels {with_interval(row, 'spearman')}; of the "
         f"{FIRST} most helpful images {with_interval(row, 'other_helpful')} are of the other class, of the most "
         f"harmful {with_interval(row, 'same_harmful')} of the test image's; Pearson with retraining "
         f"{with_interval(row, 'pearson')}; accuracy {with_interval(row, 'accuracy')}; {row['repeats']} seeds."
