@@ -88,7 +88,8 @@ class ScoreBlocks:
 
     @cached_property
     def _takes_outer_products(self) -> bool:
-        return not self._unsupported and self._is_complete()
+        # The gradient of a linear layer that is the whole problem is its outer product, whatever the examples are.
+        return self.problem.is_linear_head or (not self._unsupported and self._is_complete())
 
     @property
     def gives_norms(self) -> bool:

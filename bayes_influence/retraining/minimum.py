@@ -21,7 +21,8 @@ from bayes_influence.training.minimum import TOLERANCE
 class Minimum(RetrainingProtocol):
     """The minimum nearest the fit: for a regularised last layer *the* answer, by Newton's method.
 
-    In all layers it is the minimum that the fit flows to. That needs a smooth activation (tanh, GELU, softplus):
+    In all layers it is the minimum that the fit flows to, by L-BFGS where Hessians cost much, see `minimise`; many
+    single removals then share the Hessian of their control. That needs a smooth activation (tanh, GELU, softplus):
     networks of SELUs or ReLUs have minima at kinks, where the gradient jumps and its norm does not vanish. Refits of
     all their layers stall, typically at norms of 1e-3 to 1e-2, and are marked as not converged.
 

@@ -163,7 +163,7 @@ def damping_metric(members: Members, damping: float | Damping) -> Float[Tensor, 
 class Proximal(RetrainingProtocol):
     """The minimum of the objective plus 1/2 ||theta - theta_hat||^2 in the damping's metric.
 
-    Levenberg-Marquardt with dense Hessians where they are small enough, L-BFGS refit by refit where not.
+    Levenberg-Marquardt with dense Hessians where they cost little, L-BFGS refit by refit where not, see `minimise`.
 
     Attributes:
         damping: D: a number delta in the parameters' own metric (the identity, or for variational parameters the Fisher

@@ -17,7 +17,7 @@ from bayes_influence.objectives.reduction import Reduction
 from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.torch_internals import tree_map
-from bayes_influence.training.minimum import is_dense, minimise
+from bayes_influence.training.minimum import holds_hessians, is_dense, minimise
 from bayes_influence.training.newton import NewtonResult, joined
 from bayes_influence.training.stacked import StackedProblem
 
@@ -29,6 +29,9 @@ WHOLE_HESSIANS_AT_ONCE = 1_000_000
 
 HESSIAN_COPIES, LBFGS_COPIES = 6, 60
 """Numbers that are held for each entry of a Hessian, with the one given and the factor; and for each parameter."""
+
+GRADIENTS_PER_COLUMN, GRADIENTS_SAVED = 3, 300
+"""What a column of a whole network's Hessian costs, and what a refit by L-BFGS saves by starting from it."""
 
 Minimise = Callable[[StackedProblem, Tensor, "Tensor | None"], NewtonResult]
 """Minimises the refits of the networks in some rows, k + 1 members each; the removed positions (s, k) if single."""
@@ -93,7 +96,8 @@ def from_controls(
     """Minimises refits; in linear last layers controls first: the others start where theirs ends, from its Hessian.
 
     The Hessian of a leave-one-out refit starts as that of the control minus the removed example's, H - H_i / n, so
-    that a refit costs a handful of gradients instead of Hessians.
+    that a refit costs a handful of gradients instead of Hessians. In a whole network, whose Hessian is not renewed, it
+    is the metric of L-BFGS.
 
     Args:
         problem: Members network by network, each one's control first.
@@ -106,7 +110,7 @@ def from_controls(
     if problem.linear is not None:
         ends = problem.layout.flatten(minimise(controls, tolerance=tolerance).free)
         problem, controls = problem.from_start(ends.repeat_interleave(times, dim=0)), controls.from_start(ends)
-    given = positions if is_dense(problem) else None
+    given = positions if starts_from_hessians(problem, times) else None
     hessians = None if given is None else controls.hessians(controls.start, controls.everyone)
 
     def minimised(rows: Tensor) -> NewtonResult:
@@ -118,6 +122,12 @@ def from_controls(
     parts = problem.everyone.split(refits_at_once(problem, len(problem.start)))
     plan = refits_plan(problem, len(problem.start))
     return joined([minimised(rows) for rows in plan.timed(parts, len(parts))])
+
+
+def starts_from_hessians(problem: StackedProblem, refits: int) -> bool:
+    """Whether single removals start from their control's Hessian: it costs little, or many refits share it."""
+    shared = holds_hessians(problem) and GRADIENTS_PER_COLUMN * problem.layout.total <= GRADIENTS_SAVED * refits
+    return is_dense(problem) or shared
 
 
 def refits_at_once(problem: StackedProblem, refits: int) -> int:
@@ -132,10 +142,12 @@ def refits_at_once(problem: StackedProblem, refits: int) -> int:
 def refits_plan(problem: StackedProblem, refits: int) -> Plan:
     """What minimising so many refits of a problem needs."""
     size, itemsize = problem.layout.total, problem.start.itemsize
-    held = refits_at_once(problem, refits) * HESSIAN_COPIES * size**2 + problem.hessian_numbers
+    held = LBFGS_COPIES * size * (not is_dense(problem))
+    if starts_from_hessians(problem, refits):
+        held += refits_at_once(problem, refits) * HESSIAN_COPIES * size**2 + problem.hessian_numbers
     return Plan(
         f"{refits} refits in {size} parameters by {'Newton' if is_dense(problem) else 'L-BFGS'}",
-        (held if is_dense(problem) else LBFGS_COPIES * size) * itemsize,
+        held * itemsize,
         "remove fewer examples at a time, or refit fewer parameters (parameters='last-layer')",
     )
 

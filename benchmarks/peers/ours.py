@@ -57,6 +57,6 @@ def _settings(problem: Problem) -> dict[str, Any]:
     return {
         "curvature": problem.curvature,
         "damping": problem.damping,
-        "dtype": problem.inputs.dtype,
+        "dtype": problem.dtype,
         "batch_size": problem.batch_size,
     }

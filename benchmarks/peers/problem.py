@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.images import load_images
 from bayes_influence.models.mlp import MLP
 from bayes_influence.objectives.likelihoods import CrossEntropy
-from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.regularisers import NoRegulariser, WeightDecay
 
 
@@ -24,28 +24,35 @@ class Problem:
     Attributes:
         network: In `dtype`, in evaluation mode. Parameters that influence is not taken in require no gradient.
         inputs: (n, D) training inputs.
-        targets: (n,) classes.
+        targets: (n,) classes, or (n, T) of sequences.
         test_inputs: (t, D).
-        test_targets: (t,).
+        test_targets: (t,) or (t, T).
         damping: delta in (C + delta I).
         curvature: What C is, by this library's name of it.
         parameters: "all" or "last-layer".
         decay: lambda of R = (lambda/2) ||theta||^2; 0 for no regulariser.
         batch_size: Examples that a library is told to take at a time.
         residual: Relative residual that iterative solvers are asked for.
+        likelihood: One cross-entropy per example; of a sequence the sum over its tokens.
     """
 
-    network: nn.Sequential
-    inputs: Float[Tensor, "n D"]
-    targets: Int[Tensor, " n"]
-    test_inputs: Float[Tensor, "t D"]
-    test_targets: Int[Tensor, " t"]
+    network: nn.Module
+    inputs: Shaped[Tensor, "n D"]
+    targets: Int[Tensor, "n *T"]
+    test_inputs: Shaped[Tensor, "t D"]
+    test_targets: Int[Tensor, "t *T"]
     damping: float
     curvature: str = "hessian"
     parameters: str = "all"
     decay: float = 0.0
     batch_size: int = 1000
     residual: float = 1e-4
+    likelihood: Likelihood = field(default_factory=CrossEntropy)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network."""
+        return next(self.network.parameters()).dtype
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,7 +67,7 @@ class Problem:
     def objective(self) -> Objective:
         """J as this library takes it."""
         regulariser = WeightDecay(self.decay) if self.decay else NoRegulariser()
-        return Objective(self.network, CrossEntropy(), regulariser, parameters=self.names)
+        return Objective(self.network, self.likelihood, regulariser, parameters=self.names)
 
     def train(self) -> Dataset:
         """The training examples as this library takes them."""

@@ -7,6 +7,7 @@ alike; compare ratios and processor time rather than seconds.
     python -m benchmarks.peers.speed all-parameters --examples 60000
     python -m benchmarks.peers.speed indefinite
     python -m benchmarks.peers.speed ekfac
+    python -m benchmarks.peers.speed gpt --examples 2000 --repeats 1
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 import typer
 from torch import Tensor
 
+from benchmarks.peers.gpt import gpt_problem
 from benchmarks.peers.installed import present
 from benchmarks.peers.measure import Measurement, side_by_side
 from benchmarks.peers.problem import Problem, mnist_problem
@@ -118,12 +120,28 @@ def ekfac(examples: Examples = 6000, tests: int = 20, repeats: Repeats = 3, thre
     chosen = _chosen(EKFAC, None)
     problem = mnist_problem(examples, tests, 0.01)
     measurements = side_by_side(chosen, dict.fromkeys(chosen, problem), repeats, threads)
-    theirs = next((found for found in measurements if found.name == REFERENCE and not found.error), None)
+    _report(measurements, f"distance to {REFERENCE}", lambda found: _to_reference(found, measurements))
 
-    def distance(found: Measurement) -> float:
-        return math.nan if theirs is None else _distance(found, theirs.outcome.removal)
 
-    _report(measurements, f"distance to {REFERENCE}", distance)
+@app.command()
+def gpt(
+    examples: Examples = 200,
+    tests: int = 20,
+    repeats: Repeats = 3,
+    threads: Threads = 1,
+    batch: Annotated[int, typer.Option(help="Sequences at a time, of each library.")] = 50,
+    length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 64,
+) -> None:
+    """EK-FAC of a GPT's linear layers at the observed targets, 6 layers of width 128, in float64: distance and time."""
+    chosen = present({name: EKFAC[name] for name in (f"{OURS}, empirical", REFERENCE)})
+    problem = gpt_problem(examples, tests, batch_size=batch, length=length)
+    measurements = side_by_side(chosen, dict.fromkeys(chosen, problem), repeats, threads)
+    _report(measurements, f"distance to {REFERENCE}", lambda found: _to_reference(found, measurements))
+
+
+def _to_reference(found: Measurement, measurements: Sequence[Measurement]) -> float:
+    theirs = next((each for each in measurements if each.name == REFERENCE and not each.error), None)
+    return math.nan if theirs is None else _distance(found, theirs.outcome.removal)
 
 
 def _chosen(entries: dict[str, str], only: Sequence[str] | None) -> dict[str, str]:

@@ -24,10 +24,10 @@ class SummedCrossEntropy(Task):
     def compute_train_loss(self, batch: tuple[Tensor, Tensor], model: nn.Module, sample: bool = False) -> Tensor:
         """Summed cross-entropy at the targets, or at targets drawn from the model."""
         inputs, targets = batch
-        logits = model(inputs)
+        logits = model(inputs).flatten(0, -2)
         if sample:
-            targets = torch.multinomial(logits.detach().softmax(-1), num_samples=1).flatten()
-        return cross_entropy(logits, targets, reduction="sum")
+            targets = torch.multinomial(logits.detach().softmax(-1), num_samples=1)
+        return cross_entropy(logits, targets.flatten(), reduction="sum")
 
     def compute_measurement(self, batch: tuple[Tensor, Tensor], model: nn.Module) -> Tensor:
         """Summed cross-entropy at the targets."""
@@ -45,7 +45,7 @@ def sampled(problem: Problem) -> Outcome:
 
 
 def _scores(problem: Problem, use_empirical_fisher: bool) -> Outcome:
-    dtype = problem.inputs.dtype
+    dtype = problem.dtype
     task = SummedCrossEntropy()
     network = prepare_model(copy.deepcopy(problem.network), task)
     train = TensorDataset(problem.inputs, problem.targets)

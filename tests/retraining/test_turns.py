@@ -92,6 +92,31 @@ def test_refits_start_from_the_hessian_without_their_example(regression, train, 
         torch.testing.assert_close(found[member], (ahead - behind) / 2e-5, rtol=1e-5, atol=1e-8)
 
 
+def test_refits_by_lbfgs_share_the_hessian_of_their_control_where_there_are_many(network, train, monkeypatch):
+    there = network.at(0)
+    removed = torch.tensor([0, 5, 17])
+    exact = Minimum(tolerance=1e-9).refit(there, train, removed)
+    assert exact.converged.all()
+    monkeypatch.setattr(minimum, "RENEWED_ENTRIES", 0)
+    given, iterations = [], []
+
+    def minimise(problem, *, tolerance, hessians=None):
+        result = minimum.minimise(problem, tolerance=tolerance, hessians=hessians)
+        given.append(hessians is not None)
+        iterations.append(result.iterations)
+        return result
+
+    monkeypatch.setattr(turns, "minimise", minimise)
+    for saved, shared in ((3 * 31 // 4 + 1, True), (3 * 31 // 4, False)):
+        monkeypatch.setattr(turns, "GRADIENTS_SAVED", saved)
+        refits = Minimum(tolerance=1e-8).refit(there, train, removed)
+        assert refits.converged.all()
+        assert given[-4:] == [shared] * 4
+        for name, value in exact.params.items():
+            torch.testing.assert_close(refits.params[name], value, rtol=0, atol=1e-5)
+    assert max(iterations[:4]) < max(iterations[4:]) / 2
+
+
 def test_refits_of_whole_networks_do_not_depend_on_how_many_are_held(train, monkeypatch):
     (fits,) = fit_schemes(
         [SCHEMES["weight-decay"]], tanh_network, train, [0, 1], Schedule(20), parameters="all", tolerance=None

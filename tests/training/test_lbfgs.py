@@ -63,3 +63,26 @@ def test_a_minimum_is_left_as_it_is(regression, train):
     found = minimise_lbfgs(problem, tolerance=1e-6)
     assert found.iterations == 0
     assert torch.equal(problem.layout.flatten(found.free), problem.start)
+
+
+def test_the_metric_of_a_hessian_saves_iterations_and_changes_no_minimum(regression, train):
+    problem = _perturbed(regression, train, 0.05)
+    plain = minimise_lbfgs(problem, tolerance=1e-8)
+    hessians = problem.hessians(problem.start, problem.everyone)
+    found = minimise_lbfgs(problem, tolerance=1e-8, hessians=hessians)
+    assert found.converged.all()
+    assert float(found.gradient_norms.max()) <= 1e-8
+    assert 0 < found.iterations < plain.iterations / 2
+    for name, value in plain.free.items():
+        torch.testing.assert_close(found.free[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_hessian_that_is_not_positive_definite_is_not_used(regression, train):
+    problem = _perturbed(regression, train, 0.05)
+    plain = minimise_lbfgs(problem, tolerance=1e-8)
+    saddle = torch.eye(problem.start.shape[1], dtype=torch.float64)
+    saddle[0, 0] = -1.0
+    found = minimise_lbfgs(problem, tolerance=1e-8, hessians=saddle.repeat(2, 1, 1))
+    assert found.iterations == plain.iterations
+    for name, value in plain.free.items():
+        assert torch.equal(found.free[name], value)

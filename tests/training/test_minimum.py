@@ -15,6 +15,7 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.training import minimum, newton
 from bayes_influence.training.minimum import minimised, minimum_of
+from bayes_influence.training.stacked import StackedProblem
 from tests.fitted import DECAY, tanh_network
 from tests.references import softmax_regression_minimum
 
@@ -38,6 +39,41 @@ def test_the_minimum_of_a_convex_objective_is_that_of_a_solver_of_its_own(train,
     np.testing.assert_allclose(found.params["0.weight"], weight, atol=1e-6)
     np.testing.assert_allclose(found.params["0.bias"], bias, atol=1e-6)
     assert float(gradient(found, train.batch()).norm()) <= 1e-8
+
+
+@pytest.mark.parametrize("entries", [40 * 31, 40 * 31 - 1], ids=["few", "many"])
+def test_a_whole_network_goes_by_newton_where_its_hessian_costs_little(train, monkeypatch, entries):
+    """tanh_network has 31 parameters, train 40 examples."""
+    monkeypatch.setattr(minimum, "RENEWED_ENTRIES", entries)
+    seen = []
+    for name in ("minimise_newton", "minimise_lbfgs"):
+        original = getattr(minimum, name)
+        monkeypatch.setattr(minimum, name, lambda *a, o=original, n=name, **k: seen.append(n) or o(*a, **k))
+    objective = Objective(tanh_network().double(), CrossEntropy(), WeightDecay(DECAY))
+    assert objective.layout.total == 31
+    found = minimum_of(objective, train, tolerance=1e-7)
+    assert set(seen) == {"minimise_newton" if entries == 40 * 31 else "minimise_lbfgs"}
+    assert float(gradient(found, train.batch()).norm()) <= 1e-7
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_members_that_rounding_stopped_go_on_by_newton(network, train, monkeypatch, given):
+    """Of two, the first is done after the first descent and stays as it is."""
+    monkeypatch.setattr(minimum, "RENEWED_ENTRIES", 0)
+    there = network.at(0)
+    start = torch.stack([there.flat.theta, there.flat.theta + 1e-6])
+    problem = StackedProblem(there, there.layout.unflatten(start), train.batch())
+    hessians = problem.hessians(start, problem.everyone) if given else None
+    descend = minimum.minimise_lbfgs
+    monkeypatch.setattr(minimum, "minimise_lbfgs", lambda *one, **options: descend(*one, **options, max_iterations=0))
+    found = minimum.minimise(problem, tolerance=1e-10, hessians=hessians)
+    assert found.converged.all()
+    ends = problem.layout.flatten(found.free)
+    assert torch.equal(ends[0], start[0])
+    torch.testing.assert_close(ends[1], start[0], rtol=0, atol=1e-8)
+    gradients, values = problem.gradients(ends, problem.everyone)
+    torch.testing.assert_close(found.values, values)
+    torch.testing.assert_close(found.gradient_norms, gradients.norm(dim=1))
 
 
 @pytest.mark.parametrize("size", [12, 11], ids=["newton", "lbfgs"])

@@ -21,8 +21,11 @@ FILES = (
     "groups.logistic",
     "groups.selection",
     "understanding.loo_logistic",
+    "understanding.loo_cnn",
+    "understanding.smooth_hinge",
     "understanding.mislabelled",
     "understanding.training_attack",
+    "understanding.domain_mismatch",
 )
 """Modules of this room that have `STUDIES`."""
 
