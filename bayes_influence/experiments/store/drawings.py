@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ class Drawing:
 
     Attributes:
         draw: Makes the figure.
-        arguments: Tables, arrays, texts, numbers, and mappings, sequences and dataclasses of such.
+        arguments: Tables, arrays, texts, numbers, members of enumerations, and mappings, sequences and dataclasses of
+            such.
     """
 
     draw: Callable[..., Figure]
@@ -108,6 +110,8 @@ class _Parts:
             return {"array": _put(self.arrays, value)}
         if isinstance(value, Tensor):
             return {"tensor": _put(self.arrays, value.detach().cpu().numpy())}
+        if isinstance(value, Enum):
+            return {"member": _place(type(value)), "name": value.name}
         if value is None or isinstance(value, str | bool | int | float):
             return {"value": value}
         if isinstance(value, Mapping):
@@ -128,6 +132,7 @@ class _Parts:
             "value": lambda value: value,
             "mapping": lambda pairs: {self.together(key): self.together(part) for key, part in pairs},
             "sequence": lambda parts: tuple(self.together(part) for part in parts),
+            "member": lambda place: _at_place(place)[stored["name"]],
             "made": lambda place: _at_place(place)(
                 **{name: self.together(part) for name, part in stored["fields"].items()}
             ),

@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.evaluation.verdict import Grade
 from bayes_influence.experiments.comparison.figures import sizes_figure
 from bayes_influence.experiments.store import drawings
 from bayes_influence.experiments.store.drawings import DRAWINGS, Drawing, stored_drawings
@@ -62,6 +63,11 @@ def test_examples_come_back():
     assert torch.equal(again.inputs, data.inputs)
     assert torch.equal(again.ids, data.ids)
     assert again.name == "three"
+
+
+def test_members_of_an_enumeration_come_back():
+    assert kept(Grade.REVERSED) == (Grade.REVERSED,)
+    assert isinstance(kept(Grade.REVERSED)[0], Grade)
 
 
 @dataclass
