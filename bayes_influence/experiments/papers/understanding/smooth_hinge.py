@@ -235,7 +235,7 @@ def hinge_figure(effects: pd.DataFrame) -> Figure:
                     style = series_style(number) | {"linestyle": "none", "markersize": 3, "markerfacecolor": "none"}
                     axes.plot(own[column], own["estimated"], label=f"seed {seed}", **style)
                 draw_against_truth(axes, points[[column, "estimated"]].to_numpy(), f"t = {temperature:g}")
-                axes.set_xlabel(f"true change, {truth} retrained")
+                axes.set_xlabel(f"true change, {truth}")
             row[0].set_ylabel("predicted change of the test loss")
         panels[0, 0].legend(frameon=False)
         return figure
