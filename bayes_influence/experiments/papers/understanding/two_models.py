@@ -26,6 +26,7 @@ from bayes_influence.experiments.papers.understanding.loo_logistic import retrai
 from bayes_influence.experiments.papers.understanding.smooth_hinge import smooth_machines
 from bayes_influence.experiments.papers.understanding.two_models_figure import two_models_figure
 from bayes_influence.experiments.store.cells import CellResult
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
@@ -279,8 +280,8 @@ def report_two(measured: Measured) -> Reproduced:
     ]
     first = images[images["seed"] == images["seed"].min()]
     arrays = measured.folder.load_cell(measured.keys[0]).arrays
-    figure = two_models_figure(first, np.asarray(arrays["pictures"]), np.asarray(arrays["shown"]))
-    return measured.published(figure, findings, summary[["model", *STATISTICS]])
+    drawing = Drawing(two_models_figure, (first, np.asarray(arrays["pictures"]), np.asarray(arrays["shown"])))
+    return measured.published(drawing, findings, summary[["model", *STATISTICS]])
 
 
 STUDIES = (
