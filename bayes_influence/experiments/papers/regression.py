@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.predictive import predictive_of
 from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.training.minimum import minimum_of
 
@@ -38,8 +38,8 @@ def accuracy(objective: Objective, test: Dataset) -> float:
 
 
 def _right(objective: Objective, batch: Batch) -> Bool[Tensor, " B"]:
-    outputs = mean_of(objective.outputs(objective.params, batch.inputs))
-    return outputs.argmax(dim=-1) == batch.targets
+    outputs = objective.outputs(objective.params, batch.inputs)
+    return predictive_of(objective.likelihood, "whether a prediction is right").hits(outputs, batch.targets) > 0
 
 
 def fitted_regression(train: Dataset, decay: float) -> Objective:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d
 
-from bayes_influence.data.dataset import Split
+from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.data.images import load_images
 from bayes_influence.experiments.papers.scaled import ScaledStudy
 
@@ -74,3 +74,10 @@ def small_images(
     )
     small = [part.with_inputs(avg_pool2d(part.inputs, PIXELS // side)) for part in parts]
     return Split(*(part.with_inputs(part.inputs.flatten(1)) if flat else part for part in small))
+
+
+def of_pair(data: Dataset, pair: tuple[int, int]) -> Dataset:
+    """The images of two classes, numbered 0 and 1."""
+    chosen = data.select(((data.targets == pair[0]) | (data.targets == pair[1])).nonzero()[:, 0])
+    names = tuple(data.class_names[number] for number in pair)
+    return Dataset(chosen.inputs, (chosen.targets == pair[1]).long(), chosen.ids, data.name, class_names=names)

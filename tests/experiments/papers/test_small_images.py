@@ -24,3 +24,11 @@ def test_more_images_than_there_are_are_refused(monkeypatch, digits_like_mnist):
     monkeypatch.setattr(small_images, "load_images", lambda *args, **kwargs: digits_like_mnist)
     with pytest.raises(ValueError, match="mnist has 12 training images, got train=13; take fewer"):
         small_images.small_images("mnist", 13, 3, 7, seed=0)
+
+
+def test_a_pair_of_classes_is_numbered_anew(digits_like_mnist):
+    two = small_images.of_pair(digits_like_mnist.train, (1, 0))
+    assert two.targets.tolist() == [1, 0, 1, 0]
+    assert two.class_names == ("1", "0")
+    assert two.ids.tolist() == [100, 101, 110, 111]
+    assert torch.equal(two.inputs, digits_like_mnist.train.at(two.ids).inputs)

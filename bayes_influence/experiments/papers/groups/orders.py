@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import nan
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bayes_influence.curvature.errors import IndefiniteCurvatureError
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.directional import third_derivative, weighted_gradient, weighted_hessian_product
 from bayes_influence.influence.groups import GroupInfluence
@@ -57,19 +59,24 @@ def predicted_changes(
     """What every estimator predicts for the mean test loss, and the bend of the group.
 
     The paper's expansions are read off along the test gradient, as in the paper; the steps by the loss where they lead.
+    Where the curvature without the group is not positive definite there are no steps: they and the bend are NaN.
 
     Args:
-        influence: Undamped, with the Hessian.
+        influence: With the Hessian; undamped for an estimate of retraining.
         ids: The group.
         convention: What becomes of the mean.
         test: Whose loss.
     """
-    stepped = influence.of_group(ids, order="newton-chebyshev", convention=convention)
-    newton = influence.of_group(ids, order="newton", convention=convention)
+    first = influence.of_group(ids, order=1, convention=convention)
     found = {
-        name: _mean_loss(replace(stepped, change=change), test, 1)
+        name: _mean_loss(replace(first, change=change), test, 1)
         for name, change in expansions(influence, ids, convention).items()
     }
+    try:
+        newton = influence.of_group(ids, order="newton", convention=convention)
+        stepped = influence.of_group(ids, order="newton-chebyshev", convention=convention)
+    except IndefiniteCurvatureError:
+        return found | {NEWTON: nan, CHEBYSHEV: nan}, nan
     found |= {NEWTON: _mean_loss(newton, test, "exact"), CHEBYSHEV: _mean_loss(stepped, test, "exact")}
     assert stepped.bend is not None
     return found, stepped.bend

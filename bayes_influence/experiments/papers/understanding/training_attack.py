@@ -16,9 +16,10 @@ from torch import Tensor
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
-from bayes_influence.experiments.papers.small_images import SmallImageStudy
+from bayes_influence.experiments.papers.small_images import SmallImageStudy, of_pair
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.store.cells import CellResult
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.influence.attack import attack
 from bayes_influence.models.mlp import MLP
@@ -108,13 +109,6 @@ class TrainingAttack(SmallImageStudy):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
 
-def of_pair(data: Dataset) -> Dataset:
-    """The images of the two classes, numbered 0 and 1."""
-    chosen = data.select(((data.targets == PAIR[0]) | (data.targets == PAIR[1])).nonzero()[:, 0])
-    names = tuple(data.class_names[digit] for digit in PAIR)
-    return Dataset(chosen.inputs, (chosen.targets == PAIR[1]).long(), chosen.ids, data.name, class_names=names)
-
-
 def fitted_head(study: TrainingAttack, seed: int) -> tuple[Objective, Dataset, Dataset]:
     """The network, its features learned on some images and its last layer on others; those, and the test images.
 
@@ -125,7 +119,7 @@ def fitted_head(study: TrainingAttack, seed: int) -> tuple[Objective, Dataset, D
     split = study.images(seed, train=size.feature_images + IMAGES_PER_PAIRED * size.train, test=10_000)
     order = torch.randperm(len(split.train), generator=torch.Generator().manual_seed(seed))
     others, own = split.train.select(order[: size.feature_images]), split.train.select(order[size.feature_images :])
-    train, pixels = of_pair(own), split.train.inputs.shape[1]
+    train, pixels = of_pair(own, PAIR), split.train.inputs.shape[1]
     if len(train) < size.train:
         raise ValueError(f"only {len(train)} of the images are of the pair {PAIR}, got train={size.train}; take fewer")
     train = train.select(range(size.train))
@@ -136,7 +130,7 @@ def fitted_head(study: TrainingAttack, seed: int) -> tuple[Objective, Dataset, D
     network = MLP(pixels, 2, width=size.width, activation="tanh", seed=seed).double()
     network.load_state_dict({**network.state_dict(), **{n: v for n, v in features.params.items() if n[0] == "0"}})
     objective = Objective(network, CrossEntropy(), WeightDecay(study.decay), parameters="last-layer")
-    return minimum_of(objective, train), train, of_pair(split.test)
+    return minimum_of(objective, train), train, of_pair(split.test, PAIR)
 
 
 def measure_attack(cell: ScaledCell) -> CellResult:
@@ -186,7 +180,7 @@ def report_attack(measured: Measured) -> Reproduced:
     summary = measured.written("summary", pd.DataFrame(rows))
     findings = [_finding(row) for row in summary.to_dict("records")]
     pictures = np.concatenate([measured.folder.load_cell(key).arrays["pictures"] for key in measured.keys])
-    return measured.published(attack_figure(summary, pictures[:SHOWN]), findings, summary)
+    return measured.published(Drawing(attack_figure, (summary, pictures[:SHOWN])), findings, summary)
 
 
 def _finding(row: Mapping[Any, Any]) -> str:

@@ -1,10 +1,12 @@
 """The paper's expansions against the derivatives of the minimum in the removed weights."""
 
+from math import isnan
 from typing import get_args
 
 import pytest
 import torch
 
+from bayes_influence.curvature.errors import IndefiniteCurvatureError
 from bayes_influence.experiments.papers.groups.data import gaussian_classes
 from bayes_influence.experiments.papers.groups.orders import (
     AS_PRINTED,
@@ -18,6 +20,7 @@ from bayes_influence.experiments.papers.groups.orders import (
     predicted_changes,
 )
 from bayes_influence.experiments.papers.regression import fitted_regression
+from bayes_influence.influence import groups
 from bayes_influence.influence.groups import reweighting_response
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.reweighting import Convention, removal_weights
@@ -75,3 +78,17 @@ def test_every_estimator_predicts_a_change_of_the_loss(regression):
         group = influence.of_group(ids, order=order, convention="renormalised")
         assert found[name] == pytest.approx(float(group.on_loss(test)))
         assert bend == influence.of_group(ids, order="newton-chebyshev", convention="renormalised").bend
+
+
+def test_a_group_without_which_the_curvature_is_indefinite_has_expansions_and_no_steps(regression, monkeypatch):
+    split, _, influence = regression
+    test, ids = split.test.select([0]), split.train.ids[:8]
+
+    def refuse(response, positions, convention):
+        raise IndefiniteCurvatureError(-1.0, "cholesky")
+
+    monkeypatch.setattr(groups, "remaining", refuse)
+    found, bend = predicted_changes(influence, ids, "renormalised", test)
+    assert tuple(found) == ESTIMATORS
+    assert [isnan(found[name]) for name in ESTIMATORS] == [False] * 4 + [True] * 2
+    assert isnan(bend)

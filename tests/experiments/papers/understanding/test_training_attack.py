@@ -11,7 +11,6 @@ from bayes_influence.experiments.papers.understanding.training_attack import (
     STUDIES,
     TrainingAttack,
     fitted_head,
-    of_pair,
 )
 from bayes_influence.experiments.store.folder import StudyFolder
 
@@ -37,13 +36,6 @@ def pair(monkeypatch, patterns):
     monkeypatch.setattr(training_attack, "PAIR", (0, 2))
     monkeypatch.setattr(training_attack, "IMAGES_PER_PAIRED", 4)
     return patterns
-
-
-def test_the_pair_is_numbered_anew(pair):
-    two = of_pair(pair.test)
-    assert set(two.targets.tolist()) == {0, 1}
-    assert two.class_names == ("a", "c")
-    assert torch.equal(pair.test.targets[pair.test.positions(two.ids)], 2 * two.targets)
 
 
 def test_the_last_layer_stands_at_its_minimum_on_images_that_the_features_have_not_seen(pair):
