@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.logging import RichHandler
-from rich.markup import escape
 
 from bayes_influence.cli.auditing import audit_of_data, audit_of_run
 from bayes_influence.cli.explaining import predict, why
@@ -61,6 +60,7 @@ from bayes_influence.cli.parameters import (
 )
 from bayes_influence.cli.reproduction import StudyCommands
 from bayes_influence.cli.scheme_options import SchemeCommand, said_scheme_options
+from bayes_influence.cli.showing import figure, info
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,6 +78,8 @@ app.command(name="find-mislabelled", cls=GivenOptions)(find_mislabelled)
 app.command(cls=GivenOptions)(apply)
 app.command(cls=GivenOptions)(predict)
 app.command(cls=GivenOptions)(why)
+app.command()(info)
+app.command()(figure)
 
 COSTS = "bayes_influence.curvature.cost"
 """The logger that says of long work how long it takes, whose module would bring torch."""
@@ -317,16 +319,3 @@ def influence(
     if found.measured != LOSS and request.measurement is None:
         console.print(f"{on} has no targets: influence is on the {found.measured}.", highlight=False)
     console.print(f"Scores{', table and pictures' if found.pictures else ' and table'}: {found.folder}")
-
-
-@app.command()
-def info(
-    path: Annotated[Path, typer.Argument(help="A folder of a run, study or audit; a file of scores or networks.")],
-) -> None:
-    """Say what a stored folder or file holds: its kind, its configuration, its version, and what is finished."""
-    from bayes_influence.experiments.stored import inspected
-
-    with clear_errors():
-        found = inspected(path)
-    for name, value in found.lines():
-        console.print(f"[bold]{escape(name)}[/bold]: {escape(value)}", highlight=False, soft_wrap=True)

@@ -228,6 +228,23 @@ def check_shapes(what: str, given: Mapping[str, Tensor], own: Mapping[str, Tenso
         )
 
 
+def check_devices(tensors: Mapping[str, Tensor]) -> None:
+    """Refuses a network that stands on several devices, or on none.
+
+    Args:
+        tensors: Its parameters and buffers.
+
+    Raises:
+        ValueError: Naming the devices, or the first tensor without values.
+    """
+    if (empty := next((name for name, value in tensors.items() if value.is_meta), None)) is not None:
+        raise ValueError(f"{empty!r} of the network has no values, it is on the meta device; load its weights first")
+    if len(devices := sorted({str(value.device) for value in tensors.values()})) > 1:
+        raise ValueError(
+            f"the network stands on {' and '.join(devices)}; bring it to one device first: network.to({devices[0]!r})"
+        )
+
+
 def state_of(network: nn.Module, params: Params, buffers: Params) -> tuple[Params, Params]:
     """Parameters and buffers of a network: those that are given, and else its own.
 
@@ -238,7 +255,7 @@ def state_of(network: nn.Module, params: Params, buffers: Params) -> tuple[Param
 
     Raises:
         TypeError: If these are no tensors by name.
-        ValueError: If they are not the network's, or of another shape.
+        ValueError: If they are not the network's, of another shape, or on several devices.
     """
     check_tensors_by_name(params=params, buffers=buffers)
     own, held = dict(network.named_parameters()), detached_buffers(network)
@@ -250,7 +267,9 @@ def state_of(network: nn.Module, params: Params, buffers: Params) -> tuple[Param
     if unknown := sorted(set(buffers) - set(held)):
         raise ValueError(f"buffers must name the network's buffers {sorted(held)}, got {unknown}")
     check_shapes("buffer", buffers, held)
-    return params, {**held, **buffers}
+    buffers = {**held, **buffers}
+    check_devices({**params, **buffers})
+    return params, buffers
 
 
 def standing_at(network: nn.Module, params: Params, buffers: Params) -> nn.Module:

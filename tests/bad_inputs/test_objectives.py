@@ -36,6 +36,7 @@ ROWS = [
     ),
     ('bi.Objective(net, bi.CrossEntropy(), parameters=["nope"])', ValueError, r"unknown parameters \['nope'\]; the"),
     ("bi.Objective(net, bi.CrossEntropy(), parameters=list(net.parameters()))", TypeError, "parameters must be one of"),
+    ('bi.Objective(nn.Linear(4, 3, device="meta"), bi.CrossEntropy())', ValueError, "'weight' of the network has no"),
     ('bi.Objective(net, bi.CrossEntropy(), params={"a": x})', ValueError, "params must name the network's"),
     ("bi.Objective(net, bi.CrossEntropy(), params=fits.params)", ValueError, r"parameter '0\.weight' must have shape"),
     ("bi.Objective(net, bi.CrossEntropy(), params=3)", TypeError, "params must be tensors by name, got int 3; leave"),

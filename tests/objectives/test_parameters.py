@@ -2,10 +2,12 @@ import pytest
 import torch
 from torch import nn
 
+from bayes_influence.influence.influence import Influence
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.members import member, stack_members
 from bayes_influence.objectives.parameters import (
     Flattening,
+    check_devices,
     detached_params,
     owners_of_parameters,
     select_names,
@@ -97,3 +99,26 @@ def test_only_the_networks_own_tensors_are_taken():
         state_of(network, params, {"1.running_var": torch.ones(2, 3)})
     with pytest.raises(ValueError, match=r"buffers must name the network's buffers .*, got \['mean'\]"):
         state_of(network, params, {"mean": torch.ones(3)})
+
+
+class OnGpu:
+    """A tensor as it would be on a device that is not here."""
+
+    is_meta, device = False, torch.device("cuda:0")
+
+
+def test_a_network_on_several_devices_or_without_values_is_refused(as_installed):
+    here, without = torch.zeros(2), torch.zeros(2, device="meta")
+    check_devices({"a": here, "b": here})
+    with pytest.raises(ValueError, match=r"the network stands on cpu and cuda:0; .*: network\.to\('cpu'\)"):
+        check_devices({"a": here, "b": OnGpu()})
+    with pytest.raises(
+        ValueError, match="'b' of the network has no values, it is on the meta device; load its weights"
+    ):
+        check_devices({"a": here, "b": without})
+
+
+def test_influence_of_a_model_without_values_is_refused_before_any_work():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2, device="meta"))
+    with pytest.raises(ValueError, match=r"'2\.weight' of the network has no values"):
+        Influence.of(model, nn.CrossEntropyLoss(), (torch.randn(6, 3), torch.arange(6) % 2))

@@ -39,6 +39,11 @@ def test_more_folds_than_different_examples_are_refused(folds):
         fold_numbers(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 2, 2]), folds)
 
 
+def test_folds_are_a_whole_number(as_installed):
+    with pytest.raises(TypeError, match=r"folds must be a whole number, got float 2\.5"):
+        fold_numbers(torch.tensor([0, 1, 0, 1]), torch.arange(4), 2.5)
+
+
 def test_every_example_is_predicted_by_the_network_that_was_trained_without_its_fold(train):
     scheme = Deterministic("l2", weight_decay=0.05)
     schedule = Schedule(30, 0.05)

@@ -4,6 +4,7 @@ from torch import nn
 
 from bayes_influence.models.lenet import LeNet
 from bayes_influence.models.mlp import MLP
+from bayes_influence.training.deterministic import Dropout
 from bayes_influence.training.dropout import DroppedLinear, with_dropout
 
 
@@ -37,3 +38,5 @@ def test_nothing_to_drop_and_a_probability_out_of_range_are_refused():
     for probability in (0.0, 1.0):
         with pytest.raises(ValueError, match=rf"must lie in \(0, 1\), got {probability}"):
             with_dropout(MLP(3, 2), probability)
+        with pytest.raises(ValueError, match=rf"scheme one must lie in \(0, 1\), got {probability}"):
+            Dropout("one", probability=probability)

@@ -1,6 +1,7 @@
 """Laplace's approximation against laplace-torch (a stored fixture), dense references and a conjugate posterior."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -158,9 +159,10 @@ def test_what_cannot_be_is_refused(objective, train, as_installed):
     with pytest.raises(ValueError, match="the losses have no curvature in these parameters"):
         laplace(flat, train, prior_precision="marginal-likelihood")
     concave = bi.Objective(objective.network, lambda outputs, targets: -outputs.square().sum(1))
-    for covariance in ("full", "diagonal"):
+    saddle = bi.Objective(objective.network, lambda outputs, _: outputs[:, 0].square() - outputs[:, 1].square())
+    for bent, covariance in product((concave, saddle), ("full", "diagonal")):
         with pytest.raises(ValueError, match="losses that are convex in the outputs, but the curvature falls to -"):
-            laplace(concave, train, covariance=covariance, prior_precision=1.0)
+            laplace(bent, train, covariance=covariance, prior_precision=1.0)
 
 
 def test_layers_without_kronecker_factors_are_refused_by_name(train):

@@ -57,6 +57,10 @@ def test_settings_out_of_range_are_refused(settings, message):
         MinibatchSchedule(**settings)
 
 
+def test_one_epoch_of_single_examples_is_a_schedule():
+    assert MinibatchSchedule(epochs=1, batch_size=1).batches(7) == 7
+
+
 def test_what_a_schedule_has_unless_said_otherwise():
     assert MinibatchSchedule() == MinibatchSchedule(10, 128, 1e-3, Adam(), "constant", 0.0, None, 0.0, None)
 

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from bayes_influence.objectives.derivatives import gradient
 from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.training import minimum, newton
@@ -109,6 +110,18 @@ def test_what_stops_above_its_tolerance_is_marked_with_the_likely_reason(train, 
     assert not found.converged.any()
     assert "1 of 1 networks did not reach a gradient norm of 0.0e+00" in caplog.text
     assert why in caplog.text
+
+
+def test_the_worst_of_several_networks_is_named(train, caplog):
+    """The one whose gradient is largest where rounding stops both."""
+    objectives = [regression().at({n: s * v for n, v in regression().params.items()}) for s in (1.0, 2.0)]
+    with caplog.at_level(logging.WARNING):
+        found = minimised(Members.of(objectives, ["the first", "the second"]), train, tolerance=0.0)
+    assert not found.converged.any()
+    norms = found.gradient_norms.tolist()
+    worst = ("the first", "the second")[norms.index(max(norms))]
+    assert norms[0] != norms[1]
+    assert f"(worst: {max(norms):.1e}, {worst})" in caplog.text
 
 
 def test_a_minimum_that_was_not_reached_is_no_minimum(train):

@@ -194,6 +194,15 @@ def test_a_hessian_is_kept_as_long_as_the_gradient_shrinks_tenfold():
     assert taken == [1, 1, 1, 2, 3]
 
 
+def test_a_hessian_of_an_earlier_place_that_fails_is_renewed_before_damping_is_raised():
+    problem, descent = descent_of([5.0, 4.0, 9.0, 3.0], [1.0, 0.05, 1.0, 0.01])
+    seen = []
+    for _ in range(3):
+        descent.step(torch.arange(1))
+        seen.append((problem.hessians_taken, float(descent.damping), float(descent.value)))
+    assert seen == [(1, 0.0, 4.0), (1, 0.0, 4.0), (2, 0.0, 3.0)]
+
+
 def test_damping_is_raised_where_a_new_hessians_step_fails_and_lowered_where_one_succeeds():
     """A kept Hessian that fails is renewed first."""
     problem, descent = descent_of([1.0, 2.0, 2.0, 2.0, 0.5, 0.4], [1.0] * 6, hessians=torch.ones(1, 1, 1).double())

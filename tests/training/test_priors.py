@@ -16,7 +16,8 @@ def test_scales_are_one_number_or_one_per_layer():
     assert prior_scales(twin, 0.5) == 0.5
     scales = prior_scales(twin, 2.0, "fan-in")
     assert scales == pytest.approx({"0.weight": 2 / 48**0.5, "0.bias": 2 / 48**0.5, "3.weight": 2 / 8**0.5})
-    assert prior_scales(to_bayesian(nn.Linear(4, 2)), kind="fan-in") == {"weight": 0.5, "bias": 0.5}
+    for outputs in (1, 2):
+        assert prior_scales(to_bayesian(nn.Linear(4, outputs)), kind="fan-in") == {"weight": 0.5, "bias": 0.5}
 
 
 def test_unknown_kinds_and_scales_are_refused():

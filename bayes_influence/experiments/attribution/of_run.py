@@ -17,6 +17,7 @@ from bayes_influence.data.tables import Rows
 from bayes_influence.experiments.attribution.new_rows import read_new_rows, without_targets
 from bayes_influence.experiments.attribution.pictures import influence_figure, is_pictured
 from bayes_influence.experiments.attribution.ranking import LOSS, Units, described_tests, ranked
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.settings import Settings
@@ -188,7 +189,9 @@ def influence_of_run(
     if is_pictured(split.train) and is_pictured(chosen):
         for test, rows in ranking.groupby("test", sort=False):
             pictures.append(f"test-{test}")
-            save_figure(influence_figure(rows, split.train, chosen, asked.words), folder, pictures[-1])
+            train = split.train.at(rows["train_id"].drop_duplicates().tolist())
+            drawing = Drawing(influence_figure, (rows, train, chosen.at(int(rows["test_id"].iloc[0])), asked.words))
+            save_figure(drawing, folder, pictures[-1])
     return RunInfluence(folder.path, scores, ranking, asked.words, tuple(pictures))
 
 

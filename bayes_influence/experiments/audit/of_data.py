@@ -10,6 +10,7 @@ from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.report import audit_figure
 from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.audit.settings import AuditedData, AuditSettings
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.objectives.reweighting import largest_losses
@@ -75,7 +76,7 @@ def audit_data(
     )
     named = f"test example{'s' * (len(tests) > 1)} {', '.join(map(str, tests.ids.tolist()))}"
     title = f"{data.data_name}, {data.scheme}, {data.title}, {data.parameters}, {named}"
-    save_figure(audit_figure(found, title), folder, "figure")
+    save_figure(Drawing(audit_figure, (found, title)), folder, "figure")
     return found, folder
 
 

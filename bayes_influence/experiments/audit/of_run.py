@@ -9,6 +9,7 @@ from bayes_influence.experiments.audit.of_networks import audit, audit_config
 from bayes_influence.experiments.audit.report import audit_figure
 from bayes_influence.experiments.audit.result import Audit
 from bayes_influence.experiments.audit.settings import AuditSettings
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.run import load_trained
@@ -60,5 +61,5 @@ def audit_run(
     jobs = n_jobs or min(cpu_count() or 1, len(networks))
     found = audit(networks, split.train, hardest, settings, folder=folder, n_jobs=jobs, progress=progress)
     title = f"{split.train.name}, {config['network']}, {config['scheme']}, {parameters}"
-    save_figure(audit_figure(found, title), folder, "figure")
+    save_figure(Drawing(audit_figure, (found, title)), folder, "figure")
     return found, folder

@@ -141,7 +141,7 @@ def damping_figure(damping: pd.DataFrame, title: str) -> Figure:
         return figure
 
 
-def sizes_figure(summary: pd.DataFrame, column: str, label: str, *, logarithmic: bool = False) -> Figure:
+def sizes_figure(summary: pd.DataFrame, column: str, label: str, logarithmic: bool = False) -> Figure:
     """A quantity over width at depth 1 (left) and over depth at width 5 (right), mean and 95 % interval per scheme.
 
     The layout of figures 1 and 3 of Epifano et al.

@@ -8,9 +8,10 @@ from os import cpu_count
 from pathlib import Path
 
 from bayes_influence.experiments.comparison.cell import measure
-from bayes_influence.experiments.comparison.figures import damping_figure
+from bayes_influence.experiments.comparison.figures import comparison_figure, damping_figure
 from bayes_influence.experiments.comparison.result import TABLES, Comparison, gathered
 from bayes_influence.experiments.comparison.study import Study
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
@@ -47,9 +48,9 @@ def compare_regularisers(
 
 def draw_comparison(result: Comparison, folder: StudyFolder, title: str) -> None:
     """Writes the figures of a comparison into its folder."""
-    save_figure(result.figure(title), folder, "figure")
+    save_figure(Drawing(comparison_figure, (result.summary, result.differences, title)), folder, "figure")
     if len(result.damping):
-        save_figure(damping_figure(result.damping, title), folder, "damping")
+        save_figure(Drawing(damping_figure, (result.damping, title)), folder, "damping")
 
 
 def run_study(

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
 
 from bayes_influence.evaluation.agreement import statistic_interval
+from bayes_influence.evaluation.intervals import mean_interval
 
 
-def mean_table(results: pd.DataFrame, keys: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+def mean_table(
+    results: pd.DataFrame, keys: Sequence[str], columns: Sequence[str], shares: Collection[str] = ()
+) -> pd.DataFrame:
     """One row per group: the means of some columns with their 95 % intervals, `<name>`, `<name>_low`, `<name>_high`.
 
     Args:
         results: One row per seed.
         keys: What a group is.
         columns: What is averaged; NaN is left out.
+        shares: Those of them that are shares, whose intervals stay within 0 and 1; statistics stay within their bounds.
     """
     rows = []
     for names, group in results.groupby(list(keys), sort=False):
         row = dict(zip(keys, names, strict=True)) | {"repeats": len(group)}
         for column in columns:
-            interval = statistic_interval(column, group[column].to_numpy())
-            row |= {column: interval.estimate, f"{column}_low": interval.low, f"{column}_high": interval.high}
+            values = group[column].to_numpy()
+            own = mean_interval(values, bounds=(0.0, 1.0)) if column in shares else statistic_interval(column, values)
+            row |= {column: own.estimate, f"{column}_low": own.low, f"{column}_high": own.high}
         rows.append(row)
     return pd.DataFrame(rows)
 

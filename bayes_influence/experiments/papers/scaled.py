@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.experiments.store.settings import Settings
@@ -115,9 +115,9 @@ class Measured:
         self.folder.write_table(name, table)
         return table
 
-    def published(self, figure: Figure, findings: Sequence[str], shown: pd.DataFrame) -> Reproduced:
+    def published(self, drawing: Drawing, findings: Sequence[str], shown: pd.DataFrame) -> Reproduced:
         """As `publish`, by the study's name."""
-        return publish(self.folder, self.study.NAME, figure, findings, shown)
+        return publish(self.folder, self.study.NAME, drawing, findings, shown)
 
 
 def scaled_study(

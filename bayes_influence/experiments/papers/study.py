@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.settings import Settings
@@ -32,17 +32,19 @@ class Reproduced:
     findings: tuple[str, ...] = ()
 
 
-def publish(folder: StudyFolder, name: str, figure: Figure, findings: Sequence[str], table: pd.DataFrame) -> Reproduced:
+def publish(
+    folder: StudyFolder, name: str, drawing: Drawing, findings: Sequence[str], table: pd.DataFrame
+) -> Reproduced:
     """Writes `<name>.png`, `<name>.pdf` and `<name>-summary.txt`, a finding a line, and returns what the study came to.
 
     Args:
         folder: Of the study.
         name: Of what was drawn.
-        figure: In the paper's layout.
+        drawing: Its figure, in the paper's layout.
         findings: What agrees with the paper and what does not.
         table: What is printed of it.
     """
-    save_figure(figure, folder, name)
+    save_figure(drawing, folder, name)
     folder.write_file(f"{name}-summary.txt", "\n".join([*findings, ""]).encode())
     return Reproduced(folder.path, table, (folder.path / f"{name}.png", folder.path / f"{name}.pdf"), tuple(findings))
 

@@ -11,9 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bayes_influence.experiments.store.drawings import DRAWINGS, Drawing
 from bayes_influence.experiments.store.folder import StudyFolder
 
 FILE_TYPES = ("png", "pdf")
+
+DPI = 150
 
 MARKERS = "osD^vPX*<>"
 """One per series, so that nothing is told by its colour alone."""
@@ -29,14 +32,28 @@ def figure_style(size: int = 9) -> AbstractContextManager[None]:
     return mpl.rc_context({"font.size": size, "axes.spines.top": False, "axes.spines.right": False})
 
 
-def save_figure(figure: Figure, folder: StudyFolder, name: str) -> None:
-    """Writes the figure whole into the folder, once per file type."""
+def save_figure(drawing: Drawing, folder: StudyFolder, name: str) -> None:
+    """Draws a figure and writes it whole into the folder, once per file type, and once to be drawn again."""
+    figure = drawing.figure()
     for kind in FILE_TYPES:
-        buffer = io.BytesIO()
-        # Without a date, the same results give the same file.
-        metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
-        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-        folder.write_file(f"{name}.{kind}", buffer.getvalue())
+        folder.write_file(f"{name}.{kind}", encoded(figure, kind, DPI))
+    folder.write_file(f"{DRAWINGS}/{name}.safetensors", drawing.encode())
+
+
+def encoded(figure: Figure, kind: str, dpi: int) -> bytes:
+    """A figure as the content of a file, the same for the same figure.
+
+    Args:
+        figure: What is drawn.
+        kind: Of the file, such as png.
+        dpi: Points per inch of one that is made of points.
+    """
+    buffer = io.BytesIO()
+    # Without a date and without random names, the same results give the same file.
+    metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}[kind]
+    with mpl.rc_context({"svg.hashsalt": "figure", "pdf.fonttype": 42}):
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()
 
 
 def signed_log_axis(axes: Axes, values: np.ndarray) -> None:

@@ -250,7 +250,7 @@ class StudyFolder:
         return self.write_file(f"{name}.csv", frame.to_csv(index=False).encode())
 
     def write_file(self, name: str, content: bytes) -> Path:
-        """Writes a file whole into the folder and returns its path.
+        """Writes a file whole into the folder, or into one within it, and returns its path.
 
         Raises:
             BusyError: If another study works in the folder.
@@ -258,6 +258,7 @@ class StudyFolder:
             OSError: If the file cannot be written.
         """
         with self.writing():
+            (self.path / name).parent.mkdir(exist_ok=True)
             write_whole(self.path / name, content)
         return self.path / name
 

@@ -22,6 +22,7 @@ from bayes_influence.evaluation.calibration import (
     out_of_distribution_auroc,
     reliability,
 )
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.real_report import label_row, predict_real, predictions_table, real_row
@@ -233,7 +234,7 @@ def write_report(
     for name, frame in {**tables, SECONDS: epoch_seconds(folder).reset_index()}.items():
         folder.write_table(name, frame)
     title = f"{run.dataset}, {run.network}, {run.scheme}"
-    save_figure(reliability_figure(curves_frame, title), folder, "reliability")
+    save_figure(Drawing(reliability_figure, (curves_frame, title)), folder, "reliability")
     return report
 
 

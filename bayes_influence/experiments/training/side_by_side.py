@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import save_figure, series_style
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.report import train_and_report
@@ -85,8 +86,8 @@ def train_schemes(
     folder.write_table("summary", summary.reset_index())
     title = f"{run.data_name}, {run.network}"
     if curves:
-        save_figure(calibration_figure(curves, title), folder, "reliability-all")
-    save_figure(history_figure(histories, title), folder, "history-all")
+        save_figure(Drawing(calibration_figure, (curves, title)), folder, "reliability-all")
+    save_figure(Drawing(history_figure, (histories, title)), folder, "history-all")
     return summary
 
 

@@ -1,15 +1,26 @@
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
+import pytest
 from matplotlib.figure import Figure
 
-from bayes_influence.experiments.store.figures import draw_against_truth, figure_style, save_figure, signed_log_axis
+from bayes_influence.experiments.comparison.figures import damping_figure
+from bayes_influence.experiments.store.drawings import Drawing, stored_drawings
+from bayes_influence.experiments.store.figures import (
+    DPI,
+    draw_against_truth,
+    encoded,
+    figure_style,
+    save_figure,
+    signed_log_axis,
+)
 from bayes_influence.experiments.store.folder import StudyFolder
 
 
-def drawn():
-    figure = Figure()
-    figure.subplots().plot([0, 1], [1, 3])
-    return figure
+@pytest.fixture
+def drawing():
+    table = pd.DataFrame({"scheme": ["none"], "estimator": ["all"], "delta": [1.0]})
+    return Drawing(damping_figure, (table.assign(spearman=0.5, pearson=0.5, slope=1.0), "title"))
 
 
 def test_zero_and_negative_values_have_a_place_on_the_signed_axis():
@@ -21,13 +32,15 @@ def test_zero_and_negative_values_have_a_place_on_the_signed_axis():
     assert np.isfinite(heights).all()
 
 
-def test_figures_are_written_whole_in_both_formats_and_are_reproducible(tmp_path):
+def test_figures_are_written_whole_in_both_formats_and_are_reproducible(drawing, tmp_path):
     folder = StudyFolder(tmp_path / "study", {"a": 1})
     contents = []
     for _ in range(2):
-        save_figure(drawn(), folder, "fig")
+        save_figure(drawing, folder, "fig")
         contents.append([(folder.path / f"fig.{kind}").read_bytes() for kind in ("png", "pdf")])
     assert contents[0] == contents[1]
+    again = stored_drawings(folder.path)["fig"]
+    assert encoded(again.figure(), "png", DPI) == contents[0][0]
 
 
 def test_an_axis_of_zeros_alone_is_linear_up_to_one():

@@ -20,6 +20,7 @@ from bayes_influence.experiments.papers.fragility.settings import FragilityStudy
 from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
@@ -139,7 +140,7 @@ def reproduce_ablation(
     folder.write_table("ablation", summary)
     folder.write_table("ablation-pairs", pairs)
     shown = summary[[*KEYS, "spearman", "absolute_spearman"]]
-    return publish(folder, "ablation", ablation_figure(summary), ablation_findings(summary), shown)
+    return publish(folder, "ablation", Drawing(ablation_figure, (summary,)), ablation_findings(summary), shown)
 
 
 def paired_with_published(results: pd.DataFrame) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from bayes_influence.experiments.papers.fragility.image_settings import NETWORKS
 from bayes_influence.experiments.papers.fragility.settings import FragilityStudy
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import cell_key
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
@@ -108,12 +109,12 @@ def reproduce_curves(
     tables = {table: folder.table(table, list(cells)) for table in ("differences", "curves", "ends")}
     if name == "fig4":
         shown = rank_metrics(tables["differences"])
-        drawn, sentences = rank_figure(tables["differences"], shown), rank_findings(shown)
+        drawing, sentences = Drawing(rank_figure, (tables["differences"], shown)), rank_findings(shown)
     else:
         shown = curve_metrics(tables["curves"], tables["ends"])
-        drawn, sentences = curves_figure(tables["curves"], tables["ends"]), curve_findings(shown)
+        drawing, sentences = Drawing(curves_figure, (tables["curves"], tables["ends"])), curve_findings(shown)
     folder.write_table(f"{name}-metrics", shown)
-    return publish(folder, name, drawn, sentences, shown)
+    return publish(folder, name, drawing, sentences, shown)
 
 
 def rank_metrics(differences: pd.DataFrame) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from bayes_influence.experiments.papers.fragility.image_settings import NETWORKS
 from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
@@ -101,7 +102,7 @@ def reproduce_images(
     folder.write_table("results", results)
     folder.write_table("fig2-summary", summary)
     shown = summary[["network", "test", "spearman", "absolute_spearman", "pearson", "slope"]]
-    return publish(folder, "fig2", networks_figure(summary, study.mode), image_findings(summary), shown)
+    return publish(folder, "fig2", Drawing(networks_figure, (summary, study.mode)), image_findings(summary), shown)
 
 
 def image_findings(summary: pd.DataFrame) -> list[str]:

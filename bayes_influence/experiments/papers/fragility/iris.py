@@ -21,6 +21,7 @@ from bayes_influence.experiments.papers.fragility.tables import SIZE_KEYS
 from bayes_influence.experiments.papers.means import mean_table
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 
@@ -107,11 +108,11 @@ def reproduce_figure(
     for table, tests in zip(("friedman", "pairs"), scheme_tests(spec.series(grid.results), [column]), strict=True):
         if len(tests.columns):
             folder.write_table(f"{name}-{table}", tests)
-    figure = sizes_figure(spec.series(grid.summary), column, label, logarithmic=spec.logarithmic)
+    drawing = Drawing(sizes_figure, (spec.series(grid.summary), column, label, spec.logarithmic))
     shown = anova[["between", "at", "statistic", "p_value"]]
     say = corrected_findings if corrected else published_findings
     sentences = say(spec.series(grid.summary), column, anova)
-    return publish(folder, name, figure, sentences, shown)
+    return publish(folder, name, drawing, sentences, shown)
 
 
 def _corrected(study: FragilityStudy, folder: StudyFolder, n_jobs: int | None, progress: bool) -> Grid:

@@ -22,6 +22,7 @@ from bayes_influence.experiments.papers.fragility.settings import FragilityStudy
 from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
@@ -150,7 +151,7 @@ def reproduce_length(
     folder.write_table("refit-length", summary)
     last = summary[summary["step"] == summary["step"].max()]
     shown = last[[*KEYS, *STATISTICS]]
-    return publish(folder, "refit-length", length_figure(summary), length_findings(summary), shown)
+    return publish(folder, "refit-length", Drawing(length_figure, (summary,)), length_findings(summary), shown)
 
 
 def length_findings(summary: pd.DataFrame) -> list[str]:

@@ -28,6 +28,7 @@ from bayes_influence.experiments.papers.regression import fitted_regression, wro
 from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.store.cells import CellResult
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.members import Members
@@ -136,7 +137,7 @@ def report_groups(measured: Measured) -> Reproduced:
     by_seed = measured.written("agreement", agreement_by_size(effects))
     summary = measured.written("summary", mean_table(by_seed, KEYS, STATISTICS))
     shown = summary[summary["fraction"] == POOLED][["convention", "kind", "estimator", *STATISTICS]]
-    return measured.published(groups_figure(effects, summary), group_findings(summary), shown)
+    return measured.published(Drawing(groups_figure, (effects, summary)), group_findings(summary), shown)
 
 
 def group_findings(summary: pd.DataFrame) -> list[str]:

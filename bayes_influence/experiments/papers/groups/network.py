@@ -27,6 +27,7 @@ from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scal
 from bayes_influence.experiments.papers.small_images import SmallImageStudy
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.store.cells import CellResult
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.influence.influence import Influence
 from bayes_influence.models.mlp import MLP
 from bayes_influence.objectives.objective import Objective
@@ -228,7 +229,7 @@ def report_network(measured: Measured) -> Reproduced:
     gaps = measured.written("gaps", stage_gaps(truths))
     shown = summary[(summary["estimator"] == EQUATION_17) & (summary["damping"] > 0)]
     findings = network_findings(summary, gaps, fits, truths, measured.study.damping)
-    return measured.published(network_figure(effects, summary), findings, shown[[*KEYS, *STATISTICS]])
+    return measured.published(Drawing(network_figure, (effects, summary)), findings, shown[[*KEYS, *STATISTICS]])
 
 
 def agreement_by_stage(effects: pd.DataFrame) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from bayes_influence.experiments.papers.regression import fitted_regression, wro
 from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.store.cells import CellResult
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.influence.influence import Influence
 
@@ -105,7 +106,7 @@ def report_selection(measured: Measured) -> Reproduced:
     by_seed = results.groupby([*KEYS, "seed"], sort=False)[list(STATISTICS)].mean().reset_index()
     summary = measured.written("summary", mean_table(by_seed, KEYS, STATISTICS))
     shown = summary[[*KEYS, *STATISTICS]]
-    return measured.published(selection_figure(summary), selection_findings(by_seed, summary), shown)
+    return measured.published(Drawing(selection_figure, (summary,)), selection_findings(by_seed, summary), shown)
 
 
 def selection_findings(by_seed: pd.DataFrame, summary: pd.DataFrame) -> list[str]:

@@ -23,6 +23,7 @@ from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, Scal
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.papers.understanding.domain_tables import TABLES, DomainTable
 from bayes_influence.experiments.store.cells import CellResult
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.influence.culprit import CulpritFeature, culprit_feature
 from bayes_influence.influence.influence import Influence
@@ -210,7 +211,7 @@ def report_mismatch(measured: Measured) -> Reproduced:
     rows, features, found = (measured.table(name) for name in ("rows", "features", "found"))
     summary = measured.written("summary", mean_table(found, ["table"], STATISTICS))
     findings = [_finding(row, features[features["table"] == row["table"]]) for _, row in summary.iterrows()]
-    return measured.published(mismatch_figure(rows, features), findings, summary[["table", *STATISTICS]])
+    return measured.published(Drawing(mismatch_figure, (rows, features)), findings, summary[["table", *STATISTICS]])
 
 
 def _finding(row: pd.Series, features: pd.DataFrame) -> str:

@@ -31,6 +31,7 @@ from bayes_influence.experiments.papers.understanding.convolutions import (
     tanh_convolutions,
 )
 from bayes_influence.experiments.store.cells import CellResult
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import draw_against_truth, figure_style, series_style
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.derivatives import gradient
@@ -254,7 +255,7 @@ def report_cnn(measured: Measured) -> Reproduced:
             f"ended {next(ends)}, damping {own['damping'].max():.2g}; at the minimum {next(ends)}. The control moves "
             f"the test loss by {own['drift'].mean():.2g} where training goes on."
         )
-    return measured.published(cnn_figure(effects), findings, summary[["network", "truth", *columns]])
+    return measured.published(Drawing(cnn_figure, (effects,)), findings, summary[["network", "truth", *columns]])
 
 
 def cnn_figure(effects: pd.DataFrame) -> Figure:

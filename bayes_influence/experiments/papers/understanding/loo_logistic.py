@@ -25,6 +25,7 @@ from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scal
 from bayes_influence.experiments.papers.small_images import SmallImageStudy
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.store.cells import CellResult
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import draw_against_truth, figure_style, series_style
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.scores import InfluenceScores
@@ -180,7 +181,7 @@ def report_loo(measured: Measured) -> Reproduced:
         f"{row['seconds']:.2g} s, {removed} images removed, {row['repeats']} seeds."
         for _, row in summary.iterrows()
     ]
-    return measured.published(loo_figure(effects), findings, summary[["solver", *STATISTICS]])
+    return measured.published(Drawing(loo_figure, (effects,)), findings, summary[["solver", *STATISTICS]])
 
 
 def loo_figure(effects: pd.DataFrame) -> Figure:

@@ -21,6 +21,7 @@ from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.papers.understanding.label_scores import RANDOM, label_scores, margins
 from bayes_influence.experiments.papers.understanding.mislabelled_figure import mislabelled_figure
 from bayes_influence.experiments.store.cells import CellResult
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.training.settings import usual_rate, usual_scheme_options
 from bayes_influence.models.mlp import MLP
 from bayes_influence.training.fits import Fits, fit_schemes
@@ -247,8 +248,8 @@ def report_mislabelled(measured: Measured) -> Reproduced:
     informed = found[(found["inspected"] == READ_AT) & (found["score"] != RANDOM)]
     over_scores = informed.groupby(["dataset", "scheme", "seed"], sort=False)["found"].mean().reset_index()
     schemes = measured.written("schemes", mean_table(over_scores, ["dataset", "scheme"], ["found"]))
-    figure = mislabelled_figure(curves, trained, summary, READ_AT)
-    return measured.published(figure, mislabelled_findings(summary, schemes, trained), summary[[*KEYS, "found"]])
+    drawing = Drawing(mislabelled_figure, (curves, trained, summary, READ_AT))
+    return measured.published(drawing, mislabelled_findings(summary, schemes, trained), summary[[*KEYS, "found"]])
 
 
 def mislabelled_findings(summary: pd.DataFrame, schemes: pd.DataFrame, trained: pd.DataFrame) -> list[str]:

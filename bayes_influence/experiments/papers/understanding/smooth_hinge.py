@@ -22,6 +22,7 @@ from bayes_influence.experiments.papers.small_images import SmallImageStudy, of_
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.papers.understanding.loo_logistic import retrained
 from bayes_influence.experiments.store.cells import CellResult
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import draw_against_truth, figure_style, series_style
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.hinge import SmoothHinge
@@ -213,7 +214,9 @@ def report_hinge(measured: Measured) -> Reproduced:
         f"{machines['train'].mean():.0f} images of {PAIR[0]} and {PAIR[1]}, of which {removed} were removed one at a "
         f"time; accuracy {machines['accuracy'].mean():.4f}."
     )
-    return measured.published(hinge_figure(effects), findings, summary[["temperature", "retrained", *STATISTICS]])
+    return measured.published(
+        Drawing(hinge_figure, (effects,)), findings, summary[["temperature", "retrained", *STATISTICS]]
+    )
 
 
 def hinge_figure(effects: pd.DataFrame) -> Figure:
@@ -232,7 +235,7 @@ def hinge_figure(effects: pd.DataFrame) -> Figure:
                     style = series_style(number) | {"linestyle": "none", "markersize": 3, "markerfacecolor": "none"}
                     axes.plot(own[column], own["estimated"], label=f"seed {seed}", **style)
                 draw_against_truth(axes, points[[column, "estimated"]].to_numpy(), f"t = {temperature:g}")
-                axes.set_xlabel(f"true change, {truth} retrained")
+                axes.set_xlabel(f"true change, {truth}")
             row[0].set_ylabel("predicted change of the test loss")
         panels[0, 0].legend(frameon=False)
         return figure

@@ -19,6 +19,7 @@ from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scal
 from bayes_influence.experiments.papers.small_images import SmallImageStudy, of_pair
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.store.cells import CellResult
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.influence.attack import attack
 from bayes_influence.models.mlp import MLP
@@ -179,7 +180,7 @@ def report_attack(measured: Measured) -> Reproduced:
     summary = measured.written("summary", pd.DataFrame(rows))
     findings = [_finding(row) for row in summary.to_dict("records")]
     pictures = np.concatenate([measured.folder.load_cell(key).arrays["pictures"] for key in measured.keys])
-    return measured.published(attack_figure(summary, pictures[:SHOWN]), findings, summary)
+    return measured.published(Drawing(attack_figure, (summary, pictures[:SHOWN])), findings, summary)
 
 
 def _finding(row: Mapping[Any, Any]) -> str:

@@ -26,6 +26,7 @@ from bayes_influence.experiments.papers.understanding.loo_logistic import retrai
 from bayes_influence.experiments.papers.understanding.smooth_hinge import smooth_machines
 from bayes_influence.experiments.papers.understanding.two_models_figure import two_models_figure
 from bayes_influence.experiments.store.cells import CellResult
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
@@ -56,15 +57,16 @@ FEATURE_DECAY = 1e-4
 RANK = 1e-10
 """Eigenvalues of a kernel matrix below so much of the largest are rounding."""
 
-CLOSEST = 20
-"""Images that are looked at: the most helpful."""
+FIRST = 20
+"""Images that are looked at: the most helpful, and the most harmful."""
 
-SOME = 1e-3
-"""Of the largest |influence|: images below it have none."""
+SOME = 0.05
+"""Of the largest |influence|: images below it are left out where influence is held against distance."""
 
-STATISTICS = ("distance", "sided", "other_helpful", "pearson", "accuracy")
-"""Spearman of |influence| and closeness, and the share whose sign is that of their class, among images that have some
-influence; the share of the other class among the most helpful; agreement with refits."""
+SHARES = ("other_helpful", "same_harmful")
+STATISTICS = ("spearman", *SHARES, "pearson", "accuracy")
+"""Spearman of |influence| and closeness; the share of the class that one would not expect among the most helpful and
+the most harmful images; agreement with refits; accuracy."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class TwoModels(SmallImageStudy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(train=CLOSEST, feature_images=10, width=1, removals=3)
+        self.check_at_least(train=FIRST, feature_images=10, width=1, removals=3)
         if self.size.side < POSITIONS:
             raise ValueError(f"side must be at least {POSITIONS} for two convolutions, got {self.side}; take 7 or 14")
         if self.size.removals > self.size.train:
@@ -260,27 +262,26 @@ def report_two(measured: Measured) -> Reproduced:
     for (name, seed), own in images.groupby(["model", "seed"], sort=False):
         row = {"model": name, "seed": seed}
         some = own[own["estimated"].abs() > SOME * own["estimated"].abs().max()]
-        row["distance"] = float(spearmanr(some["estimated"].abs(), -some["distance"]).statistic)
-        row["sided"] = float(((some["estimated"] > 0) == some["same"]).mean())
-        helpful = own.sort_values("estimated", ascending=False).head(CLOSEST)
-        row["other_helpful"] = float((~helpful["same"]).mean())
+        row["spearman"] = float(spearmanr(some["estimated"].abs(), -some["distance"]).statistic)
+        ordered = own.sort_values("estimated", ascending=False)
+        row["other_helpful"] = float((~ordered["same"].head(FIRST)).mean())
+        row["same_harmful"] = float(ordered["same"].tail(FIRST).mean())
         removed = own.dropna()
         row["pearson"] = float(pearson(removed["estimated"].to_numpy(), removed["true"].to_numpy()))
         rows.append(row)
     by_seed = measured.written("by_seed", pd.DataFrame(rows).merge(models, on=["model", "seed"]))
-    summary = measured.written("summary", mean_table(by_seed, ["model"], STATISTICS))
+    summary = measured.written("summary", mean_table(by_seed, ["model"], STATISTICS, SHARES))
     findings = [
-        f"{row['model']}: Spearman of |influence| and closeness in pixels {with_interval(row, 'distance')}; "
-        f"{with_interval(row, 'sided')} help where they are of the test image's class and harm where they are not; "
-        f"{with_interval(row, 'other_helpful')} of the {CLOSEST} most helpful images are of the other class; Pearson "
-        f"with retraining {with_interval(row, 'pearson')}; accuracy {with_interval(row, 'accuracy')}; "
-        f"{row['repeats']} seeds."
+        f"{row['model']}: Spearman of |influence| and closeness in pixels {with_interval(row, 'spearman')}; of the "
+        f"{FIRST} most helpful images {with_interval(row, 'other_helpful')} are of the other class, of the most "
+        f"harmful {with_interval(row, 'same_harmful')} of the test image's; Pearson with retraining "
+        f"{with_interval(row, 'pearson')}; accuracy {with_interval(row, 'accuracy')}; {row['repeats']} seeds."
         for _, row in summary.iterrows()
     ]
     first = images[images["seed"] == images["seed"].min()]
     arrays = measured.folder.load_cell(measured.keys[0]).arrays
-    figure = two_models_figure(first, np.asarray(arrays["pictures"]), np.asarray(arrays["shown"]))
-    return measured.published(figure, findings, summary[["model", *STATISTICS]])
+    drawing = Drawing(two_models_figure, (first, np.asarray(arrays["pictures"]), np.asarray(arrays["shown"])))
+    return measured.published(drawing, findings, summary[["model", *STATISTICS]])
 
 
 STUDIES = (
