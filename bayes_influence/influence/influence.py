@@ -113,7 +113,7 @@ class Influence:
         if train.holds_targets:
             warn_of_equal_targets(train.name, train.targets)
         self.progress = progress
-        self._blocks = ScoreBlocks(self.problem, scoring)
+        self._blocks = ScoreBlocks(self.problem, scoring, self.response.operator.undamped)
 
     @classmethod
     def of(

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from bayes_influence.curvature.cost import Plan
+from bayes_influence.curvature.operators.base import LinearOperator
+from bayes_influence.curvature.operators.ekfac import EKFACOperator
 from bayes_influence.curvature.operators.layer_records import kronecker_layers
 from bayes_influence.curvature.operators.outer_products import Backpropagation, OuterProducts, loss_slopes
 from bayes_influence.data.batch import Batch
@@ -61,16 +63,18 @@ class ScoreBlocks:
     Args:
         problem: Whose training examples are scored.
         scoring: One of the ways, or `"auto"`.
+        curvature: The undamped curvature, where there is one: EK-FAC has taken the same layers apart.
 
     Raises:
         ValueError: If the way is unknown, or the selected parameters are not of layers as outer products need them.
     """
 
-    def __init__(self, problem: FittedProblem, scoring: str = "auto") -> None:
+    def __init__(self, problem: FittedProblem, scoring: str = "auto", curvature: LinearOperator | None = None) -> None:
         if scoring != "auto" and scoring not in SCORINGS:
             raise ValueError(f"unknown scoring {scoring!r}; known: auto, {', '.join(SCORINGS)}")
         self.problem = problem
         self._asked = scoring
+        self._curvature = curvature
         self._layers, self._unsupported = kronecker_layers(problem.reduced)
         if scoring == "outer-products" and not self._takes_outer_products:
             instead = f", not {self._unsupported[0]!r}" if self._unsupported else ""
@@ -89,7 +93,9 @@ class ScoreBlocks:
     @cached_property
     def _takes_outer_products(self) -> bool:
         # The gradient of a linear layer that is the whole problem is its outer product, whatever the examples are.
-        return self.problem.is_linear_head or (not self._unsupported and self._is_complete())
+        if self.problem.is_linear_head:
+            return True
+        return not self._unsupported and (self._is_seen() or self._is_complete())
 
     @property
     def gives_norms(self) -> bool:
@@ -142,6 +148,15 @@ class ScoreBlocks:
         losses = Backpropagation(self.problem.reduced, loss_slopes(self.problem.reduced))
         batches = block.batches(self.problem.block_length(self.problem.size))
         return losses.through(self._layers, batches, check=check)
+
+    def _is_seen(self) -> bool:
+        """Whether the curvature has looked at these very gradients already, all of them, as `_is_complete` does."""
+        seen = self._curvature
+        return (
+            isinstance(seen, EKFACOperator)
+            and seen.objective is self.problem.reduced
+            and seen.taken_apart is self.problem.data
+        )
 
     def _is_complete(self) -> bool:
         """Whether the factors make up the gradients, in every block of the training examples.

@@ -213,7 +213,13 @@ _CAUSES = (
 
 def _parts(objective: Objective, data: Dataset) -> Iterator[tuple[Batch, Tensor]]:
     """The examples in the dtype of the parameters, and their ids, as many at a time as `ENTRIES` says."""
-    size = max(1, ENTRIES // numbers_per_example(data.example.inputs))
+    numbers = numbers_per_example(data.example.inputs)
+    if not any(leaf.is_floating_point() for leaf in tree_leaves(data.example.inputs)):
+        # Tokens stand for vectors, of whose length what the network returns says more.
+        first = data.select(range(min(2, len(data)))).batch()
+        returned = tree_leaves(first_outputs(objective, first.inputs, data.name))
+        numbers = max(numbers, sum(leaf.shape[1:].numel() for leaf in returned if isinstance(leaf, Tensor)))
+    size = max(1, ENTRIES // numbers)
     for batch, ids in zip(data.batches(size), data.ids.split(size), strict=True):
         yield objective.fitting(batch), ids
 

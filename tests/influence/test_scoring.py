@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from bayes_influence.curvature.operators.ekfac import EKFAC, EKFACOperator
+from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.influence import scoring
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.problem import FittedProblem
@@ -46,6 +48,29 @@ def test_scoring_can_begin_anywhere(deep, train, solved):
     vectors = solved(problem, 2)
     later = list(ScoreBlocks(problem, "forward")(vectors, start=16))
     torch.testing.assert_close(later[0].products, list(ScoreBlocks(problem, "forward")(vectors))[1].products)
+
+
+def test_gradients_that_ekfac_has_taken_apart_are_not_looked_at_again(deep, train, solved, monkeypatch):
+    deep = deep.to(dtype=torch.float64)
+    problem = FittedProblem(deep, train, batch_size=16)
+    seen = EKFACOperator(problem.reduced, problem.data, fisher="empirical")
+    others = [
+        EKFACOperator(problem.reduced, problem.data),
+        EKFACOperator(problem.reduced, problem.data.select(range(40)), fisher="empirical"),
+        EKFACOperator(replace(problem.reduced, regulariser_weight=2.0), problem.data, fisher="empirical"),
+        HessianOperator(problem.reduced, problem.data),
+        None,
+    ]
+    looked = []
+    monkeypatch.setattr(ScoreBlocks, "_is_complete", lambda _: bool(looked.append(1)) or True)
+    assert ScoreBlocks(problem, curvature=seen).scoring == "outer-products"
+    assert looked == []
+    for number, other in enumerate(others, start=1):
+        assert ScoreBlocks(problem, curvature=other).scoring == "outer-products"
+        assert len(looked) == number
+    settings = {"curvature": EKFAC(fisher="empirical"), "damping": 0.1}
+    Influence(deep, train, **settings).on_loss(train.select([0]))
+    assert len(looked) == len(others)
 
 
 class Tied(nn.Module):

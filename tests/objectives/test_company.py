@@ -253,3 +253,30 @@ def test_numbers_of_an_example_are_those_behind_the_leading_axes():
     assert numbers_per_example(inputs) == 6 + 1 + 4
     assert numbers_per_example(inputs["a"], leading=2) == 2
     assert numbers_per_example(torch.zeros(7, 0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sizes"), [(torch.zeros(10, 3).long(), {3, 1}), (torch.zeros(10, 3).double(), {8, 2})]
+)
+def test_tokens_pass_fewer_at_a_time_since_they_stand_for_vectors(inputs, sizes, monkeypatch):
+    class Looked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vectors = nn.Embedding(2, 4)
+
+        def forward(self, x):
+            passed.append(len(x))
+            return self.vectors(x.long()).flatten(1, 2)[:, :8]
+
+    passed = []
+    monkeypatch.setattr(companies, "ENTRIES", 24)
+    objective = bi.Objective(Looked().double(), bi.CrossEntropy())
+    companies.examine(
+        objective,
+        data(10, inputs),
+        lambda x, _: companies.Passed(objective.outputs({}, x)),
+        lambda *_: None,
+        every=False,
+    )
+    assert max(passed) == max(sizes)
+    assert sizes <= set(passed)

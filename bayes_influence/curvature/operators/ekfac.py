@@ -42,7 +42,6 @@ GRADIENT_ENTRIES = 1 << 25
 """Entries of per-example weight gradients in a convolution, or of Hessians in the outputs, that are held at a time: 256
 MiB in float64."""
 
-
 PART_COPIES = 3.4
 """Copies of a batch's a and b, of all layers and positions, that are held at once: measured on a LeNet."""
 
@@ -107,6 +106,7 @@ class EKFACOperator(LinearOperator):
         objective: Whose curvature this is, in its selected parameters.
         blocks: One for each layer.
         loose: (P,) the diagonal of G + s grad^2 R at parameters of modules that are not taken apart, 0 elsewhere.
+        taken_apart: The examples whose gradients were seen to be outer products, none where others were sent back.
 
     Raises:
         ValueError: If a selected parameter belongs to anything but an `nn.Linear`, an ungrouped convolution or GPT-2's
@@ -133,6 +133,7 @@ class EKFACOperator(LinearOperator):
         objective.check(next(data.batches(batch_size)))
         batch_size = _examples_at_a_time(objective, data, batch_size, fisher)
         self.objective = objective
+        self.taken_apart = data if fisher == "empirical" else None
         self._places = objective.layout.unflatten(torch.arange(self.size, device=self.device))
         self._plan = self._planned(layers, data, min(batch_size, len(data)))
         self._plan.check(self.device)
