@@ -118,7 +118,7 @@ class LooCnn(SmallImageStudy):
 
     NAME: ClassVar[str] = "loo-cnn"
     SCALES: ClassVar[Mapping[str, Any]] = {
-        "quick": CnnScale(1, 200, 7, 2, 10, 300, 10, 2),
+        "quick": CnnScale(1, 120, 7, 1, 6, 200, 20, 2),
         "full": CnnScale(3, 6_000, 14, 4, 100, 300, 20, 3),
     }
 
