@@ -10,7 +10,7 @@ random tenth of the training examples goes:
   initialisation. Both several times: how well repeats agree says how well any estimate could.
 
 The blocks before the last do not move, so that they are run once: what is retrained is the last block on what it
-receives, of which it is checked that outputs and scores are those of the whole network.
+receives, whose outputs are checked to be those of the whole network.
 
     python -m benchmarks.transformer_groups gpt
     python -m benchmarks.transformer_groups vit --data-folder FOLDER
@@ -142,6 +142,7 @@ def vit(examples: int, folder: Path | None) -> Case:
 
 
 CASES = {"gpt": gpt, "vit": vit}
+HELD = {"pbrf": bi.ProximalBregman, "proximal": bi.Proximal}
 
 
 def logits(network: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
@@ -300,18 +301,21 @@ def main(
     epochs: Annotated[int, typer.Option(help="Of training.")] = 60,
     decay: Annotated[float, typer.Option(help="lambda of the weight decay (lambda/2)|theta|^2.")] = 3e-3,
     damping: Annotated[float, typer.Option(help="Of estimate, proximal objective and PBRF.")] = 0.1,
+    truths: Annotated[str, typer.Option(help="Of pbrf, proximal, warm and cold.")] = "pbrf,proximal,warm,cold",
     audit: Annotated[bool, typer.Option(help="Audit single removals in the block, in place of groups.")] = False,
     data_folder: Annotated[Path | None, typer.Option(help="Where cifar-10-batches-py is.")] = None,
 ) -> None:
     """Prints agreement with every truth, or what `bi.audit` says of the same block."""
     torch.set_num_threads(1)
     count = examples or {"gpt": 96, "vit": 200}[network]
+    if unknown := set(truths.split(",")) - {*HELD, "warm", "cold"}:
+        raise typer.BadParameter(f"unknown truths {', '.join(sorted(unknown))}; known: pbrf, proximal, warm, cold")
     study = prepared(CASES[network](count, data_folder), count, groups, damping, decay, epochs)
     print(study.objective)
     if audit:
         few = replace(study, test=study.test.select(range(3)))
         settings = bi.AuditSettings(
-            removals=5, damping=damping, refit_schedule=bi.Schedule(30, case_rate(study)), tolerance=TOLERANCE
+            removals=5, damping=damping, refit_schedule=bi.Schedule(30, study.case.rate / 10), tolerance=TOLERANCE
         )
         with timed("audit"):
             found = bi.audit(few.objective, few.train, few.test, settings)
@@ -322,23 +326,16 @@ def main(
     with timed("estimates"):
         estimates = study.estimates()
     rows = []
-    for protocol in (bi.ProximalBregman(damping, TOLERANCE), bi.Proximal(damping, TOLERANCE)):
-        with timed(protocol.name):
-            rows.append(row(protocol.name, estimates, [study.held(protocol)]))
-            print(rows[-1])
-    for name in ("warm", "cold"):
+    for name in truths.split(","):
         with timed(name):
-            rows.append(
-                row(name, estimates, [study.retrained(seed, cold=name == "cold") for seed in range(1, repeats + 1)])
-            )
-            print(rows[-1])
+            if name in HELD:
+                found = [study.held(HELD[name](damping, TOLERANCE))]
+            else:
+                found = [study.retrained(seed, cold=name == "cold") for seed in range(1, repeats + 1)]
+        rows.append(row(name, estimates, found))
+        print(rows[-1], flush=True)
     print("| truth | Spearman | Pearson | slope | a perfect estimate's Spearman |\n|---|---|---|---|---|")
     print("\n".join(rows))
-
-
-def case_rate(study: Study) -> float:
-    """A tenth of the rate of training."""
-    return study.case.rate / 10
 
 
 if __name__ == "__main__":

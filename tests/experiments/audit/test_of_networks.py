@@ -5,15 +5,21 @@ import numpy as np
 import pytest
 import torch
 
+from bayes_influence.data.arguments import Arguments
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.verdict import Grade
 from bayes_influence.experiments.audit import of_networks as auditing
 from bayes_influence.experiments.audit.of_networks import audit, audit_config
 from bayes_influence.experiments.audit.result import summarise_audit
 from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.objectives.members import Members
+from bayes_influence.objectives.next_token import NextToken
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import SCHEMES
+from tests.tiny_transformers import LENGTH, VOCABULARY, TinyGPT
 
 
 def test_a_convex_last_layer_can_be_trusted(last_layer, data):
@@ -112,3 +118,18 @@ def test_an_audit_belongs_to_its_networks_and_its_examples(last_layer, data):
     kept = [json.dumps(one, sort_keys=True) for one in (config(), *others)]
     assert len(set(kept)) == len(kept)
     assert json.dumps(config(), sort_keys=True) == kept[0]
+
+
+def test_a_named_block_of_a_transformer_is_audited():
+    tokens = torch.randint(VOCABULARY, (17, LENGTH))
+    texts = Dataset(Arguments(input_ids=tokens), tokens, torch.arange(17))
+    gpt = TinyGPT().double()
+    block = [name for name, _ in gpt.named_parameters() if name.startswith("block.")]
+    objective = Objective(gpt, NextToken("mean"), WeightDecay(0.01), parameters=block)
+    settings = AuditSettings(removals=3, damping=2.0, refit_schedule=Schedule(2))
+    found = audit(objective, texts.select(range(15)), texts.select([15, 16]), settings, progress=False)
+    stages, by_stage = found.stages.set_index("stage"), found.agreement.set_index("stage")
+    assert stages.loc[["proximal", "pbrf"], "unconverged"].tolist() == [0, 0]
+    assert stages.loc["pbrf", "control_drift"] < 1e-6 < stages.loc["proximal", "control_drift"]
+    assert by_stage.loc["pbrf", "pearson"] > 0.99
+    assert by_stage.loc["pbrf", "slope"] == pytest.approx(1, abs=0.05)

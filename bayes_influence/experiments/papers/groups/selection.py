@@ -43,6 +43,7 @@ TURNS = 20
 STATISTICS = ("predicted", "true", "seconds")
 KEYS = ("fraction", "method")
 MARKERS = dict(zip(METHODS, ".vosD^", strict=True))
+COLOURS = dict(zip(METHODS, ("#000000", "#E69F00", "#0072B2", "#D55E00", "#CC79A7", "#009E73"), strict=True))
 
 
 def measure_selection(cell: ScaledCell) -> CellResult:
@@ -131,9 +132,10 @@ def selection_figure(summary: pd.DataFrame) -> Figure:
         for method, part in summary.groupby("method", sort=False):
             percent = 100 * part["fraction"]
             bars = [part["true"] - part["true_low"], part["true_high"] - part["true"]]
-            left.errorbar(percent, part["true"], bars, marker=MARKERS[str(method)], capsize=2, label=str(method))
+            style = {"marker": MARKERS[str(method)], "color": COLOURS[str(method)], "markersize": 4}
+            left.errorbar(percent, part["true"], bars, capsize=2, label=str(method), **style)
             if method != RANDOM:
-                right.plot(percent, part["seconds"], marker=MARKERS[str(method)], label=str(method))
+                right.plot(percent, part["seconds"], **style)
         left.set_ylabel("true change of the test loss")
         right.set_ylabel("seconds to select")
         right.set_yscale("log")

@@ -1,7 +1,7 @@
 import pandas as pd
 
 from bayes_influence.experiments.papers.groups.data import gaussian_blobs
-from bayes_influence.experiments.papers.groups.selection import METHODS, RANDOM, STUDIES, selections
+from bayes_influence.experiments.papers.groups.selection import METHODS, RANDOM, STUDIES, selection_figure, selections
 from bayes_influence.experiments.papers.groups.settings import GroupScale, SelectedGroups
 from bayes_influence.experiments.papers.regression import fitted_regression
 from bayes_influence.influence.influence import Influence
@@ -25,3 +25,14 @@ def test_selected_groups_do_more_than_random_ones_and_the_table_says_so(tmp_path
     assert len(pd.read_csv(tmp_path / "results.csv")) == 3 + len(METHODS) - 1
     assert done.findings[0].startswith("10% removed, true change of the test loss: random ")
     assert all(path.exists() for path in done.figures)
+
+
+def test_a_method_is_drawn_alike_in_both_panels():
+    columns = {"true": 1.0, "true_low": 0.5, "true_high": 2.0, "seconds": 0.1, "fraction": 0.1}
+    figure = selection_figure(pd.DataFrame([{"method": method, **columns} for method in METHODS]))
+    left, right = figure.axes
+    drawn = {container.get_label(): container.lines[0] for container in left.containers}
+    assert list(drawn) == list(METHODS)
+    looks = [(line.get_color(), line.get_marker()) for name, line in drawn.items() if name != RANDOM]
+    assert [(line.get_color(), line.get_marker()) for line in right.lines] == looks
+    assert len(set(looks)) == len(METHODS) - 1
