@@ -10,7 +10,7 @@ random tenth of the training examples goes:
   initialisation. Both several times: how well repeats agree says how well any estimate could.
 
 The blocks before the last do not move, so that they are run once: what is retrained is the last block on what it
-receives, of which it is checked that outputs and scores are those of the whole network.
+receives, whose outputs are checked to be those of the whole network.
 
     python -m benchmarks.transformer_groups gpt
     python -m benchmarks.transformer_groups vit --data-folder FOLDER
@@ -308,12 +308,14 @@ def main(
     """Prints agreement with every truth, or what `bi.audit` says of the same block."""
     torch.set_num_threads(1)
     count = examples or {"gpt": 96, "vit": 200}[network]
+    if unknown := set(truths.split(",")) - {*HELD, "warm", "cold"}:
+        raise typer.BadParameter(f"unknown truths {', '.join(sorted(unknown))}; known: pbrf, proximal, warm, cold")
     study = prepared(CASES[network](count, data_folder), count, groups, damping, decay, epochs)
     print(study.objective)
     if audit:
         few = replace(study, test=study.test.select(range(3)))
         settings = bi.AuditSettings(
-            removals=5, damping=damping, refit_schedule=bi.Schedule(30, case_rate(study)), tolerance=TOLERANCE
+            removals=5, damping=damping, refit_schedule=bi.Schedule(30, study.case.rate / 10), tolerance=TOLERANCE
         )
         with timed("audit"):
             found = bi.audit(few.objective, few.train, few.test, settings)
@@ -334,11 +336,6 @@ def main(
         print(rows[-1], flush=True)
     print("| truth | Spearman | Pearson | slope | a perfect estimate's Spearman |\n|---|---|---|---|---|")
     print("\n".join(rows))
-
-
-def case_rate(study: Study) -> float:
-    """A tenth of the rate of training."""
-    return study.case.rate / 10
 
 
 if __name__ == "__main__":

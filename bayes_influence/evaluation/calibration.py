@@ -9,7 +9,6 @@ import pandas as pd
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy.special import entr
-from sklearn.metrics import roc_auc_score
 
 SUM_TOLERANCE = 1e-4
 """How far probabilities may be from adding to one: float32's softmax over a thousand classes stays well inside."""
@@ -158,6 +157,8 @@ def _auroc(low: np.ndarray, high: np.ndarray) -> float:
     if len(low) == 0 or len(high) == 0:
         return np.nan
     labels = np.repeat([0, 1], [len(low), len(high)])
+    from sklearn.metrics import roc_auc_score  # takes longer to import than most of what is done with it
+
     return float(roc_auc_score(labels, np.concatenate([low, high])))
 
 

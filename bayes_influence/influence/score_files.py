@@ -65,7 +65,9 @@ class ScoreRequest:
         solved = self.solve()
         values = self.gradients.new_empty(len(self.test_ids), len(train_ids))
         norms = self.gradients.new_empty(len(train_ids)) if self.blocks.gives_norms else None
-        self._fill(solved, values, norms)
+        total = self._fill(solved, values, norms)
+        if total is not None:
+            self.response.problem.know_gradient(total)
         return self._weighed(
             InfluenceScores(
                 values,
@@ -74,6 +76,7 @@ class ScoreRequest:
                 residual_norms=solved.residual_norms,
                 gradient_norms=norms,
                 drift=self._drift(solved),
+                stationarity=self._stationarity(),
                 **solved.notes,
             )
         )
@@ -95,6 +98,7 @@ class ScoreRequest:
             solved = kept.read_solved()
             if solved is None:
                 solved = self.solve()
+                solved.notes["stationarity"] = self._stationarity()
                 kept.write_solved(solved)
             tensors = kept.open(self._layout(), solved.notes)
             tensors["train_ids"].copy_(self.response.problem.data.ids)
@@ -115,6 +119,9 @@ class ScoreRequest:
     def _drift(self, solved: SolvedTests) -> Float[Tensor, " t"] | None:
         """What a Newton step to the minimum would change, with nothing removed."""
         return -(solved.value.T @ self.response.problem.gradient) if self._is_whole else None
+
+    def _stationarity(self) -> float | None:
+        return float(self.response.problem.gradient.norm()) if self._is_whole else None
 
     @staticmethod
     def _weighed(scores: InfluenceScores) -> InfluenceScores:
@@ -150,13 +157,14 @@ class ScoreRequest:
             "smallest_eigenvalue": solution.smallest_eigenvalue,
             "largest_eigenvalue": solution.largest_eigenvalue,
             "regulariser_examples": self.response.regulariser_examples,
-            "stationarity": float(self.response.problem.gradient.norm()) if self._is_whole else None,
         }
         return SolvedTests(solution.value, solution.residual * self.gradients.norm(dim=1), notes)
 
     def _fill(
         self, solved: SolvedTests, values: Tensor, norms: Tensor | None, kept: UnfinishedScores | None = None
-    ) -> None:
+    ) -> Float[Tensor, " P"] | None:
+        """Writes the scores block by block; the sum of the gradients that were formed for it."""
+        total: Tensor | None = torch.zeros_like(self.gradients[0])
         n, done = len(self.response.problem.data), 0 if kept is None else kept.done
         hidden = None if self.progress else True
         with tqdm(total=n, initial=done, desc="scores", unit="example", disable=hidden) as bar:
@@ -167,7 +175,9 @@ class ScoreRequest:
                     norms[block.start : stop] = block.norms
                 if kept is not None:
                     kept.mark(stop)
+                total = None if total is None or block.total is None else total + block.total
                 bar.update(stop - block.start)
+        return total
 
     def _layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         t, n, dtype = len(self.test_ids), len(self.response.problem.data), self.gradients.dtype

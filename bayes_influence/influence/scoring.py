@@ -40,11 +40,13 @@ class ScoreBlock:
         start: Position of the first one.
         products: (t, B) y_t'g_i.
         norms: (B,) ||g_i||, None where gradients are never formed.
+        total: (P,) their sum, None as well.
     """
 
     start: int
     products: Float[Tensor, "t B"]
     norms: Float[Tensor, " B"] | None
+    total: Float[Tensor, " P"] | None
 
 
 class ScoreBlocks:
@@ -108,7 +110,7 @@ class ScoreBlocks:
         Raises:
             ValueError: If a score is not finite; the message names the training examples.
         """
-        ways: dict[str, Callable[[Dataset, Tensor], tuple[Tensor, Tensor | None]]] = {
+        ways: dict[str, Callable[[Dataset, Tensor], tuple[Tensor, Tensor | None, Tensor | None]]] = {
             "outer-products": self._outer_products,
             "gradients": self._gradients,
             "forward": self._forward,
@@ -123,25 +125,29 @@ class ScoreBlocks:
         )
         for first in plan.timed(starts, len(starts)):
             block = self.problem.data.select(range(first, min(first + length, len(self.problem.data))))
-            products, norms = ways[self.scoring](block, solved)
+            products, norms, total = ways[self.scoring](block, solved)
             check_finite(products.T, block, "the gradient")
-            yield ScoreBlock(first, products, norms)
+            yield ScoreBlock(first, products, norms, total)
 
     def block_length(self, tests: int) -> int:
         """Training examples per block."""
         columns = self.problem.size if self.scoring != "forward" else tests
         return self.problem.block_length(columns)
 
-    def _outer_products(self, block: Dataset, solved: Tensor) -> tuple[Tensor, Tensor]:
-        columns = self.problem.reduced.layout.unflatten(solved.T)
+    def _outer_products(self, block: Dataset, solved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        layout = self.problem.reduced.layout
+        columns = layout.unflatten(solved.T)
+        places = layout.unflatten(torch.arange(layout.total, device=solved.device))
         products = solved.new_zeros(solved.shape[1], len(block))
-        squares = solved.new_zeros(len(block))
+        squares, total = solved.new_zeros(len(block)), solved.new_zeros(layout.total)
         paths = {layer.path: layer for layer in self._layers}
         for factors in self._factors(block):
-            mine, lengths = _layer_products(factors, paths[factors.path].joined(columns, leading=1))
+            layer = paths[factors.path]
+            mine, lengths, together = _layer_products(factors, layer.joined(columns, leading=1))
             products += mine
             squares += lengths
-        return products, squares.sqrt()
+            total[layer.joined(places)] += together
+        return products, squares.sqrt(), total
 
     def _factors(self, block: Dataset, *, check: bool = False) -> Iterator[OuterProducts]:
         """Every layer's a and e, for all examples of the block at once."""
@@ -171,12 +177,12 @@ class ScoreBlocks:
             return False
         return True
 
-    def _gradients(self, block: Dataset, solved: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradients(self, block: Dataset, solved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gradients = per_example_gradients(self.problem.reduced, block.batch())
-        return solved.T @ gradients.T, gradients.norm(dim=1)
+        return solved.T @ gradients.T, gradients.norm(dim=1), gradients.sum(dim=0)
 
-    def _forward(self, block: Dataset, solved: Tensor) -> tuple[Tensor, None]:
-        return forward_products(self.problem, block.batch(), solved), None
+    def _forward(self, block: Dataset, solved: Tensor) -> tuple[Tensor, None, None]:
+        return forward_products(self.problem, block.batch(), solved), None, None
 
 
 def forward_products(problem: FittedProblem, batch: Batch, vectors: Float[Tensor, "P t"]) -> Float[Tensor, "t B"]:
@@ -192,17 +198,19 @@ def forward_products(problem: FittedProblem, batch: Batch, vectors: Float[Tensor
 
 def _layer_products(
     factors: OuterProducts, columns: Float[Tensor, "t O D"]
-) -> tuple[Float[Tensor, "t B"], Float[Tensor, " B"]]:
-    """Inner products of a layer's gradients with t matrices, and their squared norms."""
+) -> tuple[Float[Tensor, "t B"], Float[Tensor, " B"], Float[Tensor, "O D"]]:
+    """Inner products of a layer's gradients with t matrices, their squared norms, and their sum."""
     tests, outputs, _ = columns.shape
     received, sent_back = factors.received, factors.backpropagated
     if received.shape[1] == 1 and tests < received.shape[2]:
         received, sent_back = received.squeeze(1), sent_back.squeeze(1)
         projected = (received @ columns.flatten(0, 1).T).unflatten(1, (tests, outputs))
         products = (projected @ sent_back.unsqueeze(2)).squeeze(2).T
-        return products, received.square().sum(dim=1) * sent_back.square().sum(dim=1)
-    gradients = (sent_back.mT @ received).flatten(1)
-    return columns.flatten(1) @ gradients.T, gradients.square().sum(dim=1)
+        squares = received.square().sum(dim=1) * sent_back.square().sum(dim=1)
+        return products, squares, sent_back.T @ received
+    gradients = sent_back.mT @ received
+    flat = gradients.flatten(1)
+    return columns.flatten(1) @ flat.T, flat.square().sum(dim=1), gradients.sum(dim=0)
 
 
 def _cheapest(problem: FittedProblem) -> str:

@@ -11,6 +11,7 @@ from bayes_influence.curvature.cost import TooLargeError
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence import problem as module
 from bayes_influence.influence.problem import FittedProblem, check_finite, check_float_inputs
+from bayes_influence.objectives.derivatives import per_example_gradients
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
@@ -31,6 +32,9 @@ def test_gradient_is_that_of_the_whole_objective(deep, train, batch_size):
     found = FittedProblem(objective, train, batch_size=batch_size)
     torch.testing.assert_close(found.gradient, expected)
     assert found.gradient.abs().min() > 0
+    known = FittedProblem(objective, train, batch_size=batch_size)
+    known.know_gradient(per_example_gradients(objective, train.batch()).sum(0))
+    torch.testing.assert_close(known.gradient, expected)
 
 
 @pytest.mark.parametrize("bytes_at_once", [1, 31 * 8, 5 * 31 * 8, 1 << 28])

@@ -8,11 +8,12 @@ from torch import nn
 
 from bayes_influence.curvature.operators.ekfac import EKFAC, EKFACOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
+from bayes_influence.influence import problem as problems
 from bayes_influence.influence import scoring
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.influence.scoring import ScoreBlocks, forward_products
-from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
+from bayes_influence.objectives.derivatives import dense_hessian, gradient, per_example_gradients
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
@@ -38,9 +39,19 @@ def test_every_way_gives_all_products(train, solved, way, bias, tests):
     assert [block.start for block in blocks] == [0, 16, 32]
     torch.testing.assert_close(torch.cat([block.products for block in blocks], dim=1), vectors.T @ gradients.T)
     if way == "forward":
-        assert all(block.norms is None for block in blocks)
+        assert all(block.norms is None and block.total is None for block in blocks)
     else:
+        torch.testing.assert_close(sum(block.total for block in blocks), gradients.sum(0))
         torch.testing.assert_close(torch.cat([block.norms for block in blocks]), gradients.norm(dim=1))
+
+
+@pytest.mark.parametrize(("way", "passes"), [("outer-products", 0), ("gradients", 0), ("forward", 1)])
+def test_the_gradient_of_the_objective_is_summed_up_where_gradients_are_formed(deep, train, monkeypatch, way, passes):
+    asked = []
+    monkeypatch.setattr(problems, "gradient", lambda *given: asked.append(1) or gradient(*given))
+    scores = Influence(deep, train, damping=0.1, scoring=way, batch_size=64).on_loss(train.select([0]))
+    assert len(asked) == passes
+    assert scores.stationarity == pytest.approx(float(gradient(deep.to(dtype=torch.float64), train.batch()).norm()))
 
 
 def test_scoring_can_begin_anywhere(deep, train, solved):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,10 +11,13 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from bayes_influence.experiments.audit.result import Audit
-from bayes_influence.experiments.store.figures import draw_against_truth, figure_style, signed_log_axis
+from bayes_influence.experiments.store.figures import draw_against_truth, figure_style, series_style, signed_log_axis
 
 GAP_COLOURS = ("tab:blue", "tab:cyan", "tab:orange", "tab:red", "tab:gray")
 """One per gap, in their order."""
+
+TITLE_WIDTH = 140
+"""Letters of a line above the figure."""
 
 STAGE_NAMES = {
     "cold": "retraining from scratch",
@@ -125,7 +130,7 @@ def audit_figure(found: Audit, title: str) -> Figure:
         _draw_scatter(pbrf, found.effects, "pbrf")
         _draw_spectrum(spectrum, found.eigenvalues, found.damping)
         _draw_bands(bands, found.attribution)
-        figure.suptitle(f"{title}\n{found.verdict.sentence}", fontsize=9)
+        figure.suptitle(f"{title}\n{fill(found.verdict.sentence, TITLE_WIDTH)}", fontsize=9)
         return figure
 
 
@@ -158,8 +163,11 @@ def _mark_below(axes: Axes, gaps: pd.DataFrame, column: str, bottom: float) -> N
 
 
 def _draw_scatter(axes: Axes, effects: pd.DataFrame, stage: str) -> None:
-    for _, group in effects.groupby(["seed", "test"], sort=False):
-        axes.scatter(group["estimated"], group[stage], s=8, alpha=0.6, linewidths=0)
+    """One colour and marker per network."""
+    networks = list(dict.fromkeys(effects["seed"]))
+    for (seed, _), group in effects.groupby(["seed", "test"], sort=False):
+        style = series_style(networks.index(seed))
+        axes.scatter(group["estimated"], group[stage], s=10, alpha=0.6, linewidths=0, **style)
     draw_against_truth(axes, effects[["estimated", stage]].to_numpy(), STAGE_NAMES[stage])
     axes.set(xlabel="estimated change of the test loss", ylabel="true change of the test loss")
 

@@ -105,7 +105,13 @@ class _Parts:
     def apart(self, value: Any) -> dict[str, Any]:
         """A value as JSON, its tables and arrays put aside."""
         if isinstance(value, pd.DataFrame):
-            return {"table": _put(self.tables, value.reset_index(drop=True))}
+            frame = value.reset_index(drop=True)
+            mixed = [name for name in frame if frame[name].dtype == object and not _is_text(frame[name])]
+            cells = {str(name): [self.apart(cell) for cell in frame[name]] for name in mixed}
+            number = _put(self.tables, frame.drop(columns=mixed))
+            return {"table": number, "columns": [str(name) for name in frame], "mixed": cells}
+        if isinstance(value, np.generic):
+            return {"value": value.item()}
         if isinstance(value, np.ndarray):
             return {"array": _put(self.arrays, value)}
         if isinstance(value, Tensor):
@@ -126,7 +132,7 @@ class _Parts:
     def together(self, stored: Mapping[str, Any]) -> Any:
         """The inverse; sequences come back as tuples."""
         ways: dict[str, Callable[[Any], Any]] = {
-            "table": lambda number: self.tables[number],
+            "table": lambda number: self._frame(number, stored["columns"], stored["mixed"]),
             "array": lambda number: self.arrays[number],
             "tensor": lambda number: torch.from_numpy(self.arrays[number].copy()),
             "value": lambda value: value,
@@ -139,6 +145,17 @@ class _Parts:
         }
         kind = next(iter(stored))
         return ways[kind](stored[kind])
+
+    def _frame(self, number: str, columns: list[str], mixed: Mapping[str, list[Any]]) -> pd.DataFrame:
+        whole = self.tables[number].copy()
+        for name, cells in mixed.items():
+            whole[name] = pd.Series([self.together(cell) for cell in cells], dtype=object)
+        return whole[columns]
+
+
+def _is_text(column: pd.Series) -> bool:
+    """Whether a column holds words alone, or nothing."""
+    return all(isinstance(cell, str) or cell is None or cell is pd.NA or cell != cell for cell in column)
 
 
 def _put(aside: dict[str, Any], value: Any) -> str:

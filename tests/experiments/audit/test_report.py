@@ -14,8 +14,16 @@ def test_a_report_holds_every_part(found):
     ]
     assert [table.row_count for table in printed_audit(found)] == [6, 5, 2, 4]
     figure = audit_figure(found, "a network")
-    assert found.verdict.sentence in figure.get_suptitle()
+    assert found.verdict.sentence in figure.get_suptitle().replace("\n", " ")
+    assert max(map(len, figure.get_suptitle().splitlines())) <= 140
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes if axes.get_visible())
+
+
+def test_networks_are_told_apart_by_marker_as_well_as_by_colour(found):
+    scattered = audit_figure(found, "a network").axes[2].collections
+    looks = {(part.get_facecolor().tobytes(), part.get_paths()[0].vertices.tobytes()) for part in scattered}
+    assert len(looks) == found.effects["seed"].nunique() == 2
+    assert len({look for _, look in looks}) == 2
 
 
 def test_values_below_the_axis_are_marked_with_their_number():

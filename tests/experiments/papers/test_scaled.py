@@ -4,7 +4,6 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from bayes_influence.experiments.papers.scaled import ScaledStudy, scaled_study
 from bayes_influence.experiments.store.cells import CellResult
@@ -52,7 +51,7 @@ def test_a_folder_belongs_to_the_numbers_and_not_to_the_seeds_or_where_data_are(
     assert Counted(slope=2.0).configuration() != Counted().configuration()
 
 
-def test_every_part_and_seed_is_measured_once_and_seeds_are_added(tmp_path):
+def test_every_part_and_seed_is_measured_once_and_seeds_are_added(drawing, tmp_path):
     measured = []
 
     def measure(cell):
@@ -61,7 +60,7 @@ def test_every_part_and_seed_is_measured_once_and_seeds_are_added(tmp_path):
 
     def report(found):
         rows = found.table("rows")
-        return found.published(Figure(), ["a sentence"], found.written("last", rows.tail(1)))
+        return found.published(drawing, ["a sentence"], found.written("last", rows.tail(1)))
 
     study = scaled_study(Counted(), "A paper: a number.", measure, report)
     assert (study.name, study.folder, set(study.options)) == (

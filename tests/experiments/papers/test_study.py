@@ -1,15 +1,12 @@
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bayes_influence.experiments.papers.study import publish
 from bayes_influence.experiments.store.folder import StudyFolder
 
 
-def test_a_study_is_published_as_two_files_of_its_figure_a_summary_and_what_is_printed(tmp_path):
+def test_a_study_is_published_as_two_files_of_its_figure_a_summary_and_what_is_printed(drawing, tmp_path):
     folder, table = StudyFolder(tmp_path / "study", {"study": "one"}), pd.DataFrame({"slope": [1.0]})
-    figure = Figure()
-    figure.subplots().plot([1, 2])
-    done = publish(folder, "fig9", figure, ["first agrees", "second does not"], table)
+    done = publish(folder, "fig9", drawing, ["first agrees", "second does not"], table)
     assert done.folder == folder.path
     assert done.table is table
     assert done.findings == ("first agrees", "second does not")

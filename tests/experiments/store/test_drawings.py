@@ -16,20 +16,6 @@ from bayes_influence.experiments.store.drawings import DRAWINGS, Drawing, stored
 from bayes_influence.experiments.store.figures import encoded
 
 
-@pytest.fixture
-def drawing():
-    sizes = [(1, 2), (1, 4), (2, 2)]
-    summary = pd.DataFrame(
-        [
-            {"depth": depth, "width": width, "scheme": scheme, "estimator": "all", "spearman": 0.1 * depth + number}
-            | {"spearman_low": 0.0, "spearman_high": 1.0, "series": scheme}
-            for depth, width in sizes
-            for number, scheme in enumerate(("none", "swa"))
-        ]
-    )
-    return Drawing(sizes_figure, (summary, "spearman", "Spearman", False))
-
-
 def test_what_is_read_back_draws_the_same(drawing):
     again = Drawing.decode(drawing.encode())
     assert again.draw is sizes_figure
@@ -42,9 +28,9 @@ def kept(*arguments):
 
 
 def test_every_kind_of_argument_comes_back():
-    frame = pd.DataFrame({"a": [0.1, np.nan], "b": ["x", None], "c": [1, 2]}, index=[5, 3])
+    frame = pd.DataFrame({"mixed": [0.5, "all"], "a": [0.1, np.nan], "b": ["x", None], "c": [1, 2]}, index=[5, 3])
     table, array, tensor, *rest, mapping = kept(
-        *(frame, np.arange(6).reshape(2, 3), torch.tensor([1.5]), "words", 3, 0.25, float("inf"), None, True),
+        *(frame, np.arange(6).reshape(2, 3), torch.tensor([1.5]), "words", np.int64(3), 0.25, float("inf"), None, True),
         {"one": frame, 2: [1, "two"]},
     )
     pd.testing.assert_frame_equal(table, frame.reset_index(drop=True))

@@ -1,11 +1,8 @@
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
-import pytest
 from matplotlib.figure import Figure
 
-from bayes_influence.experiments.comparison.figures import damping_figure
-from bayes_influence.experiments.store.drawings import Drawing, stored_drawings
+from bayes_influence.experiments.store.drawings import stored_drawings
 from bayes_influence.experiments.store.figures import (
     DPI,
     draw_against_truth,
@@ -15,12 +12,6 @@ from bayes_influence.experiments.store.figures import (
     signed_log_axis,
 )
 from bayes_influence.experiments.store.folder import StudyFolder
-
-
-@pytest.fixture
-def drawing():
-    table = pd.DataFrame({"scheme": ["none"], "estimator": ["all"], "delta": [1.0]})
-    return Drawing(damping_figure, (table.assign(spearman=0.5, pearson=0.5, slope=1.0), "title"))
 
 
 def test_zero_and_negative_values_have_a_place_on_the_signed_axis():

@@ -7,11 +7,10 @@ from matplotlib.text import Text
 
 from bayes_influence.experiments.store.drawings import DRAWINGS
 from bayes_influence.experiments.store.pages import PAGES, Page, page_of, redraw
-from tests.experiments.store.test_drawings import drawing  # noqa: F401 - a fixture
 
 
 @pytest.fixture
-def folder(drawing, tmp_path):  # noqa: F811
+def folder(drawing, tmp_path):
     (tmp_path / "study" / DRAWINGS).mkdir(parents=True)
     for name in ("one", "two"):
         (tmp_path / "study" / DRAWINGS / f"{name}.safetensors").write_bytes(drawing.encode())

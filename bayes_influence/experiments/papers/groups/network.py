@@ -50,6 +50,7 @@ TOLERANCE = 1e-7
 """Gradient norm of minima in all parameters."""
 
 KEYS = ("condition", "truth", "kind", "damping", "estimator")
+SIZE_KEYS = ("condition", "truth", "fraction", "damping", "estimator")
 STATISTICS = ("pearson", "slope", "predicted")
 
 FEWEST = 3
@@ -224,23 +225,25 @@ def report_network(measured: Measured) -> Reproduced:
     """Draws estimates against the stages, writes the cells' tables, their agreement and its means over seeds."""
     estimates, truths, fits = (measured.table(name) for name in ("estimates", "truths", "fits"))
     effects = measured.written("effects", estimates.merge(truths, on=["condition", "seed", "group"]))
-    by_seed = measured.written("agreement", agreement_by_stage(effects))
+    by_seed = measured.written("agreement", agreement_by_stage(effects, KEYS))
+    sizes = measured.written("sizes", mean_table(agreement_by_stage(effects, SIZE_KEYS), SIZE_KEYS, STATISTICS))
     summary = measured.written("summary", mean_table(by_seed, KEYS, STATISTICS))
     gaps = measured.written("gaps", stage_gaps(truths))
     shown = summary[(summary["estimator"] == EQUATION_17) & (summary["damping"] > 0)]
     findings = network_findings(summary, gaps, fits, truths, measured.study.damping)
+    findings += size_findings(sizes, measured.study.damping)
     return measured.published(Drawing(network_figure, (effects, summary)), findings, shown[[*KEYS, *STATISTICS]])
 
 
-def agreement_by_stage(effects: pd.DataFrame) -> pd.DataFrame:
-    """One row per condition, stage, kind, damping, estimator and seed, over the groups that have an estimate.
+def agreement_by_stage(effects: pd.DataFrame, by: tuple[str, ...]) -> pd.DataFrame:
+    """One row per value of some columns and seed, over the groups that have an estimate.
 
     `predicted` is their share: without the others the curvature is indefinite. Below three there is no agreement.
     """
     rows = []
-    for keys, points in effects.groupby([*KEYS, "seed"], sort=False):
+    for keys, points in effects.groupby([*by, "seed"], sort=False):
         own = points.dropna(subset=["estimated"])
-        row = dict(zip((*KEYS, "seed"), keys, strict=True)) | {"predicted": len(own) / len(points)}
+        row = dict(zip((*by, "seed"), keys, strict=True)) | {"predicted": len(own) / len(points)}
         enough = len(own) >= FEWEST
         found = agreement(own["estimated"].to_numpy(), own["true"].to_numpy()) if enough else None
         rows.append(row | {name: getattr(found, name, float("nan")) for name in STATISTICS[:2]})
@@ -284,6 +287,21 @@ def network_findings(
                 for truth in SAID
             ]
             sentences.append(f"{condition}, {kind} groups, damping {damping:g}, Pearson with " + "; ".join(said) + ".")
+    return sentences
+
+
+def size_findings(sizes: pd.DataFrame, damping: float) -> list[str]:
+    """Per condition: how the damped first order agrees with four stages by the size of groups, of both kinds."""
+    sentences = []
+    damped = sizes[(sizes["damping"] == damping) & (sizes["estimator"] == FIRST)]
+    for condition, own in damped.groupby("condition", sort=False):
+        table = own.pivot_table(index="truth", columns="fraction", values="pearson", sort=False).loc[list(SAID)]
+        said = [
+            f"{truth} " + ", ".join(f"{value:.2f}" for value in values)
+            for truth, values in zip(table.index, table.to_numpy(), strict=True)
+        ]
+        shares = ", ".join(f"{float(str(fraction)):.0%}" for fraction in table.columns)
+        sentences.append(f"{condition}, both kinds, first order, Pearson by size ({shares}): {'; '.join(said)}.")
     return sentences
 
 

@@ -14,6 +14,9 @@ from bayes_influence.experiments.store.figures import figure_style
 DRAWN = ("cold", "minimum", "proximal", "PBRF")
 """Stages with a panel of their own."""
 
+PALE = 0.6
+"""Size of a correlation up to which its colour is a light one."""
+
 COLOURS = {FIRST: "#0072B2", EQUATION_17: "#E69F00"}
 
 
@@ -47,6 +50,13 @@ def _draw_points(axes: Axes, points: pd.DataFrame) -> None:
         axes.plot(own["true"], own["estimated"], "o", color=colour, markersize=2.5, markerfacecolor="none", label=name)
     ends = [points["true"].min(), points["true"].max()]
     axes.plot(ends, ends, color="black", linewidth=0.8)
+    axes.set_xlabel("true change", fontsize=6)
+    axes.set_ylabel("estimated", fontsize=6)
+
+
+def _ink(value: float) -> str:
+    """What can be read on the colour of a correlation."""
+    return "white" if abs(value) > PALE else "black"
 
 
 def _draw_correlations(axes: Axes, summary: pd.DataFrame) -> None:
@@ -55,7 +65,8 @@ def _draw_correlations(axes: Axes, summary: pd.DataFrame) -> None:
     ).reindex(columns=list(ESTIMATORS))
     axes.imshow(table.to_numpy(), vmin=-1, vmax=1, cmap="RdBu", aspect="auto")
     for (row, column), value in np.ndenumerate(table.to_numpy()):
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=5.5)
+        shown, colour = ("-", "black") if np.isnan(value) else (f"{value:.2f}", _ink(float(value)))
+        axes.text(column, row, shown, ha="center", va="center", fontsize=6, color=colour)
     labels = [f"{condition}, damping {damping:g}: {truth}" for condition, damping, truth in table.index]
     axes.set_yticks(range(len(labels)), labels, fontsize=5.5)
     axes.set_xticks(range(len(ESTIMATORS)), [name.replace(", ", ",\n") for name in ESTIMATORS], fontsize=5, rotation=60)

@@ -9,6 +9,7 @@ from bayes_influence.experiments.papers.groups import network
 from bayes_influence.experiments.papers.groups.data import gaussian_blobs
 from bayes_influence.experiments.papers.groups.network import (
     CONDITIONS,
+    KEYS,
     STUDIES,
     NetworkGroups,
     NetworkScale,
@@ -107,7 +108,7 @@ def test_agreement_leaves_out_groups_without_a_newton_step():
             "c": [1.0, nan, nan, 2.0],
         }.items()
     ]
-    found = agreement_by_stage(pd.concat(rows)).set_index("estimator")
+    found = agreement_by_stage(pd.concat(rows), KEYS).set_index("estimator")
     np.testing.assert_allclose(found["pearson"], [-1, 1, nan])
     np.testing.assert_allclose(found["predicted"], [1, 0.75, 0.5])
 
@@ -154,3 +155,23 @@ def test_a_cell_has_every_stage_and_no_estimate_where_the_damped_hessian_is_inde
     assert len(tables["estimates"]) == 6 * len(ESTIMATORS)
     assert tables["truths"]["true"].notna().all()
     assert len(tables["truths"]) == 6
+
+
+def test_agreement_by_size_is_said_stage_by_stage():
+    rows = [
+        {
+            "condition": "tanh",
+            "truth": truth,
+            "fraction": share,
+            "damping": damping,
+            "estimator": FIRST,
+            "pearson": value,
+        }
+        for damping, sign in ((0.01, 1), (0.0, -1))
+        for truth, values in zip(network.SAID, ((0.1, 0.2), (0.3, 0.4), (0.5, 0.6), (0.7, 0.8)), strict=True)
+        for share, value in zip((0.05, 0.6), (sign * one for one in values), strict=True)
+    ]
+    assert network.size_findings(pd.DataFrame(rows), 0.01) == [
+        "tanh, both kinds, first order, Pearson by size (5%, 60%): cold 0.10, 0.20; minimum 0.30, 0.40; "
+        "proximal 0.50, 0.60; PBRF 0.70, 0.80."
+    ]
