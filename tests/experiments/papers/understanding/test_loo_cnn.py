@@ -53,7 +53,7 @@ def test_the_smallest_eigenvalue_is_that_of_the_whole_objective(patterns):
     flat = objective.flat
     hessian = forward_hessian(lambda at: flat.losses(at, split.train.batch()).mean() + flat.regulariser(at), flat.theta)
     expected = float(torch.linalg.eigvalsh(hessian)[0])
-    assert smallest_eigenvalue(objective, split.train) == pytest.approx(expected, abs=2e-3)
+    assert smallest_eigenvalue(objective, split.train) == pytest.approx(expected, abs=1e-10)
 
 
 def test_predictions_agree_with_every_truth_that_is_theirs(patterns, tmp_path):
