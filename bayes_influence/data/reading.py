@@ -46,8 +46,8 @@ def read_table(path: Path, separator: str = ",") -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is empty, of another encoding or with another separator, no table, or a Parquet file
-            where nothing is installed that reads one.
+        ValueError: If it is empty, of another encoding or with another separator, no table, has two columns of one
+            name, or is a Parquet file where nothing is installed that reads one.
     """
     _check_there(path)
     frame = _parquet(path) if path.suffix == ".parquet" else _csv(path, separator)
@@ -79,6 +79,8 @@ def _csv(path: Path, separator: str) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(path, sep=separator, skipinitialspace=True, low_memory=False, index_col=False)
+            # pandas gives a second column of a name another one without a word.
+            names = pd.read_csv(path, sep=separator, skipinitialspace=True, header=None, nrows=1, dtype=str).iloc[0]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not in UTF-8 (byte {error.object[error.start]:#x}); save it in UTF-8") from error
     except pd.errors.ParserWarning:
@@ -89,6 +91,9 @@ def _csv(path: Path, separator: str) -> pd.DataFrame:
         raise ValueError(
             f"{path} is no table: {str(error).strip()}; every row needs as many values as there are columns"
         ) from error
+    twice = names[names.notna() & names.duplicated()]
+    if len(twice):
+        raise ValueError(f"{path} has more than one column called {twice.iloc[0]!r}; rename or drop all but one")
     if len(frame.columns) == 1:
         header = str(frame.columns[0])
         other = next((mark for mark in SEPARATORS if mark in header and mark != separator), None)

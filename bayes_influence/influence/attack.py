@@ -160,7 +160,7 @@ def _check_victim(objective: Objective, victim: Dataset, target: int | None) -> 
     check_whole(target=target)
     with torch.no_grad():
         outputs = objective.outputs(objective.params, victim.to(dtype=objective.dtype).batch().inputs)
-    classes, own = outputs.shape[-1], int(victim.targets[0])
+    classes, own = max(2, outputs.shape[-1]), int(victim.targets[0])  # one logit tells two classes apart
     if not 0 <= target < classes or target == own:
         raise ValueError(
             f"the target must be one of the classes 0 to {classes - 1}, and not the example's own, {own}, got {target}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 from tqdm.auto import tqdm
 
+from bayes_influence.arguments import shown
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.forward_mode import jvp
@@ -25,6 +27,9 @@ from bayes_influence.training.minimum import minimum_of
 
 Direction = Literal["increase", "decrease"]
 """What an attack does to the test loss."""
+
+REFIT_TOLERANCE = 1e-8
+"""Gradient norm of refits between steps: what the next step's signs and the test loss need, with room to spare."""
 
 Refit = Callable[[Objective, Dataset], Objective]
 """Trains the selected parameters again on other data, warm from where the objective stands."""
@@ -132,7 +137,7 @@ def training_set_attack(
 
     Raises:
         ValueError: If the step is not positive, `lower` is not below `upper`, or the direction is neither.
-        TypeError: If the inputs are not real numbers.
+        TypeError: If the inputs are not real numbers, or the refit is no function.
     """
     if not (step > 0 and steps >= 1 and lower < upper):
         raise ValueError(
@@ -141,7 +146,9 @@ def training_set_attack(
     if direction not in get_args(Direction):
         raise ValueError(f"direction must be one of {', '.join(get_args(Direction))}, got {direction!r}")
     signed = step if direction == "increase" else -step
-    again = minimum_of if refit is None else refit
+    if refit is not None and not callable(refit):
+        raise TypeError(f"refit must be a function of an objective and its training examples, got {shown(refit)}")
+    again = partial(minimum_of, tolerance=REFIT_TOLERANCE) if refit is None else refit
     losses = [_mean_loss(objective, test)]
     for _ in tqdm(range(steps), desc="training-set attack", disable=None if progress else True):
         problem = FittedProblem(objective, train)

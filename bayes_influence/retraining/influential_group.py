@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from bayes_influence.arguments import shown
 from bayes_influence.curvature.errors import NotConvergedError
 from bayes_influence.data.appearance import class_name
 from bayes_influence.data.dataset import Dataset, check_dataset
@@ -17,6 +19,8 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reweighting import Convention, Removals
 from bayes_influence.retraining.protocol import RetrainingProtocol
 from bayes_influence.retraining.refits import loss_changes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +60,16 @@ def influential_group(
         train: Training examples.
         test: The examples whose mean loss the removal moves.
         size: k.
-        method: As of `Influence.select_group`.
+        method: How the group is searched: `"best"` of all that need no refit, or one of them by name, or
+            `"adaptive-greedy"`, k refits, which alone holds for groups of a third and more; see `select_group`.
         direction: `"increase"` for the group that holds the loss down most, `"decrease"` for that which holds it up.
         convention: What becomes of the mean, see `Convention`.
         damping: Of the influence.
-        refit: How the group is really removed, `Minimum()` say, to see whether the prediction holds.
+        refit: How the group is really removed, `Minimum()` say, to see whether the prediction holds. It moves the
+            parameters that the objective has selected: of a last layer, what the layers below would do is not in it.
 
     Raises:
-        TypeError: If these are no objective and data sets.
+        TypeError: If these are no objective and data sets, or the refit is no protocol.
         ValueError: If the size is none between 1 and n - 1, a name is unknown, or the group is all that there is of a
             class: no network learns that class from the rest, and no prediction of its test loss means anything.
         NotConvergedError: If the refit, or its control, stopped before its tolerance.
@@ -71,9 +77,17 @@ def influential_group(
     check_objective(objective, "what a group influences")
     check_dataset(train, "the training examples")
     check_dataset(test, "the test examples")
-    found = Influence(objective, train, damping=damping).select_group(
-        test, size, method=method, direction=direction, convention=convention
-    )
+    if refit is not None and not isinstance(refit, RetrainingProtocol):
+        raise TypeError(f"refit must be a protocol such as Minimum(), got {shown(refit)}")
+    influence = Influence(objective, train, damping=damping)
+    influence.on_loss(test)  # says where the objective is at no minimum
+    found = influence.select_group(test, size, method=method, direction=direction, convention=convention)
+    if (found.change > 0) != (direction == "increase"):
+        logger.warning(
+            "removing the %d examples is predicted to change the loss by %.2g, though what was looked for is to %s it: "
+            "no prediction reaches as far as a group of this size; take method='adaptive-greedy', which refits",
+            *(size, found.change, direction),
+        )
     _check_classes_left(train, found.ids)
     true = None if refit is None else _true_change(refit, objective, train, test, found.ids, convention)
     return InfluentialGroup(found.ids, found.change, true, found.method)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 import bayes_influence as bi
 from bayes_influence.influence.attack import attack
@@ -118,6 +119,18 @@ def test_what_cannot_be_is_refused(linear, train, victim, wrong, message):
 def test_what_is_no_number_is_refused(linear, train, victim, wrong, message):
     with pytest.raises(TypeError, match=message):
         attack(linear, train, victim, **{**RANGE, **wrong})
+
+
+def test_one_logit_has_two_classes_to_turn_to(train, test):
+    binary = replace(train, targets=(train.targets > 0).long())
+    torch.manual_seed(0)
+    objective = minimum_of(bi.Objective(nn.Linear(3, 1).double(), bi.Bernoulli(), bi.WeightDecay(0.1)), binary)
+    labels = (objective.outputs(objective.params, test.inputs)[:, 0] > 0).long()
+    for own in (0, 1):
+        victim = replace(test, targets=labels).select([labels.tolist().index(own)])
+        attack(objective, binary, victim, target=1 - own, step=0.1, steps=1, damping=0.0, **RANGE)
+        with pytest.raises(ValueError, match=f"one of the classes 0 to 1, and not the example's own, {own}, got {own}"):
+            attack(objective, binary, victim, target=own, **RANGE)
 
 
 def test_a_target_that_is_the_example_s_own_is_refused(linear, train, victim):

@@ -106,6 +106,11 @@ def test_an_attack_uses_the_refit_it_is_given(linear, train, test):
     assert attack.losses[0] == pytest.approx(float(linear.losses(linear.params, test.batch()).mean()))
 
 
+def test_a_refit_that_is_no_function_is_refused(linear, train, test, as_installed):
+    with pytest.raises(TypeError, match="refit must be a function of an objective and its training examples, got int 5"):
+        training_set_attack(linear, train, test, train.ids[:2], step=0.1, lower=-9, upper=9, refit=5)
+
+
 def test_one_step_goes_up_the_slope_of_the_loss_as_far_as_it_may(linear, train, test):
     ids, target = train.ids[:2], test.select([0])
     attack = training_set_attack(linear, train, target, ids, step=0.1, steps=1, lower=-9, upper=9)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import bayes_influence as bi
+from bayes_influence.influence.selection import GroupSelection
 from bayes_influence.retraining.influential_group import influential_group
 from bayes_influence.training.minimum import minimum_of
 
@@ -95,6 +96,30 @@ def test_a_group_that_is_all_of_a_class_is_refused(fit, train, names, said):
         ValueError, match=f"the group of 2 examples has all 2 of class {said}, which nothing is learned"
     ):
         influential_group(objective, few, own, 2, method="first-order", damping=0.0)
+
+
+def test_where_an_objective_is_at_no_minimum_it_is_said(fit, train, test, caplog):
+    influential_group(fit, train, test, 2, damping=0.0)
+    assert "at no minimum" not in caplog.text
+    untrained = fit.at({name: torch.zeros_like(value) + 0.5 for name, value in fit.params.items()})
+    influential_group(untrained, train, test, 2, damping=0.0)
+    assert "the objective is at no minimum" in caplog.text
+
+
+def test_a_prediction_against_the_direction_is_said(fit, train, test, caplog, monkeypatch):
+    influential_group(fit, train, test, 2, damping=0.0, direction="decrease")
+    assert "though what was looked for" not in caplog.text
+    found = GroupSelection(train.ids[:2], "greedy", 0.5, {"greedy": 0.5})
+    monkeypatch.setattr(bi.Influence, "select_group", lambda *given, **said: found)
+    influential_group(fit, train, test, 2, damping=0.0, direction="decrease")
+    assert "predicted to change the loss by 0.5, though what was looked for is to decrease it" in caplog.text
+    assert "take method='adaptive-greedy'" in caplog.text
+
+
+@pytest.mark.parametrize("refit", [3, "newton", bi.Minimum])
+def test_what_is_no_protocol_is_refused(fit, train, test, refit, as_installed):
+    with pytest.raises(TypeError, match=r"refit must be a protocol such as Minimum\(\), got"):
+        influential_group(fit, train, test, 2, refit=refit)
 
 
 def test_a_refit_that_is_none_is_refused(fit, train, test):

@@ -80,11 +80,13 @@ def stored_drawings(folder: str | Path) -> dict[str, Drawing]:
         FileNotFoundError: If there are none.
         ValueError: If one is damaged, or was drawn by another version.
     """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder")
     files = sorted((Path(folder) / DRAWINGS).glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(
-            f"{folder} has no figures that can be drawn again; run its command once more: what is measured is kept, "
-            "and figures are stored now"
+            f"{folder} has no figures that can be drawn again: either none belong to what it holds, or they were drawn "
+            "before figures were stored, and its command stores them when it is run once more; what is measured is kept"
         )
     found = {}
     for file in files:

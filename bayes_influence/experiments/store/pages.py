@@ -28,6 +28,10 @@ KINDS = ("png", "pdf", "svg")
 """Files that a figure can be written to; all but the first are made of lines, and stay sharp at any size."""
 
 
+LARGEST, LARGEST_DPI = 100, 1200
+"""Inches and points per inch of what can be drawn."""
+
+
 @dataclass(frozen=True)
 class Page(Settings):
     """What a figure is drawn for.
@@ -41,7 +45,7 @@ class Page(Settings):
         dpi: Points per inch of a png.
 
     Raises:
-        ValueError: If a number is not positive, a kind is unknown, or there is no such font.
+        ValueError: If a number is not positive, or too large, a kind is unknown, or there is no such font.
     """
 
     width: float | None = None
@@ -57,6 +61,11 @@ class Page(Settings):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+        for name in ("width", "height"):
+            if (getattr(self, name) or 0) > LARGEST:
+                raise ValueError(f"{name} must be at most {LARGEST} inches, got {getattr(self, name)}")
+        if self.dpi > LARGEST_DPI:
+            raise ValueError(f"dpi must be at most {LARGEST_DPI}, got {self.dpi}")
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
             raise ValueError(f"unknown kind {', '.join(unknown) or '(none given)'}; known: {', '.join(KINDS)}")
@@ -149,7 +158,10 @@ def redraw(folder: str | Path, page: Page, out: str | Path, names: Sequence[str]
     if unknown:
         raise ValueError(f"{folder} has no figure {unknown[0]!r}; it has {', '.join(drawings)}")
     place, files = Path(out), []
-    place.mkdir(parents=True, exist_ok=True)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{place} cannot be a folder for the figures ({error.strerror}); name another") from error
     for name in names or drawings:
         figure = page.fit(drawings[name].figure())
         with warnings.catch_warnings(record=True) as said:

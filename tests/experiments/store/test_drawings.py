@@ -82,8 +82,12 @@ def test_nothing_else_is_asked_to_draw(drawing, monkeypatch):
 
 
 def test_a_folder_without_drawings_and_a_damaged_one_are_told(drawing, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no figures that can be drawn again; run its command once more"):
+    with pytest.raises(
+        FileNotFoundError, match="no figures that can be drawn again: either none belong"
+    ):
         stored_drawings(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
+        stored_drawings(tmp_path / "nowhere")
     (tmp_path / DRAWINGS).mkdir()
     (tmp_path / DRAWINGS / "one.safetensors").write_bytes(drawing.encode())
     assert list(stored_drawings(tmp_path)) == ["one"]

@@ -82,6 +82,9 @@ def test_pages_by_name_with_changes():
         ({"height": -1.0}, "height must be positive, got -1.0"),
         ({"font_size": 0.0}, "font_size must be positive"),
         ({"dpi": 0}, "dpi must be positive"),
+        ({"dpi": 5000}, "dpi must be at most 1200, got 5000"),
+        ({"width": 1e9}, "width must be at most 100 inches, got 1000000000.0"),
+        ({"height": 200.0}, "height must be at most 100 inches"),
         ({"kinds": ("gif",)}, "unknown kind gif; known: png, pdf, svg"),
         ({"kinds": ()}, r"unknown kind \(none given\)"),
         ({"font": "Nope"}, "no font 'Nope' is installed; there are "),
@@ -90,6 +93,12 @@ def test_pages_by_name_with_changes():
 def test_pages_that_are_none(wrong, message):
     with pytest.raises(ValueError, match=message):
         Page(**wrong)
+
+
+def test_a_file_is_no_folder_for_figures(folder, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(OSError, match=r"out cannot be a folder for the figures \(File exists\); name another"):
+        redraw(folder, Page(), tmp_path / "out")
 
 
 def test_a_figure_that_is_not_there(folder, tmp_path):
