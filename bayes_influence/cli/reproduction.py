@@ -61,13 +61,10 @@ def study_command(study: PaperStudy) -> Callable[..., None]:
         from bayes_influence.experiments.papers.registry import reproduce
 
         out, jobs, backend = (given.pop(name) for name in ("out", "jobs", "backend"))
-        options = {
-            name: split_words(value) if isinstance(study.options[name], tuple) else value
-            for name, value in given.items()
-        }
-        if SCHEME_OPTIONS in study.options:
-            options[SCHEME_OPTIONS] = said_scheme_options()
         with clear_errors():
+            options = {name: _as_setting(name, value, study.options[name]) for name, value in given.items()}
+            if SCHEME_OPTIONS in study.options:
+                options[SCHEME_OPTIONS] = said_scheme_options()
             found = reproduce(study.name, options, out, n_jobs=jobs, backend=backend)
         console.print(found.table.to_string(index=False))
         for sentence in found.findings:
@@ -98,4 +95,17 @@ def _option_type(kind: Any) -> Any:
 
 
 def _as_option(value: Any) -> Any:
-    return ",".join(value) if isinstance(value, tuple) else value
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def _as_setting(name: str, value: Any, default: Any) -> Any:
+    """What was said, as a setting like its default: of a tuple words, or numbers, separated by commas."""
+    if not isinstance(default, tuple):
+        return value
+    words = split_words(value)
+    if not any(isinstance(one, float) for one in default):
+        return words
+    try:
+        return tuple(map(float, words))
+    except ValueError:
+        raise ValueError(f"{name} takes numbers separated by commas, got {value!r}") from None

@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.curvature.cost import TooLargeError
-from bayes_influence.curvature.operators.ekfac import EKFAC, KroneckerBlock
+from bayes_influence.curvature.operators.ekfac import EKFAC
 from bayes_influence.curvature.operators.gauss_newton import GaussNewton
+from bayes_influence.curvature.operators.kronecker_block import KroneckerBlock
 from bayes_influence.curvature.operators.output_curvature import output_hessians
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.prediction import JACOBIAN_ENTRIES

@@ -16,6 +16,21 @@ def test_the_studies_are_listed_with_what_they_show():
     assert "Spearman correlation (signed)" in shown
 
 
+def test_numbers_are_separated_by_commas(monkeypatch):
+    asked = {}
+
+    def refuse(name, options, *args, **kwargs):
+        asked.update(options)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("bayes_influence.experiments.papers.registry.reproduce", refuse)
+    assert "far enough" in _run("smooth-hinge", "--temperatures", "0, 0.5,1e-3").output
+    assert asked["temperatures"] == (0.0, 0.5, 0.001)
+    failed = _run("smooth-hinge", "--temperatures", "0,warm")
+    assert failed.exit_code == 2
+    assert "temperatures takes numbers separated by commas, got '0,warm'" in failed.output
+
+
 def test_a_study_s_options_are_its_settings():
     shown = _run("fig3", "--help").output
     assert "--repeats" in shown
