@@ -43,8 +43,8 @@ def test_what_is_no_table_is_refused(written, content, message):
 
 def test_two_columns_of_one_name_are_refused(written):
     with pytest.raises(ValueError, match="has more than one column called 'a'; rename or drop all but one"):
-        read_table(written("t.csv", "a,b, a\n1,2,3\n"))
-    assert list(read_table(written("t.csv", "a,a.1\n1,2\n")).columns) == ["a", "a.1"]
+        read_table(written("t.csv", b"a,b, a\n1,2,3\n"))
+    assert list(read_table(written("t.csv", b"a,a.1\n1,2\n")).columns) == ["a", "a.1"]
 
 
 def test_absent_files_are_refused(tmp_path):

@@ -107,7 +107,9 @@ def test_an_attack_uses_the_refit_it_is_given(linear, train, test):
 
 
 def test_a_refit_that_is_no_function_is_refused(linear, train, test, as_installed):
-    with pytest.raises(TypeError, match="refit must be a function of an objective and its training examples, got int 5"):
+    with pytest.raises(
+        TypeError, match="refit must be a function of an objective and its training examples, got int 5"
+    ):
         training_set_attack(linear, train, test, train.ids[:2], step=0.1, lower=-9, upper=9, refit=5)
 
 

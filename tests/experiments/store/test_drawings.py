@@ -82,9 +82,7 @@ def test_nothing_else_is_asked_to_draw(drawing, monkeypatch):
 
 
 def test_a_folder_without_drawings_and_a_damaged_one_are_told(drawing, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match="no figures that can be drawn again: either none belong"
-    ):
+    with pytest.raises(FileNotFoundError, match="no figures that can be drawn again: either none belong"):
         stored_drawings(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
         stored_drawings(tmp_path / "nowhere")
