@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import vmap
 
+from bayes_influence.arguments import kind_of
 from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.objectives.plain_formulas import plain_formulas
 from bayes_influence.objectives.predictive import Predictive
@@ -100,6 +101,12 @@ class PerExample:
         """The criterion's number for every example alone, batched where torch can, also in plain formulas."""
         leaves, rebuild = _leaves(outputs)
         rows = [isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == len(targets) for leaf in leaves]
+        if not any(rows) and not all(isinstance(leaf, Tensor) for leaf in leaves):
+            raise InseparableLossError(
+                f"{_named(self.criterion)} averages over the batch, and of the outputs, a {kind_of(outputs)}, no part "
+                f"is known that has one row for each of {len(targets)} examples; return a tensor, a tuple, a dict or a "
+                "dataclass of tensors, or give the loss reduction='none'"
+            )
 
         def of_one(target: Tensor, *own: Tensor) -> Tensor:
             parts = iter(own)

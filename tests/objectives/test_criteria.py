@@ -168,6 +168,16 @@ class _Pair:
     called: str = "a pair"
 
 
+class _Opaque(dict):
+    """A mapping that torch does not take apart."""
+
+
+def test_a_mean_over_a_record_that_nobody_can_take_apart_is_refused():
+    loss = PerExample(lambda outputs, targets: nn.functional.cross_entropy(outputs["logits"], targets))
+    with pytest.raises(InseparableLossError, match=r"of the outputs, a .*_Opaque, no part is known that has"):
+        loss(_Opaque(logits=LOGITS), CLASSES)
+
+
 def test_a_mean_over_a_record_of_the_users_own_is_taken_apart():
     pair = _Pair(LOGITS, {"scale": REALS.square() + 1, "factor": torch.tensor(2.0).double()})
     criterion = PerExample(lambda o, y: ((o.mean - y).square() / o.parts["scale"]).sum(1).mean() * o.parts["factor"])
