@@ -213,8 +213,9 @@ _CAUSES = (
 
 def _parts(objective: Objective, data: Dataset) -> Iterator[tuple[Batch, Tensor]]:
     """The examples in the dtype of the parameters, and their ids, as many at a time as `ENTRIES` says."""
-    numbers = numbers_per_example(data.example.inputs)
-    if not any(leaf.is_floating_point() for leaf in tree_leaves(data.example.inputs)):
+    example = data.example.inputs
+    numbers = numbers_per_example(example)
+    if not any(leaf.is_floating_point() for leaf in tree_leaves(example)):
         # Tokens stand for vectors, of whose length what the network returns says more.
         first = data.select(range(min(2, len(data)))).batch()
         returned = tree_leaves(first_outputs(objective, first.inputs, data.name))

@@ -204,11 +204,8 @@ def test_an_example_that_alone_holds_up_the_curvature():
     assert influence.on_parameters([0]).isfinite().all()
     with pytest.raises(IndefiniteCurvatureError, match="is indefinite"):
         influence.of_group([0], order="newton-chebyshev")
-    with pytest.warns(
-        IndefiniteCurvatureWarning, match=r"without the 1 removed examples .* expansion of order 2"
-    ) as said:
+    with pytest.warns(IndefiniteCurvatureWarning, match=r"without the 1 removed examples .* expansion of order 2"):
         group = influence.of_group([0])
-    assert [warning.filename for warning in said] == [__file__]  # where the group was asked for
     assert (group.order, group.bend) == (2, float("inf"))
     torch.testing.assert_close(group.change, influence.of_group([0], order=2).change)
 

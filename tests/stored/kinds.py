@@ -8,7 +8,6 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 import bayes_influence as bi
 from bayes_influence.data import download
@@ -17,11 +16,13 @@ from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.experiments.audit.ground_truth.stored_refits import stored_refits
 from bayes_influence.experiments.audit.ground_truth.subsets import retrain_on_subsets
 from bayes_influence.experiments.store.cells import CellResult
+from bayes_influence.experiments.store.drawings import DRAWINGS, Drawing
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.experiments.training.run import load_trained, run_training
 from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.experiments.training.side_by_side import history_figure
 
 RUN = TrainRun("iris", "mlp", "weight-decay", epochs=2, batch_size=64, width=3, learning_rate=0.02)
 DATA = logistic_classes(34, n_features=3, n_classes=3, seed=1).dataset.to(dtype=torch.float64)
@@ -100,10 +101,10 @@ def table(folder):
 
 
 def figure(folder):
-    drawn = Figure(figsize=(1, 1))
-    drawn.subplots().plot([0, 1])
-    save_figure(drawn, StudyFolder(folder, {"study": "figure"}), "line")
-    return (folder / "line.png").read_bytes() + (folder / "line.pdf").read_bytes()
+    curve = pd.DataFrame({"seed": [0, 0], "epoch": [1, 2], "objective": [0.5, 0.4], "train_accuracy": [0.7, 0.8]})
+    save_figure(Drawing(history_figure, ({"none": curve}, "line")), StudyFolder(folder, {"study": "figure"}), "line")
+    files = ("line.png", "line.pdf", f"{DRAWINGS}/line.safetensors")
+    return b"".join((folder / file).read_bytes() for file in files)
 
 
 def page(folder):
