@@ -66,7 +66,8 @@ def culprit_feature(
     to first order in the weights of the two (Koh & Liang 2017, eq. 3). For a small difference this is their eq. 5, the
     derivative I_pert,loss times the difference, whose size they compare over features. Entries of a table may be far
     from their median, as an indicator is, where that derivative need not even have the sign of the change. c_ij has no
-    units of the feature in it, and is 0 for an entry that is the median.
+    units of the feature in it, and is 0 for an entry that is the median, of an even number of rows the lower of the two
+    in the middle.
 
     Args:
         objective: At its fitted parameters.

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from bayes_influence.curvature.cost import Plan
 from bayes_influence.curvature.damping import Damping, check_damping
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.reduction import reduce
@@ -18,6 +19,9 @@ from bayes_influence.retraining.refits import Refits
 from bayes_influence.retraining.turns import refits_in_turns, repeated
 from bayes_influence.training.newton import NewtonResult
 from bayes_influence.training.stacked import StackedProblem
+
+RESPONSE_COPIES = 3
+"""Of a dense Hessian, that its factor and the steps by it hold."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ class LinearResponse(RetrainingProtocol):
             held = held_problem(objective, problem, repeated(metric[rows], times), bregman=True)
             gradients, _ = held.gradients(held.start, held.everyone)
             controls = held.everyone[::times]
+            Plan(
+                f"the linear response in {held.layout.total} parameters, by a dense Hessian",
+                RESPONSE_COPIES * len(controls) * held.layout.total**2 * held.start.itemsize,
+                "refit fewer parameters (parameters='last-layer')",
+            ).check(held.start.device)
             factor = torch.linalg.cholesky(held.hessians(held.start[controls], controls))
             steps = torch.cholesky_solve(gradients.unflatten(0, (-1, times)).mT, factor).mT.flatten(0, 1)
             ends = held.start - steps

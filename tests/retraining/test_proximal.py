@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch.func import functional_call, jacrev
 
+from bayes_influence.curvature import cost
+from bayes_influence.curvature.cost import TooLargeError
 from bayes_influence.curvature.damping import FisherDamping
 from bayes_influence.data.arguments import Arguments
 from bayes_influence.data.dataset import Dataset
@@ -17,6 +19,7 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.objectives.reweighting import Removals
+from bayes_influence.retraining import linear_response
 from bayes_influence.retraining.linear_response import LinearResponse
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.proximal import (
@@ -180,6 +183,15 @@ def test_pbrf_and_influence_agree_as_the_damping_grows(regression, train, remove
     # What is neglected first is the removed example's own curvature, |H_i| / (n delta) with |H_i| <= |x|^2 / 2.
     largest = 1 + float(train.inputs.square().sum(1).max())
     assert all(one < largest / 2 / 40 / delta for one, delta in zip(relative, deltas, strict=True))
+
+
+def test_a_linear_response_whose_hessian_does_not_fit_is_refused(regression, train, removed, monkeypatch):
+    monkeypatch.setattr(cost, "available_bytes", lambda device: 10**9)
+    monkeypatch.setattr(linear_response, "RESPONSE_COPIES", 10**6)
+    with pytest.raises(
+        TooLargeError, match=r"the linear response in 12 parameters, by a dense Hessian holds .* 1 GB are"
+    ):
+        LinearResponse(1.0).refit(regression, train, removed)
 
 
 def test_the_linear_response_is_damped_influence(regression, train, removed):

@@ -20,7 +20,7 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import example_losses
 from bayes_influence.retraining.from_scratch import FromScratch
-from bayes_influence.retraining.linear_response import LinearResponse
+from bayes_influence.retraining.linear_response import RESPONSE_COPIES, LinearResponse
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.predicted import Predicted
 from bayes_influence.retraining.protocol import RetrainingProtocol
@@ -113,9 +113,10 @@ def audit_jobs(
 
 
 def audit_plan(jobs: Mapping[str, AuditJob]) -> Plan:
-    """What auditing the networks needs: the outputs of all refits of one at every stage, and passes of the trainings.
+    """What auditing the networks needs: outputs of all refits of one at every stage, and the passes of the trainings.
 
-    Stages that minimise take passes beside these, which nobody knows before.
+    Beside the outputs it holds the dense Hessian of the linear response. Stages that minimise take passes beside these,
+    which nobody knows before.
     """
     job = next(iter(jobs.values()))
     trained = [job.settings.refit_schedule] * (not job.exact) + ([] if job.cold is None else [job.cold.schedule])
@@ -124,6 +125,7 @@ def audit_plan(jobs: Mapping[str, AuditJob]) -> Plan:
     with torch.no_grad():
         outputs = tree_leaves(objective.outputs(objective.params, one.inputs))
     numbers = stages * refits * len(job.train) * sum(leaf.numel() for leaf in outputs)
+    numbers += RESPONSE_COPIES * objective.layout.total**2
     return Plan(
         f"audit of {len(jobs)} networks by {refits} refits of each at {stages} stages",
         numbers * objective.dtype.itemsize,

@@ -9,6 +9,7 @@ from bayes_influence.experiments.audit.jobs import audit_jobs, audit_plan, harde
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.objectives.members import Members
+from bayes_influence.retraining.linear_response import RESPONSE_COPIES
 from bayes_influence.training.schedules import Schedule
 
 
@@ -52,7 +53,8 @@ def test_an_audit_that_does_not_fit_is_refused_with_what_it_would_hold(last_laye
     """Two networks, 4 removals and a control, five stages, three classes; steps of the warm stage alone are passes."""
     settings = AuditSettings(removals=4, damping=0.01, refits="trained", refit_schedule=Schedule(30))
     plan = audit_plan(audit_jobs(last_layer, *data, settings))
-    assert plan.held_bytes == 5 * 5 * len(data[0]) * 3 * 8
+    size = last_layer.objective.layout.total
+    assert plan.held_bytes == (5 * 5 * len(data[0]) * 3 + RESPONSE_COPIES * size**2) * 8
     assert plan.passes == 2 * 5 * 30
     assert str(plan).startswith("audit of 2 networks by 5 refits of each at 5 stages: holds ")
     exact = audit_plan(audit_jobs(last_layer, *data, replace(settings, refits="newton")))
