@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from time import perf_counter
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int
@@ -131,7 +132,7 @@ def selection_figure(summary: pd.DataFrame) -> Figure:
         left, right = figure.subplots(1, 2)
         for method, part in summary.groupby("method", sort=False):
             percent = 100 * part["fraction"]
-            bars = [part["true"] - part["true_low"], part["true_high"] - part["true"]]
+            bars = np.stack([part["true"] - part["true_low"], part["true_high"] - part["true"]])
             style = {"marker": MARKERS[str(method)], "color": COLOURS[str(method)], "markersize": 4}
             left.errorbar(percent, part["true"], bars, capsize=2, label=str(method), **style)
             if method != RANDOM:
