@@ -30,6 +30,7 @@ from bayes_influence.experiments.papers.understanding.convolutions import (
     refitted,
     tanh_convolutions,
 )
+from bayes_influence.experiments.papers.understanding.loo_logistic import TEST_IMAGES
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import draw_against_truth, figure_style, series_style
@@ -57,9 +58,6 @@ TOLERANCE = 1e-7
 
 HEADROOM = 1.5
 """Damping over the size of the smallest eigenvalue, where the paper's damping does not outweigh it."""
-
-TEST_IMAGES = 1000
-"""Of which the one that is explained is taken."""
 
 
 @dataclass(frozen=True)
