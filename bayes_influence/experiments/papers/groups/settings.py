@@ -78,7 +78,7 @@ class SyntheticGroups(GroupStudy):
         "full": GroupScale(repeats=5, groups=20, train=10_000, fractions=FRACTIONS),
     }
     NAME: ClassVar[str] = "group-synthetic"
-    FULL_MINUTES: ClassVar[float] = 10
+    FULL_MINUTES: ClassVar[float] = 11
 
     def split(self, seed: int) -> Split:
         """`gaussian_classes`, with a tenth as many test examples."""
@@ -102,7 +102,7 @@ class DigitGroups(GroupStudy, SmallImageStudy):
         "full": DigitScale(repeats=3, side=14, groups=10, train=5_000, fractions=FRACTIONS),
     }
     NAME: ClassVar[str] = "group-mnist"
-    FULL_MINUTES: ClassVar[float] = 300
+    FULL_MINUTES: ClassVar[float] = 70
 
     def split(self, seed: int) -> Split:
         """Small images, with 1 000 test images."""
@@ -118,7 +118,7 @@ class SelectedGroups(GroupStudy):
         "full": GroupScale(repeats=5, groups=20, train=20_000, fractions=SELECTED),
     }
     NAME: ClassVar[str] = "group-selection"
-    FULL_MINUTES: ClassVar[float] = 15
+    FULL_MINUTES: ClassVar[float] = 4.5
     PARTS: ClassVar[tuple[str, ...]] = ("",)
 
     def split(self, seed: int) -> Split:

@@ -77,7 +77,7 @@ class LooLogistic(RemovalStudy):
     decay: float = 0.01
 
     NAME: ClassVar[str] = "loo-logistic"
-    FULL_MINUTES: ClassVar[float] = 60
+    FULL_MINUTES: ClassVar[float] = 20
     SCALES: ClassVar[Mapping[str, Any]] = {
         "quick": LooScale(repeats=1, side=7, train=500, removals=40, lissa_repeats=4),
         "full": LooScale(repeats=3, side=14, train=10_000, removals=500, lissa_repeats=10),

@@ -94,7 +94,7 @@ class Mislabelled(SmallImageStudy):
     width: int = 32
 
     NAME: ClassVar[str] = "mislabelled"
-    FULL_MINUTES: ClassVar[float] = 40
+    FULL_MINUTES: ClassVar[float] = 6
     SCALES: ClassVar[Mapping[str, Any]] = {
         "quick": MislabelledScale(
             repeats=2, side=7, train=500, members=2, epochs=40, datasets=("mnist", "breast-cancer")

@@ -68,7 +68,7 @@ class TrainingAttack(PairStudy):
     steps: int = 10
 
     NAME: ClassVar[str] = "training-attack"
-    FULL_MINUTES: ClassVar[float] = 5
+    FULL_MINUTES: ClassVar[float] = 2
     SCALES: ClassVar[Mapping[str, Any]] = {
         "quick": AttackScale(repeats=1, side=7, train=100, feature_images=1000, width=100, victims=5),
         "full": AttackScale(repeats=1, side=28, train=300, feature_images=3000, width=400, victims=30),
