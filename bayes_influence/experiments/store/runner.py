@@ -22,15 +22,12 @@ from bayes_influence.curvature.cost import Plan, announce
 from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.experiments.store.cells import CellResult, checked_key
 from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.store.record import FAILURES
 from bayes_influence.training.threads import torch_threads
 
 logger = logging.getLogger(__name__)
 
 Cell = TypeVar("Cell")
-
-
-FAILURES = "failures"
-"""Table in which cells that raised are recorded."""
 
 
 class FailedCellsError(BayesInfluenceError, RuntimeError):
