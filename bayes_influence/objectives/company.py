@@ -15,11 +15,11 @@ from torch.func import vmap
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.streamed import StreamedDataset
-from bayes_influence.errors import torch_errors_in_words
 from bayes_influence.objectives.closeness import check_same, close
 from bayes_influence.objectives.hidden import ByNameAlone, KeptState
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.predictive import check_outputs
+from bayes_influence.objectives.torch_errors import network_errors_in_words, torch_errors_in_words
 from bayes_influence.objectives.ways import first_way
 from bayes_influence.torch_internals import tree_leaves, tree_map
 
@@ -162,7 +162,7 @@ def first_outputs(objective: Objective, inputs: Any, name: str = "the examples")
             with (
                 torch.no_grad(),
                 ByNameAlone(network, params),
-                torch_errors_in_words(f"{name}: the network fails", inputs),
+                network_errors_in_words(f"{name}: the network fails", network, inputs),
             ):
                 return objective.outputs(params, inputs)
         finally:
