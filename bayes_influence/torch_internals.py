@@ -5,7 +5,7 @@ has. So a new torch is tried by running `tests/test_torch_internals.py`, and wha
 """
 
 from torch import _weight_norm as weight_norm
-from torch._C._functorch import TransformType, get_interpreter_stack
+from torch._C._functorch import TransformType, get_interpreter_stack, get_unwrapped, is_functorch_wrapped_tensor
 from torch._guards import TracingContext
 from torch._guards import tracing as tracing_in
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -28,6 +28,8 @@ __all__ = [
     "TracingContext",
     "TransformType",
     "get_interpreter_stack",
+    "get_unwrapped",
+    "is_functorch_wrapped_tensor",
     "make_fx",
     "register_pytree_node",
     "tracing_in",

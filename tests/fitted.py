@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.models.mlp import MLP
@@ -26,6 +27,17 @@ def held_out():
 
 def softmax_regression():
     return MLP(3, 3, depth=0)
+
+
+class Recurrent(nn.Module):
+    """Three features one after the other, and three classes: torch has no batching rule for its kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.LSTM(1, 2, batch_first=True), nn.Linear(2, 3)
+
+    def forward(self, inputs):
+        return self.head(self.cells(inputs.unsqueeze(2))[0][:, -1])
 
 
 def tanh_network():

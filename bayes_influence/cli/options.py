@@ -99,14 +99,14 @@ def folder_of(data_folder: Path | None) -> dict[str, str | None]:
 
 def is_study(name: str) -> bool:
     """Whether a name is that of a study's folder, rather than of a data set."""
-    from bayes_influence.experiments.store.folder import CONFIG
+    from bayes_influence.experiments.store.record import CONFIG
 
     return (Path(name) / CONFIG).is_file()
 
 
 def data_of_run(folder: Path) -> str:
     """The name of the data set that a stored run or study is on; nothing where it names none."""
-    from bayes_influence.experiments.store.folder import CONFIG, read_record
+    from bayes_influence.experiments.store.record import CONFIG, read_record
 
     return str(read_record(folder / CONFIG)["config"].get("dataset", ""))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dis
 import hashlib
-import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.plain_fingerprint import PlainDigest, is_scalar, order
 from bayes_influence.errors import BayesInfluenceError
 
 MODULE_STATE = frozenset(vars(nn.Module()))
@@ -79,25 +79,14 @@ class Structure:
         self.network = network
 
 
-class _Digest:
-    """A hash that things are added to one after the other, each with its kind and its length."""
+class _Digest(PlainDigest):
+    """A hash that anything is added to."""
 
     def __init__(self) -> None:
-        self._hash = hashlib.sha256()
+        super().__init__()
         self._known: dict[int, int] = {}
         self._held: list[Any] = []
         self._open: list[int] = []
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
-
-    def _write(self, kind: str, *contents: bytes | memoryview) -> None:
-        for content in (kind.encode(), *contents):
-            self._hash.update(struct.pack("<q", len(content)))
-            self._hash.update(content)
-
-    def _text(self, kind: str, *texts: object) -> None:
-        self._write(kind, *(str(text).encode("utf-8", "surrogatepass") for text in texts))
 
     def add(self, value: Any, where: str) -> None:
         """Adds anything; `where` is what a message calls it."""
@@ -105,10 +94,8 @@ class _Digest:
             self._tensor(value)
         elif isinstance(value, np.ndarray | np.generic):
             self._array(np.asarray(value), where)
-        elif value is None or value is Ellipsis or value is NotImplemented or type(value) in (bool, int, str):
-            self._text(type(value).__name__, value)
-        elif type(value) is float or type(value) is complex:
-            self._write(type(value).__name__, struct.pack("<dd", value.real, value.imag))
+        elif is_scalar(value):
+            self._scalar(value)
         elif type(value) in (bytes, bytearray):
             self._write(type(value).__name__, bytes(value))
         elif isinstance(value, torch.dtype | torch.device | torch.layout | PurePath):
@@ -141,14 +128,12 @@ class _Digest:
     def _parts(self, value: Any, where: str) -> Iterator[tuple[str, Any]]:
         """The parts of a container, each with what a message adds to the container's name."""
         if isinstance(value, tuple | list):
-            self._text("sequence", type(value).__qualname__, len(value))
-            yield from ((f"[{index}]", part) for index, part in enumerate(value))
+            yield from self._sequence(value)
         elif isinstance(value, Mapping) and type(value).__module__ in ("builtins", "collections", "types"):
-            self._text("mapping", type(value).__qualname__, len(value))
-            yield from ((f"[{key!r}]", (key, value[key])) for key in sorted(value, key=_order))
+            yield from self._mapping(value)
         elif isinstance(value, AbstractSet) and type(value).__module__ == "builtins":
             self._text("set", type(value).__qualname__, len(value))
-            yield from (("{}", part) for part in sorted(value, key=_order))
+            yield from (("{}", part) for part in sorted(value, key=order))
         elif isinstance(value, partial):
             self._text("partial")
             yield from ((".func", value.func), (".args", value.args), (".keywords", value.keywords))
@@ -242,10 +227,6 @@ class _Digest:
             plain = not name.startswith("__") and isinstance(value, PLAIN)
             if plain or isinstance(value, FunctionType | staticmethod | classmethod | property):
                 self.add((name, value), f"{where}.{name}")
-
-
-def _order(key: Any) -> tuple[str, str]:
-    return type(key).__name__, repr(key)
 
 
 def _contents(cell: Any) -> Any:

@@ -1,7 +1,7 @@
 """Safetensors files that carry a SHA-256 of themselves, so that a flipped bit or a missing end is seen.
 
 The hash stands in the file's header. It is that of the whole file with 64 zeros in the hash's own place, so that it
-covers the header too, and can be put in after a file that was written piece by piece.
+covers the header too, and can be put in after a file that was written piece by piece. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -10,13 +10,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
-from safetensors.torch import load, save
-from torch import Tensor
+from typing import BinaryIO
 
 from bayes_influence.errors import BayesInfluenceError
 
@@ -31,31 +27,6 @@ PIECE = 1 << 22
 
 class DamagedFileError(BayesInfluenceError, ValueError):
     """A stored file that is truncated, or whose content is not what was written."""
-
-
-def packed(kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> bytes:
-    """A sealed file of tensors, bit for bit, and of what JSON can hold.
-
-    Args:
-        kind: Of the file, as messages call it.
-        tensors: By name, on any device.
-        header: Plain JSON values.
-    """
-    held = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    # One entry only: safetensors writes several in no fixed order, and equal contents should be equal files.
-    return seal(save(held, metadata={kind: f"{UNSEALED} {json.dumps(dict(header), sort_keys=True)}"}))
-
-
-def unpacked(content: bytes, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file that `packed` made.
-
-    Raises:
-        DamagedFileError: If the content is truncated, does not match its checksum, or is a file of another kind.
-    """
-    header = sealed_header(content)
-    if kind not in header:
-        raise DamagedFileError(f"it is no {kind}, but holds {sorted(header)}")
-    return load(content), json.loads(header[kind][len(UNSEALED) :])
 
 
 def seal(content: bytes) -> bytes:

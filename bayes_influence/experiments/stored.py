@@ -1,4 +1,7 @@
-"""What a stored folder or file holds: its kind, its configuration, its version, and what of it is finished."""
+"""What a stored folder or file holds: its kind, its configuration, its version, and what of it is finished.
+
+Read without torch, so that the answer is there at once.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from bayes_influence.data.sealed import DamagedFileError, sealed_file_header
-from bayes_influence.experiments.store.folder import CELL_SUFFIX, CELLS, CONFIG, read_record
-from bayes_influence.experiments.store.runner import FAILURES
-from bayes_influence.experiments.training.run import CHECKPOINT, REPORT
-from bayes_influence.influence.scores import FORMAT, InfluenceScores
-from bayes_influence.training.checkpoints import decode_checkpoint
+from bayes_influence.experiments.store.record import (
+    CELL_SUFFIX,
+    CELLS,
+    CHECKPOINT,
+    CONFIG,
+    FAILURES,
+    REPORT,
+    read_record,
+)
+from bayes_influence.influence.score_format import FORMAT
 
 KINDS = {
     "train": "training run",
@@ -97,22 +107,22 @@ def inspected(path: str | Path) -> Stored:
     except DamagedFileError as error:
         raise ValueError(f"{path} is no file of this library, or damaged: {error}") from error
     if header.get("format") == FORMAT:
-        return _of_scores(path)
+        return _of_scores(path, json.loads(header["notes"]))
     if NETWORKS in header:
         return _of_networks(path, header[NETWORKS])
     kind = "part of a study's folder" if set(header) & {"cell", "checkpoint"} else f"a file with {', '.join(header)}"
     return Stored(path, f"{kind}; ask about the folder", "yes", {}, {}, {})
 
 
-def _of_scores(path: Path) -> Stored:
-    scores = InfluenceScores.load(path)
-    tests, examples = scores.values.shape
+def _of_scores(path: Path, notes: Mapping[str, Any]) -> Stored:
+    with safe_open(path, framework="numpy") as file:
+        tests, examples = file.get_slice("values").get_shape()
     facts = {
         "scores": f"{examples} training on {tests} test examples",
-        "measured": scores.measurement,
-        "in": scores.parameters,
-        "curvature": f"{scores.curvature}, damping {scores.damping}, {scores.solver}",
-        "converged": "yes" if scores.converged else "no",
+        "measured": notes["measurement"],
+        "in": notes["parameters"],
+        "curvature": f"{notes['curvature']}, damping {notes['damping']}, {notes['solver']}",
+        "converged": "yes" if notes["converged"] else "no",
     }
     return Stored(path, "influence scores", "yes", {name: said for name, said in facts.items() if said}, {}, {})
 
@@ -147,10 +157,12 @@ def _epochs(path: Path, config: Mapping[str, Any], cells: list[str]) -> str:
     if not (path / CHECKPOINT).is_file():
         return f"no, 0 of {total} epochs; the same command continues"
     try:
-        state, _ = decode_checkpoint((path / CHECKPOINT).read_bytes())
+        if "checkpoint" not in sealed_file_header(path / CHECKPOINT):
+            raise DamagedFileError("it is no checkpoint")
     except DamagedFileError as error:
-        raise ValueError(f"{path / CHECKPOINT} is damaged: {error}; train anew in another folder") from error
-    done = int(state["epoch"])
+        raise ValueError(f"{path / CHECKPOINT} is damaged: {error}; delete it to start anew") from error
+    with safe_open(path / CHECKPOINT, framework="numpy") as file:
+        done = int(file.get_tensor("epoch"))
     if done < total:
         return f"no, {done} of {total} epochs; the same command continues"
     return f"yes, {total} epochs" + ("" if REPORT in cells else ", but not its report; the same command writes it")

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import vmap
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.identities import example_ids
 from bayes_influence.influence.scores import InfluenceScores
+from bayes_influence.objectives.derivatives import losses_of_members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 
@@ -161,12 +161,11 @@ def losses_at_samples(objective: Objective, samples: Params, data: Dataset) -> F
             f"samples must name the network's parameters {sorted(objective.params)}, got {sorted(samples)}"
         )
     count = len(next(iter(samples.values())))
-    losses = vmap(objective.losses, in_dims=(0, None))
     pieces = []
     with torch.no_grad():
         for start in range(0, count, MEMBERS_AT_ONCE):
             members = {name: value[start : start + MEMBERS_AT_ONCE] for name, value in samples.items()}
-            pieces.append(losses(members, data.batch()))
+            pieces.append(losses_of_members(objective, members, data.batch()))
     return torch.cat(pieces)
 
 

@@ -23,6 +23,7 @@ from bayes_influence.data.files import checked_place, replacing
 from bayes_influence.data.identities import example_ids
 from bayes_influence.data.sealed import UNSEALED, DamagedFileError, seal_file, sealed_file_header
 from bayes_influence.influence.parquet import write_parquet
+from bayes_influence.influence.score_format import FORMAT
 from bayes_influence.influence.shown import KINDS, Shown, ShownExample, ShownTest
 
 SHOWN_TESTS, SHOWN_EXAMPLES = 10, 3
@@ -30,9 +31,6 @@ SHOWN_TESTS, SHOWN_EXAMPLES = 10, 3
 
 SHOWN_LETTERS = 160
 """Of the parameters' names, in a line that stands for the scores."""
-
-FORMAT = "bayes_influence.InfluenceScores.3"
-"""Marks a score file, and the version of its layout."""
 
 OTHER_FORMATS = {".parquet": "to_parquet(path)", ".csv": "to_frame().to_csv(path)"}
 """Names that would promise another format, with what writes it."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from bayes_influence.data.files import write_whole
 from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.data.sealed import UNSEALED, DamagedFileError, seal, seal_file, sealed_header
-from bayes_influence.influence.scores import FORMAT
+from bayes_influence.influence.score_format import FORMAT
 
 STORED = {torch.float32: ("F32", "<f4"), torch.float64: ("F64", "<f8"), torch.int64: ("I64", "<i8")}
 """A dtype's name in a safetensors header, and in numpy."""

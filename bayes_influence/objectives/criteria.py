@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from torch.func import vmap
 
 from bayes_influence.arguments import kind_of
 from bayes_influence.errors import BayesInfluenceError
+from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.plain_formulas import plain_formulas
 from bayes_influence.objectives.predictive import Predictive
 from bayes_influence.torch_internals import tree_flatten, tree_leaves, tree_unflatten
@@ -94,8 +95,8 @@ class PerExample:
     def _alone(self, outputs: Any, targets: Tensor) -> Tensor:
         """What the criterion returns, without its mean where it is one of torch's."""
         if self._each is None:
-            return _fitting(self.criterion, outputs)(outputs, targets)
-        return _fitting(self._each, outputs)(outputs, targets).reshape(len(targets), -1).mean(1)
+            return _evaluated(self.criterion, outputs, targets)
+        return _evaluated(self._each, outputs, targets).reshape(len(targets), -1).mean(1)
 
     def _taken_apart(self, outputs: Any, targets: Tensor) -> Float[Tensor, " B"]:
         """The criterion's number for every example alone, batched where torch can, also in plain formulas."""
@@ -160,7 +161,7 @@ class PerExample:
         Raises:
             InseparableLossError: If they differ.
         """
-        whole = _fitting(self.criterion, outputs)(outputs, targets)
+        whole = _evaluated(self.criterion, outputs, targets)
         if whole.ndim:
             return
         losses = self(outputs, targets)
@@ -212,6 +213,35 @@ def _each(criterion: Criterion) -> nn.Module | None:
     single: Any = copy.deepcopy(criterion)
     single.reduction = "none"
     return single
+
+
+def _evaluated(criterion: Criterion, outputs: Any, targets: Tensor) -> Tensor:
+    """What a criterion returns, on the device of the outputs.
+
+    Raises:
+        TypeError: If one of torch's is given what is no tensor, or a function fails on what is none.
+    """
+    if isinstance(outputs, Tensor):
+        return _fitting(criterion, outputs)(outputs, targets)
+    if _is_of_torch(criterion):
+        raise TypeError(f"{_named(criterion)} takes one tensor, and the network returns {_part_of(outputs)}")
+    try:
+        return _fitting(criterion, outputs)(outputs, targets)
+    except TypeError as error:
+        raise TypeError(
+            f"{_named(criterion)} fails ({error}) on all that the network returns, {_part_of(outputs)}"
+        ) from error
+
+
+def _part_of(outputs: Any) -> str:
+    """What outputs that are no tensor are, and how a loss takes a part of them."""
+    if isinstance(outputs, Moments):
+        return "Moments of a Bayesian one; take the expected likelihood of that kind, bi.ExpectedBernoulli say"
+    if not isinstance(outputs, tuple | list | Mapping) or not outputs:
+        return f"{kind_of(outputs)}; have it return a tensor"
+    key = next(iter(outputs)) if isinstance(outputs, Mapping) else 0
+    told = f" with {', '.join(map(str, outputs))}" if isinstance(outputs, Mapping) else f" of {len(outputs)}"
+    return f"{kind_of(outputs)}{told}; pass the loss of its part, as in lambda outputs, y: loss(outputs[{key!r}], y)"
 
 
 _moved: WeakKeyDictionary[nn.Module, dict[tuple[torch.dtype, torch.device], nn.Module]] = WeakKeyDictionary()

@@ -1,4 +1,4 @@
-"""Exact first and second derivatives of an objective in its selected parameters, as flat vectors and dense matrices."""
+"""An objective's losses under many states, and its exact first and second derivatives, as vectors and matrices."""
 
 from __future__ import annotations
 
@@ -15,14 +15,23 @@ from bayes_influence.data.batch import Batch
 from bayes_influence.forward_mode import jvp
 from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.ways import (
     checked_symmetric,
     first_way,
+    over_members,
     reverse_gradient,
     reverse_jacobian,
     reverse_products,
 )
 from bayes_influence.torch_internals import tree_leaves, tree_map
+
+
+def losses_of_members(
+    objective: Objective, states: Params, batch: Batch, *, own_data: bool = False
+) -> Float[Tensor, "M B"]:
+    """Losses of every example under each of M states, stacked; with `own_data` each has a batch of its own."""
+    return over_members(objective.network, objective.losses, (states, batch), (0, 0 if own_data else None))
 
 
 def gradient(

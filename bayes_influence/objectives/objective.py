@@ -17,7 +17,6 @@ from torch.func import functional_call
 from bayes_influence.arguments import check_at_least, check_function, checked_move, kind_of, named, shown
 from bayes_influence.data.arguments import as_call
 from bayes_influence.data.batch import Batch
-from bayes_influence.errors import torch_errors_in_words
 from bayes_influence.moments.layers import is_bayesian, is_calibrated
 from bayes_influence.objectives.criteria import PerExample, read_outputs
 from bayes_influence.objectives.parameters import (
@@ -33,6 +32,7 @@ from bayes_influence.objectives.parameters import (
 )
 from bayes_influence.objectives.predictive import Predictive, check_outputs
 from bayes_influence.objectives.regularisers import NoRegulariser
+from bayes_influence.objectives.torch_errors import network_errors_in_words
 
 Likelihood = Callable[[Any, Tensor], Tensor]
 """Per-example losses (B,) from the network's outputs and the targets; never reduced over the batch."""
@@ -195,7 +195,11 @@ class Objective:
         """
         if not (isinstance(self.parameters, str) and self.parameters.startswith("last-layer")):
             return self
-        with self.exclusive() as network, torch.no_grad(), torch_errors_in_words("the network fails", inputs):
+        with (
+            self.exclusive() as network,
+            torch.no_grad(),
+            network_errors_in_words("the network fails", network, inputs),
+        ):
             path = called_last(network, inputs)
         names = select_names(self.network, self.parameters, last_layer=path)
         return self._in(names, names)

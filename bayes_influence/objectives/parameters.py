@@ -19,7 +19,7 @@ from bayes_influence.models.ensemble import NetworkEnsemble
 from bayes_influence.moments.layers import RHO
 from bayes_influence.objectives.hidden import aliases, as_view_of, unregistered_tensors
 from bayes_influence.objectives.layers import IN_WORDS, is_layer
-from bayes_influence.torch_internals import tree_map
+from bayes_influence.torch_internals import get_unwrapped, is_functorch_wrapped_tensor, tree_map
 
 Params = dict[str, Tensor]
 """Detached parameters by name, as `torch.func.functional_call` takes them."""
@@ -272,6 +272,11 @@ def state_of(network: nn.Module, params: Params, buffers: Params) -> tuple[Param
     return params, buffers
 
 
+def _plain(value: Tensor) -> Tensor:
+    """What a tensor of a transformation holds, an axis of each `vmap` in front; others as they are."""
+    return _plain(get_unwrapped(value)) if is_functorch_wrapped_tensor(value) else value
+
+
 def standing_at(network: nn.Module, params: Params, buffers: Params) -> nn.Module:
     """A copy of the network in evaluation mode that holds these very tensors."""
     memo: dict[int, Any] = {}
@@ -280,9 +285,11 @@ def standing_at(network: nn.Module, params: Params, buffers: Params) -> nn.Modul
     for name, buffer in network.named_buffers():
         memo[id(buffer)] = buffers[name]
     for module in network.modules():
-        # Tensors that are computed from parameters (weight norm's) are made anew in every call, but cannot be copied.
-        derived = [value for _, value in unregistered_tensors(module) if not value.is_leaf]
-        memo.update({id(value): value.detach().clone() for value in derived})
+        # Tensors that are computed from parameters (weight norm's) are made anew in every call, but cannot be copied;
+        # nor can what a layer kept from inside a transformation (a recurrent one's weights).
+        for _, value in unregistered_tensors(module):
+            if is_functorch_wrapped_tensor(value) or not value.is_leaf:
+                memo[id(value)] = _plain(value).detach().clone()
     own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     for value, name in aliases(network).values():
         memo[id(value)] = as_view_of(value, own[name], {**params, **buffers}[name])

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import vmap
 
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.prediction import JACOBIAN_ENTRIES
@@ -23,6 +22,7 @@ from bayes_influence.objectives.derivatives import per_example_jacobians
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
 from bayes_influence.objectives.quasi_random import sobol_normals
+from bayes_influence.objectives.ways import over_members
 from bayes_influence.torch_internals import tree_leaves, tree_map
 
 
@@ -157,11 +157,15 @@ def drawn_outputs(
     if n_samples < 2:
         raise ValueError(f"n_samples must be at least 2 to have a variance, got {n_samples}")
     there = posterior.standing(objective)
+
+    def outputs(drawn: Params) -> Tensor:
+        return there.outputs({**there.params, **drawn}, inputs)
+
     draws = posterior.sample(n_samples, torch.Generator().manual_seed(0) if generator is None else generator)
     for start in range(0, n_samples, SAMPLES_AT_ONCE):
         members = {name: value[start : start + SAMPLES_AT_ONCE] for name, value in draws.items()}
         with torch.no_grad():
-            yield vmap(lambda drawn: there.outputs({**there.params, **drawn}, inputs))(members)
+            yield over_members(there.network, outputs, (members,), (0,))
 
 
 def _rows(inputs: Any, start: int, count: int) -> Any:

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -23,7 +24,7 @@ from torch.func import grad, vmap
 from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.forward_mode import jvp
 from bayes_influence.objectives.plain_formulas import plain_formulas
-from bayes_influence.torch_internals import tree_flatten, tree_unflatten
+from bayes_influence.torch_internals import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +125,33 @@ def _context(way: int) -> Iterator[None]:
     with warnings.catch_warnings(), nullcontext() if way == 0 else plain_formulas():
         warnings.filterwarnings("error" if way == 0 else "ignore", UNBATCHED, UserWarning)
         yield
+
+
+def over_members(
+    network: nn.Module, function: Callable[..., Any], arguments: tuple[Any, ...], in_dims: tuple[int | None, ...]
+) -> Any:
+    """What `vmap(function, in_dims)` gives, member by member where torch cannot batch the network.
+
+    Args:
+        network: What the function calls.
+        function: Of one member, without derivatives.
+        arguments: Tensors or nestings of them.
+        in_dims: 0 where an argument has an axis of members, None where they share it.
+    """
+    quick, patient = vmap(function, in_dims=in_dims), partial(one_by_one, function, arguments, in_dims)
+    return first_way(network, "losses", lambda: quick(*arguments), patient)
+
+
+def one_by_one(function: Callable[..., Any], arguments: tuple[Any, ...], in_dims: tuple[int | None, ...]) -> Any:
+    """What `vmap(function, in_dims)` gives, called once for every member."""
+
+    def of_member(row: int) -> list[Any]:
+        pairs = zip(arguments, in_dims, strict=True)
+        return [arg if axis is None else tree_map(lambda leaf: leaf[row], arg) for arg, axis in pairs]
+
+    mapped = next(arg for arg, axis in zip(arguments, in_dims, strict=True) if axis is not None)
+    found = [function(*of_member(row)) for row in range(len(tree_leaves(mapped)[0]))]
+    return tree_map(lambda *leaves: torch.stack(leaves), *found)
 
 
 @torch.enable_grad()

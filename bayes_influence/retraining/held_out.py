@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import vmap
 
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.data.identities import example_ids
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.tables import leave_out
+from bayes_influence.objectives.derivatives import losses_of_members
 from bayes_influence.objectives.members import stack_members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reweighting import largest_losses
@@ -73,7 +73,7 @@ def held_out_losses(
     )
     tests = _stacked([split.test for split in splits])
     with torch.no_grad():
-        return vmap(objective.losses)({**start, **trained.params}, tests)[:, 0]
+        return losses_of_members(objective, {**start, **trained.params}, tests, own_data=True)[:, 0]
 
 
 def _loss_alone(

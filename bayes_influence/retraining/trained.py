@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import vmap
 from tqdm.auto import tqdm
 
 from bayes_influence.arguments import check_whole
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.company import ENTRIES, numbers_per_example
+from bayes_influence.objectives.derivatives import losses_of_members
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.reduction import Reduction
 from bayes_influence.objectives.reweighting import Removals
@@ -178,8 +178,8 @@ class _Training:
         batch, own_data = self.watch.batch, self.watch.own_data
         if own_data:
             batch = tree_map(lambda leaf: leaf[rows], batch)
-        losses = vmap(self.reduction.problem.objective.losses, in_dims=(0, 0 if own_data else None))
-        return lambda state: losses(state, batch)
+        objective = self.reduction.problem.objective
+        return lambda state: losses_of_members(objective, state, batch, own_data=own_data)
 
 
 def _recorded(trained: tuple[TrainedEnsemble, ...], networks: int) -> Float[Tensor, "E k_plus_1 epochs t"]:

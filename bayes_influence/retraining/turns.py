@@ -62,7 +62,7 @@ def refits_in_turns(reduction: Reduction, removals: Removals, solve: Minimise, *
         for rows in torch.arange(networks, device=weights.device).split(at_once):
             positions = removals.of_seeds(rows.tolist()).positions(train) if removals.single else None
             problem = repeated_problem(reduction, whole, rows, weights[rows])
-            refits_plan(problem, len(problem.start)).check(problem.start.device)
+            refits_plan(problem, len(rows)).check(problem.start.device)
             results.append(solve(problem, rows, positions))
             bar.update(len(rows))
     return Refits(
@@ -120,7 +120,7 @@ def from_controls(
         return minimise(problem.only(rows), tolerance=tolerance, hessians=without)
 
     parts = problem.everyone.split(refits_at_once(problem, len(problem.start)))
-    plan = refits_plan(problem, len(problem.start))
+    plan = refits_plan(problem, networks)
     return joined([minimised(rows) for rows in plan.timed(parts, len(parts))])
 
 
@@ -139,12 +139,14 @@ def refits_at_once(problem: StackedProblem, refits: int) -> int:
     )
 
 
-def refits_plan(problem: StackedProblem, refits: int) -> Plan:
-    """What minimising so many refits of a problem needs."""
-    size, itemsize = problem.layout.total, problem.start.itemsize
+def refits_plan(problem: StackedProblem, networks: int) -> Plan:
+    """What minimising the refits of so many networks, members of one problem, needs."""
+    size, itemsize, refits = problem.layout.total, problem.start.itemsize, len(problem.start)
     held = LBFGS_COPIES * size * (not is_dense(problem))
-    if starts_from_hessians(problem, refits):
-        held += refits_at_once(problem, refits) * HESSIAN_COPIES * size**2 + problem.hessian_numbers
+    if starts_from_hessians(problem, refits // networks):
+        together = refits_at_once(problem, refits)
+        held += together * HESSIAN_COPIES * size**2
+        held += problem.hessian_numbers(together if is_dense(problem) else networks)
     return Plan(
         f"{refits} refits in {size} parameters by {'Newton' if is_dense(problem) else 'L-BFGS'}",
         held * itemsize,

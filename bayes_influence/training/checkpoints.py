@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bayes_influence.data.sealed import DamagedFileError, packed, unpacked
+from bayes_influence.data.packed import packed, unpacked
+from bayes_influence.data.sealed import DamagedFileError
 from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.training.minibatch import TrainingState
 

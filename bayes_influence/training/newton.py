@@ -70,7 +70,7 @@ class _Descent:
 
     def __init__(self, problem: StackedProblem, hessians: Float[Tensor, "M P P"] | None) -> None:
         self.problem = problem
-        self.theta = problem.start
+        self.theta = problem.start.clone()
         everyone = problem.everyone
         self.gradient, self.value = problem.gradients(self.theta, everyone)
         self.norm = self.gradient.norm(dim=1)

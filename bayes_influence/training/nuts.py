@@ -18,6 +18,7 @@ from bayes_influence.data.arguments import as_call
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.likelihoods import Bernoulli, CrossEntropy, GaussianNoise
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.ways import over_members
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,9 @@ def nuts_reference(
             kept.append({name: value.detach() for name, value in sampler.get_samples().items()})
     params = {name: torch.cat([chain[name] for chain in kept]) for name in kept[0]}
     with torch.no_grad():
-        outputs = vmap(lambda weights: functional_call(network, weights, *as_call(inputs)))(params)
+        outputs = over_members(
+            network, lambda weights: functional_call(network, weights, *as_call(inputs)), (params,), (0,)
+        )
     values = outputs
     if not isinstance(likelihood, GaussianNoise):
         values = torch.softmax(vmap(likelihood.class_logits)(outputs), dim=-1)

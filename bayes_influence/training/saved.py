@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.files import write_whole
-from bayes_influence.data.sealed import DamagedFileError, packed, unpacked
+from bayes_influence.data.packed import packed, unpacked
+from bayes_influence.data.sealed import DamagedFileError
 from bayes_influence.data.versions import environment
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.moments.layers import BayesianLayer, is_bayesian

@@ -138,14 +138,13 @@ class StackedProblem:
                 hessians[row].add_(self.derivatives.hessians(theta[row : row + 1], *arguments)[0], alpha=share)
         return hessians
 
-    @property
-    def hessian_numbers(self) -> int:
-        """Numbers that are held while Hessians are found, beside them: those of one pass."""
+    def hessian_numbers(self, members: int) -> int:
+        """Numbers that are held while the Hessians of so many members are found, beside them: those of one pass."""
         if self.linear is not None:
             return self.examples * self._numbers
         examples = min(self.examples, max(1, TANGENT_ENTRIES // self.layout.total))
-        members = min(self._hessians_at_once, len(self.start)) if examples == self.examples else 1
-        columns = members * examples * self.layout.total
+        together = min(self._hessians_at_once, members) if examples == self.examples else 1
+        columns = together * examples * self.layout.total
         own = tree_map(lambda leaf: leaf[0], self.batch) if self.own_data else self.batch
         return round(TANGENT_COPIES * held_per_example(self.derivatives.objective, own) * columns)
 

@@ -16,8 +16,7 @@ from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.derivatives import examples_of, forward_hessian
 from bayes_influence.objectives.objective import FlatObjective, Objective
 from bayes_influence.objectives.parameters import Params
-from bayes_influence.objectives.ways import checked_symmetric, first_way, reverse_gradient, reverse_products
-from bayes_influence.torch_internals import tree_map
+from bayes_influence.objectives.ways import checked_symmetric, first_way, one_by_one, reverse_gradient, reverse_products
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,10 @@ class StackedDerivatives:
         arguments = (theta, fixed, data, weights, regulariser_weights)
         quick = vmap(grad_and_value(self._value), in_dims=self._dims)
         return first_way(
-            self.objective.network, "gradients", lambda: quick(*arguments), lambda: self._each(slow, arguments)
+            self.objective.network,
+            "gradients",
+            lambda: quick(*arguments),
+            lambda: one_by_one(slow, arguments, self._dims),
         )
 
     def hessians(
@@ -68,7 +70,10 @@ class StackedDerivatives:
         arguments = (theta, fixed, data, weights, regulariser_weights)
         quick = vmap(lambda theta, *rest: forward_hessian(lambda at: self._value(at, *rest), theta), in_dims=self._dims)
         return first_way(
-            self.objective.network, "products", lambda: quick(*arguments), lambda: self._each(slow, arguments)
+            self.objective.network,
+            "products",
+            lambda: quick(*arguments),
+            lambda: one_by_one(slow, arguments, self._dims),
         )
 
     def example_hessians(self, theta: Float[Tensor, " P"], fixed: Params, singles: Batch) -> Float[Tensor, "k P P"]:
@@ -93,17 +98,6 @@ class StackedDerivatives:
         return FlatObjective(self.objective, fixed, self.objective.layout).value(
             theta, data, weights, regulariser_weight
         )
-
-    def _each(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        """A function of one member, member by member."""
-        singles = [
-            tuple(
-                arg if axis is None else tree_map(lambda leaf, row=row: leaf[row], arg)
-                for arg, axis in zip(arguments, self._dims, strict=True)
-            )
-            for row in range(len(arguments[0]))
-        ]
-        return tree_map(lambda *leaves: torch.stack(leaves), *[function(*single) for single in singles])
 
 
 def _reverse_hessian(value: Callable[[Tensor], Tensor], theta: Float[Tensor, " P"]) -> Float[Tensor, "P P"]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayes_influence.evaluation.label_noise import RATES, SHARPNESS, TAIL, LabelNoise, label_noise
+from bayes_influence.evaluation.label_noise import RATES, SHARPNESS, TAIL, LabelNoise, _confusion, label_noise
 
 
 def drawn(n, classes, rate, seed, *, pairwise=False, spread=3.0):
@@ -90,8 +90,30 @@ def test_lists_are_by_probability_and_as_long_as_the_rate_allows():
         noise.flagged(1)
 
 
+def test_a_class_that_a_network_excludes_is_a_likely_and_not_a_certain_error():
+    """softmax of float32 reaches 0 and 1, of which the logarithm is taken."""
+    predictions = torch.eye(3).repeat_interleave(20, dim=0)
+    labels = predictions.argmax(dim=1)
+    labels[0] = 1
+    found = label_noise(predictions, labels)
+    assert torch.isfinite(found.posterior).all()
+    assert 0.9 < float(found.wrong[0]) < 0.99
+    assert float(found.wrong[1:].max()) < 0.01
+    assert int(found.proposed[0]) == 0
+
+
+def test_a_confusion_of_classes_that_no_label_names_stays_a_distribution():
+    predictions = torch.tensor([[0.9, 0.05, 0.05], [0.8, 0.1, 0.1]], dtype=torch.float64)
+    confusion = _confusion(predictions, torch.tensor([0, 0]))
+    torch.testing.assert_close(confusion.sum(dim=1), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(confusion[0], torch.tensor([0, 0.5, 0.5], dtype=torch.float64))
+    assert (confusion + torch.eye(3) > 0).all()
+
+
 def test_what_is_no_probability_or_no_class_is_refused():
     with pytest.raises(ValueError, match=r"probabilities lie between 0 and 1; take softmax\(logits\)"):
         label_noise(torch.tensor([[3.0, -1.0]]), torch.tensor([0]))
+    with pytest.raises(ValueError, match="probabilities lie between 0 and 1"):
+        label_noise(torch.tensor([[1.5, 0.1]]), torch.tensor([0]))
     with pytest.raises(ValueError, match=r"labels must be one class in 0\.\.1 for each of 1 examples"):
         label_noise(torch.tensor([[0.5, 0.5]]), torch.tensor([2]))

@@ -128,6 +128,24 @@ def test_too_little_to_compare(problem, test, wrong):
         bi.compare_parameters(*problem, test, lambda examples, seed: None, **wrong)
 
 
+def test_what_is_no_objective_or_no_data_is_refused(problem, test, as_installed):
+    objective, train = problem
+    with pytest.raises(TypeError, match="what influence is taken of"):
+        bi.compare_parameters(objective.network, train, test)
+    with pytest.raises(TypeError, match="the training examples"):
+        bi.compare_parameters(objective, train.inputs, test)
+    with pytest.raises(TypeError, match="the test examples"):
+        bi.compare_parameters(objective, train, test.inputs)
+
+
+def test_the_interval_of_the_difference_holds_the_middle_95_per_cent(problem, test, monkeypatch):
+    objective, train = problem
+    asked = []
+    monkeypatch.setattr(np, "nanquantile", lambda drawn, levels: asked.append(levels) or np.quantile(drawn, levels))
+    bi.compare_parameters(objective, train, test, moved_as_predicted(objective, train, "all"), **SETTINGS)
+    assert [0.025, 0.975] in asked
+
+
 def test_a_retraining_that_returns_no_network(problem, test):
     with pytest.raises(TypeError, match=r"retrain must return the trained network, an nn.Module, got"):
         bi.compare_parameters(*problem, test, lambda examples, seed: None, **SETTINGS)

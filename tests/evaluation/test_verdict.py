@@ -134,6 +134,8 @@ def test_what_is_no_ceiling_or_drift_is_refused():
         verdict(EXACT, ceiling=1.2)
     with pytest.raises(ValueError, match="at least 0, got -1"):
         verdict(EXACT, control_drift=-1)
+    assert verdict(EXACT, ceiling=1).grade is Grade.TRUSTWORTHY
+    assert verdict(EXACT, ceiling=0).grade is Grade.UNDECIDED
 
 
 def test_drift_is_judged_from_the_stated_size():
@@ -181,6 +183,17 @@ def test_sentences_say_the_slope_beside_the_correlations():
 def test_an_order_is_an_indication_from_half_of_the_ceiling_on(spearman, grade):
     found = replace(EXACT, spearman=spearman, pearson=spearman, n=10**6)
     assert verdict(found, ceiling=0.8).grade is grade
+
+
+def test_the_highest_spearman_counts_its_own_size():
+    """tanh(atanh(.8) + 1.96 sqrt((1 + .64 / 2) / 17)) = tanh(1.098612 + .546158)."""
+    assert _highest(0.8, 20) == pytest.approx(0.928137, abs=1e-6)
+
+
+@pytest.mark.parametrize(("highest", "grade"), [(0.39, Grade.UNTRUSTWORTHY), (0.4, Grade.UNDECIDED)])
+def test_an_order_that_may_be_half_of_the_ceiling_is_undecided(monkeypatch, highest, grade):
+    monkeypatch.setattr("bayes_influence.evaluation.verdict._highest", lambda spearman, n: highest)
+    assert verdict(replace(EXACT, spearman=0.2, pearson=0.2), ceiling=0.8).grade is grade
 
 
 @pytest.mark.parametrize("spearman", [0.1, 0.999])

@@ -1,13 +1,18 @@
 """What a stored folder or file is said to hold, finished or not."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 import bayes_influence as bi
+from bayes_influence.data.packed import packed
 from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.store.record import CHECKPOINT, CONFIG
 from bayes_influence.experiments.stored import inspected
 from bayes_influence.experiments.training.report import train_and_report
-from bayes_influence.experiments.training.run import CHECKPOINT, run_training
+from bayes_influence.experiments.training.run import run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.training.checkpoints import decode_checkpoint, encode_checkpoint
 
@@ -26,6 +31,13 @@ def test_a_run_says_how_far_it_is(tmp_path):
     assert found.versions["torch"] == torch.__version__
     train_and_report(RUN, tmp_path / "run", progress=False)
     assert inspected(tmp_path / "run").finished == "yes, 2 epochs"
+    (tmp_path / "bad").mkdir()
+    for name in (CONFIG, CHECKPOINT):
+        (tmp_path / "bad" / name).write_bytes((tmp_path / "run" / name).read_bytes())
+    for content, why in ((b"half", "truncated"), (packed("thing", {}, {}), "it is no checkpoint")):
+        (tmp_path / "bad" / CHECKPOINT).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{CHECKPOINT} is damaged: .*{why}.*; delete it to start anew"):
+            inspected(tmp_path / "bad")
     state, config = decode_checkpoint((tmp_path / "run" / CHECKPOINT).read_bytes())
     (tmp_path / "run" / CHECKPOINT).write_bytes(encode_checkpoint({**state, "epoch": torch.tensor(1)}, config))
     assert inspected(tmp_path / "run").finished == "no, 1 of 2 epochs; the same command continues"
@@ -62,6 +74,10 @@ def test_files_of_scores_and_of_networks_are_known(tmp_path):
     scores.save(tmp_path / "scores.safetensors")
     found = inspected(tmp_path / "scores.safetensors")
     assert (found.kind, found.facts["scores"]) == ("influence scores", "120 training on 30 test examples")
+    assert found.facts["measured"] == scores.measurement
+    assert found.facts["curvature"] == f"{scores.curvature}, damping {scores.damping}, {scores.solver}"
+    assert found.facts["in"] == scores.parameters
+    assert found.facts["converged"] == "yes"
     bi.save(tmp_path / "network.safetensors", objective)
     found = inspected(tmp_path / "network.safetensors")
     assert (found.kind, found.facts["class"]) == ("trained networks", "Objective")
@@ -69,6 +85,24 @@ def test_files_of_scores_and_of_networks_are_known(tmp_path):
     (tmp_path / "half.safetensors.unfinished").write_bytes(b"")
     (tmp_path / "half.safetensors.done").write_text("a\nb\n")
     assert inspected(tmp_path / "half.safetensors").finished.startswith("no, 2 blocks of them")
+
+
+def test_what_is_stored_is_told_without_waiting_for_torch(tmp_path):
+    run_training(RUN, tmp_path / "run", progress=False)
+    iris = bi.hold_out(bi.load_table("iris"))
+    objective = bi.Objective(torch.nn.Linear(4, 3).double(), bi.CrossEntropy(), bi.WeightDecay(0.1))
+    bi.Influence(objective, iris.train, damping=1.0).on_loss(iris.test).save(tmp_path / "scores.safetensors")
+    code = f"""
+import sys
+from bayes_influence.cli import app
+for name in ("run", "scores.safetensors"):
+    app(["info", r"{tmp_path}/" + name], standalone_mode=False)
+print([name for name in ("torch", "pandas", "scipy", "matplotlib", "sklearn") if name in sys.modules])
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "finished: yes, 2 epochs" in run.stdout
+    assert "scores: 120 training on 30 test examples" in run.stdout
+    assert run.stdout.splitlines()[-1] == "[]"
 
 
 def test_what_is_none_of_these_is_refused(tmp_path):

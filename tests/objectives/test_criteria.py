@@ -266,3 +266,38 @@ class _Root(nn.Module):
 
 def test_only_torchs_own_criteria_are_asked_for_single_losses():
     torch.testing.assert_close(PerExample(_Root())(LOGITS, REALS), (LOGITS - REALS).square().mean(1))
+
+
+class Wrapped(nn.Module):
+    def __init__(self, wrap):
+        super().__init__()
+        self.head, self.wrap = nn.Linear(3, 2), wrap
+
+    def forward(self, x):
+        return self.wrap(self.head(x))
+
+
+@pytest.mark.parametrize("parameters", ["last-layer", "all"])
+@pytest.mark.parametrize(
+    ("wrap", "said", "part"),
+    [
+        (lambda out: (out, out.softmax(1)), r"tuple of 2; .* loss\(outputs\[0\], y\)", 0),
+        (lambda out: {"logits": out}, r"dict with logits; .* loss\(outputs\['logits'\], y\)", "logits"),
+        (lambda out: bi.Moments(out, torch.ones_like(out)), "Moments of a Bayesian one; take the expected", None),
+        (lambda out: str(out.sum()), "str; have it return a tensor", None),
+    ],
+    ids=["tuple", "dict", "moments", "word"],
+)
+def test_outputs_that_are_no_tensor_are_refused_in_words(wrap, said, part, parameters, as_installed):
+    data = bi.Dataset(torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 0, 1]), torch.arange(6))
+    loss = nn.CrossEntropyLoss()
+    network, also = Wrapped(wrap), {"weight_decay": 0.1, "damping": 1.0, "parameters": parameters}
+    with pytest.raises(TypeError, match=f"CrossEntropyLoss takes one tensor, and the network returns {said}"):
+        bi.Influence.of(network, loss, data, **also)
+    if "Moments" not in said:  # for which single functions of torch have their own words
+        with pytest.raises(TypeError, match=rf"fails \(.*must be Tensor.*\) on all that the network returns, {said}"):
+            bi.Influence.of(network, lambda outputs, y: loss(outputs, y), data, **also)
+    if part is not None:
+        found = bi.Influence.of(network, lambda outputs, y: loss(outputs[part], y), data, **also).on_loss(data)
+        expected = bi.Influence.of(network.head, loss, data, **also).on_loss(data)
+        torch.testing.assert_close(found.values, expected.values)

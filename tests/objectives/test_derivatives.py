@@ -1,4 +1,8 @@
+import copy
+
+import pytest
 import torch
+from torch import nn
 from torch.func import vmap
 
 from bayes_influence.data.batch import Batch
@@ -7,6 +11,7 @@ from bayes_influence.objectives.derivatives import (
     dense_hessian,
     examples_of,
     gradient,
+    losses_of_members,
     per_example_gradients,
     per_example_hessians,
     singles_of,
@@ -15,6 +20,7 @@ from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import GaussianKL, WeightDecay
+from tests.layer_types import small_problem
 
 
 def _central_differences(function, theta, step=1e-5):
@@ -105,3 +111,24 @@ def test_batches_of_one_keep_the_axis_of_examples_and_examples_do_not():
         assert torch.equal(example.inputs["x"], batch.inputs["x"][row])
         assert (single.targets.tolist(), example.targets.item()) == ([batch.targets[row]], batch.targets[row])
         assert (single.weights.tolist(), example.weights.item()) == ([weights[row]], weights[row])
+
+
+@pytest.mark.parametrize("layer", ["Linear", "LSTM", "MultiheadAttention", "custom function"])
+@pytest.mark.parametrize("own_data", [False, True])
+def test_losses_under_many_states_are_those_of_networks_that_hold_them(layer, own_data):
+    """Torch has no batching rule for some of the layers: their members are taken one by one."""
+    objective, data = small_problem(layer)
+    factors = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    states = {name: torch.stack([factor * value for factor in factors]) for name, value in objective.params.items()}
+    batch = data.batch()
+    if own_data:
+        inputs = torch.stack([batch.inputs, -batch.inputs, 2 * batch.inputs])
+        batch = Batch(inputs, batch.targets.expand(3, -1), None)
+    losses = losses_of_members(objective, states, batch, own_data=own_data)
+    assert losses.shape == (3, len(data))
+    for row, own in enumerate(losses):
+        network = copy.deepcopy(objective.network)
+        network.load_state_dict({name: value[row] for name, value in states.items()})
+        inputs = batch.inputs[row] if own_data else batch.inputs
+        expected = nn.functional.cross_entropy(network(inputs), data.targets, reduction="none")
+        torch.testing.assert_close(own, expected, rtol=1e-10, atol=1e-12)

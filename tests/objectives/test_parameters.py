@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.func import grad, vmap
 
 from bayes_influence.influence.influence import Influence
 from bayes_influence.moments.convert import to_bayesian
@@ -11,6 +12,7 @@ from bayes_influence.objectives.parameters import (
     detached_params,
     owners_of_parameters,
     select_names,
+    standing_at,
     state_of,
 )
 
@@ -122,3 +124,25 @@ def test_influence_of_a_model_without_values_is_refused_before_any_work():
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2, device="meta"))
     with pytest.raises(ValueError, match=r"'2\.weight' of the network has no values"):
         Influence.of(model, nn.CrossEntropyLoss(), (torch.randn(6, 3), torch.arange(6) % 2))
+
+
+class Keeping(nn.Module):
+    """Keeps what it computed last, wherever it was called from."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.kept = nn.Linear(2, 2), []
+
+    def forward(self, x):
+        self.kept.append(self.linear(x))
+        return self.kept[-1]
+
+
+def test_what_was_kept_from_inside_a_transformation_does_not_keep_from_a_copy():
+    network = Keeping()
+    vmap(vmap(network))(torch.ones(3, 4, 2))
+    grad(lambda x: network(x).sum())(torch.ones(2))
+    copied = standing_at(network, detached_params(network), {})
+    assert [tuple(value.shape) for value in copied.kept] == [(3, 4, 2), (2,)]
+    torch.testing.assert_close(copied.kept[1], network.linear(torch.ones(2)))
+    torch.testing.assert_close(copied(torch.ones(2)), network.linear(torch.ones(2)))

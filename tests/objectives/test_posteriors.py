@@ -12,6 +12,7 @@ from bayes_influence.objectives.parameters import Flattening
 from bayes_influence.objectives.posteriors import WeightPosterior, drawn_outputs, linearized_outputs
 from bayes_influence.objectives.prediction import predict, predict_classes
 from bayes_influence.training.averaging import SwagPosterior
+from tests.fitted import Recurrent
 
 DOUBLE = torch.float64
 
@@ -80,6 +81,18 @@ def test_drawn_outputs_have_the_linear_moments_and_follow_the_generator(objectiv
     torch.testing.assert_close(draws.mean(0), expected.expectation.detach(), rtol=0, atol=0.1)
     again = torch.cat(list(drawn_outputs(objective, posterior, x, 20_000, torch.Generator().manual_seed(0))))
     assert torch.equal(draws, again)
+
+
+def test_outputs_of_a_recurrent_network_are_drawn_one_by_one():
+    objective = bi.Objective(Recurrent().double(), bi.CrossEntropy())
+    layout, x = objective.taking("all").layout, torch.randn(4, 3, dtype=DOUBLE)
+    posterior = Dense(layout, layout.flatten(objective.params), 0.1 * torch.randn(2 * [layout.total], dtype=DOUBLE))
+    (drawn,) = drawn_outputs(objective, posterior, x, 3, torch.Generator().manual_seed(1))
+    weights = posterior.sample(3, torch.Generator().manual_seed(1))
+    for row, outputs in enumerate(drawn):
+        network = Recurrent().double()
+        network.load_state_dict({name: value[row] for name, value in weights.items()})
+        torch.testing.assert_close(outputs, network(x))
 
 
 def test_the_mean_is_the_posteriors_and_not_where_the_objective_stands(objective, x):

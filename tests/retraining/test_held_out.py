@@ -9,6 +9,7 @@ from bayes_influence.retraining.held_out import hardest_example, held_out_losses
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import SCHEMES
+from tests.fitted import Recurrent
 
 SHORT = Schedule(60, 0.02)
 
@@ -49,6 +50,7 @@ def with_random_buffers():
         ("weight-decay", frozen),
         ("swa", normalised),
         ("none", with_random_buffers),
+        ("weight-decay", Recurrent),
     ],
 )
 def test_held_out_losses_are_those_of_networks_trained_alone(data, name, make):

@@ -17,7 +17,7 @@ from bayes_influence.training.newton import minimise_newton
 from bayes_influence.training.schedules import SWA, Schedule
 from bayes_influence.training.schemes import SCHEMES
 from bayes_influence.training.stacked import StackedProblem
-from tests.fitted import softmax_regression, tanh_network
+from tests.fitted import Recurrent, softmax_regression, tanh_network
 
 SHORT = Schedule(40, 0.02)
 
@@ -87,9 +87,11 @@ def test_refits_do_not_depend_on_how_many_train_together(train, test, removed, s
     torch.testing.assert_close(apart.watched, together.watched)
 
 
-@pytest.mark.parametrize("selection", ["last-layer", "all"])
-def test_test_losses_are_recorded_before_every_step(train, test, removed, selection):
-    (fits,) = fit_schemes([SCHEMES["none"]], tanh_network, train, [0, 1], SHORT, parameters=selection, tolerance=None)
+@pytest.mark.parametrize(
+    ("make", "selection"), [(tanh_network, "last-layer"), (tanh_network, "all"), (Recurrent, "all")]
+)
+def test_test_losses_are_recorded_before_every_step(train, test, removed, make, selection):
+    (fits,) = fit_schemes([SCHEMES["none"]], make, train, [0, 1], SHORT, parameters=selection, tolerance=None)
     watched = Warm(Schedule(8), watch=test).refit(fits, train, removed).watched
     assert watched.shape == (2, 4, 8, 6)
     for steps in (0, 5):

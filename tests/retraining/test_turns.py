@@ -134,18 +134,31 @@ def test_refits_of_whole_networks_do_not_depend_on_how_many_are_held(train, monk
 
 
 def test_a_plan_counts_the_hessians_that_are_held_together_or_the_steps_of_one_descent(network, train, monkeypatch):
-    problem = StackedProblem.of(reduce(network, train))
-    size, copies = problem.start.shape[1], turns.HESSIAN_COPIES
+    one = StackedProblem.of(reduce(network, train))
+    size, copies = one.start.shape[1], turns.HESSIAN_COPIES
     monkeypatch.setattr(turns, "WHOLE_HESSIANS_AT_ONCE", 3 * size**2)
     for refits, together in ((2, 2), (5, 3)):
-        plan = turns.refits_plan(problem, refits)
-        assert plan.held_bytes == 8 * (together * copies * size**2 + problem.hessian_numbers)
+        problem = one.only(torch.zeros(refits, dtype=torch.int64))
+        plan = turns.refits_plan(problem, 1)
+        assert plan.held_bytes == 8 * (together * copies * size**2 + problem.hessian_numbers(together))
         assert plan.what == f"{refits} refits in {size} parameters by Newton"
     monkeypatch.setattr(minimum, "DENSE_SIZE", size - 1)
     assert turns.refits_at_once(problem, 5) == 1
-    plan = turns.refits_plan(problem, 5)
+    plan = turns.refits_plan(problem, 1)
     assert plan.held_bytes == 8 * turns.LBFGS_COPIES * size
     assert plan.what == f"5 refits in {size} parameters by L-BFGS"
+
+
+def test_a_plan_counts_the_one_hessian_of_each_network_that_its_descents_share(network, train, monkeypatch):
+    one = StackedProblem.of(reduce(network, train))
+    size, copies = one.start.shape[1], turns.HESSIAN_COPIES
+    problem = one.only(torch.zeros(6, dtype=torch.int64))
+    monkeypatch.setattr(minimum, "RENEWED_ENTRIES", 0)
+    monkeypatch.setattr(turns, "GRADIENTS_SAVED", turns.GRADIENTS_PER_COLUMN * size / 3)
+    for networks, shared in ((1, True), (2, True), (3, False)):
+        held = copies * size**2 + problem.hessian_numbers(networks) if shared else 0
+        assert turns.refits_plan(problem, networks).held_bytes == 8 * (turns.LBFGS_COPIES * size + held)
+    assert problem.hessian_numbers(2) == 2 * problem.hessian_numbers(1)
 
 
 def test_refits_that_do_not_fit_are_refused_before_they_begin(three, train, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from bayes_influence.data.files import PARTIAL
 from bayes_influence.data.locks import LOCK, BusyError
 from bayes_influence.experiments.store import folder as folder_module
-from bayes_influence.experiments.store.folder import CONFIG
+from bayes_influence.experiments.store.record import CONFIG
 from tests.stored.kinds import KINDS
 
 REFUSED = r"cannot be used: .*(delete it to start anew|compute the scores again)|is damaged|move it away to download"

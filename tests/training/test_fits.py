@@ -19,6 +19,7 @@ from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import SWA, Schedule
 from bayes_influence.training.schemes import SCHEMES, Variational, find_schemes
+from tests.fitted import Recurrent
 
 
 def make_network():
@@ -308,3 +309,12 @@ def test_targets_that_are_all_the_same_are_warned_of(train, caplog):
     noisy = Deterministic("gaussian", criterion=GaussianNoise(1.0))
     fit_schemes([noisy], lambda: nn.Linear(3, 1).double(), equal, [0], Schedule(1))
     assert "all 40 training targets are 1; nothing can be learned from them" in caplog.text
+
+
+def test_recurrent_networks_are_each_where_its_own_training_ends(train):
+    """What torch leaves in a recurrent layer after a batching rule that is missing does not keep it from a copy."""
+    (both,) = fit_schemes([SCHEMES["weight-decay"]], Recurrent, train, [0, 1], Schedule(5), tolerance=None)
+    for index in range(2):
+        (alone,) = fit_schemes([SCHEMES["weight-decay"]], Recurrent, train, [index], Schedule(5), tolerance=None)
+        for name, value in alone.at(0).params.items():
+            torch.testing.assert_close(both.at(index).params[name], value, rtol=1e-8, atol=1e-10)

@@ -57,6 +57,13 @@ def test_convex_members_reach_the_minimum_that_scipy_finds(regression, data):
         assert torch.allclose(found, torch.as_tensor(_minimum(regression, data, weights[index])), atol=1e-8)
 
 
+def test_the_problem_stays_where_it_starts(regression, data):
+    problem = StackedProblem(regression, _stack(regression, 2), data.batch(), torch.ones(2, 60).double())
+    start = problem.start.clone()
+    assert minimise_newton(problem).converged.all()
+    torch.testing.assert_close(problem.start, start, rtol=0, atol=0)
+
+
 def test_a_network_with_smooth_activations_is_polished_in_all_parameters(data):
     torch.manual_seed(3)
     network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from bayes_influence.curvature.damping import IdentityDamping
-from bayes_influence.data.sealed import DamagedFileError, packed
+from bayes_influence.data.packed import packed
+from bayes_influence.data.sealed import DamagedFileError
 from bayes_influence.data.synthetic import logistic_classes
 from bayes_influence.data.versions import environment
 from bayes_influence.influence.influence import Influence

@@ -15,17 +15,15 @@ import pandas as pd
 from torch import Tensor
 
 from bayes_influence.data.files import PARTIAL, write_whole
-from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.data.locks import LOCK, BusyError, only_writer
+from bayes_influence.data.plain_fingerprint import plain_fingerprint
 from bayes_influence.data.sealed import DamagedFileError
 from bayes_influence.data.versions import environment
 from bayes_influence.experiments.store.cells import CellResult, checked_key, decode_cell, encode_cell
+from bayes_influence.experiments.store.record import CELL_SUFFIX, CELLS, CONFIG, read_record
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.json"
-CELLS = "cells"
-CELL_SUFFIX = ".safetensors"
 CORRUPT_SUFFIX = ".corrupt"
 ABANDONED_SECONDS = 24 * 3600
 """Age from which a partial file cannot be another process's work in progress."""
@@ -123,7 +121,7 @@ class StudyFolder:
                 with only_writer(self.path / CONFIG, f"the study folder {self.path}"):
                     if not self._is_mine():
                         record = {"config": self.config, "versions": environment()}
-                        sealed = record | {"sha256": fingerprint(**record)}
+                        sealed = record | {"sha256": plain_fingerprint(**record)}
                         write_whole(self.path / CONFIG, json.dumps(sealed, indent=2).encode())
             except BusyError:
                 if time.monotonic() > deadline:
@@ -269,22 +267,6 @@ def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
         return json.loads(json.dumps(dict(config), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise TypeError(f"a study's configuration must be plain JSON values (finite numbers): {error}") from error
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The configuration and the versions in a `config.json`.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
-    try:
-        record = json.loads(path.read_bytes())
-        read = {"config": record["config"], "versions": record["versions"]}
-        if fingerprint(**read) != record["sha256"]:
-            raise ValueError("its content does not match its checksum")
-        return read
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); restore it, or choose another folder") from error
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

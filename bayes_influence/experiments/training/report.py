@@ -25,9 +25,10 @@ from bayes_influence.evaluation.calibration import (
 from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.store.record import REPORT
 from bayes_influence.experiments.training.real_report import label_row, predict_real, predictions_table, real_row
 from bayes_influence.experiments.training.referee import neglect, sampled_row, warn_where_parted
-from bayes_influence.experiments.training.run import REPORT, SECONDS, epoch_seconds, run_training
+from bayes_influence.experiments.training.run import SECONDS, epoch_seconds, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.softmax import softmax

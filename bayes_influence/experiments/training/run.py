@@ -17,6 +17,7 @@ from bayes_influence.data.dataset import Split
 from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.store.record import CHECKPOINT
 from bayes_influence.experiments.training.referee import neglect
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.models.initialisation import initial_state
@@ -28,11 +29,6 @@ from bayes_influence.training.minibatch import Trained, TrainingState, train_min
 from bayes_influence.training.priors import network_at
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT = "checkpoint.safetensors"
-
-REPORT = "report"
-"""Cell of a run's folder with the tables of its report."""
 
 ENCODING = "encoding.json"
 """How a table of the user's own becomes numbers: columns, categories, means, scales, what is imputed, classes."""

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import save_figure, series_style
 from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.store.record import REPORT
 from bayes_influence.experiments.training.report import train_and_report
-from bayes_influence.experiments.training.run import REPORT
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.training.schemes import find_schemes
 

@@ -6,8 +6,9 @@ import torch
 
 from bayes_influence.experiments.attribution.of_run import InfluenceRequest, influence_of_run
 from bayes_influence.experiments.attribution.ranking import printed_rankings
+from bayes_influence.experiments.store.record import CHECKPOINT
 from bayes_influence.experiments.training.report import train_and_report
-from bayes_influence.experiments.training.run import CHECKPOINT, load_run
+from bayes_influence.experiments.training.run import load_run
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import Margin

@@ -12,7 +12,8 @@ from torch import nn
 
 from bayes_influence.data.locks import BusyError
 from bayes_influence.experiments.store.folder import StudyFolder
-from bayes_influence.experiments.training.run import CHECKPOINT, epoch_seconds, load_run, load_trained, run_training
+from bayes_influence.experiments.store.record import CHECKPOINT
+from bayes_influence.experiments.training.run import epoch_seconds, load_run, load_trained, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.layers import BayesianLayer
 from bayes_influence.training import fits as fits_module

@@ -24,7 +24,8 @@ from bayes_influence.evaluation.intervals import Interval, mean_interval
 from bayes_influence.experiments.attribution.labels.evidence import with_targets
 from bayes_influence.experiments.attribution.labels.page import data_id
 from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings
-from bayes_influence.experiments.store.folder import CONFIG, StudyFolder, read_record
+from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.store.record import CONFIG, read_record
 from bayes_influence.training.cross_validation import held_out_predictions
 
 COLUMNS = ("data", "row", "label", "mark", "new_label")
