@@ -149,7 +149,7 @@ def test_missing_file_that_no_mirror_has_says_what_to_do(tmp_path):
     with pytest.raises(
         FileNotFoundError,
         match=rf"toy: first not found \(nor as .gz\) in {tmp_path}/toy, {tmp_path}/elsewhere/raw, {tmp_path}, and "
-        r"could not be downloaded \(no mirror is known\); put the files there, or name the folder that has them, by --data-",
+        r"could not be downloaded \(no mirror is known\); put the files there, or name the folder that has them, by",
     ):
         NOWHERE.contents(tmp_path)
 
