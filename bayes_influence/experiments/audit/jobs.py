@@ -17,10 +17,10 @@ from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.reduction import reduce
+from bayes_influence.objectives.reduction import is_linear_layer, reduce
 from bayes_influence.objectives.reweighting import example_losses
 from bayes_influence.retraining.from_scratch import FromScratch
-from bayes_influence.retraining.linear_response import RESPONSE_COPIES, LinearResponse
+from bayes_influence.retraining.linear_response import LinearResponse, response_plan
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.predicted import Predicted
 from bayes_influence.retraining.protocol import RetrainingProtocol
@@ -122,7 +122,7 @@ def audit_jobs(
 def audit_plan(jobs: Mapping[str, AuditJob]) -> Plan:
     """What auditing the networks needs: outputs of all refits of one at every stage, and the passes of the trainings.
 
-    Beside the outputs it holds the dense Hessian of the linear response. Stages that minimise take passes beside these,
+    Beside the outputs it holds what the linear response does. Stages that minimise take passes beside these,
     which nobody knows before.
     """
     job = next(iter(jobs.values()))
@@ -132,10 +132,11 @@ def audit_plan(jobs: Mapping[str, AuditJob]) -> Plan:
     with torch.no_grad():
         outputs = tree_leaves(objective.outputs(objective.params, one.inputs))
     numbers = stages * refits * len(job.train) * sum(leaf.numel() for leaf in outputs)
-    numbers += RESPONSE_COPIES * objective.layout.total**2
+    examples = None if is_linear_layer(objective, job.train.example.inputs) else len(job.train)
+    response = response_plan(objective.layout.total, examples, 1, refits, objective.dtype.itemsize)
     return Plan(
         f"audit of {len(jobs)} networks by {refits} refits of each at {stages} stages",
-        numbers * objective.dtype.itemsize,
+        numbers * objective.dtype.itemsize + response.held_bytes,
         "remove fewer examples, or audit fewer parameters (parameters='last-layer')",
         passes=len(jobs) * refits * sum(schedule.epochs for schedule in trained),
     )

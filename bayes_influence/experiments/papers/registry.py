@@ -18,6 +18,7 @@ FILES = (
     "fragility.curves",
     "fragility.ablation",
     "fragility.refit_length",
+    "fragility.all_layers",
     "fragility.everything",
     "groups.logistic",
     "groups.selection",

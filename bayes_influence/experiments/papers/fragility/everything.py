@@ -1,4 +1,4 @@
-"""All figures and the ablation in one go, and one summary of what agrees with the paper and what does not."""
+"""All figures, the ablation and where fragility is real in one go, and one summary of what agrees with the paper."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 import pandas as pd
 
 from bayes_influence.experiments.papers.fragility.ablation import AblationStudy, reproduce_ablation
+from bayes_influence.experiments.papers.fragility.all_layers import reproduce_all_layers
 from bayes_influence.experiments.papers.fragility.choices import MODES
 from bayes_influence.experiments.papers.fragility.curves import CurveStudy, reproduce_curves
+from bayes_influence.experiments.papers.fragility.grid_cells import AllLayersStudy
 from bayes_influence.experiments.papers.fragility.image_settings import ImageStudy
 from bayes_influence.experiments.papers.fragility.images import reproduce_images
 from bayes_influence.experiments.papers.fragility.iris import reproduce_figure
@@ -25,6 +27,9 @@ from bayes_influence.experiments.store.settings import Settings
 
 SUMMARY = "summary.txt"
 """The sentences of all studies, each under its command."""
+
+WITHOUT_MODE = ("ablation", "all-layers")
+"""Studies that are the same in either mode, whose commands have no such option."""
 
 Part = Callable[[Path, "int | None", bool], Reproduced]
 
@@ -69,6 +74,7 @@ class WholeStudy(Settings):
             "fig4": ("curves", partial(_run, partial(reproduce_curves, "fig4"), curves)),
             "fig5": ("curves", partial(_run, partial(reproduce_curves, "fig5"), curves)),
             "ablation": ("ablation", partial(_run, reproduce_ablation, ablation)),
+            "all-layers": ("all-layers", partial(_run, reproduce_all_layers, AllLayersStudy(**iris))),
         }
 
 
@@ -100,7 +106,8 @@ def reproduce_everything(
     failures: dict[str, str] = {}
     parts = study.parts()
     for name, (where, run) in parts.items():
-        command = f"bayes-influence reproduce {name} --mode {study.mode} --scale {study.scale}"
+        mode = "" if name in WITHOUT_MODE else f" --mode {study.mode}"
+        command = f"bayes-influence reproduce {name}{mode} --scale {study.scale}"
         try:
             found = run(folder.path / where, n_jobs, progress)
         except (FailedCellsError, OSError) as error:
@@ -133,7 +140,7 @@ def written_summary(table: pd.DataFrame) -> str:
 STUDIES = (
     PaperStudy(
         "all",
-        "All figures of Epifano et al. and the ablation of the published code's choices, with one summary",
+        "All figures of Epifano et al., the ablation of its code's choices, the grid in all layers; with one summary",
         reproduce_everything,
         WholeStudy(),
         folder="runs/fragility",
