@@ -25,4 +25,5 @@ def patterns(monkeypatch):
     whole = Dataset(images, targets, torch.arange(500, 720), name="patterns", class_names=("a", "b", "c"))
     split = Split(whole.select(range(160)), whole.select(range(160, 220)))
     monkeypatch.setattr(small_images, "load_images", lambda *args, **kwargs: split)
+    monkeypatch.setattr(small_images.SmallImageStudy, "fetch", lambda study: None)
     return split

@@ -1,11 +1,13 @@
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
 
 from bayes_influence.curvature import cost
+from bayes_influence.experiments.papers.registry import paper_studies
 from bayes_influence.experiments.papers.scaled import ScaledStudy, StudyScale, scaled_study
 from bayes_influence.experiments.store.cells import CellResult
 
@@ -67,6 +69,16 @@ def test_full_says_what_is_missing_and_what_it_takes_as_it_was_measured(settings
     with caplog.at_level("INFO", cost.__name__):
         Counted(**{"scale": "full"} | settings).announce(missing, jobs)
     assert caplog.messages == said
+
+
+def test_the_page_has_the_minutes_of_every_study():
+    page = (Path(__file__).parents[3] / "docs" / "understanding_predictions.md").read_text()
+    rows = re.findall(
+        r"^\| `([a-z-]+)` \|[^|]*\| ([\d.]+) \|", page.partition("## What the full studies need")[2], re.M
+    )
+    studies = {name: study.settings for name, study in paper_studies().items()}
+    scaled = {name: own.FULL_MINUTES for name, own in studies.items() if isinstance(own, ScaledStudy)}
+    assert {name: float(minutes) for name, minutes in rows} == scaled
 
 
 def test_the_plan_is_told_before_any_cell_and_without_those_that_are_stored(drawing, tmp_path, caplog):

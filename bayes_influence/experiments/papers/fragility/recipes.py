@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bayes_influence.data.dataset import Dataset, Split
+from bayes_influence.data.images import IMAGE_SETS
 from bayes_influence.data.tables import hold_out, load_table
 from bayes_influence.evaluation.statistics import pearson, spearman
 from bayes_influence.experiments.comparison.description import scored
@@ -180,6 +181,11 @@ class RecipeStudy(SmallImageStudy):
         """A recipe each."""
         return self.recipes or tuple(RECIPES)
 
+    @property
+    def image_sets(self) -> tuple[str, ...]:
+        """None where images are those of scikit-learn."""
+        return (self.size.dataset,) if self.size.dataset in IMAGE_SETS else ()
+
     def configuration(self) -> dict[str, Any]:
         """As `ScaledStudy.configuration`; recipes can be added."""
         return {name: value for name, value in super().configuration().items() if name != "recipes"}
@@ -187,8 +193,8 @@ class RecipeStudy(SmallImageStudy):
     def split(self, seed: int) -> Split:
         """Training and test images, standardised on the former."""
         size = self.size
-        if size.dataset == "mnist":
-            raw = self.images(seed, train=size.train, test=size.test)
+        if size.dataset in self.image_sets:
+            raw = self.images(seed, train=size.train, test=size.test, name=size.dataset)
             mean, deviation = raw.train.inputs.mean(), raw.train.inputs.std()
             parts = [part.with_inputs((part.inputs - mean) / deviation) for part in (raw.train, raw.test)]
             return Split(*parts)

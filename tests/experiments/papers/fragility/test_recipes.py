@@ -130,6 +130,7 @@ def test_images_are_standardised_and_of_the_study_s_size(patterns):
     assert float(split.train.inputs.mean()) == pytest.approx(0.0, abs=1e-9)
     assert float(split.train.inputs.std()) == pytest.approx(1.0)
     assert SMALL.split(0).train.inputs.shape == (120, 64)
+    assert (study.image_sets, SMALL.image_sets) == (("mnist",), ())
 
 
 def test_recipes_can_be_added_to_a_folder():
