@@ -136,7 +136,7 @@ def explain_run(
             f"removals={removals} and top={request.top}"
         )
     positions = request.positions(split.test)
-    objective = request.standing(objective, split.train, progress=progress)
+    objective, _ = request.standing(objective, split.train, progress=progress)
     asked = asked_of_run(objective, split.train, split.test.select(positions), request)
     said = {name: value for name, value in request.to_config().items() if name not in ("test_ids", "on", "tests")}
     folder = StudyFolder(

@@ -45,6 +45,7 @@ class AuditJob:
         delta: The damping, resolved.
         cold: Retraining from scratch, None to leave that stage out.
         folder: Where finished stages are kept, so that a killed audit resumes at the next one; None to keep nothing.
+        polished: What a polish changed, in a sentence.
     """
 
     members: Members
@@ -56,6 +57,7 @@ class AuditJob:
     delta: float
     cold: FromScratch | None = None
     folder: StudyFolder | None = None
+    polished: tuple[str, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -97,8 +99,11 @@ def audit_jobs(
 ) -> dict[str, AuditJob]:
     """One job per network, by the key that it is stored under; all remove the same examples at the same damping."""
     networks, is_head = on_features(members, train, test)
+    polished: list[tuple[str, ...]] = [()] * len(networks)
     if settings.polish:
-        networks = [(minimised(network, own).members, own, tests) for network, own, tests in networks]
+        ends = [minimised(network, own) for network, own, _ in networks]
+        polished = [end.sentences for end in ends]
+        networks = [(end.members, own, tests) for end, (_, own, tests) in zip(ends, networks, strict=True)]
     removed = hardest_in_the_mean([(network.at(0), own) for network, own, _ in networks], settings.removals)
     delta = settings.damping
     if delta is None:
@@ -107,8 +112,10 @@ def audit_jobs(
     if delta == 0:
         raise ValueError("the automatic damping came to 0; give the audit a positive one")
     return {
-        cell_key(seed=network.seeds[0]): AuditJob(network, own, tests, removed, is_head, settings, delta, cold)
-        for network, own, tests in networks
+        cell_key(seed=network.seeds[0]): AuditJob(
+            network, own, tests, removed, is_head, settings, delta, cold, polished=said
+        )
+        for (network, own, tests), said in zip(networks, polished, strict=True)
     }
 
 
