@@ -62,6 +62,7 @@ def test_a_folder_belongs_to_the_numbers_and_not_to_the_seeds_or_where_data_are(
         ({}, 4, 2, ["counted: 4 cells, 2 at a time of points=9, about 6 min"]),
         ({}, 1, 2, ["counted: 1 cells, 2 at a time of points=9, about 3 min"]),
         ({}, 0, 2, []),
+        ({"repeats": 1}, 2, 1, ["counted: 2 cells, 1 at a time of points=9, about 6 min"]),
         ({"points": 4}, 10, 1, []),
         ({"scale": "quick"}, 4, 1, []),
     ],
