@@ -9,6 +9,7 @@ import pytest
 from bayes_influence.curvature import cost
 from bayes_influence.experiments.papers.registry import paper_studies
 from bayes_influence.experiments.papers.scaled import ScaledStudy, StudyScale, scaled_study
+from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.store.cells import CellResult
 
 
@@ -81,7 +82,7 @@ def test_the_page_has_the_minutes_of_every_study():
     assert {name: float(minutes) for name, minutes in rows} == scaled
 
 
-def test_the_plan_is_told_before_any_cell_and_without_those_that_are_stored(drawing, tmp_path, caplog):
+def test_the_plan_is_told_before_any_cell_and_without_those_that_are_stored(tmp_path, caplog):
     seen = []
 
     def measure(cell):
@@ -89,7 +90,7 @@ def test_the_plan_is_told_before_any_cell_and_without_those_that_are_stored(draw
         return CellResult(tables={"rows": pd.DataFrame({"value": [cell.seed]})})
 
     study = scaled_study(
-        Counted(), "A paper: a number.", measure, lambda found: found.published(drawing, [], found.table("rows"))
+        Counted(), "A paper: a number.", measure, lambda found: Reproduced(tmp_path, found.table("rows"))
     )
     with caplog.at_level("INFO", cost.__name__):
         study.run(Counted(points=9, repeats=1), tmp_path, 1, False)
