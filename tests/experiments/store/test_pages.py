@@ -59,7 +59,7 @@ def test_what_was_drawn_tall_is_cut_to_a_screen():
 
 
 def test_titles_that_are_longer_than_their_axes_are_broken():
-    figure = Figure(figsize=(6, 3), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     for axes in figure.subplots(1, 3):
         axes.set_title("a title of many words that is longer than its axes are wide")
         axes.set(xlabel="short", ylabel="a name of an axis that is longer than the axis is high, as names may be")
