@@ -143,6 +143,7 @@ ROWS = [
     ("reproduce refit-length --repeats 0", "repeats must be at least 1, got 0"),
     ("reproduce all-layers --orders 1", "orders must be at least 2, got 1"),
     ("reproduce all-layers --mode corrected", "No such option: --mode"),
+    ("reproduce training-recipe --recipes adam", "unknown recipe 'adam'; known: base, selu, tanh"),
     ("reproduce all --scale nope", "unknown scale 'nope'; known: quick, medium, full"),
     ("reproduce all --only nope", "No such option: --only"),
 ]

@@ -19,6 +19,7 @@ FILES = (
     "fragility.ablation",
     "fragility.refit_length",
     "fragility.all_layers",
+    "fragility.training_recipe",
     "fragility.everything",
     "groups.logistic",
     "groups.selection",

@@ -19,7 +19,9 @@ from bayes_influence.experiments.papers.fragility.grid_cells import AllLayersStu
 from bayes_influence.experiments.papers.fragility.image_settings import ImageStudy
 from bayes_influence.experiments.papers.fragility.images import reproduce_images
 from bayes_influence.experiments.papers.fragility.iris import reproduce_figure
+from bayes_influence.experiments.papers.fragility.recipes import RecipeStudy
 from bayes_influence.experiments.papers.fragility.settings import SCALES, FragilityStudy
+from bayes_influence.experiments.papers.fragility.training_recipe import reproduce_recipes
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import FailedCellsError
@@ -28,7 +30,7 @@ from bayes_influence.experiments.store.settings import Settings
 SUMMARY = "summary.txt"
 """The sentences of all studies, each under its command."""
 
-WITHOUT_MODE = ("ablation", "all-layers")
+WITHOUT_MODE = ("ablation", "all-layers", "training-recipe")
 """Studies that are the same in either mode, whose commands have no such option."""
 
 Part = Callable[[Path, "int | None", bool], Reproduced]
@@ -67,6 +69,7 @@ class WholeStudy(Settings):
         images = ImageStudy(mode=self.mode, scale=self.scale, seed=self.seed, data_folder=self.data_folder)
         curves = CurveStudy(**own, data_folder=self.data_folder)
         ablation = AblationStudy(**iris, removals=40)
+        recipes = RecipeStudy(scale=self.scale, seed=self.seed, data_folder=self.data_folder)
         return {
             "fig1": ("iris", partial(_run, partial(reproduce_figure, "fig1"), sizes)),
             "fig3": ("iris", partial(_run, partial(reproduce_figure, "fig3"), sizes)),
@@ -75,6 +78,7 @@ class WholeStudy(Settings):
             "fig5": ("curves", partial(_run, partial(reproduce_curves, "fig5"), curves)),
             "ablation": ("ablation", partial(_run, reproduce_ablation, ablation)),
             "all-layers": ("all-layers", partial(_run, reproduce_all_layers, AllLayersStudy(**iris))),
+            "training-recipe": ("training-recipe", partial(_run, reproduce_recipes, recipes)),
         }
 
 
