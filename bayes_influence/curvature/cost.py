@@ -97,13 +97,19 @@ class Plan:
                 self.announce(marks[-1] - began + (marks[-1] - marks[-2]) * (total - number))
 
     def announce(self, seconds: float) -> None:
-        """Logs the plan, where it takes long.
+        """Logs the plan, where it takes long; see `announce`."""
+        announce(self, seconds)
 
-        Args:
-            seconds: What the whole work is going to take.
-        """
-        if seconds >= LONG_SECONDS:
-            logger.info("%s, about %s", self, shown_time(seconds))
+
+def announce(work: object, seconds: float) -> None:
+    """Logs what is done and what it takes, where that is long.
+
+    Args:
+        work: The work, as the log calls it.
+        seconds: What the whole of it is going to take.
+    """
+    if seconds >= LONG_SECONDS:
+        logger.info("%s, about %s", work, shown_time(seconds))
 
 
 def is_quickly_built(size: int, examples: int | None) -> bool:

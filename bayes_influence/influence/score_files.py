@@ -28,6 +28,12 @@ logger = logging.getLogger(__name__)
 DRIFT_FLAG = 1.0
 """Drift, in units of a typical removal effect, from which an estimate speaks of another point than its minimum."""
 
+FOR_A_MINIMUM = (
+    "Train longer, start from `minimum_of`, check that the objective has the regulariser that was trained with, or "
+    "read the scores as a proximal response"
+)
+"""What to do there."""
+
 
 @dataclass(frozen=True, eq=False)
 class ScoreRequest:
@@ -132,9 +138,8 @@ class ScoreRequest:
         if moved >= DRIFT_FLAG:
             logger.warning(
                 "the objective is at no minimum: its gradient norm is %.2g, and a step to the minimum would move the "
-                "%s %.2g times as much as removing an example does. Train longer, start from `minimum_of`, check that "
-                "the objective has the regulariser that was trained with, or read the scores as a proximal response",
-                *(scores.stationarity, scores.measurement, moved),
+                "%s %.2g times as much as removing an example does. %s",
+                *(scores.stationarity, scores.measurement, moved, FOR_A_MINIMUM),
             )
         return scores
 

@@ -14,6 +14,7 @@ from bayes_influence.curvature.errors import NotConvergedError
 from bayes_influence.data.appearance import class_name
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.influence.influence import Influence
+from bayes_influence.influence.score_files import FOR_A_MINIMUM
 from bayes_influence.objectives.members import check_objective
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reweighting import Convention, Removals
@@ -80,7 +81,6 @@ def influential_group(
     if refit is not None and not isinstance(refit, RetrainingProtocol):
         raise TypeError(f"refit must be a protocol such as Minimum(), got {shown(refit)}")
     influence = Influence(objective, train, damping=damping)
-    influence.on_loss(test)  # says where the objective is at no minimum
     found = influence.select_group(test, size, method=method, direction=direction, convention=convention)
     if (found.change > 0) != (direction == "increase"):
         logger.warning(
@@ -88,9 +88,23 @@ def influential_group(
             "no prediction reaches as far as a group of this size; take method='adaptive-greedy', which refits",
             *(size, found.change, direction),
         )
+    drift = _drift(influence, test)
+    if abs(drift) >= abs(found.change):
+        logger.warning(
+            "the objective is at no minimum: a step to it would change the mean test loss by %.2g, removing the group "
+            "by %.2g. %s",
+            *(drift, found.change, FOR_A_MINIMUM),
+        )
     _check_classes_left(train, found.ids)
     true = None if refit is None else _true_change(refit, objective, train, test, found.ids, convention)
     return InfluentialGroup(found.ids, found.change, true, found.method)
+
+
+def _drift(influence: Influence, test: Dataset) -> float:
+    """What a Newton step to the minimum changes of the mean test loss, nothing removed: -g_t' (C + D)^-1 grad J."""
+    problem = influence.problem
+    slope = problem.gradients(*problem.taken(test)).mean(dim=0)
+    return -float(influence.response.solve(slope).value @ problem.gradient)
 
 
 def _check_classes_left(train: Dataset, ids: Int[Tensor, " k"]) -> None:

@@ -98,12 +98,31 @@ def test_a_group_that_is_all_of_a_class_is_refused(fit, train, names, said):
         influential_group(objective, few, own, 2, method="first-order", damping=0.0)
 
 
-def test_where_an_objective_is_at_no_minimum_it_is_said(fit, train, test, caplog):
-    influential_group(fit, train, test, 2, damping=0.0)
+def test_where_an_objective_is_at_no_minimum_it_is_said_by_what_a_step_to_it_would_change(train, test, caplog):
+    """Of a quadratic objective the step leads to the minimum: the test gradient along the way there is the change."""
+    real = [replace(data, targets=data.inputs[:, :1].double(), class_names=()) for data in (train, test)]
+    network = nn.Linear(train.inputs.shape[1], 1).double()
+    lowest = minimum_of(bi.Objective(network, bi.GaussianNoise(1.0), bi.WeightDecay(0.1)), real[0])
+    influential_group(lowest, *real, 2, damping=0.0)
     assert "at no minimum" not in caplog.text
-    untrained = fit.at({name: torch.zeros_like(value) + 0.5 for name, value in fit.params.items()})
-    influential_group(untrained, train, test, 2, damping=0.0)
-    assert "the objective is at no minimum" in caplog.text
+    away = lowest.at({name: value + 1.0 for name, value in lowest.params.items()})
+    found = influential_group(away, *real, 2, damping=0.0)
+    flat = [torch.cat([value.flatten() for value in one.params.values()]) for one in (away, lowest)]
+    names = away.params
+    slopes = torch.autograd.functional.jacobian(
+        lambda *values: away.losses(dict(zip(names, values, strict=True)), real[1].batch()).mean(),
+        tuple(names.values()),
+    )
+    expected = float(torch.cat([slope.flatten() for slope in slopes]) @ (flat[1] - flat[0]))
+    assert (
+        f"at no minimum: a step to it would change the mean test loss by {expected:.2g}, removing the group by "
+        f"{found.predicted:.2g}. Train longer"
+    ) in caplog.text
+
+
+def test_a_single_gradient_tells_it_and_no_example_is_scored(fit, train, test, monkeypatch):
+    monkeypatch.setattr(bi.Influence, "on_loss", None)
+    assert len(influential_group(fit, train, test, 2, damping=0.0).ids) == 2
 
 
 def test_a_prediction_against_the_direction_is_said(fit, train, test, caplog, monkeypatch):

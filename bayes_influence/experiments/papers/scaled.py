@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
+from joblib import effective_n_jobs
 
+from bayes_influence.curvature.cost import announce
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.experiments.store.drawings import Drawing
@@ -20,11 +22,32 @@ UNSAID = ("scale", "repeats", "seed", "data_folder")
 """Settings that a folder does not depend on: seeds can be added to it, and where data are is no part of a result."""
 
 
+NO_MINIMUM = "or refits have no minimum to reach"
+"""Why a weight decay must be positive."""
+
+HELD_BY_NOTHING = "or the PBRF is held by nothing"
+"""Why a damping must be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyScale:
+    """How large a study is where nothing else is said.
+
+    Attributes:
+        repeats: Seeds.
+    """
+
+    repeats: int
+
+
 @dataclass(frozen=True)
 class ScaledStudy(Settings):
-    """A study whose numbers a scale has where they are not said.
+    """A study whose numbers a scale, a `StudyScale`, has where they are not said.
 
     A subclass has the numbers that can be said as fields of the scale's names, None where the scale's hold.
+
+    A subclass names itself (`NAME`), has its scales by name, and what "full" takes as it stands, in minutes of a core
+    that were measured (`FULL_MINUTES`).
 
     Attributes:
         scale: "quick" or "full": how large it is where the next options do not say.
@@ -41,6 +64,7 @@ class ScaledStudy(Settings):
 
     NAME: ClassVar[str]
     SCALES: ClassVar[Mapping[str, Any]]
+    FULL_MINUTES: ClassVar[float]
     PARTS: ClassVar[tuple[str, ...]] = ("",)
 
     def __post_init__(self) -> None:
@@ -64,6 +88,18 @@ class ScaledStudy(Settings):
         """What a result folder belongs to; seeds can be added."""
         own = self.to_config() | asdict(self.size)
         return {"study": self.NAME} | {name: value for name, value in own.items() if name not in UNSAID}
+
+    def announce(self, missing: int, jobs: int) -> None:
+        """Logs how many cells are missing, of which size, and what they take, where that was measured.
+
+        Args:
+            missing: Cells that are to be computed.
+            jobs: At once.
+        """
+        if missing and self.size == self.SCALES["full"]:
+            said = ", ".join(f"{name}={value}" for name, value in asdict(self.size).items() if name != "repeats")
+            minutes = self.FULL_MINUTES * missing / len(self.cells()) / min(jobs, missing)
+            announce(f"{self.NAME}: {missing} cells, {jobs} at a time{said and ' of '}{said}", 60 * minutes)
 
     def cells(self) -> dict[str, ScaledCell]:
         """One for each part and seed."""
@@ -137,6 +173,7 @@ def scaled_study(
 
     def run(study: ScaledStudy, out: str | Path, n_jobs: int | None, progress: bool) -> Reproduced:
         folder, cells = StudyFolder(out, study.configuration()), study.cells()
+        study.announce(sum(not folder.cell_done(key) for key in cells), effective_n_jobs(n_jobs))
         run_cells(cells, measure, folder, n_jobs=n_jobs, progress=progress)
         return report(Measured(study, folder, tuple(cells)))
 

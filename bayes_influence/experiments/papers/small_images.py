@@ -10,15 +10,26 @@ from torch.nn.functional import avg_pool2d
 
 from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.data.images import load_images
-from bayes_influence.experiments.papers.scaled import ScaledStudy
+from bayes_influence.experiments.papers.scaled import ScaledStudy, StudyScale
 
 PIXELS = 28
 """Of a side, of the images that are averaged down."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SmallImageScale(StudyScale):
+    """As `StudyScale`.
+
+    Attributes:
+        side: Pixels a side.
+    """
+
+    side: int
+
+
 @dataclass(frozen=True)
 class SmallImageStudy(ScaledStudy):
-    """A study on images in fewer pixels; its scales have `side`, too.
+    """A study on images in fewer pixels; its scales are `SmallImageScale`s.
 
     Attributes:
         side: Pixels a side, a divisor of 28; the scale's when not given.
@@ -45,6 +56,38 @@ class SmallImageStudy(ScaledStudy):
             flat: Whether images are vectors.
         """
         return small_images(name, train, test, self.size.side, seed, self.data_folder, flat=flat)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemovalScale(SmallImageScale):
+    """As `SmallImageScale`.
+
+    Attributes:
+        train: Training images.
+        removals: Images removed one at a time.
+    """
+
+    train: int
+    removals: int
+
+
+@dataclass(frozen=True)
+class RemovalStudy(SmallImageStudy):
+    """A study that removes images one at a time; its scales are `RemovalScale`s.
+
+    Attributes:
+        train: Training images; the scale's when not given.
+        removals: Images of largest |influence|, removed one at a time; the scale's when not given.
+    """
+
+    train: int | None = None
+    removals: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(removals=3)
+        if self.size.removals > self.size.train:
+            raise ValueError(f"only {self.size.train} images can be removed one at a time, got {self.size.removals}")
 
 
 def small_images(

@@ -18,7 +18,7 @@ import torch
 from joblib import Parallel, cpu_count, delayed, effective_n_jobs, parallel_config
 from tqdm.auto import tqdm
 
-from bayes_influence.curvature.cost import Plan
+from bayes_influence.curvature.cost import Plan, announce
 from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.experiments.store.cells import CellResult, checked_key
 from bayes_influence.experiments.store.folder import StudyFolder
@@ -108,7 +108,8 @@ def run_cells(
         folder: Where results are stored; finished cells in it are not computed again.
         n_jobs: As in joblib; `None` leaves it, like the backend, to `joblib.parallel_config`.
         progress: Show a bar with the time left, if a terminal watches.
-        plan: Of the whole work; announced when the first cell is done, with its time for every cell that waits in turn.
+        plan: Of the whole work, else it is so many cells; announced when the first one is done, with its time for every
+            cell that waits in turn.
 
     Returns:
         Which cells were computed and which were there already.
@@ -144,8 +145,9 @@ def _run(
         with bar, _threads(threads):
             began, turns = time.perf_counter(), ceil(len(pending) / jobs)
             for number, (key, outcome) in enumerate(_outcomes(pending, compute, n_jobs, threads)):
-                if number == 0 and turns > 1 and plan is not None:
-                    plan.announce((time.perf_counter() - began) * turns)
+                if number == 0 and turns > 1:
+                    work = f"{len(pending)} cells, {jobs} at a time" if plan is None else plan
+                    announce(work, (time.perf_counter() - began) * turns)
                 _store(folder, key, outcome, failures)
                 bar.update()
     except KeyboardInterrupt:

@@ -98,6 +98,20 @@ class Settings:
             if value is not None and value < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, got {value}")
 
+    def check_positive(self, **otherwise: str) -> None:
+        """Refuses a number that is not above 0; None, for a field left unsaid, passes.
+
+        Args:
+            **otherwise: Of each of the named fields, what it would be with another one: "or ...".
+
+        Raises:
+            ValueError: Naming the field, why it must be positive, and its value.
+        """
+        for name, reason in otherwise.items():
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, {reason}, got {value}")
+
 
 def _fits(kind: Any, value: Any) -> bool:
     """Whether a value is of the kind of a field; a whole number is a real one, too."""

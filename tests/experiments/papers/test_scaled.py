@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 import pandas as pd
 import pytest
 
-from bayes_influence.experiments.papers.scaled import ScaledStudy, scaled_study
+from bayes_influence.curvature import cost
+from bayes_influence.experiments.papers.scaled import ScaledStudy, StudyScale, scaled_study
 from bayes_influence.experiments.store.cells import CellResult
 
 
-@dataclass(frozen=True)
-class Scale:
-    repeats: int
+@dataclass(frozen=True, kw_only=True)
+class Scale(StudyScale):
     points: int
 
 
@@ -22,13 +22,14 @@ class Counted(ScaledStudy):
     data_folder: str | None = None
 
     NAME: ClassVar[str] = "counted"
-    SCALES: ClassVar[Any] = {"quick": Scale(2, 3), "full": Scale(5, 9)}
+    SCALES: ClassVar[Any] = {"quick": Scale(repeats=2, points=3), "full": Scale(repeats=5, points=9)}
+    FULL_MINUTES: ClassVar[float] = 30
     PARTS: ClassVar[tuple[str, ...]] = ("up", "down")
 
 
 def test_what_is_said_goes_before_the_scale():
-    assert Counted().size == Scale(2, 3)
-    assert Counted(scale="full", points=4).size == Scale(5, 4)
+    assert Counted().size == Scale(repeats=2, points=3)
+    assert Counted(scale="full", points=4).size == Scale(repeats=5, points=4)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,39 @@ def test_a_folder_belongs_to_the_numbers_and_not_to_the_seeds_or_where_data_are(
     same = Counted(scale="full", points=3, repeats=7, seed=2, data_folder="here")
     assert same.configuration() == Counted().configuration()
     assert Counted(slope=2.0).configuration() != Counted().configuration()
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing", "jobs", "said"),
+    [
+        ({}, 10, 1, ["counted: 10 cells, 1 at a time of points=9, about 30 min"]),
+        ({}, 4, 2, ["counted: 4 cells, 2 at a time of points=9, about 6 min"]),
+        ({}, 1, 2, ["counted: 1 cells, 2 at a time of points=9, about 3 min"]),
+        ({}, 0, 2, []),
+        ({"points": 4}, 10, 1, []),
+        ({"scale": "quick"}, 4, 1, []),
+    ],
+)
+def test_full_says_what_is_missing_and_what_it_takes_as_it_was_measured(settings, missing, jobs, said, caplog):
+    with caplog.at_level("INFO", cost.__name__):
+        Counted(**{"scale": "full"} | settings).announce(missing, jobs)
+    assert caplog.messages == said
+
+
+def test_the_plan_is_told_before_any_cell_and_without_those_that_are_stored(drawing, tmp_path, caplog):
+    seen = []
+
+    def measure(cell):
+        seen.append(list(caplog.messages))
+        return CellResult(tables={"rows": pd.DataFrame({"value": [cell.seed]})})
+
+    study = scaled_study(
+        Counted(), "A paper: a number.", measure, lambda found: found.published(drawing, [], found.table("rows"))
+    )
+    with caplog.at_level("INFO", cost.__name__):
+        study.run(Counted(points=9, repeats=1), tmp_path, 1, False)
+        study.run(Counted(scale="full"), tmp_path, 1, False)
+    assert seen == [[]] * 2 + [["counted: 8 cells, 1 at a time of points=9, about 24 min"]] * 8
 
 
 def test_every_part_and_seed_is_measured_once_and_seeds_are_added(drawing, tmp_path):

@@ -286,14 +286,20 @@ def test_an_interrupted_study_says_what_is_stored_and_goes_on(tmp_path, n_jobs):
     resume(tmp_path)
 
 
-def test_the_plan_is_told_when_the_first_cell_is_done_with_every_turn_s_time(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("planned", "said"),
+    [(True, "six draws: holds 2 kB, about 15 s"), (False, "6 cells, 1 at a time, about 15 s")],
+)
+def test_the_work_is_told_when_the_first_cell_is_done_with_every_turn_s_time(
+    planned, said, tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr(cost, "LONG_SECONDS", 0.0)
     clock = iter([10.0, 12.5, 20.0])
     monkeypatch.setattr(runner, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    plan = Plan("six draws", 2000, "draw fewer")
+    plan = Plan("six draws", 2000, "draw fewer") if planned else None
     with caplog.at_level("INFO", cost.__name__):
         run_cells(CELLS, draw, StudyFolder(tmp_path, {}), n_jobs=1, progress=False, plan=plan)
-    assert caplog.messages == ["six draws: holds 2 kB, about 15 s"]
+    assert caplog.messages == [said]
     caplog.clear()
     again = run_cells(CELLS, draw, StudyFolder(tmp_path, {}), n_jobs=1, progress=False, plan=plan)
     assert (again.computed, caplog.messages) == ((), [])

@@ -26,6 +26,7 @@ class Whole(Part):
         name: What it is called.
         part: What it holds.
         rate: How fast.
+        share: Of the whole.
 
     Raises:
         ValueError: If the name is unknown: never described.
@@ -35,10 +36,12 @@ class Whole(Part):
     part: Part = field(default_factory=Part)
     other: Part | None = None
     rate: float | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
         self.check_known(name=("first", "second"))
         self.check_at_least(rate=1)
+        self.check_positive(share="or there is none")
 
 
 def test_settings_come_back_from_json():
@@ -58,7 +61,10 @@ def test_a_configuration_of_something_else_is_refused():
 def test_values_are_checked_and_what_is_left_unsaid_passes():
     with pytest.raises(ValueError, match=r"rate must be at least 1, got 0\.5"):
         Whole(rate=0.5)
-    assert Whole(rate=1).rate == 1
+    for share in (0.0, -1.0):
+        with pytest.raises(ValueError, match=f"share must be positive, or there is none, got {share}"):
+            Whole(share=share)
+    assert Whole(rate=1, share=0.1).rate == 1
     assert Whole().rate is None
 
 
@@ -69,4 +75,5 @@ def test_every_field_is_described_by_the_class_that_has_it():
         "part": "What it holds.",
         "other": "",
         "rate": "How fast.",
+        "share": "Of the whole.",
     }

@@ -23,7 +23,7 @@ from bayes_influence.experiments.papers.groups.orders import EQUATION_17, ESTIMA
 from bayes_influence.experiments.papers.groups.settings import KINDS, DigitScale, GroupStudy
 from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.regression import wrong_example
-from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
+from bayes_influence.experiments.papers.scaled import HELD_BY_NOTHING, Measured, ScaledCell, scaled_study
 from bayes_influence.experiments.papers.small_images import SmallImageStudy
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.store.cells import CellResult
@@ -83,7 +83,7 @@ CONDITIONS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NetworkScale(DigitScale):
     """As `DigitScale`.
 
@@ -115,17 +115,17 @@ class NetworkGroups(GroupStudy, SmallImageStudy):
     damping: float = 0.01
 
     SCALES: ClassVar[Mapping[str, Any]] = {
-        "quick": NetworkScale(1, 3, 100, (0.1, 0.4), side=2, width=3, epochs=200),
-        "full": NetworkScale(3, 3, 200, (0.05, 0.1, 0.3, 0.6), side=4),
+        "quick": NetworkScale(repeats=1, side=2, groups=3, train=100, fractions=(0.1, 0.4), width=3, epochs=200),
+        "full": NetworkScale(repeats=3, side=4, groups=3, train=200, fractions=(0.05, 0.1, 0.3, 0.6)),
     }
     NAME: ClassVar[str] = "group-network"
+    FULL_MINUTES: ClassVar[float] = 14
     PARTS: ClassVar[tuple[str, ...]] = tuple(CONDITIONS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(width=1, epochs=1)
-        if not self.damping > 0:
-            raise ValueError(f"damping must be positive, or the PBRF is held by nothing, got {self.damping}")
+        self.check_positive(damping=HELD_BY_NOTHING)
 
     def split(self, seed: int) -> Split:
         """Small images, with 1 000 test images."""

@@ -8,25 +8,23 @@ from typing import Any, ClassVar
 
 from bayes_influence.data.dataset import Split
 from bayes_influence.experiments.papers.groups.data import gaussian_blobs, gaussian_classes
-from bayes_influence.experiments.papers.scaled import ScaledStudy
-from bayes_influence.experiments.papers.small_images import SmallImageStudy
+from bayes_influence.experiments.papers.scaled import NO_MINIMUM, ScaledStudy, StudyScale
+from bayes_influence.experiments.papers.small_images import SmallImageScale, SmallImageStudy
 
 KINDS = ("random", "coherent")
 """Any examples; those of one class, and where it does not suffice of the next."""
 
 
-@dataclass(frozen=True)
-class GroupScale:
-    """How large a study of groups is where nothing else is said.
+@dataclass(frozen=True, kw_only=True)
+class GroupScale(StudyScale):
+    """As `StudyScale`.
 
     Attributes:
-        repeats: Seeds.
         groups: Of each kind and size.
         train: Training examples.
         fractions: Sizes of the groups, as shares of the training examples.
     """
 
-    repeats: int
     groups: int
     train: int
     fractions: tuple[float, ...]
@@ -34,6 +32,12 @@ class GroupScale:
 
 FRACTIONS = (0.016, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 """The paper's range of sizes."""
+
+FEW_FRACTIONS = (0.016, 0.2, 0.6)
+"""Both of its ends and one between."""
+
+SELECTED = (0.1, 0.2, 0.3)
+"""Sizes of the groups that are selected."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,7 @@ class GroupStudy(ScaledStudy):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(groups=3, train=50)
-        if not self.decay > 0:
-            raise ValueError(f"decay must be positive, or refits have no minimum to reach, got {self.decay}")
+        self.check_positive(decay=NO_MINIMUM)
 
     def split(self, seed: int) -> Split:
         """The data of a seed."""
@@ -71,25 +74,20 @@ class SyntheticGroups(GroupStudy):
     """Two Gaussian classes in five features; see `GroupStudy`."""
 
     SCALES: ClassVar[Mapping[str, Any]] = {
-        "quick": GroupScale(2, 4, 500, (0.016, 0.2, 0.6)),
-        "full": GroupScale(5, 20, 10_000, FRACTIONS),
+        "quick": GroupScale(repeats=2, groups=4, train=500, fractions=FEW_FRACTIONS),
+        "full": GroupScale(repeats=5, groups=20, train=10_000, fractions=FRACTIONS),
     }
     NAME: ClassVar[str] = "group-synthetic"
+    FULL_MINUTES: ClassVar[float] = 11
 
     def split(self, seed: int) -> Split:
         """`gaussian_classes`, with a tenth as many test examples."""
         return gaussian_classes(self.size.train, max(100, self.size.train // 10), seed)
 
 
-@dataclass(frozen=True)
-class DigitScale(GroupScale):
-    """As `GroupScale`.
-
-    Attributes:
-        side: Pixels a side.
-    """
-
-    side: int = 14
+@dataclass(frozen=True, kw_only=True)
+class DigitScale(GroupScale, SmallImageScale):
+    """As `GroupScale` and `SmallImageScale`."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +98,11 @@ class DigitGroups(GroupStudy, SmallImageStudy):
     """
 
     SCALES: ClassVar[Mapping[str, Any]] = {
-        "quick": DigitScale(1, 4, 500, (0.016, 0.2, 0.6), side=7),
-        "full": DigitScale(3, 10, 5_000, FRACTIONS),
+        "quick": DigitScale(repeats=1, side=7, groups=4, train=500, fractions=FEW_FRACTIONS),
+        "full": DigitScale(repeats=3, side=14, groups=10, train=5_000, fractions=FRACTIONS),
     }
     NAME: ClassVar[str] = "group-mnist"
+    FULL_MINUTES: ClassVar[float] = 70
 
     def split(self, seed: int) -> Split:
         """Small images, with 1 000 test images."""
@@ -115,10 +114,11 @@ class SelectedGroups(GroupStudy):
     """Four blobs, and the group that holds a wrong prediction most, next to random ones; see `GroupStudy`."""
 
     SCALES: ClassVar[Mapping[str, Any]] = {
-        "quick": GroupScale(2, 5, 400, (0.1, 0.2, 0.3)),
-        "full": GroupScale(5, 20, 20_000, (0.1, 0.2, 0.3)),
+        "quick": GroupScale(repeats=2, groups=5, train=400, fractions=SELECTED),
+        "full": GroupScale(repeats=5, groups=20, train=20_000, fractions=SELECTED),
     }
     NAME: ClassVar[str] = "group-selection"
+    FULL_MINUTES: ClassVar[float] = 4.5
     PARTS: ClassVar[tuple[str, ...]] = ("",)
 
     def split(self, seed: int) -> Split:

@@ -26,6 +26,16 @@ AVERAGED = SWA(start=0.5, learning_rate=REFIT_RATE)
 """Of the training that goes on from an average: the rate is kept."""
 
 
+def check_side(side: int) -> None:
+    """Refuses images that are too small for two convolutions.
+
+    Raises:
+        ValueError: Naming the smallest side, and theirs.
+    """
+    if side < POSITIONS:
+        raise ValueError(f"side must be at least {POSITIONS} for two convolutions, got {side}; take 7 or 14")
+
+
 def tanh_convolutions(side: int, width: int, classes: int, seed: int | None = None) -> nn.Sequential:
     """Two convolutions, to 4 x 4 and then to 2 x 2 places, tanh behind each, and a linear layer.
 

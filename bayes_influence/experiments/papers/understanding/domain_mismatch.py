@@ -19,7 +19,14 @@ from bayes_influence.data.standardisation import standardise
 from bayes_influence.evaluation.agreement import agreement
 from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.regression import fitted_regression
-from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, ScaledStudy, scaled_study
+from bayes_influence.experiments.papers.scaled import (
+    NO_MINIMUM,
+    Measured,
+    ScaledCell,
+    ScaledStudy,
+    StudyScale,
+    scaled_study,
+)
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.papers.understanding.domain_tables import TABLES, DomainTable
 from bayes_influence.experiments.store.cells import CellResult
@@ -49,17 +56,6 @@ STATISTICS = ("members_found", "ratio", "predicted", "true", "right_without", *(
 
 
 @dataclass(frozen=True)
-class DomainScale:
-    """How large the study is where nothing else is said.
-
-    Attributes:
-        repeats: Seeds.
-    """
-
-    repeats: int
-
-
-@dataclass(frozen=True)
 class DomainMismatch(ScaledStudy):
     """Logistic regression on a table that has lost all but four rows of a sub-population; one of it that it gets wrong.
 
@@ -73,13 +69,16 @@ class DomainMismatch(ScaledStudy):
     decay: float = 1e-4
 
     NAME: ClassVar[str] = "domain-mismatch"
-    SCALES: ClassVar[Mapping[str, Any]] = {"quick": DomainScale(2), "full": DomainScale(20)}
+    FULL_MINUTES: ClassVar[float] = 3
+    SCALES: ClassVar[Mapping[str, Any]] = {
+        "quick": StudyScale(repeats=2),
+        "full": StudyScale(repeats=20),
+    }
     PARTS: ClassVar[tuple[str, ...]] = tuple(TABLES)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.decay > 0:
-            raise ValueError(f"decay must be positive, or refits have no minimum to reach, got {self.decay}")
+        self.check_positive(decay=NO_MINIMUM)
 
 
 def mismatched(table: DomainTable, decay: float, seed: int) -> tuple[Objective, Split]:

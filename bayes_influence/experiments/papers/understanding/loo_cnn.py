@@ -20,12 +20,12 @@ from bayes_influence.evaluation.agreement import agreement
 from bayes_influence.evaluation.ceiling import retraining_ceiling
 from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.regression import accuracy, wrong_example
-from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
-from bayes_influence.experiments.papers.small_images import SmallImageStudy
+from bayes_influence.experiments.papers.scaled import HELD_BY_NOTHING, NO_MINIMUM, Measured, ScaledCell, scaled_study
+from bayes_influence.experiments.papers.small_images import RemovalScale, RemovalStudy
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.papers.understanding.convolutions import (
     AVERAGED,
-    POSITIONS,
+    check_side,
     continued,
     refitted,
     tanh_convolutions,
@@ -60,39 +60,29 @@ HEADROOM = 1.5
 """Damping over the size of the smallest eigenvalue, where the paper's damping does not outweigh it."""
 
 
-@dataclass(frozen=True)
-class CnnScale:
-    """How large the study is where nothing else is said.
+@dataclass(frozen=True, kw_only=True)
+class CnnScale(RemovalScale):
+    """As `RemovalScale`.
 
     Attributes:
-        repeats: Seeds.
-        train: Training images.
-        side: Pixels a side.
         width: Channels of the first convolution; the second has twice as many.
-        removals: Images removed one at a time.
         epochs: Steps of the training, on all images.
         refit_epochs: Passes of the training that goes on without an image.
         orders: Times that it goes on, in minibatches of another order each.
     """
 
-    repeats: int
-    train: int
-    side: int
     width: int
-    removals: int
     epochs: int
     refit_epochs: int
     orders: int
 
 
 @dataclass(frozen=True)
-class LooCnn(SmallImageStudy):
+class LooCnn(RemovalStudy):
     """A tanh network of two convolutions and a linear layer, all of its parameters, and the images that matter most.
 
     Attributes:
-        train: Training images; the scale's when not given.
         width: Channels of the first convolution, the second has twice as many; the scale's when not given.
-        removals: Images of largest |influence|, removed one at a time; the scale's when not given.
         epochs: Steps of the training, on all images; the scale's when not given.
         refit_epochs: Passes of the training that goes on without an image; the scale's when not given.
         orders: Times that it goes on, in minibatches of another order each; the scale's when not given.
@@ -104,9 +94,7 @@ class LooCnn(SmallImageStudy):
         ValueError: If a setting is unknown or out of range.
     """
 
-    train: int | None = None
     width: int | None = None
-    removals: int | None = None
     epochs: int | None = None
     refit_epochs: int | None = None
     orders: int | None = None
@@ -115,9 +103,10 @@ class LooCnn(SmallImageStudy):
     damping: float = 0.01
 
     NAME: ClassVar[str] = "loo-cnn"
+    FULL_MINUTES: ClassVar[float] = 480
     SCALES: ClassVar[Mapping[str, Any]] = {
-        "quick": CnnScale(1, 120, 7, 1, 6, 200, 20, 2),
-        "full": CnnScale(3, 6_000, 14, 4, 100, 300, 20, 3),
+        "quick": CnnScale(repeats=1, side=7, train=120, removals=6, width=1, epochs=200, refit_epochs=20, orders=2),
+        "full": CnnScale(repeats=3, side=14, train=6_000, removals=100, width=4, epochs=300, refit_epochs=20, orders=3),
     }
 
     def __post_init__(self) -> None:
@@ -126,14 +115,9 @@ class LooCnn(SmallImageStudy):
             raise ValueError(
                 f"networks must be some of {', '.join(NETWORKS)}, got {', '.join(self.networks) or 'none'}"
             )
-        self.check_at_least(train=50, width=1, removals=3, epochs=1, refit_epochs=2, orders=2)
-        for name in ("decay", "damping"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.size.side < POSITIONS:
-            raise ValueError(f"side must be at least {POSITIONS} for two convolutions, got {self.side}; take 7 or 14")
-        if self.size.removals > self.size.train:
-            raise ValueError(f"only {self.size.train} images can be removed one at a time, got {self.size.removals}")
+        self.check_at_least(train=50, width=1, epochs=1, refit_epochs=2, orders=2)
+        self.check_positive(decay=NO_MINIMUM, damping=HELD_BY_NOTHING)
+        check_side(self.size.side)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -21,8 +21,8 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.agreement import agreement
 from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.regression import fitted_regression, wrong_example
-from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
-from bayes_influence.experiments.papers.small_images import SmallImageStudy
+from bayes_influence.experiments.papers.scaled import NO_MINIMUM, Measured, ScaledCell, scaled_study
+from bayes_influence.experiments.papers.small_images import RemovalScale, RemovalStudy
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.drawings import Drawing
@@ -52,55 +52,41 @@ TEST_IMAGES = 1000
 """Of which the one that is explained is taken."""
 
 
-@dataclass(frozen=True)
-class LooScale:
-    """How large the study is where nothing else is said.
+@dataclass(frozen=True, kw_only=True)
+class LooScale(RemovalScale):
+    """As `RemovalScale`.
 
     Attributes:
-        repeats: Seeds.
-        train: Training images.
-        side: Pixels a side.
-        removals: Images removed one at a time.
         lissa_repeats: Runs of LiSSA that are averaged.
     """
 
-    repeats: int
-    train: int
-    side: int
-    removals: int
     lissa_repeats: int
 
 
 @dataclass(frozen=True)
-class LooLogistic(SmallImageStudy):
+class LooLogistic(RemovalStudy):
     """Softmax regression on MNIST, and the images that matter most to a prediction that it gets wrong.
 
     Attributes:
-        train: Training images; the scale's when not given.
-        removals: Images of largest |influence|, removed one at a time; the scale's when not given.
         decay: lambda of the weight decay (lambda/2)|theta|^2; the paper's .01.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
     """
 
-    train: int | None = None
-    removals: int | None = None
     decay: float = 0.01
 
     NAME: ClassVar[str] = "loo-logistic"
+    FULL_MINUTES: ClassVar[float] = 20
     SCALES: ClassVar[Mapping[str, Any]] = {
-        "quick": LooScale(1, 500, 7, 40, 4),
-        "full": LooScale(3, 10_000, 14, 500, 10),
+        "quick": LooScale(repeats=1, side=7, train=500, removals=40, lissa_repeats=4),
+        "full": LooScale(repeats=3, side=14, train=10_000, removals=500, lissa_repeats=10),
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(train=50, removals=3)
-        if not self.decay > 0:
-            raise ValueError(f"decay must be positive, or refits have no minimum to reach, got {self.decay}")
-        if self.size.removals > self.size.train:
-            raise ValueError(f"only {self.size.train} images can be removed one at a time, got {self.size.removals}")
+        self.check_at_least(train=50)
+        self.check_positive(decay=NO_MINIMUM)
 
 
 def scored(objective: Objective, train: Dataset, test: Dataset, solver: str, repeats: int) -> InfluenceScores:

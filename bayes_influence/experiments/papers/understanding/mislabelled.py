@@ -16,7 +16,7 @@ from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.data.tables import TABLES, hold_out, load_table
 from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
-from bayes_influence.experiments.papers.small_images import SmallImageStudy
+from bayes_influence.experiments.papers.small_images import SmallImageScale, SmallImageStudy
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.papers.understanding.label_scores import RANDOM, label_scores, margins
 from bayes_influence.experiments.papers.understanding.mislabelled_figure import mislabelled_figure
@@ -47,23 +47,19 @@ IMAGES = ("mnist", "fashion-mnist")
 KEYS = ["dataset", "scheme", "score"]
 
 
-@dataclass(frozen=True)
-class MislabelledScale:
-    """How large the study is where nothing else is said.
+@dataclass(frozen=True, kw_only=True)
+class MislabelledScale(SmallImageScale):
+    """As `SmallImageScale`.
 
     Attributes:
-        repeats: Seeds.
         train: Training images.
-        side: Pixels a side.
         members: Networks of an ensemble.
         epochs: Passes over the images; over the rows of a table ten times as many.
         datasets: What labels are flipped in.
         schemes: Regularisers.
     """
 
-    repeats: int
     train: int
-    side: int
     members: int
     epochs: int
     datasets: tuple[str, ...]
@@ -98,9 +94,14 @@ class Mislabelled(SmallImageStudy):
     width: int = 32
 
     NAME: ClassVar[str] = "mislabelled"
+    FULL_MINUTES: ClassVar[float] = 6
     SCALES: ClassVar[Mapping[str, Any]] = {
-        "quick": MislabelledScale(2, 500, 7, 2, 40, ("mnist", "breast-cancer")),
-        "full": MislabelledScale(3, 5_000, 14, 5, 15, ("mnist", "fashion-mnist", "breast-cancer")),
+        "quick": MislabelledScale(
+            repeats=2, side=7, train=500, members=2, epochs=40, datasets=("mnist", "breast-cancer")
+        ),
+        "full": MislabelledScale(
+            repeats=3, side=14, train=5_000, members=5, epochs=15, datasets=(*IMAGES, "breast-cancer")
+        ),
     }
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from bayes_influence.evaluation.agreement import agreement
 from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.regression import accuracy, wrong_example
 from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
-from bayes_influence.experiments.papers.small_images import SmallImageStudy, of_pair
+from bayes_influence.experiments.papers.small_images import SmallImageScale, SmallImageStudy, of_pair
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.papers.understanding.loo_logistic import retrained
 from bayes_influence.experiments.store.cells import CellResult
@@ -50,20 +50,16 @@ TRUTHS = {"hinge": "hinge", "smooth": "smooth hinge"}
 HINGE = ("hinge", TRUTHS["hinge"])
 
 
-@dataclass(frozen=True)
-class HingeScale:
-    """How large the study is where nothing else is said.
+@dataclass(frozen=True, kw_only=True)
+class HingeScale(SmallImageScale):
+    """As `SmallImageScale`.
 
     Attributes:
-        repeats: Seeds.
         images_of_all: Training images of all ten classes, of which a fifth are of the pair.
-        side: Pixels a side.
         removals: Images removed one at a time.
     """
 
-    repeats: int
     images_of_all: int
-    side: int
     removals: int
 
 
@@ -88,9 +84,10 @@ class SmoothHingeStudy(SmallImageStudy):
     decay: float = 0.01
 
     NAME: ClassVar[str] = "smooth-hinge"
+    FULL_MINUTES: ClassVar[float] = 1
     SCALES: ClassVar[Mapping[str, Any]] = {
-        "quick": HingeScale(1, 1_500, 7, 20),
-        "full": HingeScale(3, 30_000, 14, 100),
+        "quick": HingeScale(repeats=1, side=7, images_of_all=1_500, removals=20),
+        "full": HingeScale(repeats=3, side=14, images_of_all=30_000, removals=100),
     }
 
     def __post_init__(self) -> None:
@@ -101,8 +98,7 @@ class SmoothHingeStudy(SmallImageStudy):
             raise ValueError(
                 f"temperatures must rise from 0 or more, one of them positive, got {list(self.temperatures)}"
             )
-        if not self.decay > 0:
-            raise ValueError(f"decay must be positive, or the machine is not unique, got {self.decay}")
+        self.check_positive(decay="or the machine is not unique")
 
 
 def hinge_machine(train: Dataset, decay: float, examples: int | None = None) -> Objective:

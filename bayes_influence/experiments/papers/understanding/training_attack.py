@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,73 +11,49 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
-from bayes_influence.experiments.papers.small_images import SmallImageStudy, of_pair
+from bayes_influence.experiments.papers.scaled import NO_MINIMUM, Measured, ScaledCell, scaled_study
 from bayes_influence.experiments.papers.study import Reproduced
+from bayes_influence.experiments.papers.understanding.paired_digits import (
+    PairScale,
+    PairStudy,
+    on_learned_features,
+)
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.influence.attack import attack
 from bayes_influence.models.mlp import MLP
-from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.regularisers import WeightDecay
-from bayes_influence.training.fits import fit_schemes
-from bayes_influence.training.minibatch_schedule import MinibatchSchedule
-from bayes_influence.training.minimum import minimum_of
-from bayes_influence.training.schemes import SCHEMES
 
 COUNTS = (1, 2, 10)
 """Training images that are moved, as in the paper."""
-
-PAIR = (4, 9)
-"""Classes of the images that are told apart: those which digits are confused most."""
-
-IMAGES_PER_PAIRED = 6
-"""Digits that are looked through for one of the pair, to which a fifth of them belong."""
 
 SHOWN = 4
 """Attacks with one image whose pictures are kept."""
 
 PICTURES = ("test image", "training image", "moved", "difference x 5")
 
-FEATURE_DECAY = 1e-4
-"""Weight decay of the network that the features are taken of."""
 
-
-@dataclass(frozen=True)
-class AttackScale:
-    """How large the study is where nothing else is said.
+@dataclass(frozen=True, kw_only=True)
+class AttackScale(PairScale):
+    """As `PairScale`; its width are features.
 
     Attributes:
-        repeats: Seeds.
         victims: Test images attacked.
-        train: Training images of the last layer.
-        feature_images: Others, of all ten classes, on which the features are learned.
-        width: Features.
-        side: Pixels a side.
     """
 
-    repeats: int
     victims: int
-    train: int
-    feature_images: int
-    width: int
-    side: int
 
 
 @dataclass(frozen=True)
-class TrainingAttack(SmallImageStudy):
+class TrainingAttack(PairStudy):
     """Two classes told apart by the last layer of a perceptron whose features were learned on other images.
 
     Attributes:
         victims: Test images attacked, each by itself; the scale's when not given.
-        train: Training images of the last layer; the scale's when not given.
-        feature_images: Others, of all ten classes, on which the features are learned; the scale's when not given.
-        width: Features; the scale's when not given.
         decay: lambda of the weight decay (lambda/2)|theta|^2 of the last layer.
         step: Of every pixel, whose values lie between 0 and 1.
         steps: At most; no pixel moves further than step x steps.
@@ -88,25 +63,21 @@ class TrainingAttack(SmallImageStudy):
     """
 
     victims: int | None = None
-    train: int | None = None
-    feature_images: int | None = None
-    width: int | None = None
     decay: float = 1e-5
     step: float = 0.02
     steps: int = 10
 
     NAME: ClassVar[str] = "training-attack"
+    FULL_MINUTES: ClassVar[float] = 2
     SCALES: ClassVar[Mapping[str, Any]] = {
-        "quick": AttackScale(1, 5, 100, 1000, 100, 7),
-        "full": AttackScale(1, 30, 300, 3000, 400, 28),
+        "quick": AttackScale(repeats=1, side=7, train=100, feature_images=1000, width=100, victims=5),
+        "full": AttackScale(repeats=1, side=28, train=300, feature_images=3000, width=400, victims=30),
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(victims=1, train=max(COUNTS), feature_images=10, width=1, steps=1)
-        for name in ("decay", "step"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        self.check_at_least(victims=1, train=max(COUNTS), steps=1)
+        self.check_positive(decay=NO_MINIMUM, step="or no pixel moves")
 
 
 def fitted_head(study: TrainingAttack, seed: int) -> tuple[Objective, Dataset, Dataset]:
@@ -115,22 +86,13 @@ def fitted_head(study: TrainingAttack, seed: int) -> tuple[Objective, Dataset, D
     Raises:
         ValueError: If there are too few images of the pair.
     """
-    size = study.size
-    split = study.images(seed, train=size.feature_images + IMAGES_PER_PAIRED * size.train, test=10_000)
-    order = torch.randperm(len(split.train), generator=torch.Generator().manual_seed(seed))
-    others, own = split.train.select(order[: size.feature_images]), split.train.select(order[size.feature_images :])
-    train, pixels = of_pair(own, PAIR), split.train.inputs.shape[1]
-    if len(train) < size.train:
-        raise ValueError(f"only {len(train)} of the images are of the pair {PAIR}, got train={size.train}; take fewer")
-    train = train.select(range(size.train))
-    scheme = SCHEMES["weight-decay"].with_options(weight_decay=FEATURE_DECAY)
-    make = partial(MLP, pixels, split.train.n_classes, width=size.width, activation="tanh")
-    schedule = MinibatchSchedule(10, 100, 0.005, decay="cosine")
-    features = fit_schemes([scheme], make, others, [seed], schedule, tolerance=None)[0].at(0)
-    network = MLP(pixels, 2, width=size.width, activation="tanh", seed=seed).double()
-    network.load_state_dict({**network.state_dict(), **{n: v for n, v in features.params.items() if n[0] == "0"}})
-    objective = Objective(network, CrossEntropy(), WeightDecay(study.decay), parameters="last-layer")
-    return minimum_of(objective, train), train, of_pair(split.test, PAIR)
+    others, pair = study.drawn(seed)
+    pixels = others.inputs.shape[1]
+
+    def make(classes: int) -> nn.Module:
+        return MLP(pixels, classes, width=study.size.width, activation="tanh", seed=seed)
+
+    return on_learned_features(make, others, pair.train, study.decay, seed), pair.train, pair.test
 
 
 def measure_attack(cell: ScaledCell) -> CellResult:

@@ -19,28 +19,21 @@ from bayes_influence.evaluation.statistics import pearson
 from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.regression import accuracy
 from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
-from bayes_influence.experiments.papers.small_images import SmallImageStudy, of_pair
+from bayes_influence.experiments.papers.small_images import RemovalScale, RemovalStudy
 from bayes_influence.experiments.papers.study import Reproduced
-from bayes_influence.experiments.papers.understanding.convolutions import POSITIONS, tanh_convolutions
+from bayes_influence.experiments.papers.understanding.convolutions import check_side, tanh_convolutions
 from bayes_influence.experiments.papers.understanding.loo_logistic import retrained
+from bayes_influence.experiments.papers.understanding.paired_digits import (
+    PairScale,
+    PairStudy,
+    on_learned_features,
+)
 from bayes_influence.experiments.papers.understanding.smooth_hinge import smooth_machines
 from bayes_influence.experiments.papers.understanding.two_models_figure import two_models_figure
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.influence.influence import Influence
-from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.regularisers import WeightDecay
-from bayes_influence.training.fits import fit_schemes
-from bayes_influence.training.minibatch_schedule import MinibatchSchedule
-from bayes_influence.training.minimum import minimum_of
-from bayes_influence.training.schemes import SCHEMES
-
-PAIR = (4, 9)
-"""Classes of the images that are told apart: those which digits are confused most."""
-
-IMAGES_PER_PAIRED = 6
-"""Digits that are looked through for one of the pair, to which a fifth of them belong."""
 
 KERNEL, NETWORK = "RBF kernel machine", "convolutional network"
 MODELS = (KERNEL, NETWORK)
@@ -50,9 +43,6 @@ TEMPERATURE = 0.001
 
 DECAY = {KERNEL: 0.01, NETWORK: 0.01}
 """lambda of the weight decay (lambda/2)|w|^2 of either model."""
-
-FEATURE_DECAY = 1e-4
-"""Weight decay of the network that the features are taken of."""
 
 RANK = 1e-10
 """Eigenvalues of a kernel matrix below so much of the largest are rounding."""
@@ -69,60 +59,30 @@ STATISTICS = ("spearman", *SHARES, "pearson", "accuracy")
 the most harmful images; agreement with refits; accuracy."""
 
 
-@dataclass(frozen=True)
-class TwoScale:
-    """How large the study is where nothing else is said.
-
-    Attributes:
-        repeats: Seeds.
-        train: Training images, shared by both models.
-        feature_images: Others, of all ten classes, on which the network's features are learned.
-        width: Channels of the network's first convolution.
-        side: Pixels a side.
-        removals: Images removed one at a time.
-    """
-
-    repeats: int
-    train: int
-    feature_images: int
-    width: int
-    side: int
-    removals: int
+@dataclass(frozen=True, kw_only=True)
+class TwoScale(PairScale, RemovalScale):
+    """As `PairScale` and `RemovalScale`; its width are channels of the network's first convolution."""
 
 
 @dataclass(frozen=True)
-class TwoModels(SmallImageStudy):
+class TwoModels(PairStudy, RemovalStudy):
     """Fours and nines told apart by a kernel machine on pixels and by the last layer of a convolutional network.
-
-    Attributes:
-        train: Training images, shared by both models; the scale's when not given.
-        feature_images: Others, of all ten classes, on which the network's features are learned; the scale's when not
-            given.
-        width: Channels of the network's first convolution; the scale's when not given.
-        removals: Images of largest |influence| on either model, removed one at a time; the scale's when not given.
 
     Raises:
         ValueError: If a setting is unknown or out of range.
     """
 
-    train: int | None = None
-    feature_images: int | None = None
-    width: int | None = None
-    removals: int | None = None
-
     NAME: ClassVar[str] = "two-models"
+    FULL_MINUTES: ClassVar[float] = 1
     SCALES: ClassVar[Mapping[str, Any]] = {
-        "quick": TwoScale(1, 120, 600, 4, 7, 10),
-        "full": TwoScale(3, 600, 10_000, 16, 14, 50),
+        "quick": TwoScale(repeats=1, side=7, train=120, feature_images=600, width=4, removals=10),
+        "full": TwoScale(repeats=3, side=14, train=600, feature_images=10_000, width=16, removals=50),
     }
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(train=FIRST, feature_images=10, width=1, removals=3)
-        if self.size.side < POSITIONS:
-            raise ValueError(f"side must be at least {POSITIONS} for two convolutions, got {self.side}; take 7 or 14")
-        if self.size.removals > self.size.train:
-            raise ValueError(f"only {self.size.train} images can be removed one at a time, got {self.size.removals}")
+        self.check_at_least(train=FIRST)
+        check_side(self.size.side)
 
 
 def squared_distances(one: Float[Tensor, "n D"], other: Float[Tensor, "m D"]) -> Float[Tensor, "n m"]:
@@ -163,28 +123,6 @@ class KernelFeatures:
         return data.with_inputs(kernel @ self.whitening)
 
 
-def fitted_network(others: Dataset, train: Dataset, side: int, width: int, seed: int) -> Objective:
-    """A tanh convolutional network with features learned on other images, its last layer at its minimum.
-
-    Args:
-        others: Images of all classes.
-        train: Those of the pair, as classes 0 and 1.
-        side: Pixels a side.
-        width: Channels of the first convolution.
-        seed: Of the network and the order of the images.
-    """
-    scheme = SCHEMES["weight-decay"].with_options(weight_decay=FEATURE_DECAY)
-    make = partial(tanh_convolutions, side, width, others.n_classes)
-    schedule = MinibatchSchedule(10, 100, 0.005, decay="cosine")
-    features = fit_schemes([scheme], make, others, [seed], schedule, tolerance=None)[0].at(0)
-    network = tanh_convolutions(side, width, 2, seed=seed).double()
-    last = f"{len(network) - 1}."
-    body = {name: value for name, value in features.params.items() if not name.startswith(last)}
-    network.load_state_dict({**network.state_dict(), **body})
-    head = Objective(network, CrossEntropy(), WeightDecay(DECAY[NETWORK]), parameters="last-layer")
-    return minimum_of(head, train)
-
-
 def shared_example(kernel: Objective, network: Objective, in_kernel: Dataset, test: Dataset) -> Dataset:
     """The test image that both get right of median hinge loss, among those within the kernel machine's margin.
 
@@ -223,17 +161,12 @@ def measure_two(cell: ScaledCell) -> CellResult:
         ValueError: If there are too few images of the pair, or as `shared_example`.
     """
     size, seed = cell.study.size, cell.seed
-    drawn = size.feature_images + IMAGES_PER_PAIRED * size.train
-    split = cell.study.images(seed, train=drawn, test=10_000, flat=False)
-    order = torch.randperm(len(split.train), generator=torch.Generator().manual_seed(seed))
-    others, own = split.train.select(order[: size.feature_images]), split.train.select(order[size.feature_images :])
-    train, tests = of_pair(own, PAIR), of_pair(split.test, PAIR)
-    if len(train) < size.train:
-        raise ValueError(f"only {len(train)} of the images are of the pair {PAIR}, got train={size.train}; take fewer")
-    train = train.select(range(size.train))
+    others, pair = cell.study.drawn(seed, flat=False)
+    train, tests = pair.train, pair.test
     features = KernelFeatures.of(train.inputs)
     kernel = smooth_machines(features(train), (TEMPERATURE,), DECAY[KERNEL])[TEMPERATURE]
-    network = fitted_network(others, train, size.side, size.width, seed)
+    make = partial(tanh_convolutions, size.side, size.width, seed=seed)
+    network = on_learned_features(make, others, train, DECAY[NETWORK], seed)
     test = shared_example(kernel, network, features(tests), tests)
     apart = squared_distances(test.inputs.flatten(1), train.inputs.flatten(1))[0]
     rows, models = [], []

@@ -145,7 +145,11 @@ def test_the_study_tells_the_stages_apart(blobs, tmp_path, monkeypatch):
 
 
 def test_a_cell_has_every_stage_and_no_estimate_where_the_damped_hessian_is_indefinite(blobs, monkeypatch):
-    monkeypatch.setattr(NetworkGroups, "SCALES", {"quick": NetworkScale(1, 3, 60, (0.2,), width=2, epochs=5)})
+    monkeypatch.setattr(
+        NetworkGroups,
+        "SCALES",
+        {"quick": NetworkScale(repeats=1, side=2, groups=3, train=60, fractions=(0.2,), width=2, epochs=5)},
+    )
     stages = {"linear": LinearResponse(0.01)}
     monkeypatch.setattr(network, "protocols", lambda *args: stages)
     study = NetworkGroups(damping=1e-9, decay=0.02)

@@ -17,7 +17,7 @@ def test_every_method_gives_a_group_of_the_size():
 
 
 def test_selected_groups_do_more_than_random_ones_and_the_table_says_so(tmp_path, monkeypatch):
-    monkeypatch.setitem(SelectedGroups.SCALES, "quick", GroupScale(1, 3, 120, (0.1,)))
+    monkeypatch.setitem(SelectedGroups.SCALES, "quick", GroupScale(repeats=1, groups=3, train=120, fractions=(0.1,)))
     done = STUDIES[0].run(SelectedGroups(), tmp_path, 1, False)
     assert set(done.table["method"]) == set(METHODS)
     true = done.table.set_index("method")["true"]

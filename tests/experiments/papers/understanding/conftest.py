@@ -3,6 +3,7 @@ import torch
 
 from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.experiments.papers import small_images
+from bayes_influence.experiments.papers.understanding import paired_digits
 
 
 @pytest.fixture
@@ -17,3 +18,11 @@ def patterns(monkeypatch):
     split = Split(whole.select(range(160)), whole.select(range(160, 220)))
     monkeypatch.setattr(small_images, "load_images", lambda *args, **kwargs: split)
     return split
+
+
+@pytest.fixture
+def pair(monkeypatch, patterns):
+    """The first and the last of the patterns, where the studies look for a pair of digits."""
+    monkeypatch.setattr(paired_digits, "PAIR", (0, 2))
+    monkeypatch.setattr(paired_digits, "IMAGES_PER_PAIRED", 3)
+    return patterns

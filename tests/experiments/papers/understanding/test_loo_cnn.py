@@ -31,8 +31,8 @@ SMALL = LooCnn(train=60, side=4, width=1, removals=6, epochs=150, refit_epochs=6
     [
         ({"removals": 2}, "removals must be at least 3, got 2"),
         ({"train": 60, "removals": 61}, "only 60 images can be removed one at a time, got 61"),
-        ({"decay": 0.0}, "decay must be positive, got 0.0"),
-        ({"damping": -1.0}, "damping must be positive, got -1.0"),
+        ({"decay": 0.0}, "decay must be positive, or refits have no minimum to reach, got 0.0"),
+        ({"damping": -1.0}, "damping must be positive, or the PBRF is held by nothing, got -1.0"),
         ({"orders": 1}, "orders must be at least 2, got 1"),
         ({"side": 2}, "side must be at least 4 for two convolutions, got 2; take 7 or 14"),
         ({"networks": ("swag",)}, "networks must be some of weight-decay, weight-decay+swa, bnn, got swag"),

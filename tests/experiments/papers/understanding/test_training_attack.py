@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 import torch
 
-from bayes_influence.experiments.papers.understanding import training_attack
 from bayes_influence.experiments.papers.understanding.training_attack import (
     COUNTS,
     STUDIES,
@@ -21,21 +20,14 @@ SMALL = TrainingAttack(victims=2, train=20, feature_images=60, width=6, side=4, 
     ("settings", "message"),
     [
         ({"train": 9}, "train must be at least 10, got 9"),
-        ({"step": 0.0}, "step must be positive, got 0.0"),
-        ({"decay": -1.0}, "decay must be positive, got -1.0"),
+        ({"step": 0.0}, "step must be positive, or no pixel moves, got 0.0"),
+        ({"decay": -1.0}, "decay must be positive, or refits have no minimum to reach, got -1.0"),
         ({"victims": 0}, "victims must be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_is_refused(settings, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         TrainingAttack(**settings)
-
-
-@pytest.fixture
-def pair(monkeypatch, patterns):
-    monkeypatch.setattr(training_attack, "PAIR", (0, 2))
-    monkeypatch.setattr(training_attack, "IMAGES_PER_PAIRED", 4)
-    return patterns
 
 
 def test_the_last_layer_stands_at_its_minimum_on_images_that_the_features_have_not_seen(pair):
@@ -45,12 +37,6 @@ def test_the_last_layer_stands_at_its_minimum_on_images_that_the_features_have_n
     flat = objective.flat
     slope = torch.func.grad(lambda at: flat.losses(at, train.batch()).mean() + flat.regulariser(at))(flat.theta)
     assert float(slope.norm()) < 1e-9
-
-
-def test_too_few_images_of_the_pair_are_said(pair, monkeypatch):
-    monkeypatch.setattr(training_attack, "IMAGES_PER_PAIRED", 1)
-    with pytest.raises(ValueError, match=r"only \d+ of the images are of the pair \(0, 2\), got train=20; take fewer"):
-        fitted_head(SMALL, 0)
 
 
 def test_the_study_counts_turned_predictions_and_keeps_pictures(pair, tmp_path):

@@ -1,4 +1,5 @@
 import re
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -7,8 +8,8 @@ import scipy.optimize
 import torch
 
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.experiments.papers.small_images import of_pair
-from bayes_influence.experiments.papers.understanding import two_models
+from bayes_influence.experiments.papers.understanding.convolutions import tanh_convolutions
+from bayes_influence.experiments.papers.understanding.paired_digits import on_learned_features
 from bayes_influence.experiments.papers.understanding.smooth_hinge import smooth_machines
 from bayes_influence.experiments.papers.understanding.two_models import (
     KERNEL,
@@ -17,20 +18,12 @@ from bayes_influence.experiments.papers.understanding.two_models import (
     STUDIES,
     KernelFeatures,
     TwoModels,
-    fitted_network,
     shared_example,
     squared_distances,
 )
 from bayes_influence.experiments.store.folder import StudyFolder
 
 SMALL = TwoModels(train=30, feature_images=60, width=2, side=4, removals=6)
-
-
-@pytest.fixture
-def pair(monkeypatch, patterns):
-    monkeypatch.setattr(two_models, "PAIR", (0, 2))
-    monkeypatch.setattr(two_models, "IMAGES_PER_PAIRED", 3)
-    return patterns
 
 
 @pytest.fixture(scope="module")
@@ -87,27 +80,12 @@ def test_the_machine_in_features_is_the_kernel_machine_without_an_image_too(poin
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_the_network_has_features_of_other_images_and_its_last_layer_at_a_minimum(pair):
-    split = SMALL.images(0, train=150, test=30, flat=False)
-    others, own = split.train.select(range(60)), split.train.select(range(60, 150))
-    train = of_pair(own, (0, 2))
-    found = fitted_network(others, train, 4, 2, seed=0)
-    fewer = fitted_network(others, train.select(range(20)), 4, 2, seed=0)
-    assert set(found.names) == {"5.weight", "5.bias"}
-    for name, value in found.params.items():
-        assert torch.equal(value, fewer.params[name]) == (not name.startswith("5."))
-    flat = found.flat
-    slope = torch.func.grad(lambda at: flat.losses(at, train.batch()).mean() + flat.regulariser(at))(flat.theta)
-    assert float(slope.norm()) < 1e-9
-
-
 def test_the_image_that_is_explained_is_right_under_both_and_within_the_margin(pair):
-    split = SMALL.images(0, train=150, test=60, flat=False)
-    others, own = split.train.select(range(60)), split.train.select(range(60, 150))
-    train, test = of_pair(own, (0, 2)), of_pair(split.test, (0, 2))
+    others, drawn = SMALL.drawn(0, flat=False)
+    train, test = drawn.train, drawn.test
     features = KernelFeatures.of(train.inputs)
     kernel = smooth_machines(features(train), (0.001,), 0.01)[0.001]
-    network = fitted_network(others, train, 4, 2, seed=0)
+    network = on_learned_features(partial(tanh_convolutions, 4, 2, seed=0), others, train, 0.01, 0)
     one = shared_example(kernel, network, features(test), test)
     sign = 2 * int(one.targets[0]) - 1
     score = sign * float(kernel.outputs(kernel.params, features(one).inputs))
@@ -119,12 +97,6 @@ def test_the_image_that_is_explained_is_right_under_both_and_within_the_margin(p
     wrong = swapped.select((classes != swapped.targets).nonzero()[:, 0])
     with pytest.raises(ValueError, match="no test image of swapped is right under both models"):
         shared_example(kernel, network, features(wrong), wrong)
-
-
-def test_too_few_images_of_the_pair_are_said(pair, monkeypatch):
-    monkeypatch.setattr(two_models, "IMAGES_PER_PAIRED", 1)
-    with pytest.raises(ValueError, match=r"only \d+ of the images are of the pair \(0, 2\), got train=30; take fewer"):
-        two_models.measure_two(next(iter(SMALL.cells().values())))
 
 
 def test_the_study_holds_both_models_against_retraining_on_one_test_image(pair, tmp_path):
