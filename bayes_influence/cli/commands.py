@@ -84,6 +84,9 @@ app.command()(figure)
 COSTS = "bayes_influence.curvature.cost"
 """The logger that says of long work how long it takes, whose module would bring torch."""
 
+IDENTIFYING = ("parameters", "curvature", "solver", "damping", "measurement", "index")
+"""Options of `influence` that its own name of a result folder has, so that another answer goes to another folder."""
+
 AUDIT_EPOCHS = 4000
 """Steps of an audit's refits by training, of a finished run and of a table that is known by name."""
 
@@ -273,8 +276,8 @@ def audit(
         found, folder = (audit_of_run if is_study(dataset) else audit_of_data)(dataset, given, settings)
     for shown in printed_audit(found):
         print_wide(shown)
-    for note in found.notes:
-        console.print(f"Note: {note}.")
+    for note in [*found.notes, *found.polished]:
+        console.print(f"Note: {note}.", highlight=False, soft_wrap=True)
     console.print(found.verdict.sentence)
     console.print(f"Tables, figure and configuration: {folder}")
 
@@ -297,7 +300,9 @@ def influence(
     index: Annotated[int, typer.Option(help="Which of the run's seeds, counted from 0.")] = 0,
     device: Device = "cpu",
     data_folder: DataFolder = None,
-    out: Annotated[Path | None, typer.Option(help="Result folder; RUN-influence-TEST when not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Result folder; RUN-influence-TEST, with what else was said, when not given.")
+    ] = None,
 ) -> None:
     """Name the training examples that shaped a run's predictions, most helpful and most harmful."""
     given = dict(locals())
@@ -306,7 +311,9 @@ def influence(
 
     tests, test_ids = tuple(test or ()), tuple(test_id or ())
     new = [] if on is None else [on.stem]
-    named = "-".join([run.name, "influence", *new, *map(str, tests), *(f"id{identity}" for identity in test_ids)])
+    said = [str(given[name]) for name in IDENTIFYING if given_or_none(name, given[name]) is not None]
+    rest = [*(f"id{identity}" for identity in test_ids), *said, *(["polished"] if polish else [])]
+    named = "-".join([run.name, "influence", *new, *map(str, tests), *rest])
     with clear_errors():
         own: dict[str, Any] = {"tests": tests, "test_ids": test_ids, "on": None if on is None else str(on)}
         request = settings_of(InfluenceRequest, given, **own)
@@ -316,6 +323,8 @@ def influence(
         found = influence_of_run(run, out or run.with_name(named), request, **where)
     for table in printed_rankings(found.ranking, found.measured):
         print_wide(table)
+    if found.polished:
+        console.print(f"Note: {found.polished}.", highlight=False, soft_wrap=True)
     if found.measured != LOSS and request.measurement is None:
         console.print(f"{on} has no targets: influence is on the {found.measured}.", highlight=False)
     console.print(f"Scores{', table and pictures' if found.pictures else ' and table'}: {found.folder}")

@@ -106,6 +106,20 @@ class Source:
             FileNotFoundError: If a file is missing and cannot, or may not, be downloaded.
             OSError: If a file is missing and the folder cannot be written to, or is full.
         """
+        found = self.files_in(folder, download)
+        return {file.name: file.read(found[file]) for file in self.files}
+
+    def files_in(self, folder: str | os.PathLike[str] | None = None, download: bool = True) -> dict[SourceFile, Path]:
+        """Where every file is, once those that are missing have been downloaded; see `contents`.
+
+        Args:
+            folder: As there.
+            download: As there.
+
+        Raises:
+            FileNotFoundError: If the folder does not exist, or a file is missing and cannot, or may not, be downloaded.
+            OSError: If a file is missing and the folder cannot be written to, or is full.
+        """
         base = data_folder(folder)
         found = self._found(base)
         missing = [file for file in self.files if file not in found]
@@ -115,9 +129,10 @@ class Source:
                 f"{', '.join(map(str, self._places(base)))}; put the files there, or allow the download"
             )
         if missing:
+            logger.info("%s: %s not found in %s", self.name, ", ".join(file.name for file in missing), base)
             self._download(missing, base)
             found = self._found(base)
-        return {file.name: file.read(found[file]) for file in self.files}
+        return found
 
     def _places(self, base: Path) -> tuple[Path, ...]:
         return (base / self.name, *(base / folder for folder in self.folders), base)
@@ -136,10 +151,10 @@ class Source:
         jobs = [missing] if self.archive else [[file] for file in missing]
         with _workplace(target) as workplace:
             for files in jobs:
-                for path in self._from_mirrors(files, workplace):
+                for path in self._from_mirrors(files, workplace, base):
                     path.replace(target / path.name)
 
-    def _from_mirrors(self, files: Sequence[SourceFile], workplace: Path) -> list[Path]:
+    def _from_mirrors(self, files: Sequence[SourceFile], workplace: Path, base: Path) -> list[Path]:
         fetch = _fetch_archive if self.archive else _fetch_packed
         failures = []
         for mirror in self.mirrors:
@@ -151,9 +166,10 @@ class Source:
                 logger.info("%s: the mirror %s failed: %s", self.name, mirror, error)
                 failures.append(f"{urlsplit(mirror).netloc}: {_in_few_words(error)}")
         raise FileNotFoundError(
-            f"{self.name}: could not download {', '.join(file.name for file in files)} "
-            f"({'; '.join(failures) or 'no mirror is known'}); put the files into a folder and name it, by argument or "
-            f"by the environment variable {DATA_VARIABLE}"
+            f"{self.name}: {', '.join(file.name for file in files)} not found (nor as .gz) in "
+            f"{', '.join(map(str, self._places(base)))}, and could not be downloaded "
+            f"({'; '.join(failures) or 'no mirror is known'}); put the files there, or name the folder that has them, "
+            f"by --data-folder, the argument folder or the environment variable {DATA_VARIABLE}"
         )
 
 
@@ -176,10 +192,16 @@ def data_folder(folder: str | os.PathLike[str] | None = None) -> Path:
     """Where data sets are kept: the argument, else the folder that BAYES_INFLUENCE_DATA names, else the user's cache.
 
     Raises:
-        FileNotFoundError: If the environment variable names a folder that does not exist.
+        FileNotFoundError: If the argument or the environment variable names a folder that does not exist.
     """
     if folder is not None:
-        return Path(folder).expanduser()
+        path = Path(folder).expanduser()
+        if not path.is_dir():
+            raise FileNotFoundError(
+                f"the data folder {folder} {'is a file' if path.exists() else 'does not exist'}; name the one in which "
+                "the files are, or create it, and what is missing is downloaded to it"
+            )
+        return path
     named = os.environ.get(DATA_VARIABLE)
     if not named:
         return Path(pooch.os_cache("bayes_influence"))
@@ -195,8 +217,12 @@ def _workplace(target: Path) -> Iterator[Path]:
     """A temporary folder inside `target`, which is made first; what the disk refuses is said with the folder."""
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target, prefix=".download-") as path:
-            yield Path(path)
+        try:
+            with TemporaryDirectory(dir=target, prefix=".download-") as path:
+                yield Path(path)
+        finally:
+            if not any(target.iterdir()):
+                target.rmdir()
     except OSError as error:
         if not _is_of_the_disk(error):
             raise

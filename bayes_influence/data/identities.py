@@ -44,6 +44,12 @@ def example_positions(positions: int | Iterable[int] | Tensor, examples: int) ->
     return found
 
 
+def shown_ids(ids: Int[Tensor, " k"], most: int = 10) -> str:
+    """The first ids, for a printed result."""
+    rest = f", and {len(ids) - most} more" if len(ids) > most else ""
+    return ", ".join(map(str, ids[:most].tolist())) + rest
+
+
 def _whole_numbers(values: Any, what: str, with_mask: str) -> Int[Tensor, " k"]:
     if isinstance(values, range) and max(abs(values.start), abs(values.stop)) < 2**63:
         return torch.arange(values.start, values.stop, values.step)

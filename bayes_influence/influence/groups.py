@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bayes_influence.curvature.errors import IndefiniteCurvatureError, IndefiniteCurvatureWarning
+from bayes_influence.data.identities import shown_ids
 from bayes_influence.data.sources import as_dataset
 from bayes_influence.influence.directional import (
     loss_curvatures,
@@ -63,6 +64,12 @@ class GroupInfluence:
     problem: FittedProblem
     bend: float | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"GroupInfluence({len(self.ids)} training examples removed, order {self.order}, {self.convention}: the "
+            f"parameters move by {float(self.change.norm()):.3g}{shown_bend(self.bend)}; ids {shown_ids(self.ids)})"
+        )
+
     @property
     def params(self) -> Params:
         """All parameters of the network after the predicted change."""
@@ -103,6 +110,13 @@ class GroupInfluence:
         )
 
 
+def shown_bend(bend: float | None) -> str:
+    """A bend and what it means, for a printed result; nothing where there is none."""
+    if bend is None:
+        return ""
+    return f", bend {bend:.2g}{f', above {LARGEST_BEND}: take a refit' if bend > LARGEST_BEND else ''}"
+
+
 def group_influence(
     response: Response, ids: Iterable[int] | Tensor, *, order: int | str = "auto", convention: Convention = "fixed"
 ) -> GroupInfluence:
@@ -138,6 +152,25 @@ def group_influence(
         IndefiniteCurvatureError: If a Newton step is asked for and the remaining data's curvature is not positive
             definite.
     """
+    group = expanded_influence(response, ids, order=order, convention=convention)
+    warn_of_bend(group)
+    return group
+
+
+def warn_of_bend(group: GroupInfluence) -> None:
+    """Logs that an expansion does not reach as far as a group, where its bend says so."""
+    if group.bend is not None and LARGEST_BEND < group.bend < float("inf"):
+        logger.warning(
+            "the expansion at the fit does not reach as far as removing %d example(s): bend %.2g, above %.2g the "
+            "correction is no small one. Take order='newton', or refit without them (`Minimum`)",
+            *(len(group.ids), group.bend, LARGEST_BEND),
+        )
+
+
+def expanded_influence(
+    response: Response, ids: Iterable[int] | Tensor, *, order: int | str = "auto", convention: Convention = "fixed"
+) -> GroupInfluence:
+    """As `group_influence`, its bend left to the caller."""
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(map(str, ORDERS))}, got {order!r}")
     if order in (2, "newton-chebyshev") and not response.curvature.is_exact_hessian:
@@ -163,15 +196,9 @@ def group_influence(
         if order != "auto":
             raise
         taken, bend = (2 if response.curvature.is_exact_hessian else 1), float("inf")
-        warnings.warn(_no_newton_step(len(positions), taken, error), IndefiniteCurvatureWarning, stacklevel=3)
+        warnings.warn(_no_newton_step(len(positions), taken, error), IndefiniteCurvatureWarning, stacklevel=4)
     if taken in (1, 2):
         step = reweighting_response(response, change, taken)
-    if bend is not None and LARGEST_BEND < bend < float("inf"):
-        logger.warning(
-            "the expansion at the fit does not reach as far as removing %d example(s): bend %.2g, above %.2g the "
-            "correction is no small one. Take order='newton', or refit without them (`Minimum`)",
-            *(len(positions), bend, LARGEST_BEND),
-        )
     return GroupInfluence(step, problem.data.ids[positions], taken, convention, problem, bend)
 
 

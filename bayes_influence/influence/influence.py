@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from bayes_influence.arguments import check_function, kind_of
 from bayes_influence.curvature.damping import Damping
-from bayes_influence.curvature.kinds import CurvatureLike
+from bayes_influence.curvature.kinds import CurvatureLike, as_curvature
 from bayes_influence.curvature.solvers.registry import SolverLike
 from bayes_influence.data.checks import warn_of_equal_targets
 from bayes_influence.data.dataset import Dataset
@@ -97,8 +97,10 @@ class Influence:
         progress: bool = False,
     ) -> None:
         check_objective(objective, "what influence is taken of")
-        self.problem = FittedProblem(objective.taking(parameters), train, dtype, batch_size)
-        self.response = make_response(self.problem, curvature, damping, solver)
+        kind = as_curvature(curvature)
+        taken = objective.taking(parameters)
+        self.problem = FittedProblem(taken, train, dtype, batch_size, alone=not kind.compares_companies)
+        self.response = make_response(self.problem, kind, damping, solver)
         if (stated := self.response.regulariser_examples) is not None:
             logger.warning(
                 "the objective's regulariser is a KL divided by n_train=%d, but there are %d training examples: it is "

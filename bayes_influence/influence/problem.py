@@ -40,6 +40,7 @@ class FittedProblem:
         train: The n training examples of its mean.
         dtype: What everything is computed in.
         batch_size: Examples that go through the network at a time.
+        alone: As in `reduce`.
 
     Attributes:
         reduction: Whether the last layer stands for the network, and why.
@@ -60,13 +61,15 @@ class FittedProblem:
         train: Dataset,
         dtype: torch.dtype = torch.float64,
         batch_size: int = BATCH_SIZE,
+        *,
+        alone: bool = True,
     ) -> None:
         check_dtype(dtype)
         check_count(**{"the batch size": batch_size})
         self.dtype = dtype
         self.batch_size = batch_size
         self.train = train
-        self.reduction = reduce(objective, train)
+        self.reduction = reduce(objective, train, alone=alone)
         self.objective = self.reduction.members.at(0).to(dtype=dtype)
         self.reduced = self.reduction.problem.at(0).to(dtype=dtype) if self.reduction.is_head else self.objective
         self.data = self.reduction.examples().to(dtype=dtype)

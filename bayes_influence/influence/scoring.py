@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float
@@ -110,11 +110,11 @@ class ScoreBlocks:
         Raises:
             ValueError: If a score is not finite; the message names the training examples.
         """
-        ways: dict[str, Callable[[Dataset, Tensor], tuple[Tensor, Tensor | None, Tensor | None]]] = {
-            "outer-products": self._outer_products,
-            "gradients": self._gradients,
-            "forward": self._forward,
-        }
+        way: Callable[[Dataset], tuple[Tensor, Tensor | None, Tensor | None]]
+        if self.scoring == "outer-products":
+            way = partial(self._outer_products, columns=self._columns(solved))
+        else:
+            way = partial(self._gradients if self.scoring == "gradients" else self._forward, solved=solved)
         length = self.block_length(solved.shape[1])
         starts = range(start, len(self.problem.data), length)
         plan = Plan(
@@ -125,7 +125,7 @@ class ScoreBlocks:
         )
         for first in plan.timed(starts, len(starts)):
             block = self.problem.data.select(range(first, min(first + length, len(self.problem.data))))
-            products, norms, total = ways[self.scoring](block, solved)
+            products, norms, total = way(block)
             check_finite(products.T, block, "the gradient")
             yield ScoreBlock(first, products, norms, total)
 
@@ -134,20 +134,27 @@ class ScoreBlocks:
         columns = self.problem.size if self.scoring != "forward" else tests
         return self.problem.block_length(columns)
 
-    def _outer_products(self, block: Dataset, solved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        layout = self.problem.reduced.layout
-        columns = layout.unflatten(solved.T)
-        places = layout.unflatten(torch.arange(layout.total, device=solved.device))
-        products = solved.new_zeros(solved.shape[1], len(block))
-        squares, total = solved.new_zeros(len(block)), solved.new_zeros(layout.total)
+    def _outer_products(
+        self, block: Dataset, columns: dict[str, Float[Tensor, "t O D"]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        layout, device = self.problem.reduced.layout, self.problem.theta.device
+        shapes = dict(zip(layout.names, layout.shapes, strict=True))
+        tests = len(next(iter(columns.values())))
+        products = torch.zeros(tests, len(block), dtype=self.problem.dtype, device=device)
+        squares = products.new_zeros(len(block))
+        totals: dict[str, Tensor] = {}
         paths = {layer.path: layer for layer in self._layers}
         for factors in self._factors(block):
-            layer = paths[factors.path]
-            mine, lengths, together = _layer_products(factors, layer.joined(columns, leading=1))
+            mine, lengths, together = _layer_products(factors, columns[factors.path])
             products += mine
             squares += lengths
-            total[layer.joined(places)] += together
-        return products, squares.sqrt(), total
+            totals |= paths[factors.path].apart(together, shapes)
+        return products, squares.sqrt(), layout.flatten(totals)
+
+    def _columns(self, solved: Float[Tensor, "P t"]) -> dict[str, Float[Tensor, "t O D"]]:
+        """Solved systems as every layer's [weight, bias]."""
+        columns = self.problem.reduced.layout.unflatten(solved.T)
+        return {layer.path: layer.joined(columns, leading=1) for layer in self._layers}
 
     def _factors(self, block: Dataset, *, check: bool = False) -> Iterator[OuterProducts]:
         """Every layer's a and e, for all examples of the block at once."""
@@ -210,7 +217,7 @@ def _layer_products(
         return products, squares, sent_back.T @ received
     gradients = sent_back.mT @ received
     flat = gradients.flatten(1)
-    return columns.flatten(1) @ flat.T, flat.square().sum(dim=1), gradients.sum(dim=0)
+    return columns.flatten(1) @ flat.T, flat.norm(dim=1).square(), gradients.sum(dim=0)
 
 
 def _cheapest(problem: FittedProblem) -> str:

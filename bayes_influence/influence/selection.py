@@ -7,8 +7,9 @@ lives on the capped simplex {0 <= v <= 1, sum v = k}, so that no example counts 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import get_args
 
 import torch
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 
 from bayes_influence.arguments import check_count, check_whole
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.data.identities import shown_ids
 from bayes_influence.influence.directional import (
     loss_curvatures,
     loss_slopes,
@@ -25,11 +27,12 @@ from bayes_influence.influence.directional import (
     weighted_gradient,
     weighted_hessian_product,
 )
-from bayes_influence.influence.groups import group_influence
-from bayes_influence.influence.problem import FittedProblem
-from bayes_influence.influence.response import Response, make_response
+from bayes_influence.influence.groups import expanded_influence, shown_bend, warn_of_bend
+from bayes_influence.influence.refitting import ADAPTIVE, Refitting
+from bayes_influence.influence.response import Response
 from bayes_influence.objectives.reweighting import Convention
-from bayes_influence.training.minimum import minimum_of
+
+logger = logging.getLogger(__name__)
 
 MAX_STEPS = 100
 """Projected-gradient steps, or monotone improvements, at most."""
@@ -40,7 +43,7 @@ BISECTIONS = 60
 
 @dataclass(frozen=True, eq=False)
 class GroupSelection:
-    """A group and what its removal is predicted to do.
+    """A group and what its removal is predicted to do; where it was the best by refits, also what it did.
 
     Attributes:
         ids: (k,) of the chosen examples, ascending.
@@ -48,12 +51,28 @@ class GroupSelection:
         change: Predicted change of the mean test loss, at the parameters after one Newton step (with Chebyshev's
             correction where the curvature is the Hessian).
         candidates: That change for the group of every method that was tried.
+        bend: Of the prediction for the chosen group, see `GroupInfluence`: above about 0.3 it is too much for it.
+        refitted: The true change for the group of every method, by refits of the selected parameters with and without
+            it; empty where nothing was refitted to choose.
+        untried: Why `"best"` did not try adaptive greedy and refits; empty where it did, or was not asked for.
     """
 
     ids: Int[Tensor, " k"]
     method: str
     change: float
     candidates: dict[str, float]
+    bend: float | None = None
+    refitted: dict[str, float] = field(default_factory=dict)
+    untried: str = ""
+
+    def __repr__(self) -> str:
+        true = f", {self.refitted[self.method]:+.3g} by a refit" if self.refitted else ""
+        among = f", the best of {len(self.candidates)}" if len(self.candidates) > 1 else ""
+        rest = f"; {self.untried}" if self.untried else ""
+        return (
+            f"GroupSelection({len(self.ids)} training examples by {self.method}{among}: without them the mean test "
+            f"loss changes by {self.change:+.3g}{shown_bend(self.bend)}{true}; ids {shown_ids(self.ids)}{rest})"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +208,7 @@ CHEAP_METHODS: dict[str, Callable[[SecondOrderEffect, int], Tensor]] = {
 }
 """Methods that need no refit, by name. They return positions."""
 
-METHODS = (*CHEAP_METHODS, "adaptive-greedy", "best")
+METHODS = (*CHEAP_METHODS, ADAPTIVE, "best")
 
 
 def select_group(
@@ -213,7 +232,9 @@ def select_group(
         `"projected-gradient"`: ascent of the second-order effect on the capped simplex; the k largest memberships.
         `"adaptive-greedy"`: one example after the other by its removal effect, or `at_once` of them, with a refit
             (Newton's method in the selected parameters) between picks: k / at_once refits, the strong baseline.
-        `"best"`: the best of all but the last, by a Newton step.
+        `"best"`: the best of all but the last, by a Newton step. In a regularised last layer, where the refits of the
+            last take no more than `AFFORDABLE` operations (each 5 (n P^2 + P^3 / 3)), that is tried, too, and the best
+            is the one by a refit without each group.
 
     Args:
         response: The damped curvature at the fit.
@@ -233,39 +254,25 @@ def select_group(
     _check_arguments(response, size, method, direction, convention)
     check_count(at_once=at_once)
     sign = 1.0 if direction == "increase" else -1.0
-    if method == "adaptive-greedy":
-        found = {method: _adaptive_greedy(response, test, _picks(size, at_once), sign, convention, progress)}
+    refitting, picks = Refitting.of(response, test, convention), _picks(size, at_once)
+    refitted: dict[str, float] = {}
+    untried = ""
+    if method == ADAPTIVE:
+        found = {method: refitting.adaptive_greedy(picks, sign, progress)}
     else:
         slope = problem.gradients(*problem.taken(test)).mean(dim=0)
         effect = SecondOrderEffect(response, response.solve(slope).value, sign, convention, at_once)
         names = CHEAP_METHODS if method == "best" else [method]
         bar = tqdm(names, desc="selecting a group", unit="method", disable=None if progress else True)
         found = {name: problem.data.ids[CHEAP_METHODS[name](effect, size)] for name in bar}
-    changes = {
-        name: float(group_influence(response, ids, convention=convention).on_loss(test).mean())
-        for name, ids in found.items()
-    }
-    best = max(changes, key=lambda name: sign * changes[name])
-    return GroupSelection(found[best].sort().values, best, changes[best], changes)
-
-
-def _adaptive_greedy(
-    response: Response, test: Dataset, picks: list[int], sign: float, convention: Convention, progress: bool
-) -> Int[Tensor, " k"]:
-    problem = response.problem
-    objective, data, n = problem.objective, problem.train, len(problem.data)
-    picked: list[Tensor] = []
-    for count in tqdm(picks, desc="adaptive greedy", unit="refit", disable=None if progress else True):
-        current = FittedProblem(objective, data, problem.dtype, problem.batch_size)
-        slope = current.gradients(*current.taken(test)).mean(dim=0)
-        solved = make_response(current, damping=response.damping).solve(slope).value
-        effects = sign * loss_slopes(current.reduced, current.data, solved, problem.batch_size)
-        picked.append(data.ids[_top(effects, count)])
-        data = data.without(picked[-1])
-        share = len(data) / n if convention == "fixed" else 1.0
-        weighted = replace(objective, regulariser_weight=problem.objective.regulariser_weight / share)
-        objective = minimum_of(weighted, data)
-    return torch.cat(picked)
+    if method == "best":
+        found, refitted, untried = refitting.judged(found, picks, sign, progress)
+    predicted = {name: expanded_influence(response, ids, convention=convention) for name, ids in found.items()}
+    changes = {name: float(one.on_loss(test).mean()) for name, one in predicted.items()}
+    best = max(changes, key=lambda name: sign * (refitted or changes)[name])
+    ids = found[best].sort().values
+    warn_of_bend(predicted[best])
+    return GroupSelection(ids, best, changes[best], changes, predicted[best].bend, refitted, untried)
 
 
 def _check_arguments(response: Response, size: int, method: str, direction: str, convention: Convention) -> None:
@@ -281,10 +288,10 @@ def _check_arguments(response: Response, size: int, method: str, direction: str,
     for name, value, choices in known:
         if value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-    if method not in ("first-order", "adaptive-greedy") and not response.curvature.is_exact_hessian:
+    if method not in ("first-order", ADAPTIVE) and not response.curvature.is_exact_hessian:
         raise ValueError(
             f"method={method!r} takes second derivatives of J and needs curvature='hessian', got "
-            f"{response.curvature.name!r}; use 'first-order' or 'adaptive-greedy'"
+            f"{response.curvature.name!r}; use 'first-order' or '{ADAPTIVE}'"
         )
 
 

@@ -15,6 +15,7 @@ from torch.func import vmap
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.streamed import StreamedDataset
+from bayes_influence.objectives.closeness import check_same, close
 from bayes_influence.objectives.hidden import ByNameAlone, KeptState
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.predictive import check_outputs
@@ -34,7 +35,7 @@ GROUPS = 16
 """Two examples that mix are in one of so many groups once in so many times."""
 
 FEW_NUMBERS = 50_000
-"""Numbers of inputs up to which every example is evaluated alone in any case: a forward pass of some milliseconds."""
+"""Numbers up to which every example is evaluated alone in any case: a forward pass of some milliseconds."""
 
 MOST_ALONE = 16
 """Examples of a batch, at most, that are read and put together alone, where a collate function may pad."""
@@ -100,12 +101,13 @@ def examine(
         ValueError: If anything else of that is not so.
     """
     start = 0
+    numbers = _numbers(objective, data)
     _keep_mapped()
     with objective.exclusive() as network:
         kept = KeptState(network)
         watch = ByNameAlone(network, own_params(objective))
         try:
-            for part, ids in _parts(objective, data):
+            for part, ids in _parts(objective, data, numbers):
                 whole = call(part.inputs, watch)
                 losses = _checked_losses(objective, part, data.name, ids, whole.outputs)
                 few, rows = company(part)
@@ -113,11 +115,11 @@ def examine(
                 with torch.no_grad():
                     objective.check_batch(passed.outputs, few, data.name, ids[rows.to(ids.device)])
                     own = objective.losses_of(passed.outputs, few).detach()
-                _check_same(losses, rows, own, data.name, len(rows))
-                if every or _is_small(part):
-                    _check_same(losses, torch.arange(len(losses)), _alone(objective, part), data.name, 1)
+                check_same(losses, rows, own, data.name, len(rows))
+                if every or _are_few(numbers, part):
+                    check_same(losses, torch.arange(len(losses)), _alone(objective, part), data.name, 1)
                 _check_forgets(objective, kept, call, watch, few, own)
-                _check_alone(objective, data, start, losses, call, watch, part)
+                _check_alone(objective, data, start, losses, call, watch, part, numbers)
                 take(whole, passed, rows)
                 start += len(losses)
         finally:
@@ -186,12 +188,14 @@ def check_targets(objective: Objective, data: Dataset) -> None:
     check_outputs(objective.likelihood, outputs, seen.targets, data.name, seen.ids)
 
 
-def close(one: Tensor, other: Tensor) -> bool:
-    """Equal but for the rounding of another order of sums."""
-    tolerance = torch.finfo(one.dtype).eps ** 0.5
-    return one.shape == other.shape and bool(
-        ((one - other).abs() <= tolerance * (one.abs() + one.abs().amax().clamp(min=1e-3))).all()
-    )
+def are_few(objective: Objective, data: Dataset) -> bool:
+    """Whether the examples are so few that each is evaluated alone in any case.
+
+    Args:
+        objective: Whose network takes them.
+        data: The examples.
+    """
+    return _are_few(_numbers(objective, data), data)
 
 
 def numbers_per_example(inputs: Any, leading: int = 1) -> int:
@@ -204,15 +208,8 @@ def numbers_per_example(inputs: Any, leading: int = 1) -> int:
     return max(1, sum(leaf.shape[leading:].numel() for leaf in tree_leaves(inputs)))
 
 
-_CAUSES = (
-    "Nothing can be said of single examples then. Look for losses over pairs, batch norm without running statistics, "
-    "means over the batch, padding that counts, outputs of shape (n, 1) against targets of shape (n,), or a network "
-    "that draws random numbers in evaluation mode or keeps what it saw"
-)
-
-
-def _parts(objective: Objective, data: Dataset) -> Iterator[tuple[Batch, Tensor]]:
-    """The examples in the dtype of the parameters, and their ids, as many at a time as `ENTRIES` says."""
+def _numbers(objective: Objective, data: Dataset) -> int:
+    """How many numbers one example is to the network."""
     example = data.example.inputs
     numbers = numbers_per_example(example)
     if not any(leaf.is_floating_point() for leaf in tree_leaves(example)):
@@ -220,6 +217,11 @@ def _parts(objective: Objective, data: Dataset) -> Iterator[tuple[Batch, Tensor]
         first = data.select(range(min(2, len(data)))).batch()
         returned = tree_leaves(first_outputs(objective, first.inputs, data.name))
         numbers = max(numbers, sum(leaf.shape[1:].numel() for leaf in returned if isinstance(leaf, Tensor)))
+    return numbers
+
+
+def _parts(objective: Objective, data: Dataset, numbers: int) -> Iterator[tuple[Batch, Tensor]]:
+    """The examples in the dtype of the parameters, and their ids, as many at a time as `ENTRIES` says."""
     size = max(1, ENTRIES // numbers)
     for batch, ids in zip(data.batches(size), data.ids.split(size), strict=True):
         yield objective.fitting(batch), ids
@@ -238,8 +240,9 @@ def _checked_losses(objective: Objective, part: Batch, name: str, ids: Tensor, o
     return losses
 
 
-def _is_small(part: Batch) -> bool:
-    return sum(leaf.numel() for leaf in tree_leaves(part.inputs)) <= FEW_NUMBERS
+def _are_few(numbers: int, part: Batch | Dataset) -> bool:
+    length = len(part.targets) if isinstance(part, Batch) else len(part)
+    return length * numbers <= FEW_NUMBERS
 
 
 def _alone(objective: Objective, part: Batch) -> Float[Tensor, " B"]:
@@ -264,16 +267,6 @@ def _alone(objective: Objective, part: Batch) -> Float[Tensor, " B"]:
 
     with torch.no_grad():
         return first_way(objective.network, "losses", quick, patient)
-
-
-def _check_same(losses: Tensor, rows: Tensor, again: Tensor, name: str, among: int, how: str = "") -> None:
-    """Refuses losses of some examples that are others in other company."""
-    if not close(losses[rows], again):
-        worst = int((losses[rows] - again).abs().argmax())
-        raise ValueError(
-            f"{name}: the loss of an example depends on the other examples of its batch{how}: "
-            f"{float(losses[rows][worst]):.6g} among {len(losses)}, {float(again[worst]):.6g} among {among}. {_CAUSES}"
-        )
 
 
 def _check_forgets(
@@ -308,14 +301,15 @@ def _check_alone(
     call: Callable[[Any, ByNameAlone], Passed],
     watch: ByNameAlone,
     part: Batch,
+    numbers: int,
 ) -> None:
     """Refuses losses that are others where a collate function has the example alone, twice over."""
     if not (isinstance(data, StreamedDataset) and data.is_collated):
         return
-    count = min(len(losses), MOST_ALONE if _is_small(part) else 1 + len(losses) // COMPANY, MOST_ALONE)
+    count = min(len(losses), MOST_ALONE if _are_few(numbers, part) else 1 + len(losses) // COMPANY, MOST_ALONE)
     for row in torch.linspace(0, len(losses) - 1, count).long().tolist():
         twice = objective.fitting(data.gathered(torch.tensor([start + row, start + row])))
         with torch.no_grad():
             own = objective.losses_of(call(twice.inputs, watch).outputs, twice).detach()
         places = torch.tensor([row, row], device=losses.device)
-        _check_same(losses, places, own, data.name, 1, ", as the collate function makes it")
+        check_same(losses, places, own, data.name, 1, ", as the collate function makes it")

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset, check_dataset
-from bayes_influence.objectives.company import Passed, check_targets, close, examine, own_params
+from bayes_influence.objectives.closeness import close
+from bayes_influence.objectives.company import Passed, check_targets, examine, own_params
 from bayes_influence.objectives.head import Head, layer_path
 from bayes_influence.objectives.hidden import ByNameAlone, KeptState
 from bayes_influence.objectives.members import Members
@@ -92,7 +93,7 @@ class Reduction:
         return None
 
 
-def reduce(trained: Members | Objective, train: Dataset) -> Reduction:
+def reduce(trained: Members | Objective, train: Dataset, *, alone: bool = True) -> Reduction:
     """Passes all training examples through every member, and reduces to the last layer where that is right.
 
     Checked on the way: that losses are finite, one per example, and the same whatever the other examples of a batch
@@ -101,6 +102,8 @@ def reduce(trained: Members | Objective, train: Dataset) -> Reduction:
     Args:
         trained: Networks at their fitted parameters.
         train: The n training examples of their mean.
+        alone: Whether every example is evaluated alone, too, where the network stays whole: for who does not compare
+            companies later.
 
     Raises:
         TypeError: If the targets are of another kind than the likelihood's.
@@ -122,7 +125,7 @@ def reduce(trained: Members | Objective, train: Dataset) -> Reduction:
         path = _candidate(objective)
         features = _features(members, path, train)
     except _StaysWholeError as error:
-        _examine_whole(members, train)
+        _examine_whole(members, train, every=alone)
         return Reduction(members, train, members, None, str(error))
     reason = f"the selected parameters are those of {path or 'the network'!r}, whose output is the network's"
     return Reduction(members, train, _heads(members, path), features, reason)
@@ -198,7 +201,7 @@ def _features(members: Members, path: str, data: Dataset) -> Any:
     return tree_map(lambda *leaves: torch.stack(leaves), *each) if len(each) > 1 else tree_map(_first_axis, each[0])
 
 
-def _examine_whole(members: Members, data: Dataset) -> None:
+def _examine_whole(members: Members, data: Dataset, *, every: bool = True) -> None:
     """Passes the examples through every member, everything checked that passes."""
     for one in members:
         params = own_params(one)
@@ -207,7 +210,7 @@ def _examine_whole(members: Members, data: Dataset) -> None:
             with watch:
                 return Passed(one.outputs(params, inputs))
 
-        examine(one, data, call, lambda *_: None, every=True)
+        examine(one, data, call, lambda *_: None, every=every)
 
 
 def _first_axis(leaf: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from bayes_influence.arguments import shown
 from bayes_influence.curvature.errors import NotConvergedError
 from bayes_influence.data.appearance import class_name
 from bayes_influence.data.dataset import Dataset, check_dataset
+from bayes_influence.data.identities import shown_ids
+from bayes_influence.influence.groups import shown_bend
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.score_files import FOR_A_MINIMUM
 from bayes_influence.objectives.members import check_objective
@@ -34,12 +36,21 @@ class InfluentialGroup:
             curvature is the Hessian).
         true: The same by refits, None where none was asked for.
         method: What found the group.
+        bend: Of the prediction, see `GroupInfluence`: above about 0.3 the group is too much for it.
     """
 
     ids: Int[Tensor, " k"]
     predicted: float
     true: float | None
     method: str
+    bend: float | None = None
+
+    def __repr__(self) -> str:
+        true = "" if self.true is None else f", true {self.true:+.3g}"
+        return (
+            f"InfluentialGroup({len(self.ids)} training examples by {self.method}: without them the mean test loss is "
+            f"predicted to change by {self.predicted:+.3g}{shown_bend(self.bend)}{true}; ids {shown_ids(self.ids)})"
+        )
 
 
 def influential_group(
@@ -61,8 +72,9 @@ def influential_group(
         train: Training examples.
         test: The examples whose mean loss the removal moves.
         size: k.
-        method: How the group is searched: `"best"` of all that need no refit, or one of them by name, or
-            `"adaptive-greedy"`, k refits, which alone holds for groups of a third and more; see `select_group`.
+        method: How the group is searched: one of the methods of `select_group` by name, or `"best"` of them;
+            `"adaptive-greedy"`, k refits, alone holds for groups of a third and more, and is among them where it is
+            affordable.
         direction: `"increase"` for the group that holds the loss down most, `"decrease"` for that which holds it up.
         convention: What becomes of the mean, see `Convention`.
         damping: Of the influence.
@@ -82,7 +94,7 @@ def influential_group(
         raise TypeError(f"refit must be a protocol such as Minimum(), got {shown(refit)}")
     influence = Influence(objective, train, damping=damping)
     found = influence.select_group(test, size, method=method, direction=direction, convention=convention)
-    if (found.change > 0) != (direction == "increase"):
+    if (found.refitted.get(found.method, found.change) > 0) != (direction == "increase"):
         logger.warning(
             "removing the %d examples is predicted to change the loss by %.2g, though what was looked for is to %s it: "
             "no prediction reaches as far as a group of this size; take method='adaptive-greedy', which refits",
@@ -97,7 +109,7 @@ def influential_group(
         )
     _check_classes_left(train, found.ids)
     true = None if refit is None else _true_change(refit, objective, train, test, found.ids, convention)
-    return InfluentialGroup(found.ids, found.change, true, found.method)
+    return InfluentialGroup(found.ids, found.change, true, found.method, found.bend)
 
 
 def _drift(influence: Influence, test: Dataset) -> float:

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 TOLERANCE = 1e-10
 """Gradient norm at which a minimum is reached, where nothing else is said."""
 
+ROUNDING = 1e-12
+"""Gradient norm in float64 below which nothing but rounding is left."""
+
 NEAR = 1e-5
 """Gradient norm below which what stopped L-BFGS is rounding, and a Hessian brings a member to its tolerance."""
 
@@ -44,11 +47,28 @@ class AtMinimum:
         members: The members there.
         gradient_norms: (E,) Euclidean norm of grad J in the selected parameters.
         converged: (E,) whether that norm is at most the tolerance.
+        values: (E,) J there, of a last layer without what the regulariser has of the parameters before it.
+        gradient_norms_before: (E,) of the norm where they stood before.
+        values_before: (E,) of J, likewise.
     """
 
     members: Members
     gradient_norms: Float[Tensor, " E"]
     converged: Bool[Tensor, " E"]
+    values: Float[Tensor, " E"]
+    gradient_norms_before: Float[Tensor, " E"]
+    values_before: Float[Tensor, " E"]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What the minimisation changed, a sentence for every member."""
+        columns = (self.values_before, self.values, self.gradient_norms_before, self.gradient_norms)
+        rows = zip(self.members.labels, *(column.tolist() for column in columns), strict=True)
+        return tuple(
+            f"polished {label}: J, without the regulariser of other parameters, from {before:.6g} to {after:.6g}, its "
+            f"gradient norm from {steep:.1e} to {flat:.1e}"
+            for label, before, after, steep, flat in rows
+        )
 
 
 def minimised(
@@ -75,7 +95,9 @@ def minimised(
     """
     check_at_least(0, tolerance=tolerance)
     reduction = reduce(trained, train)
-    result = minimise(StackedProblem.of(reduction), tolerance=tolerance, progress=progress)
+    problem = StackedProblem.of(reduction)
+    slopes, values = problem.gradients(problem.start, problem.everyone)
+    result = minimise(problem, tolerance=tolerance, progress=progress)
     params = moved(reduction.members, result.free)
     first = {name: value[0] for name, value in params.items()}
     members = replace(reduction.members, params=params, objective=reduction.members.objective.at(first))
@@ -84,9 +106,11 @@ def minimised(
         logger.warning(
             "%d of %d networks did not reach a gradient norm of %.1e (worst: %.1e, %s); %s",
             *(int((~result.converged).sum()), len(members), tolerance),
-            *(float(result.gradient_norms[worst]), members.labels[worst], _why(members.objective)),
+            *(float(result.gradient_norms[worst]), members.labels[worst]),
+            _why(members.objective, float(result.gradient_norms[worst])),
         )
-    return AtMinimum(members, result.gradient_norms, result.converged)
+    ends = (result.gradient_norms, result.converged, result.values)
+    return AtMinimum(members, *ends, slopes.norm(dim=1), values)
 
 
 def minimum_of(
@@ -103,10 +127,11 @@ def minimum_of(
     double, examples = objective.to(dtype=torch.float64), train.to(dtype=torch.float64)
     found = minimised(double, examples, tolerance=tolerance, progress=progress)
     if not found.converged.all():
-        raise ValueError(
-            f"the minimisation stopped at gradient norm {float(found.gradient_norms[0]):.3g}; add weight decay, use a "
-            f"smooth activation, or pass a refit of your own"
-        )
+        reached = float(found.gradient_norms[0])
+        advice = "add weight decay, use a smooth activation, or pass a refit of your own"
+        if reached < ROUNDING:
+            advice = f"rounding ends there: take a tolerance of {10 * reached:.0e}"
+        raise ValueError(f"the minimisation stopped at gradient norm {reached:.3g}, above {tolerance:.3g}; {advice}")
     return found.members.at(0)
 
 
@@ -167,8 +192,10 @@ def holds_hessians(problem: StackedProblem) -> bool:
     return problem.layout.total <= DENSE_SIZE
 
 
-def _why(objective: Objective) -> str:
+def _why(objective: Objective, reached: float) -> str:
     """What usually keeps such an objective from its gradient norm."""
+    if reached < ROUNDING:
+        return "rounding ends there"
     if objective.dtype != torch.float64:
         return f"in {objective.dtype} rounding keeps the norm up: give data in torch.float64, or a larger tolerance"
     if not objective.is_regularised:

@@ -34,6 +34,9 @@ TANGENT_COPIES = 1.4
 """Numbers that one column of a Hessian holds of an example, for each that a gradient makes: 2.0 and 1.6 were measured
 of an MLP of 20 and 40 units, 0.9 and 1.1 of a Bayesian one of 12 and 32."""
 
+PRODUCT_NUMBERS = 30_000_000
+"""Numbers that a product with a Hessian holds of its examples and vectors at once, 240 MB in float64."""
+
 TANGENT_ENTRIES = 200_000
 """Examples x parameters per pass where Hessians are found by differentiating."""
 
@@ -138,6 +141,23 @@ class StackedProblem:
                 hessians[row].add_(self.derivatives.hessians(theta[row : row + 1], *arguments)[0], alpha=share)
         return hessians
 
+    def products(self, theta: Float[Tensor, " P"], member: int, vectors: Float[Tensor, "P K"]) -> Float[Tensor, "P K"]:
+        """The Hessian of one member at `theta`, times K vectors; it is never formed."""
+        together = held_per_example(self.derivatives.objective, self._examples_of(member)) * (1 + vectors.shape[1])
+        product = torch.zeros_like(vectors)
+        members = torch.tensor([member], device=theta.device)
+        for share, (fixed, data, weights, regulariser_weights) in self._turns(
+            members, max(1, PRODUCT_NUMBERS // together)
+        ):
+            own = tree_map(lambda leaf: leaf[0], data) if self.own_data else data
+            single = {name: value[0] for name, value in fixed.items()}
+            found = self.derivatives.products(theta, single, own, weights[0], regulariser_weights[0], vectors)
+            product.add_(found, alpha=share)
+        return product
+
+    def _examples_of(self, member: int) -> Batch:
+        return tree_map(lambda leaf: leaf[member], self.batch) if self.own_data else self.batch
+
     def hessian_numbers(self, members: int) -> int:
         """Numbers that are held while the Hessians of so many members are found, beside them: those of one pass."""
         if self.linear is not None:
@@ -145,8 +165,7 @@ class StackedProblem:
         examples = min(self.examples, max(1, TANGENT_ENTRIES // self.layout.total))
         together = min(self._hessians_at_once, members) if examples == self.examples else 1
         columns = together * examples * self.layout.total
-        own = tree_map(lambda leaf: leaf[0], self.batch) if self.own_data else self.batch
-        return round(TANGENT_COPIES * held_per_example(self.derivatives.objective, own) * columns)
+        return round(TANGENT_COPIES * held_per_example(self.derivatives.objective, self._examples_of(0)) * columns)
 
     @property
     def _hessians_at_once(self) -> int:
@@ -156,7 +175,7 @@ class StackedProblem:
 
     def example_hessians(self, member: int, examples: Int[Tensor, " k"]) -> Float[Tensor, "k P P"]:
         """H_i of single examples at one member's start, without the regulariser."""
-        data = tree_map(lambda leaf: leaf[member], self.batch) if self.own_data else self.batch
+        data = self._examples_of(member)
         singles = tree_map(lambda leaf: leaf[examples].unsqueeze(1), data)
         fixed = {name: value[member] for name, value in self.fixed.items()}
         return self.derivatives.example_hessians(self.start[member], fixed, singles)
@@ -177,7 +196,7 @@ class StackedProblem:
 
     def _linear_hessian(self, theta: Float[Tensor, " P"], index: int) -> Float[Tensor, "P P"]:
         assert self.linear is not None
-        data = tree_map(lambda leaf: leaf[index], self.batch) if self.own_data else self.batch
+        data = self._examples_of(index)
         examples = Dataset(
             data.inputs, data.targets, torch.arange(self.examples, device=theta.device), weights=data.weights
         )

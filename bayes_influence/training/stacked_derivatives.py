@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import grad, grad_and_value, vmap
 
 from bayes_influence.data.batch import Batch
+from bayes_influence.forward_mode import jvp
 from bayes_influence.objectives.derivatives import examples_of, forward_hessian
 from bayes_influence.objectives.objective import FlatObjective, Objective
 from bayes_influence.objectives.parameters import Params
@@ -75,6 +76,25 @@ class StackedDerivatives:
             lambda: quick(*arguments),
             lambda: one_by_one(slow, arguments, self._dims),
         )
+
+    def products(
+        self,
+        theta: Float[Tensor, " P"],
+        fixed: Params,
+        data: Batch,
+        weights: Float[Tensor, " B"],
+        regulariser_weight: Float[Tensor, ""],
+        vectors: Float[Tensor, "P K"],
+    ) -> Float[Tensor, "P K"]:
+        """The Hessian of one member's J times K vectors, forward over reverse; nothing here is stacked."""
+
+        def value(at: Tensor) -> Tensor:
+            return self._value(at, fixed, data, weights, regulariser_weight)
+
+        def quick() -> Tensor:
+            return vmap(lambda vector: jvp(grad(value), (theta,), (vector,))[1], 1, 1)(vectors)
+
+        return first_way(self.objective.network, "products", quick, lambda: reverse_products(value, theta, vectors))
 
     def example_hessians(self, theta: Float[Tensor, " P"], fixed: Params, singles: Batch) -> Float[Tensor, "k P P"]:
         """H_i of one member's examples, each a batch of one on a leading axis, without the regulariser."""

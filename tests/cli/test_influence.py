@@ -27,6 +27,20 @@ def test_the_ranking_is_printed_and_stored_beside_the_run(run):
     assert len((stored / "influence.csv").read_text().splitlines()) == 1 + 2 * 2 * 3
 
 
+def test_another_answer_goes_to_another_folder_and_a_polish_is_said(run):
+    command = ["influence", str(run), "--test", "7", "--top", "2"]
+    for options, name in (
+        ([], "iris-influence-7"),
+        (["--parameters", "last-layer"], "iris-influence-7-last-layer"),
+        (["--curvature", "ggn", "--damping", "0.5", "--polish"], "iris-influence-7-ggn-0.5-polished"),
+        (["--measurement", "entropy", "--index", "0"], "iris-influence-7-entropy-0"),
+    ):
+        result = CliRunner().invoke(app, [*command, *options])
+        assert result.exit_code == 0, result.output
+        assert (run.with_name(name) / "influence.csv").exists()
+        assert ("Note: polished network 0: J, " in result.output) == ("--polish" in options)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

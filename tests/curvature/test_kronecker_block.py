@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bayes_influence.curvature.operators.kronecker_block import KroneckerBlock
+from bayes_influence.curvature.operators.kronecker_block import KroneckerBlock, symmetric_product
 
 
 @pytest.fixture
@@ -33,3 +33,13 @@ def test_diagonals_in_the_basis_and_out_of_it(block, basis):
     outside = (basis @ torch.diag(entries.flatten()) @ basis.T).diagonal().view(3, 4)
     torch.testing.assert_close(block.in_basis(entries), inside)
     torch.testing.assert_close(block.in_coordinates(entries), outside)
+
+
+@pytest.mark.parametrize("width", [1, 5, 63, 64, 127, 129, 200])
+def test_a_symmetric_product_is_the_product(width) -> None:
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(30, width, generator=generator, dtype=torch.float64)
+    right = torch.rand(30, 1, generator=generator, dtype=torch.float64) * left
+    product = symmetric_product(left, right)
+    torch.testing.assert_close(product, left.T @ right)
+    assert torch.equal(product, product.T)

@@ -25,8 +25,8 @@ class Halves(nn.Module):
 
 
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
-def test_what_a_layer_leaves_out_is_refused_from_the_root_of_rounding_on(size) -> None:
-    """1.5e-8 of the gradient in double precision, whatever unit the inputs have."""
+@pytest.mark.parametrize("share", [1e-12, 1e-7, 1.0])
+def test_a_second_use_of_a_weight_is_refused_however_small_its_gradient(size, share) -> None:
     generator = torch.Generator().manual_seed(0)
     inputs, targets = size * torch.randn(2, 6, 4, dtype=torch.float64, generator=generator)
     data = Dataset(inputs, targets, torch.arange(6))
@@ -35,9 +35,58 @@ def test_what_a_layer_leaves_out_is_refused_from_the_root_of_rounding_on(size) -
         objective = Objective(Halves(share), lambda outputs, targets: (outputs - targets).square().sum(dim=1))
         return EKFACOperator(objective, data, 2)
 
-    assert built(0.0).size == built(1e-9).size == 16
+    assert built(0.0).size == 16
     with pytest.raises(ValueError, match=r"the gradient of layer 'layer' is not made of what the layer receives"):
-        built(1e-7)
+        built(share)
+
+
+class Opposites(nn.Module):
+    """A second use of the weight whose gradients of two examples are opposite: together they are 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2, bias=False).double()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.layer(inputs[:, :2]) + inputs[:, 2:3] * self.layer.weight.sum()
+
+
+def test_second_uses_that_cancel_within_a_batch_are_refused() -> None:
+    inputs = torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, -1.0]], dtype=torch.float64)
+    objective = Objective(Opposites(), lambda outputs, targets: (outputs - targets).sum(dim=1))
+    data = Dataset(inputs, torch.zeros(2, 2, dtype=torch.float64), torch.arange(2))
+    with pytest.raises(ValueError, match=r"the gradient of layer 'layer' is not made of what the layer receives"):
+        EKFACOperator(objective, data, 2, fisher="empirical")
+
+
+class Conv1D(nn.Module):
+    """Named and shaped as GPT-2's, and called in several ways."""
+
+    def __init__(self, **options: float) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(2))
+        self.options = options
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if "by name" in self.options:
+            return torch.addmm(input=self.bias, mat1=inputs, mat2=self.weight)
+        if "apart" in self.options:
+            return torch.addmm(torch.ones(2).double(), inputs, self.weight) + self.bias
+        return torch.addmm(self.bias, inputs, self.weight, **self.options)
+
+
+@pytest.mark.parametrize("options", [{"alpha": 2.0}, {"beta": 0.5}, {"apart": 1.0}])
+def test_a_layer_is_known_by_how_its_parameters_are_used(options) -> None:
+    inputs = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    data = Dataset(inputs, torch.zeros(4, 2, dtype=torch.float64), torch.arange(4))
+
+    def built(network: nn.Module) -> EKFACOperator:
+        objective = Objective(network.double(), lambda outputs, targets: (outputs - targets).square().sum(dim=1))
+        return EKFACOperator(objective, data)
+
+    torch.testing.assert_close(built(Conv1D(**{"by name": 1.0})).diagonal(), built(Conv1D()).diagonal())
+    with pytest.raises(ValueError, match=r"layer '' takes no part in the network's outputs"):
+        built(Conv1D(**options))
 
 
 class Flat(nn.Module):

@@ -181,7 +181,7 @@ def test_ekfac_of_outputs_without_a_form_takes_few_examples_at_a_time(ekfac_of, 
     seen = []
     plain = output_forms.output_hessians
     monkeypatch.setattr(output_forms, "output_hessians", lambda *args: (seen.append(len(args[1])), plain(*args))[1])
-    monkeypatch.setattr("bayes_influence.curvature.operators.ekfac.GRADIENT_ENTRIES", 2 * CLASSES**2)
+    monkeypatch.setattr("bayes_influence.curvature.operators.ekfac.HESSIAN_ENTRIES", 2 * CLASSES**2)
     operator = EKFACOperator(objective, data, 5)
     assert max(seen) == 2
     torch.testing.assert_close(operator.dense(), ekfac_of(objective, data.batch()), rtol=1e-8, atol=1e-10)

@@ -25,6 +25,11 @@ def _no_data_variable(monkeypatch):
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
 
 
+def made(folder):
+    folder.mkdir()
+    return folder
+
+
 def put(folder, packed=False, contents=CONTENTS):
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
@@ -66,6 +71,7 @@ def test_folder_named_by_the_environment(tmp_path, monkeypatch):
     put(tmp_path / "toy")
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
     assert NOWHERE.contents() == CONTENTS
+    (tmp_path / "other").mkdir()
     assert data_folder(tmp_path / "other") == tmp_path / "other"
 
 
@@ -83,7 +89,7 @@ def test_without_a_named_folder_the_users_cache_is_used():
 
 @pytest.mark.parametrize("make", [packed_mirror, archive_mirror])
 def test_download_once_and_work_offline_afterwards(tmp_path, mirror, make):
-    source, folder = make(mirror), tmp_path / "data"
+    source, folder = make(mirror), made(tmp_path / "data")
     assert source.contents(folder) == CONTENTS
     asked = len(mirror.requests)
     assert source.contents(folder) == CONTENTS
@@ -104,7 +110,7 @@ def test_next_mirror_is_tried_when_one_fails(tmp_path, mirror, caplog, make):
     source = make(mirror)
     source = replace(source, mirrors=(f"{mirror.address}absent/", *source.mirrors))
     with caplog.at_level(logging.INFO):
-        assert source.contents(tmp_path / "data") == CONTENTS
+        assert source.contents(made(tmp_path / "data")) == CONTENTS
     assert "absent/ failed: 404" in caplog.text
 
 
@@ -112,24 +118,25 @@ def test_next_mirror_is_tried_when_one_fails(tmp_path, mirror, caplog, make):
 def test_altered_download_is_never_kept(tmp_path, mirror, make):
     source = make(mirror, contents={**CONTENTS, "second": b"altered"})
     with pytest.raises(FileNotFoundError, match=rf"second.*expected SHA-256 {FILES[1].sha256}"):
-        source.contents(tmp_path / "data")
+        source.contents(made(tmp_path / "data"))
     assert not list((tmp_path / "data").rglob("second*"))
 
 
 def test_truncated_download_is_never_kept(tmp_path, mirror):
     source = packed_mirror(mirror)
     (mirror.folder / "first.gz").write_bytes(gzip.compress(CONTENTS["first"])[:-20])
-    with pytest.raises(FileNotFoundError, match=r"could not download first \(.* cannot be unpacked"):
-        source.contents(tmp_path / "data")
+    with pytest.raises(FileNotFoundError, match=r"first not found .* could not be downloaded \(.* cannot be unpacked"):
+        source.contents(made(tmp_path / "data"))
     assert not list((tmp_path / "data").rglob("first*"))
 
 
 def test_archive_without_a_file(tmp_path, mirror):
     source = archive_mirror(mirror, contents={"first": CONTENTS["first"]})
     with pytest.raises(
-        FileNotFoundError, match=r"could not download first, second .* the archive holds no file second"
+        FileNotFoundError,
+        match=r"first, second not found .* could not be downloaded .* holds no file second",
     ):
-        source.contents(tmp_path / "data")
+        source.contents(made(tmp_path / "data"))
 
 
 def test_missing_file_without_download_names_it_and_the_places(tmp_path):
@@ -140,7 +147,9 @@ def test_missing_file_without_download_names_it_and_the_places(tmp_path):
 
 def test_missing_file_that_no_mirror_has_says_what_to_do(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"could not download first \(no mirror is known\); put the files into a folder"
+        FileNotFoundError,
+        match=rf"toy: first not found \(nor as .gz\) in {tmp_path}/toy, {tmp_path}/elsewhere/raw, {tmp_path}, and "
+        r"could not be downloaded \(no mirror is known\); put the files there, or name the folder that has them, by",
     ):
         NOWHERE.contents(tmp_path)
 
@@ -164,10 +173,26 @@ def test_truncated_file_is_refused_by_name(tmp_path, packed):
 
 
 def test_folder_that_cannot_be_written_to(tmp_path):
-    occupied = tmp_path / "occupied"
+    occupied = tmp_path / "toy"
     occupied.write_text("a file, not a folder")
-    with pytest.raises(OSError, match=rf"cannot download to {occupied}/toy \(Not a directory\); name a folder"):
-        NOWHERE.contents(occupied)
+    with pytest.raises(OSError, match=rf"cannot download to {occupied} \(File exists\); name a folder"):
+        NOWHERE.contents(tmp_path)
+
+
+def test_a_named_folder_that_is_none_is_refused_before_anything_is_downloaded(tmp_path, mirror):
+    source, absent = packed_mirror(mirror), tmp_path / "absent"
+    with pytest.raises(FileNotFoundError, match=rf"the data folder {absent} does not exist; name the one in which the"):
+        source.contents(absent)
+    assert not absent.exists()
+    absent.write_text("a file")
+    with pytest.raises(FileNotFoundError, match=rf"the data folder {absent} is a file; name the one in which the"):
+        source.contents(absent)
+
+
+def test_a_failed_download_leaves_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="could not be downloaded"):
+        NOWHERE.contents(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_mirrors_that_fail_are_told_in_a_few_words(tmp_path, mirror, caplog, monkeypatch):
@@ -181,8 +206,9 @@ def test_mirrors_that_fail_are_told_in_a_few_words(tmp_path, mirror, caplog, mon
     source = replace(NOWHERE, mirrors=("http://127.0.0.1:9/", f"{mirror.address}absent/", "http://slow/"))
     host = mirror.address.removeprefix("http://").rstrip("/")
     told = (
-        f"toy: could not download first (127.0.0.1:9: no connection; {host}: 404 File not found; slow: no answer in "
-        "time); put the files into a folder and name it, by argument or by the environment variable "
+        f"toy: first not found (nor as .gz) in {tmp_path}/toy, {tmp_path}/elsewhere/raw, {tmp_path}, and could not be "
+        f"downloaded (127.0.0.1:9: no connection; {host}: 404 File not found; slow: no answer in time); put the files "
+        "there, or name the folder that has them, by --data-folder, the argument folder or the environment variable "
         "BAYES_INFLUENCE_DATA"
     )
     with caplog.at_level(logging.WARNING), pytest.raises(FileNotFoundError, match=f"^{re.escape(told)}$"):
@@ -198,8 +224,8 @@ def test_a_full_disk_is_no_mirrors_fault(tmp_path, mirror, monkeypatch, where):
     source = packed_mirror(mirror)
     monkeypatch.setattr(*((download, "_transfer") if where == "transfer" else (Path, "replace")), full)
     with pytest.raises(OSError, match=r"cannot download to .*/toy \(No space left on device\); name a folder that has"):
-        source.contents(tmp_path / "data")
-    assert not list((tmp_path / "data" / "toy").iterdir())
+        source.contents(made(tmp_path / "data"))
+    assert not list((tmp_path / "data").iterdir())
 
 
 @pytest.mark.parametrize(

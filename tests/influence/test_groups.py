@@ -285,3 +285,17 @@ def pick(train, fraction, kind, index, generator):
 def test_masks_and_real_numbers_name_no_group(linear, train, ids, as_installed):
     with pytest.raises(TypeError, match=r"ids must be whole numbers, got (booleans|float)"):
         Influence(linear, train).of_group(ids)
+
+
+def test_what_is_printed_has_order_bend_and_ids(linear, train, monkeypatch):
+    influence = Influence(linear, train, damping=0.0)
+    group = influence.of_group(train.ids[:2])
+    moved = f"the parameters move by {float(group.change.norm()):.3g}"
+    ids = ", ".join(map(str, train.ids[:2].tolist()))
+    start = "GroupInfluence(2 training examples removed, order newton-chebyshev, fixed"
+    assert repr(group) == f"{start}: {moved}, bend {group.bend:.2g}; ids {ids})"
+    monkeypatch.setattr("bayes_influence.influence.groups.LARGEST_BEND", group.bend / 2)
+    assert f"bend {group.bend:.2g}, above {group.bend / 2}: take a refit" in repr(group)
+    first = repr(influence.of_group(train.ids[:12], order=1))
+    assert "bend" not in first
+    assert first.endswith(f"{', '.join(map(str, train.ids[:10].tolist()))}, and 2 more)")

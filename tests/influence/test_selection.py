@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from bayes_influence.influence import selection
+import bayes_influence as bi
+from bayes_influence.influence import refitting
 from bayes_influence.influence.groups import reweighting_response
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.selection import CHEAP_METHODS, METHODS, SecondOrderEffect, project_capped_simplex
@@ -96,12 +97,80 @@ def test_no_pair_is_much_worse_than_the_selected_one(linear, train, test):
     assert influence.select_group(test, 2).change > 0.9 * best
 
 
-def test_best_is_the_best_of_the_cheap_ones(influence, test):
-    selection = influence.select_group(test, 5)
-    assert selection.change == max(selection.candidates.values())
-    assert set(selection.candidates) == {"first-order", "monotone-top-k", "greedy", "projected-gradient"}
-    second_order = influence.select_group(test, 5, method="monotone-top-k")
-    assert selection.change >= second_order.change
+@pytest.mark.parametrize("direction", ["increase", "decrease"])
+def test_best_is_the_best_of_all_by_refits(influence, linear, train, test, direction):
+    best = max if direction == "increase" else min
+    found = influence.select_group(test, 15, direction=direction, at_once=5)
+    assert set(found.candidates) == set(found.refitted) == set(METHODS[:-1])
+    assert found.method == best(found.refitted, key=found.refitted.get)
+    assert found.untried == ""
+    for name in ("greedy", "adaptive-greedy"):
+        alone = influence.select_group(test, 15, method=name, direction=direction, at_once=5)
+        assert alone.change == found.candidates[name]
+        assert (alone.refitted, alone.untried) == ({}, "")
+        refit = minimum_of(replace(linear, regulariser_weight=40 / 25), train.without(alone.ids))
+        truth = float((refit.losses(refit.params, test.batch()) - linear.losses(linear.params, test.batch())).mean())
+        assert found.refitted[name] == pytest.approx(truth, abs=1e-8)
+
+
+def test_best_is_the_best_of_the_cheap_ones_where_refits_cost_much(influence, test, monkeypatch):
+    size = influence.problem.size
+    operations = 2 * 5 * (40 * size**2 + size**3 / 3)  # two picks, five Hessians each, and their factors
+    monkeypatch.setattr(refitting, "AFFORDABLE", operations + 1)
+    assert influence.select_group(test, 2).untried == ""
+    monkeypatch.setattr(refitting, "AFFORDABLE", operations - 1)
+    found = influence.select_group(test, 2)
+    assert set(found.candidates) == {"first-order", "monotone-top-k", "greedy", "projected-gradient"}
+    assert (found.refitted, found.change) == ({}, max(found.candidates.values()))
+    assert found.change >= influence.select_group(test, 2, method="monotone-top-k").change
+    said = rf"adaptive greedy was not tried: its 2 refits take some {operations:.0e} operations, and no more than"
+    assert said in found.untried
+    assert found.untried in repr(found)
+    assert influence.select_group(test, 2, at_once=2).untried == ""
+
+
+def test_no_refit_is_tried_where_there_is_no_one_minimum(deep, train, test):
+    found = Influence(deep, train, damping=0.1).select_group(test, 2)
+    assert found.untried == "adaptive greedy was not tried: only a regularised last layer has one minimum to refit to"
+    assert found.refitted == {}
+
+
+def test_a_refit_that_fails_is_said_and_the_rest_is_kept(influence, test, monkeypatch):
+    def fails(objective, data):
+        raise ValueError("the minimisation stopped at gradient norm 1")
+
+    monkeypatch.setattr(refitting, "minimum_of", fails)
+    found = influence.select_group(test, 2)
+    assert found.untried == "adaptive greedy was given up: the minimisation stopped at gradient norm 1"
+    assert len(found.candidates) == 4
+    with pytest.raises(ValueError, match="the minimisation stopped"):
+        influence.select_group(test, 2, method="adaptive-greedy")
+
+
+def test_what_is_printed_has_the_bend_the_refit_and_the_ids(influence, test):
+    found = influence.select_group(test, 12, at_once=6)
+    bend = influence.of_group(found.ids).bend
+    assert found.bend == bend
+    assert repr(found).startswith(f"GroupSelection(12 training examples by {found.method}, the best of 5: without them")
+    assert f"changes by {found.change:+.3g}, bend {bend:.2g}" in repr(found)
+    assert f"{found.refitted[found.method]:+.3g} by a refit" in repr(found)
+    assert f"ids {', '.join(map(str, found.ids[:10].tolist()))}, and 2 more)" in repr(found)
+    first = influence.select_group(test, 3, method="first-order")
+    assert "the best of" not in repr(first)
+    assert "refit" not in repr(first)
+
+
+def test_a_last_layer_is_refitted_on_its_inputs(train, test):
+    network = torch.nn.Sequential(torch.nn.Linear(train.inputs.shape[1], 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+    objective = bi.Objective(network.double(), bi.CrossEntropy(), bi.WeightDecay(0.1), parameters="last-layer")
+    objective = minimum_of(objective, train)
+    found = Influence(objective, train, damping=0.0).select_group(test, 6, method="adaptive-greedy", at_once=3)
+    features = [data.with_inputs(torch.tanh(network[0](data.inputs.double())).detach()) for data in (train, test)]
+    head = bi.Objective(network[2], bi.CrossEntropy(), bi.WeightDecay(0.1))
+    head = minimum_of(head, features[0])
+    same = Influence(head, features[0], damping=0.0).select_group(features[1], 6, method="adaptive-greedy", at_once=3)
+    assert found.ids.tolist() == same.ids.tolist()
+    assert found.change == pytest.approx(same.change, rel=1e-6)
 
 
 def test_renormalised_groups_are_selected_too(influence, test):
@@ -205,8 +274,8 @@ def test_adaptive_greedy_picks_from_refits_with_the_regulariser_that_the_convent
     """1/n of n examples stays beside lambda, or becomes 1/(n - m)."""
     weights = []
     monkeypatch.setattr(
-        selection, "minimum_of", lambda objective, data: weights.append(objective.regulariser_weight) or objective
+        refitting, "minimum_of", lambda objective, data: weights.append(objective.regulariser_weight) or objective
     )
     influence.select_group(test, 3, method="adaptive-greedy", convention=convention)
-    shares = [39 / 40, 38 / 40, 37 / 40] if convention == "fixed" else [1.0] * 3
+    shares = [39 / 40, 38 / 40] if convention == "fixed" else [1.0] * 2  # nothing is picked after the third
     assert weights == pytest.approx([1 / share for share in shares])

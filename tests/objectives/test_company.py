@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 
 import bayes_influence as bi
 from bayes_influence.objectives import company as companies
-from bayes_influence.objectives.company import check_targets, close, company, first_outputs, numbers_per_example
+from bayes_influence.objectives.company import check_targets, company, first_outputs, numbers_per_example
 from bayes_influence.objectives.reduction import reduce
 
 
@@ -227,25 +227,6 @@ def test_the_loss_that_moved_most_is_named():
     message = rf"depends on .*: {2 - 95 / 99:.6g} among 100, {2.3 - 95 / 99:.6g} among 3\."
     with pytest.raises(ValueError, match=message):
         reduce(objective, data(100))
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "allowed"), [(2.0, 0.0, 2.0), (0.0, 2.0, 4.0), (1e-4, 0.0, 1e-3), (0.0, -1e-3, 2e-3)]
-)
-def test_close_is_equal_but_for_rounding_of_an_entry_and_the_largest(first, second, allowed):
-    """By eps^(1/2) (|a_i| + max(max |a|, 1e-3)), eps that of the dtype."""
-    one = torch.tensor([first, second]).double()
-    step = torch.tensor([0.0, allowed * 2.0**-26]).double()
-    assert close(one, one + 0.99 * step)
-    assert close(one, one - 0.99 * step)
-    assert not close(one, one + 1.01 * step)
-    assert not close(one, one - 1.01 * step)
-
-
-def test_close_is_of_one_shape():
-    one = torch.ones(3)
-    assert close(one, one)
-    assert not close(one, one[:1])
 
 
 def test_numbers_of_an_example_are_those_behind_the_leading_axes():

@@ -32,7 +32,9 @@ def test_the_group_moves_the_loss_as_predicted_and_that_way(fit, train, test, di
     assert found.true == pytest.approx(refitted_change(fit, train, test, found.ids), abs=1e-8)
     assert sign * found.true > 0
     assert found.predicted == pytest.approx(found.true, rel=0.1)
-    assert found.method in ("first-order", "monotone-top-k", "greedy", "projected-gradient")
+    assert found.method in ("first-order", "monotone-top-k", "greedy", "projected-gradient", "adaptive-greedy")
+    assert found.bend == bi.Influence(fit, train, damping=0.0).of_group(found.ids).bend
+    assert f"{found.predicted:+.3g}, bend {found.bend:.2g}, true {found.true:+.3g}; ids" in repr(found)
 
 
 @pytest.mark.parametrize("method", ["first-order", "greedy"])

@@ -104,7 +104,10 @@ def test_what_is_given_stays_where_it_was_and_the_minimum_is_in_double_precision
         (lambda: regression(dtype=torch.float32), torch.float32, "in torch.float32 rounding keeps the norm up"),
     ],
 )
-def test_what_stops_above_its_tolerance_is_marked_with_the_likely_reason(train, caplog, objective, dtype, why):
+def test_what_stops_above_its_tolerance_is_marked_with_the_likely_reason(
+    train, caplog, monkeypatch, objective, dtype, why
+):
+    monkeypatch.setattr(minimum, "ROUNDING", 0.0)  # so that any norm is one that something else kept up
     with caplog.at_level(logging.WARNING):
         found = minimised(objective(), train.to(dtype=dtype), tolerance=0.0)
     assert not found.converged.any()
@@ -125,8 +128,11 @@ def test_the_worst_of_several_networks_is_named(train, caplog):
 
 
 def test_a_minimum_that_was_not_reached_is_no_minimum(train):
-    with pytest.raises(ValueError, match=r"the minimisation stopped at gradient norm .*; add weight decay"):
-        minimum_of(Objective(tanh_network().double(), CrossEntropy(), WeightDecay(DECAY)), train, tolerance=0.0)
+    kinked = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+    with pytest.raises(
+        ValueError, match=r"the minimisation stopped at gradient norm .*, above 1e-10; add weight decay"
+    ):
+        minimum_of(Objective(kinked, CrossEntropy(), WeightDecay(DECAY)), train)
 
 
 @pytest.mark.usefixtures("as_installed")
@@ -137,3 +143,37 @@ def test_what_is_no_objective_or_data_set_is_refused(train):
         minimum_of(regression(), (train.inputs, train.targets))
     with pytest.raises(ValueError, match="tolerance"):
         minimised(regression(), train, tolerance=-1.0)
+
+
+def test_what_a_minimisation_changed_is_said(train):
+    objective = regression()
+    pair = Members.of(objective)
+    found = minimised(pair, train)
+    batch = train.batch()
+    assert float(found.values_before[0]) == pytest.approx(float(objective.value(objective.params, batch)))
+    end = found.members.at(0)
+    assert float(found.values[0]) == pytest.approx(float(end.value(end.params, batch)))
+    before = gradient(objective, batch).norm()
+    assert float(found.gradient_norms_before[0]) == pytest.approx(float(before))
+    (sentence,) = found.sentences
+    told = f"from {float(found.values_before[0]):.6g} to {float(found.values[0]):.6g}, its gradient norm from"
+    assert sentence.startswith(f"polished {pair.labels[0]}: J, without the regulariser of other parameters, {told} ")
+    assert f" from {float(before):.1e} to " in sentence
+
+
+def test_the_value_of_a_last_layer_lacks_what_the_regulariser_has_of_the_rest(train):
+    objective = Objective(tanh_network().double(), CrossEntropy(), WeightDecay(DECAY), parameters="last-layer")
+    found = minimised(objective, train)
+    whole = [float(one.value(one.params, train.batch())) for one in (objective, found.members.at(0))]
+    assert float(found.values - found.values_before) == pytest.approx(whole[1] - whole[0], abs=1e-9)
+    before = {name: value for name, value in objective.params.items() if name not in objective.names}
+    rest = 0.5 * DECAY * float(sum(value.square().sum() for value in before.values()))
+    assert float(found.values_before[0]) == pytest.approx(whole[0] - rest)
+
+
+@pytest.mark.parametrize("tolerance", [0, 1e-30])
+def test_rounding_is_named_where_nothing_else_is_left(train, caplog, tolerance):
+    said = rf"stopped at gradient norm .*e-1\d, above {tolerance:.3g}; rounding ends there: take a tolerance of"
+    with pytest.raises(ValueError, match=said):
+        minimum_of(regression(), train, tolerance=tolerance)
+    assert caplog.text.strip().endswith("; rounding ends there")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from math import ceil
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch.func import vjp, vmap
 from bayes_influence.curvature.cost import Plan
 from bayes_influence.curvature.operators.base import LinearOperator
 from bayes_influence.curvature.operators.kind import Curvature
-from bayes_influence.curvature.operators.kronecker_block import KroneckerBlock
+from bayes_influence.curvature.operators.kronecker_block import KroneckerBlock, symmetric_product
 from bayes_influence.curvature.operators.layer_records import KroneckerLayer, kronecker_layers
 from bayes_influence.curvature.operators.outer_products import (
     FISHERS,
@@ -33,18 +32,22 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.derivatives import singles_of
 from bayes_influence.objectives.layers import IN_WORDS
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.two_companies import TwoCompanies
 from bayes_influence.objectives.ways import first_way, reverse_pulled
 from bayes_influence.torch_internals import tree_map
 
 BATCH_SIZE = 256
 """Default number of examples that are backpropagated at a time."""
 
-GRADIENT_ENTRIES = 1 << 25
-"""Entries of per-example weight gradients in a convolution, or of Hessians in the outputs, that are held at a time: 256
-MiB in float64."""
+HESSIAN_ENTRIES = 1 << 25
+"""Entries of Hessians in the outputs that are held at a time: 256 MiB in float64."""
 
 PART_COPIES = 3.4
 """Copies of a batch's a and b, of all layers and positions, that are held at once: measured on a LeNet."""
+
+SQUARED_ENTRIES = 1 << 16
+"""Entries of per-example weight gradients that are squared at a time, in the eigenvectors' basis: half a MiB in
+float64, which stays near the processor."""
 
 SECOND_SWEEP = 2
 """The second sweep's time, with every a and b turned into the eigenvectors' basis, in that of the first: measured."""
@@ -77,9 +80,10 @@ class EKFACOperator(LinearOperator):
         taken_apart: The examples whose gradients were seen to be outer products, none where others were sent back.
 
     Raises:
-        ValueError: If a selected parameter belongs to anything but an `nn.Linear`, an ungrouped convolution or GPT-2's
-            `Conv1D`, unless `allow_fallback` (then its block is diagonal); if the likelihood is not convex in the
-            outputs; if grad^2 R is not diagonal; if `fisher` is unknown; if inputs are so large that squares overflow.
+        ValueError: If a loss depends on the other examples of its batch, of which the sweeps make different ones; if a
+            selected parameter belongs to anything but an `nn.Linear`, an ungrouped convolution or GPT-2's `Conv1D`,
+            unless `allow_fallback` (then its block is diagonal); if the likelihood is not convex in the outputs; if
+            grad^2 R is not diagonal; if `fisher` is unknown; if inputs are so large that squares overflow.
     """
 
     has_inverse = True
@@ -108,7 +112,7 @@ class EKFACOperator(LinearOperator):
         self._backpropagation = Backpropagation(
             objective, fisher_vectors(objective, fisher, torch.Generator().manual_seed(seed))
         )
-        self.blocks = self._fitted_blocks(layers, data, batch_size)
+        self.blocks = self._fitted_blocks(layers, TwoCompanies(objective, data, batch_size), len(data))
         self.loose = torch.zeros_like(theta)
         self._is_loose = torch.zeros_like(theta, dtype=torch.bool)
         if unsupported:
@@ -134,23 +138,23 @@ class EKFACOperator(LinearOperator):
         )
 
     def _fitted_blocks(
-        self, layers: tuple[KroneckerLayer, ...], data: Dataset, batch_size: int
+        self, layers: tuple[KroneckerLayer, ...], companies: TwoCompanies, examples: int
     ) -> tuple[KroneckerBlock, ...]:
         inputs: dict[str, Tensor] = {}
         outputs: dict[str, Tensor] = {}
-        timed = partial(self._plan.timed, total=(1 + SECOND_SWEEP) * ceil(len(data) / batch_size))
-        batches = iter(timed([*data.batches(batch_size), *data.batches(batch_size)]))
-        for part in self._backpropagation.through(layers, islice(batches, ceil(len(data) / batch_size))):
+        batches = iter(self._plan.timed(companies.batches(), total=(1 + SECOND_SWEEP) * companies.count))
+        sweeps = replace(self._backpropagation, look=companies.look)
+        for part in sweeps.through(layers, islice(batches, companies.count)):
             received, sent = part.received.flatten(0, 1), part.backpropagated.flatten(0, 1)
             if part.first:
                 weighted = part.received if part.weights is None else part.weights[:, None, None] * part.received
-                product = received.T @ weighted.flatten(0, 1) / len(data)
+                product = symmetric_product(received, weighted.flatten(0, 1)) / examples
                 inputs[part.path] = inputs.get(part.path, 0) + product.double()
-            outputs[part.path] = outputs.get(part.path, 0) + (sent.T @ sent / len(data)).double()
+            outputs[part.path] = outputs.get(part.path, 0) + (symmetric_product(sent, sent) / examples).double()
         bases = {path: (self._basis(path, inputs[path]), self._basis(path, outputs[path])) for path in inputs}
         fitted: dict[str, Tensor] = {}
-        for part in self._backpropagation.through(layers, batches, check=False):
-            squares = _squares(part, *bases[part.path]) / len(data)
+        for part in sweeps.through(layers, batches, check=False):
+            squares = _squares(part, *bases[part.path]) / examples
             fitted[part.path] = fitted.get(part.path, 0) + squares.double()
         return tuple(
             self._block(layer, *bases[layer.path], fitted[layer.path].to(dtype=self.dtype)) for layer in layers
@@ -268,7 +272,7 @@ def _examples_at_a_time(objective: Objective, data: Dataset, batch_size: int, fi
         return batch_size
     if output_curvatures(objective, outputs, first, hold=outputs[0].numel() <= FEW_OUTPUTS) is not None:
         return batch_size
-    return max(1, min(batch_size, GRADIENT_ENTRIES // outputs[0].numel() ** 2))
+    return max(1, min(batch_size, HESSIAN_ENTRIES // outputs[0].numel() ** 2))
 
 
 def _check_fisher(fisher: str) -> None:
@@ -282,9 +286,9 @@ def _squares(part: OuterProducts, input_basis: Tensor, output_basis: Tensor) -> 
     if received.shape[1] == 1:
         return sent[:, 0].square().T @ received[:, 0].square()
     total = sent.new_zeros(sent.shape[2], received.shape[2])
-    at_a_time = max(1, GRADIENT_ENTRIES // total.numel())
+    at_a_time = max(1, SQUARED_ENTRIES // total.numel())
     for left, right in zip(sent.split(at_a_time), received.split(at_a_time), strict=True):
-        total = total + torch.einsum("blo,bld->bod", left, right).square().sum(dim=0)
+        total += (left.mT @ right).square_().sum(dim=0)
     return total
 
 
@@ -310,6 +314,7 @@ class EKFAC(Curvature):
     name = "ekfac"
     is_semidefinite = True
     is_mean_over_examples = False
+    compares_companies = True
 
     def __post_init__(self) -> None:
         _check_fisher(self.fisher)

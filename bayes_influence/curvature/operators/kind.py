@@ -22,11 +22,14 @@ class Curvature(ABC):
         is_semidefinite: Whether it has no negative eigenvalues, wherever likelihood (in the outputs) and regulariser
             are convex.
         is_mean_over_examples: Whether the curvature of a union of examples is the mean of the parts' curvatures.
+        compares_companies: Whether building it refuses losses that depend on the other examples of a batch, of every
+            example, so that nobody has to ask before.
     """
 
     is_exact_hessian = False
     is_semidefinite = False
     is_mean_over_examples = True
+    compares_companies = False
 
     @property
     @abstractmethod

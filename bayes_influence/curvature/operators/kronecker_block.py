@@ -8,6 +8,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+BLOCK = 64
+"""Columns of a symmetric product that are computed at a time, as far as the diagonal."""
+
+
+def symmetric_product(left: Float[Tensor, "R D"], right: Float[Tensor, "R D"]) -> Float[Tensor, "D D"]:
+    """Left'right where that is known to be symmetric: what stands below its diagonal, and the same above.
+
+    Floor: R D (D + 64) / 2 multiplications and additions, about half of the whole product's.
+    """
+    product = left.new_zeros(left.shape[1], right.shape[1])
+    end = 0
+    for columns in left.tensor_split(max(1, left.shape[1] // BLOCK), dim=1):
+        start, end = end, end + columns.shape[1]
+        product[start:end, :end] = columns.T @ right[:, :end]
+    return product.tril() + product.tril(-1).T
+
 
 @dataclass(frozen=True, eq=False)
 class KroneckerBlock:

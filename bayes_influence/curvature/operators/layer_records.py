@@ -55,6 +55,21 @@ class KroneckerLayer:
             parts.append(tensors[self.bias].unsqueeze(-1))
         return torch.cat(parts, dim=-1)
 
+    def apart(self, matrix: Float[Tensor, "O D"], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+        """The inverse of `joined`: views of [weight, bias], shaped as the parameters.
+
+        Args:
+            matrix: An output in a row.
+            shapes: Of the parameters, by name.
+        """
+        parts = {}
+        if self.weight is not None:
+            weight = matrix if self.bias is None else matrix[:, :-1]
+            parts[self.weight] = weight.mT if self.transposed else weight.reshape(shapes[self.weight])
+        if self.bias is not None:
+            parts[self.bias] = matrix[:, -1]
+        return parts
+
 
 @dataclass
 class LayerRecord:
@@ -94,7 +109,8 @@ class RecordLayers(TorchFunctionMode):
     """While active, notes what the given layers receive and return.
 
     A layer is known by the weight tensor that it is called with, so functional calls are seen as well and no hook is
-    left in any module.
+    left in any module. In such a call weight and bias are constants, and what it returns is differentiated with respect
+    to instead: a gradient that they still have is of another use.
 
     Attributes:
         records: One for each layer's path.
@@ -109,30 +125,49 @@ class RecordLayers(TorchFunctionMode):
         if tied := [layer.path for layer, weight in weights.items() if weight is None]:
             raise ValueError(f"the weight of {tied[0]!r} is another layer's, too, so that neither has a gradient alone")
         self._layers = {id(weight): layer for layer, weight in weights.items()}
+        self._params = params
         self.records = {layer.path: LayerRecord() for layer in self._layers.values()}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Runs the function, and records it if it is a recorded layer's."""
         kwargs = kwargs or {}
+        layer = self._called(func, args, kwargs)
+        if layer is None:
+            return func(*args, **kwargs)
+        own = [value for name in layer.names if (value := self._params.get(name)) is not None]
+        held = {id(value): value.detach() for value in own}
+        args = tuple(held.get(id(value), value) for value in args)
+        kwargs = {name: held.get(id(value), value) for name, value in kwargs.items()}
         result = func(*args, **kwargs)
-        if func is functional.linear or func is torch.addmm or func in CONVOLUTIONS:
-            layer = self._layers.get(id(_argument(func, "weight", args, kwargs)))
-            if layer is not None:
-                record = self.records[layer.path]
-                record.inputs.append(_factor_inputs(func, layer, args, kwargs))
-                record.outputs.append(result)
-                record.channels_first = func in CONVOLUTIONS
-                # What follows may write into its argument, and the record must keep the layer's own result.
-                return result.clone()
-        return result
+        if torch.is_grad_enabled() and not result.requires_grad:
+            result.requires_grad_()
+        record = self.records[layer.path]
+        record.inputs.append(_factor_inputs(func, layer, args, kwargs))
+        record.outputs.append(result)
+        record.channels_first = func in CONVOLUTIONS
+        # What follows may write into its argument, and the record must keep the layer's own result.
+        return result.clone()
+
+    def _called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> KroneckerLayer | None:
+        """Whose call it is, its selected parameters where they belong; what is called otherwise is another use."""
+        if not (func is functional.linear or func is torch.addmm or func in CONVOLUTIONS):
+            return None
+        layer = self._layers.get(id(_argument(func, "weight", args, kwargs)))
+        scaled = any(kwargs.get(name, 1) != 1 for name in ("alpha", "beta"))
+        if layer is None or scaled:
+            return None
+        bias = _argument(func, "bias", args, kwargs)
+        return layer if layer.bias is None or bias is self._params[layer.bias] else None
 
 
-def _argument(func: Any, role: Literal["received", "weight"], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a layer's function is applied to, or its weight: addmm takes (bias, received, weight)."""
-    first = int(func is torch.addmm)
-    place = first + (role == "weight")
-    name = ("mat1", "mat2")[place - 1] if first else ("input", "weight")[place]
-    return kwargs[name] if name in kwargs else args[place]
+def _argument(
+    func: Any, role: Literal["received", "weight", "bias"], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """What a layer's function is applied to, its weight or its bias: addmm takes (bias, received, weight)."""
+    roles = ("bias", "received", "weight") if func is torch.addmm else ("received", "weight", "bias")
+    names = ("input", "mat1", "mat2") if func is torch.addmm else ("input", "weight", "bias")
+    place = roles.index(role)
+    return args[place] if place < len(args) else kwargs.get(names[place])
 
 
 def _factor_inputs(func: Any, layer: KroneckerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -87,17 +87,20 @@ class Backpropagation:
     Attributes:
         objective: Whose network and parameters are used.
         sent_back: What is sent back, `loss_slopes` or `fisher_vectors`.
+        look: Given every batch's outputs, where somebody looks at them.
     """
 
     objective: Objective
     sent_back: SentBack
+    look: Callable[[Tensor, Batch], None] | None = None
 
     def through(
         self, layers: tuple[KroneckerLayer, ...], batches: Iterable[Batch], *, check: bool = True
     ) -> Iterator[OuterProducts]:
         """Every layer's outer products, batch by batch and vector by vector.
 
-        A `check` of every batch, when its last outer products have been taken, costs a backward pass of each.
+        That weights are used nowhere else is seen in every batch, at no cost. That rows are of the examples that they
+        are taken for is asked where there is a `check`, for the cost of one more backward pass.
 
         Raises:
             ValueError: If a batch's outer products do not make up its gradients, example by example: a weight is used
@@ -126,44 +129,109 @@ class Backpropagation:
                 f"layers are taken apart where the network returns a row per example, got {len(outputs)} rows for "
                 f"{len(batch.targets)} examples; use scoring='gradients', or curvature='ggn' instead of EK-FAC"
             )
-        generator = torch.Generator().manual_seed(0)
-        together = torch.zeros_like(outputs.detach())
-        weighted = {path: together.new_zeros(()) for path in received}
+        if self.look is not None:
+            self.look(outputs.detach(), batch)
+        uses = _Uses(layers, params, outputs, ends)
+        witness = _Witness(outputs, recorder.records)
         for number, vectors in enumerate(self.sent_back(outputs.detach(), batch)):
-            shares = torch.rand(len(vectors), generator=generator).to(vectors)
-            gradients = iter(torch.autograd.grad(outputs, ends, vectors.reshape(outputs.shape), retain_graph=True))
-            for path, record in recorder.records.items():
-                calls = [_positions(next(gradients), record.channels_first, len(outputs)) for _ in record.outputs]
-                products = OuterProducts(path, received[path], torch.cat(calls, dim=1), batch.weights, number == 0)
-                if check:
-                    weighted[path] = weighted[path] + shares[:, None, None] * products.backpropagated
-                yield products
+            gradients = iter(uses.pulled(vectors.reshape(outputs.shape)))
+            back = {path: _joined_outputs(record, gradients, len(outputs)) for path, record in recorder.records.items()}
             if check:
-                together += (shares.unsqueeze(1) * vectors).view_as(together)
+                witness.note(vectors, back)
+            for path, sent in back.items():
+                yield OuterProducts(path, received[path], sent, batch.weights, number == 0)
         if check:
-            found = {path: torch.einsum("blo,bld->od", weighted[path], received[path]) for path in received}
-            _check_complete(layers, params, outputs, together, found)
-
-
-def _check_complete(
-    layers: tuple[KroneckerLayer, ...],
-    params: Params,
-    outputs: Tensor,
-    together: Tensor,
-    found: dict[str, Float[Tensor, "O D"]],
-) -> None:
-    """Whether sum_i c_i G_i of the outer products is the gradient of sum_i c_i s_i'f_i, for random c_i."""
-    names = [name for layer in layers for name in layer.names]
-    gradients = dict(zip(names, torch.autograd.grad(outputs, [params[name] for name in names], together), strict=True))
-    for layer in layers:
-        products = found[layer.path]
-        expected = layer.joined(gradients)
-        if (products - expected).norm() > torch.finfo(together.dtype).eps ** 0.5 * expected.norm():
-            raise ValueError(
-                f"the gradient of layer {layer.path!r} is not made of what the layer receives and returns: its weight "
-                f"is used elsewhere as well, or its first axis is not that of the examples; leave it out of the "
-                f"parameters, or take another kind of curvature"
+            gradients = iter(uses.pulled(witness.together))
+            witness.check(
+                {path: _joined_outputs(record, gradients, len(outputs)) for path, record in recorder.records.items()}
             )
+
+
+@dataclass(frozen=True, eq=False)
+class _Uses:
+    """Derivatives in what layers returned, in whose calls their parameters are constants, see `RecordLayers`.
+
+    Attributes:
+        layers: Whose parameters are also asked for a gradient, that of another use.
+        params: By name.
+        outputs: The network's.
+        ends: What the layers returned.
+    """
+
+    layers: tuple[KroneckerLayer, ...]
+    params: Params
+    outputs: Tensor
+    ends: list[Tensor]
+
+    def pulled(self, vectors: Tensor) -> tuple[Tensor, ...]:
+        """The gradients of vectors'f in what the layers returned.
+
+        Raises:
+            ValueError: If a layer's parameter has a gradient of another use.
+        """
+        owners = {name: layer.path for layer in self.layers for name in layer.names}
+        wanted = [*self.ends, *(self.params[name] for name in owners)]
+        found = torch.autograd.grad(self.outputs, wanted, vectors, retain_graph=True, allow_unused=True)
+        for path, elsewhere in zip(owners.values(), found[len(self.ends) :], strict=True):
+            if elsewhere is not None and bool(elsewhere.any()):
+                raise ValueError(_incomplete(path))
+        ends = zip(self.ends, found, strict=False)
+        return tuple(torch.zeros_like(end) if gradient is None else gradient for end, gradient in ends)
+
+
+class _Witness:
+    """Whether rows that are taken for an example's own hear of nothing but that example.
+
+    Sent back once more are all vectors s_i, added up with random shares c_ik: rows of an example then have to be what
+    came back before, added up with its shares. One random projection of every row is kept.
+
+    Args:
+        outputs: Of the network.
+        records: Of its layers.
+
+    Attributes:
+        together: sum_k c_ik s_ik, as the outputs.
+    """
+
+    def __init__(self, outputs: Tensor, records: Mapping[str, LayerRecord]) -> None:
+        self.together = torch.zeros_like(outputs.detach())
+        self._draws = torch.Generator().manual_seed(0)
+        self._directions: dict[str, Tensor] = {}
+        self._expected = {path: self.together.new_zeros(()) for path in records}
+
+    def note(self, vectors: Float[Tensor, "B C"], back: Mapping[str, Float[Tensor, "B L O"]]) -> None:
+        """Adds one vector, and what came back of it."""
+        draws = self._draws
+        shares = torch.rand(len(vectors), 1, generator=draws).to(vectors)
+        self.together += (shares * vectors).view_as(self.together)
+        for path, rows in back.items():
+            self._expected[path] = self._expected[path] + shares * self._projected(path, rows)
+
+    def check(self, back: Mapping[str, Float[Tensor, "B L O"]]) -> None:
+        """Looks at what came back of all together.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        tolerance = torch.finfo(self.together.dtype).eps ** 0.5
+        for path, rows in back.items():
+            found = self._projected(path, rows)
+            if (found - self._expected[path]).norm() > tolerance * found.norm():
+                raise ValueError(_incomplete(path))
+
+    def _projected(self, path: str, rows: Float[Tensor, "B L O"]) -> Float[Tensor, "B L"]:
+        if path not in self._directions:
+            draws = self._draws
+            self._directions[path] = torch.randn(rows.shape[2], generator=draws).to(rows)
+        return rows @ self._directions[path]
+
+
+def _incomplete(path: str) -> str:
+    return (
+        f"the gradient of layer {path!r} is not made of what the layer receives and returns: its weight is used "
+        f"elsewhere as well, or its first axis is not that of the examples; leave it out of the parameters, or take "
+        f"another kind of curvature"
+    )
 
 
 def _joined(path: str, record: LayerRecord, examples: int) -> Float[Tensor, "B L D"]:
@@ -182,7 +250,10 @@ def _joined(path: str, record: LayerRecord, examples: int) -> Float[Tensor, "B L
     return torch.cat([inputs.reshape(examples, -1, inputs.shape[-1]) for inputs in record.inputs], dim=1)
 
 
-def _positions(gradient: Tensor, channels_first: bool, examples: int) -> Float[Tensor, "B L O"]:
-    if channels_first:
-        gradient = gradient.flatten(2).transpose(1, 2)
-    return gradient.reshape(examples, -1, gradient.shape[-1])
+def _joined_outputs(record: LayerRecord, gradients: Iterator[Tensor], examples: int) -> Float[Tensor, "B L O"]:
+    """Gradients in what a layer's calls returned, the next ones of all, as further positions of one."""
+    calls = [next(gradients) for _ in record.outputs]
+    if record.channels_first:
+        calls = [call.flatten(2).transpose(1, 2) for call in calls]
+    rows = [call.reshape(examples, -1, call.shape[-1]) for call in calls]
+    return torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]

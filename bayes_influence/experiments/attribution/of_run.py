@@ -87,15 +87,19 @@ class InfluenceRequest(Settings):
         by_id = test.positions(list(self.test_ids)).tolist() if self.test_ids else []
         return list(dict.fromkeys([*self.tests, *by_id]))
 
-    def standing(self, objective: Objective, train: Dataset, *, progress: bool = True) -> Objective:
+    def standing(self, objective: Objective, train: Dataset, *, progress: bool = True) -> tuple[Objective, str]:
         """The run's network as training left it, or at its minimum in the parameters that influence is taken in.
 
         A network that does not reach its minimum is taken where it ended; scores say how far that is.
+
+        Returns:
+            The objective, and what the polish changed, in a sentence; nothing where there was none.
         """
         if not self.polish:
-            return objective
+            return objective, ""
         chosen, examples = objective.taking(self.parameters).to(dtype=torch.float64), train.to(dtype=torch.float64)
-        return minimised(chosen, examples, progress=progress).members.at(0)
+        found = minimised(chosen, examples, progress=progress)
+        return found.members.at(0), found.sentences[0]
 
     def influence(self, objective: Objective, train: Dataset, *, progress: bool = True) -> Influence:
         """The estimate that is asked for."""
@@ -122,6 +126,7 @@ class RunInfluence:
             test_id, test_target, predicted_target, test_loss, kind, rank, train_id, train_target, removal.
         measured: What influence is on, in words.
         pictures: Names of the pictures in the folder, one per test image.
+        polished: What the polish changed of the loss and its gradient, in a sentence; empty where there was none.
     """
 
     folder: Path
@@ -129,6 +134,7 @@ class RunInfluence:
     ranking: pd.DataFrame
     measured: str
     pictures: tuple[str, ...]
+    polished: str = ""
 
 
 SCORES = "scores.safetensors"
@@ -164,7 +170,7 @@ def influence_of_run(
     objective, split, config = load_run(run, index=request.index, data_folder=data_folder, device=device)
     if request.top > len(split.train):
         raise ValueError(f"top must lie in 1..{len(split.train)}, got {request.top}")
-    objective = request.standing(objective, split.train, progress=progress)
+    objective, polished = request.standing(objective, split.train, progress=progress)
     asked = _asked(run, config, request, objective, split.test)
     chosen = asked.data
     # What is ranked of the scores can be asked anew; by which name a test example was asked for does not matter.
@@ -192,7 +198,7 @@ def influence_of_run(
             train = split.train.at(rows["train_id"].drop_duplicates().tolist())
             drawing = Drawing(influence_figure, (rows, train, chosen.at(int(rows["test_id"].iloc[0])), asked.words))
             save_figure(drawing, folder, pictures[-1])
-    return RunInfluence(folder.path, scores, ranking, asked.words, tuple(pictures))
+    return RunInfluence(folder.path, scores, ranking, asked.words, tuple(pictures), polished)
 
 
 @dataclass(frozen=True, eq=False)

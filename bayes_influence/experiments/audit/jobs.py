@@ -17,10 +17,10 @@ from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.reduction import reduce
+from bayes_influence.objectives.reduction import is_linear_layer, reduce
 from bayes_influence.objectives.reweighting import example_losses
 from bayes_influence.retraining.from_scratch import FromScratch
-from bayes_influence.retraining.linear_response import RESPONSE_COPIES, LinearResponse
+from bayes_influence.retraining.linear_response import LinearResponse, response_plan
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.predicted import Predicted
 from bayes_influence.retraining.protocol import RetrainingProtocol
@@ -45,6 +45,7 @@ class AuditJob:
         delta: The damping, resolved.
         cold: Retraining from scratch, None to leave that stage out.
         folder: Where finished stages are kept, so that a killed audit resumes at the next one; None to keep nothing.
+        polished: What a polish changed, in a sentence.
     """
 
     members: Members
@@ -56,6 +57,7 @@ class AuditJob:
     delta: float
     cold: FromScratch | None = None
     folder: StudyFolder | None = None
+    polished: tuple[str, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -97,8 +99,11 @@ def audit_jobs(
 ) -> dict[str, AuditJob]:
     """One job per network, by the key that it is stored under; all remove the same examples at the same damping."""
     networks, is_head = on_features(members, train, test)
+    polished: list[tuple[str, ...]] = [()] * len(networks)
     if settings.polish:
-        networks = [(minimised(network, own).members, own, tests) for network, own, tests in networks]
+        ends = [minimised(network, own) for network, own, _ in networks]
+        polished = [end.sentences for end in ends]
+        networks = [(end.members, own, tests) for end, (_, own, tests) in zip(ends, networks, strict=True)]
     removed = hardest_in_the_mean([(network.at(0), own) for network, own, _ in networks], settings.removals)
     delta = settings.damping
     if delta is None:
@@ -107,15 +112,17 @@ def audit_jobs(
     if delta == 0:
         raise ValueError("the automatic damping came to 0; give the audit a positive one")
     return {
-        cell_key(seed=network.seeds[0]): AuditJob(network, own, tests, removed, is_head, settings, delta, cold)
-        for network, own, tests in networks
+        cell_key(seed=network.seeds[0]): AuditJob(
+            network, own, tests, removed, is_head, settings, delta, cold, polished=said
+        )
+        for (network, own, tests), said in zip(networks, polished, strict=True)
     }
 
 
 def audit_plan(jobs: Mapping[str, AuditJob]) -> Plan:
     """What auditing the networks needs: outputs of all refits of one at every stage, and the passes of the trainings.
 
-    Beside the outputs it holds the dense Hessian of the linear response. Stages that minimise take passes beside these,
+    Beside the outputs it holds what the linear response does. Stages that minimise take passes beside these,
     which nobody knows before.
     """
     job = next(iter(jobs.values()))
@@ -125,10 +132,11 @@ def audit_plan(jobs: Mapping[str, AuditJob]) -> Plan:
     with torch.no_grad():
         outputs = tree_leaves(objective.outputs(objective.params, one.inputs))
     numbers = stages * refits * len(job.train) * sum(leaf.numel() for leaf in outputs)
-    numbers += RESPONSE_COPIES * objective.layout.total**2
+    examples = None if is_linear_layer(objective, job.train.example.inputs) else len(job.train)
+    response = response_plan(objective.layout.total, examples, 1, refits, objective.dtype.itemsize)
     return Plan(
         f"audit of {len(jobs)} networks by {refits} refits of each at {stages} stages",
-        numbers * objective.dtype.itemsize,
+        numbers * objective.dtype.itemsize + response.held_bytes,
         "remove fewer examples, or audit fewer parameters (parameters='last-layer')",
         passes=len(jobs) * refits * sum(schedule.epochs for schedule in trained),
     )

@@ -72,7 +72,7 @@ def audit(
     found = summarise_audit({key: folder.load_cell(key) for key in jobs}, jobs)
     for name, frame in found.tables.items():
         folder.write_table(name, frame)
-    folder.write_file("verdict.txt", "\n".join([found.verdict.sentence, *found.notes, ""]).encode())
+    folder.write_file("verdict.txt", "\n".join([found.verdict.sentence, *found.notes, *found.polished, ""]).encode())
     return found
 
 

@@ -56,6 +56,7 @@ class Audit:
             better.
         damping: The delta used.
         notes: What to bear in mind: controls that drift, retrainings that did not converge, statistics not defined.
+        polished: What a polish changed of every network's loss and gradient, in sentences.
     """
 
     verdict: Verdict
@@ -71,6 +72,7 @@ class Audit:
     ceiling: float
     damping: float
     notes: tuple[str, ...]
+    polished: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         seeds, tests, removed = (self.effects[name].nunique() for name in ("seed", "test", "example"))
@@ -120,6 +122,7 @@ def summarise_audit(cells: Mapping[str, CellResult], jobs: Mapping[str, AuditJob
         ceiling=_ceiling(tables["effects"], truth),
         damping=job.delta,
         notes=_notes(tables["stages"], summaries[truth], truth, _kinks(job.members.objective.network)),
+        polished=tuple(sentence for one in jobs.values() for sentence in one.polished),
     )
 
 

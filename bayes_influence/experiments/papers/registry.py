@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from bayes_influence.data.download import data_folder
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
 from bayes_influence.experiments.store.runner import workers
 
@@ -17,6 +18,8 @@ FILES = (
     "fragility.curves",
     "fragility.ablation",
     "fragility.refit_length",
+    "fragility.all_layers",
+    "fragility.training_recipe",
     "fragility.everything",
     "groups.logistic",
     "groups.selection",
@@ -68,6 +71,7 @@ def reproduce(
 
     Raises:
         ValueError: If there is no such study, it has no such option, or as the study does.
+        FileNotFoundError: If the folder in which data sets are kept does not exist.
     """
     studies = paper_studies()
     if name not in studies:
@@ -77,5 +81,7 @@ def reproduce(
     unknown = [option for option in changes if option not in study.options]
     if unknown:
         raise ValueError(f"{name} has no option {unknown[0]!r}; it has {', '.join(study.options)}")
+    if changes.get("data_folder") is not None:
+        data_folder(changes["data_folder"])
     with workers(backend):
         return study.run(replace(study.settings, **changes), out or study.folder, n_jobs, progress)

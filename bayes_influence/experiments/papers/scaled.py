@@ -101,6 +101,13 @@ class ScaledStudy(Settings):
             minutes = self.FULL_MINUTES * missing / len(self.cells()) / min(jobs, missing)
             announce(f"{self.NAME}: {missing} cells, {jobs} at a time{said and ' of '}{said}", 60 * minutes)
 
+    def fetch(self) -> None:
+        """Brings the files of the data to where they are read, before cells are measured.
+
+        Raises:
+            FileNotFoundError: If one is missing and cannot be downloaded.
+        """
+
     def cells(self) -> dict[str, ScaledCell]:
         """One for each part and seed."""
         seeds = range(self.seed, self.seed + self.size.repeats)
@@ -173,7 +180,10 @@ def scaled_study(
 
     def run(study: ScaledStudy, out: str | Path, n_jobs: int | None, progress: bool) -> Reproduced:
         folder, cells = StudyFolder(out, study.configuration()), study.cells()
-        study.announce(sum(not folder.cell_done(key) for key in cells), effective_n_jobs(n_jobs))
+        missing = sum(not folder.cell_done(key) for key in cells)
+        if missing:
+            study.fetch()
+        study.announce(missing, effective_n_jobs(n_jobs))
         run_cells(cells, measure, folder, n_jobs=n_jobs, progress=progress)
         return report(Measured(study, folder, tuple(cells)))
 

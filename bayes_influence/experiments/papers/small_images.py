@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from bayes_influence.data.dataset import Dataset, Split
-from bayes_influence.data.images import load_images
+from bayes_influence.data.images import IMAGE_SETS, load_images
 from bayes_influence.experiments.papers.scaled import ScaledStudy, StudyScale
 
 PIXELS = 28
@@ -44,6 +44,16 @@ class SmallImageStudy(ScaledStudy):
         self.check_at_least(side=1)
         if PIXELS % self.size.side:
             raise ValueError(f"side must divide 28, the pixels of an image's side, got {self.side}; take 14 or 7")
+
+    @property
+    def image_sets(self) -> tuple[str, ...]:
+        """The names of those that the study takes."""
+        return ("mnist",)
+
+    def fetch(self) -> None:
+        """See `ScaledStudy.fetch`."""
+        for name in self.image_sets:
+            IMAGE_SETS[name].source.files_in(self.data_folder)
 
     def images(self, seed: int, *, train: int, test: int, name: str = "mnist", flat: bool = True) -> Split:
         """Images of the study's size and folder, see `small_images`.

@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import pandas as pd
@@ -51,6 +52,9 @@ def test_a_run_is_brought_to_its_minimum_where_that_is_asked_for(iris_run, tmp_p
     torch.testing.assert_close(found.scores.removal, Influence(fitted, train).on_loss(tests).removal)
     assert float(found.scores.relative_drift.max()) < 1e-6 < float(left.scores.relative_drift.max())
     assert found.ranking["test_loss"].iloc[0] == pytest.approx(float(fitted.losses(fitted.params, tests.batch())))
+    assert left.polished == ""
+    said = r"polished network 0: J, .* from .* to .*, its gradient norm from .* to \d.\de-1\d"
+    assert re.fullmatch(said, found.polished)
 
 
 def test_test_examples_are_described(iris_run, tmp_path):

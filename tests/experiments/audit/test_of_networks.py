@@ -79,6 +79,8 @@ def test_a_polished_audit_is_of_a_minimum(data, fitted):
     settings = AuditSettings(removals=4, damping=1e-6, polish=True)
     polished = audit(unpolished, *data, settings, progress=False)
     assert polished.notes == ()
+    told = [said.partition(": J, ")[0] for said in polished.polished]
+    assert told == [f"polished {label}" for label in unpolished.labels]
     assert polished.verdict.grade is Grade.TRUSTWORTHY
     assert polished.stages.query("stage == 'warm'")["control_drift"].max() < 1e-4
 

@@ -1,12 +1,15 @@
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
 
 from bayes_influence.curvature import cost
+from bayes_influence.experiments.papers.registry import paper_studies
 from bayes_influence.experiments.papers.scaled import ScaledStudy, StudyScale, scaled_study
+from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.store.cells import CellResult
 
 
@@ -69,7 +72,17 @@ def test_full_says_what_is_missing_and_what_it_takes_as_it_was_measured(settings
     assert caplog.messages == said
 
 
-def test_the_plan_is_told_before_any_cell_and_without_those_that_are_stored(drawing, tmp_path, caplog):
+def test_the_page_has_the_minutes_of_every_study():
+    page = (Path(__file__).parents[3] / "docs" / "understanding_predictions.md").read_text()
+    rows = re.findall(
+        r"^\| `([a-z-]+)` \|[^|]*\| ([\d.]+) \|", page.partition("## What the full studies need")[2], re.M
+    )
+    studies = {name: study.settings for name, study in paper_studies().items()}
+    scaled = {name: own.FULL_MINUTES for name, own in studies.items() if isinstance(own, ScaledStudy)}
+    assert {name: float(minutes) for name, minutes in rows} == scaled
+
+
+def test_the_plan_is_told_before_any_cell_and_without_those_that_are_stored(tmp_path, caplog):
     seen = []
 
     def measure(cell):
@@ -77,7 +90,7 @@ def test_the_plan_is_told_before_any_cell_and_without_those_that_are_stored(draw
         return CellResult(tables={"rows": pd.DataFrame({"value": [cell.seed]})})
 
     study = scaled_study(
-        Counted(), "A paper: a number.", measure, lambda found: found.published(drawing, [], found.table("rows"))
+        Counted(), "A paper: a number.", measure, lambda found: Reproduced(tmp_path, found.table("rows"))
     )
     with caplog.at_level("INFO", cost.__name__):
         study.run(Counted(points=9, repeats=1), tmp_path, 1, False)

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from bayes_influence.data.images import IMAGE_SETS
 from bayes_influence.experiments.papers import small_images
+from bayes_influence.experiments.papers.registry import paper_studies, reproduce
 
 
 def test_digits_are_averaged_down_and_keep_their_ids(monkeypatch, digits_like_mnist):
@@ -32,3 +36,23 @@ def test_a_pair_of_classes_is_numbered_anew(digits_like_mnist):
     assert two.class_names == ("1", "0")
     assert two.ids.tolist() == [100, 101, 110, 111]
     assert torch.equal(two.inputs, digits_like_mnist.train.at(two.ids).inputs)
+
+
+@pytest.mark.parametrize("name", ["loo-logistic", "mislabelled", "group-mnist"])
+def test_images_that_are_missing_are_told_before_anything_is_measured(name, tmp_path, monkeypatch, caplog):
+    nowhere = replace(IMAGE_SETS["mnist"], source=replace(IMAGE_SETS["mnist"].source, mirrors=()))
+    monkeypatch.setitem(IMAGE_SETS, "mnist", nowhere)
+    said = rf"mnist: train-images-idx3-ubyte not found .* in {tmp_path}/mnist, .* put the files there"
+    with pytest.raises(FileNotFoundError, match=said):
+        reproduce(name, {"data_folder": str(tmp_path)}, tmp_path / "study", progress=False)
+    assert not list((tmp_path / "study").rglob("*.csv"))
+    assert "failed" not in caplog.text
+    with pytest.raises(FileNotFoundError, match=r"the data folder .*absent does not exist"):
+        reproduce(name, {"data_folder": str(tmp_path / "absent")}, tmp_path / "study", progress=False)
+
+
+def test_a_table_needs_no_images(monkeypatch):
+    settings = paper_studies()["mislabelled"].settings
+    assert replace(settings, datasets=("breast-cancer", "fashion-mnist")).image_sets == ("fashion-mnist",)
+    monkeypatch.setattr(IMAGE_SETS["mnist"].source.__class__, "files_in", lambda *given: pytest.fail("asked for"))
+    replace(settings, datasets=("breast-cancer",)).fetch()

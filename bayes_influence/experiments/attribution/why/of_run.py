@@ -61,7 +61,8 @@ def explain_run(
             f"of {len(split.train)} training examples {MIN_POINTS} to {len(split.train) - 1} can be removed, got "
             f"removals={removals} and top={request.top}"
         )
-    question = _question(request.standing(objective, split.train, progress=progress), split, request, config)
+    objective, _ = request.standing(objective, split.train, progress=progress)
+    question = _question(objective, split, request, config)
     asked = question.asked
     said = {name: value for name, value in request.to_config().items() if name not in ("test_ids", "on", "tests")}
     folder = StudyFolder(

@@ -5,5 +5,6 @@
   last layer of image networks.
 - `settings`, `image_settings`: what is asked for. `tables`, `findings`: the published numbers, and sentences.
 - `iris`: figures 1 and 3. `images`: figure 2. `curve_cells`, `curves`: figures 4 and 5. `ablation`: which choice makes
-  the difference. `everything`: all of it.
+  the difference. `refit_length`, `grid_cells`, `all_layers`, `recipes`, `training_recipe`: where fragility is
+  real. `everything`: all of it.
 """

@@ -1,4 +1,4 @@
-"""All figures and the ablation in one go, and one summary of what agrees with the paper and what does not."""
+"""All figures, the ablation and where fragility is real in one go, and one summary of what agrees with the paper."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from typing import Any
 import pandas as pd
 
 from bayes_influence.experiments.papers.fragility.ablation import AblationStudy, reproduce_ablation
+from bayes_influence.experiments.papers.fragility.all_layers import reproduce_all_layers
 from bayes_influence.experiments.papers.fragility.choices import MODES
 from bayes_influence.experiments.papers.fragility.curves import CurveStudy, reproduce_curves
+from bayes_influence.experiments.papers.fragility.grid_cells import AllLayersStudy
 from bayes_influence.experiments.papers.fragility.image_settings import ImageStudy
 from bayes_influence.experiments.papers.fragility.images import reproduce_images
 from bayes_influence.experiments.papers.fragility.iris import reproduce_figure
+from bayes_influence.experiments.papers.fragility.recipes import RecipeStudy
 from bayes_influence.experiments.papers.fragility.settings import SCALES, FragilityStudy
+from bayes_influence.experiments.papers.fragility.training_recipe import reproduce_recipes
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import FailedCellsError
@@ -25,6 +29,9 @@ from bayes_influence.experiments.store.settings import Settings
 
 SUMMARY = "summary.txt"
 """The sentences of all studies, each under its command."""
+
+WITHOUT_MODE = ("ablation", "all-layers", "training-recipe")
+"""Studies that are the same in either mode, whose commands have no such option."""
 
 Part = Callable[[Path, "int | None", bool], Reproduced]
 
@@ -62,6 +69,7 @@ class WholeStudy(Settings):
         images = ImageStudy(mode=self.mode, scale=self.scale, seed=self.seed, data_folder=self.data_folder)
         curves = CurveStudy(**own, data_folder=self.data_folder)
         ablation = AblationStudy(**iris, removals=40)
+        recipes = RecipeStudy(scale=self.scale, seed=self.seed, data_folder=self.data_folder)
         return {
             "fig1": ("iris", partial(_run, partial(reproduce_figure, "fig1"), sizes)),
             "fig3": ("iris", partial(_run, partial(reproduce_figure, "fig3"), sizes)),
@@ -69,6 +77,8 @@ class WholeStudy(Settings):
             "fig4": ("curves", partial(_run, partial(reproduce_curves, "fig4"), curves)),
             "fig5": ("curves", partial(_run, partial(reproduce_curves, "fig5"), curves)),
             "ablation": ("ablation", partial(_run, reproduce_ablation, ablation)),
+            "all-layers": ("all-layers", partial(_run, reproduce_all_layers, AllLayersStudy(**iris))),
+            "training-recipe": ("training-recipe", partial(_run, reproduce_recipes, recipes)),
         }
 
 
@@ -100,7 +110,8 @@ def reproduce_everything(
     failures: dict[str, str] = {}
     parts = study.parts()
     for name, (where, run) in parts.items():
-        command = f"bayes-influence reproduce {name} --mode {study.mode} --scale {study.scale}"
+        mode = "" if name in WITHOUT_MODE else f" --mode {study.mode}"
+        command = f"bayes-influence reproduce {name}{mode} --scale {study.scale}"
         try:
             found = run(folder.path / where, n_jobs, progress)
         except (FailedCellsError, OSError) as error:
@@ -133,7 +144,7 @@ def written_summary(table: pd.DataFrame) -> str:
 STUDIES = (
     PaperStudy(
         "all",
-        "All figures of Epifano et al. and the ablation of the published code's choices, with one summary",
+        "All figures of Epifano et al., the ablation of its code's choices, the grid in all layers; with one summary",
         reproduce_everything,
         WholeStudy(),
         folder="runs/fragility",

@@ -20,6 +20,7 @@ from bayes_influence.experiments.papers.groups.orders import (
     EQUATION_17,
     ESTIMATORS,
     FIRST,
+    WITH_THIRD,
     predicted_changes,
 )
 from bayes_influence.experiments.papers.groups.settings import KINDS, DigitGroups, SyntheticGroups
@@ -141,7 +142,7 @@ def report_groups(measured: Measured) -> Reproduced:
 
 
 def group_findings(summary: pd.DataFrame) -> list[str]:
-    """Per convention and kind: every estimator over all sizes, and where the second order gains over the first."""
+    """Per convention and kind: every estimator over all sizes, where the second order gains, and where it loses."""
     sentences = []
     for (convention, kind), rows in summary.groupby(["convention", "kind"], sort=False):
         pooled = rows[rows["fraction"] == POOLED]
@@ -159,6 +160,12 @@ def group_findings(summary: pd.DataFrame) -> list[str]:
             f"first order at {int((large[EQUATION_17] < large[FIRST]).sum())} of {len(large)} sizes, that of eqs. 9 "
             f"and 16 as printed at {int((large[AS_PRINTED] < large[FIRST]).sum())}; Newton-Chebyshev's is "
             f"{large[CHEBYSHEV].max():.2g} at most."
+        )
+        lost = {name: errors.index[errors[WITH_THIRD] > errors[name]] for name in (FIRST, EQUATION_17)}
+        first, without = (", ".join(f"{float(size):.3g}" for size in sizes) or "no size" for sizes in lost.values())
+        sentences.append(
+            f"{kind} groups, {convention}, shares of the training examples at which the third derivative loses: to "
+            f"first order at {first}; to eq. 17, which leaves it out, at {without}."
         )
     return sentences
 

@@ -53,6 +53,9 @@ KEYS = ("condition", "truth", "kind", "damping", "estimator")
 SIZE_KEYS = ("condition", "truth", "fraction", "damping", "estimator")
 STATISTICS = ("pearson", "slope", "predicted")
 
+GAP = " - "
+"""Between the names of two neighbouring stages."""
+
 FEWEST = 3
 """Groups with an estimate, of which there can be a correlation."""
 
@@ -119,7 +122,7 @@ class NetworkGroups(GroupStudy, SmallImageStudy):
         "full": NetworkScale(repeats=3, side=4, groups=3, train=200, fractions=(0.05, 0.1, 0.3, 0.6)),
     }
     NAME: ClassVar[str] = "group-network"
-    FULL_MINUTES: ClassVar[float] = 14
+    FULL_MINUTES: ClassVar[float] = 13
     PARTS: ClassVar[tuple[str, ...]] = tuple(CONDITIONS)
 
     def __post_init__(self) -> None:
@@ -228,7 +231,9 @@ def report_network(measured: Measured) -> Reproduced:
     by_seed = measured.written("agreement", agreement_by_stage(effects, KEYS))
     sizes = measured.written("sizes", mean_table(agreement_by_stage(effects, SIZE_KEYS), SIZE_KEYS, STATISTICS))
     summary = measured.written("summary", mean_table(by_seed, KEYS, STATISTICS))
-    gaps = measured.written("gaps", stage_gaps(truths))
+    distances = stage_gaps(truths)
+    between = [str(name) for name in distances.columns if GAP in str(name)]
+    gaps = measured.written("gaps", mean_table(distances, ["condition"], between))
     shown = summary[(summary["estimator"] == EQUATION_17) & (summary["damping"] > 0)]
     findings = network_findings(summary, gaps, fits, truths, measured.study.damping)
     findings += size_findings(sizes, measured.study.damping)
@@ -251,14 +256,15 @@ def agreement_by_stage(effects: pd.DataFrame, by: tuple[str, ...]) -> pd.DataFra
 
 
 def stage_gaps(truths: pd.DataFrame) -> pd.DataFrame:
-    """Per condition and pair of neighbouring stages: mean distance of their effects over the mean size of cold ones."""
+    """Per condition, seed and pair of neighbouring stages: mean distance of effects over the mean size of cold ones."""
     table = truths.pivot_table(index=["condition", "seed", "group"], columns="truth", values="true", sort=False)
-    sizes = table["cold"].abs().groupby("condition", sort=False).mean()
+    keys = ["condition", "seed"]
+    sizes = table["cold"].abs().groupby(keys, sort=False).mean()
     gaps = {
-        f"{one} - {other}": (table[one] - table[other]).abs().groupby("condition", sort=False).mean() / sizes
+        f"{one}{GAP}{other}": (table[one] - table[other]).abs().groupby(keys, sort=False).mean() / sizes
         for one, other in pairwise(table.columns)
     }
-    return pd.DataFrame(gaps).rename_axis("condition").reset_index()
+    return pd.DataFrame(gaps).reset_index()
 
 
 def network_findings(
@@ -267,14 +273,15 @@ def network_findings(
     """Per condition: the fit, the gaps, and how first and second order agree with retraining and with the PBRF."""
     sentences = []
     for condition, fit in fits.groupby("condition", sort=False):
-        own = gaps[gaps["condition"] == condition].drop(columns="condition").iloc[0]
+        own = gaps[gaps["condition"] == condition].iloc[0]
+        between = [name for name in own.index if GAP in name and not name.endswith(("_low", "_high"))]
         ends = truths[(truths["condition"] == condition) & (truths["truth"] == "minimum")]["gradient_norm"]
         sentences.append(
             f"{condition}: accuracy {fit['train_accuracy'].mean():.2f} in training and "
             f"{fit['test_accuracy'].mean():.2f} in test, gradient {fit['gradient_norm'].max():.1g}, smallest Hessian "
             f"eigenvalue {fit['smallest_eigenvalue'].min():.1g}; {(ends <= TOLERANCE).mean():.0%} of the refits to a "
             "minimum reach it; mean distance of effects between stages, over the mean size of cold ones: "
-            + ", ".join(f"{name} {value:.2g}" for name, value in own.items())
+            + ", ".join(f"{name} {with_interval(own, name, 2)}" for name in between)
             + "."
         )
         for kind in KINDS:

@@ -118,7 +118,7 @@ class SelectedGroups(GroupStudy):
         "full": GroupScale(repeats=5, groups=20, train=20_000, fractions=SELECTED),
     }
     NAME: ClassVar[str] = "group-selection"
-    FULL_MINUTES: ClassVar[float] = 4.5
+    FULL_MINUTES: ClassVar[float] = 5
     PARTS: ClassVar[tuple[str, ...]] = ("",)
 
     def split(self, seed: int) -> Split:

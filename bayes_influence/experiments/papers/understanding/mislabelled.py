@@ -134,6 +134,11 @@ class Mislabelled(SmallImageStudy):
         """As `ScaledStudy.configuration`; data sets and schemes can be added, too."""
         return {name: value for name, value in super().configuration().items() if name not in ("datasets", "schemes")}
 
+    @property
+    def image_sets(self) -> tuple[str, ...]:
+        """Those of its data sets that are images."""
+        return tuple(name for name in self.size.datasets if name in IMAGES)
+
     def split(self, dataset: str, seed: int) -> Split:
         """Training and test part of a data set."""
         if dataset in IMAGES:

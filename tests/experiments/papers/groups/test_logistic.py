@@ -10,9 +10,18 @@ from bayes_influence.experiments.papers.groups.logistic import (
     STUDIES,
     agreement_by_size,
     draw_group,
+    group_findings,
     removed,
 )
-from bayes_influence.experiments.papers.groups.orders import AS_PRINTED, CHEBYSHEV, EQUATION_17, ESTIMATORS, FIRST
+from bayes_influence.experiments.papers.groups.orders import (
+    AS_PRINTED,
+    CHEBYSHEV,
+    EQUATION_17,
+    ESTIMATORS,
+    FIRST,
+    NEWTON,
+    WITH_THIRD,
+)
 from bayes_influence.experiments.papers.groups.settings import SyntheticGroups
 from bayes_influence.experiments.papers.regression import fitted_regression
 from bayes_influence.objectives.likelihoods import CrossEntropy
@@ -79,3 +88,29 @@ def test_the_study_shows_that_the_printed_signs_lose_and_newton_chebyshev_holds(
     assert errors[CHEBYSHEV] < 0.5 * errors[EQUATION_17]
     assert all(path.exists() for path in done.figures)
     assert any("eqs. 9 and 16 as printed" in finding for finding in done.findings)
+
+
+def test_findings_say_at_which_sizes_the_third_derivative_loses():
+    """Errors of three sizes: it loses to first order at the largest, and to eq. 17 at the two larger ones."""
+    errors = {
+        FIRST: (0.03, 0.2, 0.4),
+        AS_PRINTED: (0.06, 0.4, 0.8),
+        EQUATION_17: (0.02, 0.08, 0.3),
+        WITH_THIRD: (0.01, 0.1, 0.5),
+        NEWTON: (0.01, 0.05, 0.1),
+        CHEBYSHEV: (0.0, 0.01, 0.02),
+    }
+    rows = [
+        {"convention": "fixed", "kind": "random", "fraction": fraction, "estimator": name, "repeats": 1}
+        | {"pearson": 1.0, "slope": 1.0, "relative_error": error}
+        | dict.fromkeys(("pearson_low", "pearson_high", "slope_low", "slope_high"), float("nan"))
+        for name, values in errors.items()
+        for fraction, error in zip((0.016, 0.2, "all"), values, strict=True)
+    ]
+    rows += [row | {"fraction": 0.6} for row in rows if row["fraction"] == "all"]
+    assert group_findings(pd.DataFrame(rows))[2] == (
+        "random groups, fixed, shares of the training examples at which the third derivative loses: to first order at "
+        "0.6; to eq. 17, which leaves it out, at 0.2, 0.6."
+    )
+    gained = pd.DataFrame([row | {"relative_error": 0.0} if row["estimator"] == WITH_THIRD else row for row in rows])
+    assert "to first order at no size; to eq. 17, which leaves it out, at no size." in group_findings(gained)[2]

@@ -113,17 +113,18 @@ def test_agreement_leaves_out_groups_without_a_newton_step():
     np.testing.assert_allclose(found["predicted"], [1, 0.75, 0.5])
 
 
-def test_gaps_are_distances_of_effects_over_the_size_of_cold_ones():
+def test_gaps_are_distances_of_effects_over_the_size_of_cold_ones_of_every_seed():
     stages = {"cold": [1.0, -3.0], "warm": [2.0, -3.0], "PBRF": [2.0, 1.0]}
     rows = [
-        {"condition": "tanh", "seed": 0, "group": group, "truth": name, "true": value}
+        {"condition": "tanh", "seed": seed, "group": group, "truth": name, "true": value + seed * (name == "warm")}
+        for seed in (0, 1)
         for name, values in stages.items()
         for group, value in enumerate(values)
     ]
-    gaps = stage_gaps(pd.DataFrame(rows)).iloc[0]
-    assert gaps["condition"] == "tanh"
-    assert gaps["cold - warm"] == pytest.approx(0.5 / 2)
-    assert gaps["warm - PBRF"] == pytest.approx(2 / 2)
+    gaps = stage_gaps(pd.DataFrame(rows))
+    assert gaps[["condition", "seed"]].to_numpy().tolist() == [["tanh", 0], ["tanh", 1]]
+    assert gaps["cold - warm"].tolist() == pytest.approx([0.5 / 2, 1.5 / 2])
+    assert gaps["warm - PBRF"].tolist() == pytest.approx([2 / 2, 2 / 2])
 
 
 @pytest.mark.slow

@@ -1,0 +1,78 @@
+"""All examples twice, in two companies, where their losses have to be the same: for what takes two passes anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from math import ceil
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayes_influence.data.batch import Batch
+from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.closeness import check_same
+from bayes_influence.objectives.company import are_few
+from bayes_influence.objectives.objective import Objective
+
+MOST_PARTS = 64
+"""Batches into which the second order cuts the examples at least, where there are enough, so that two of one batch meet
+again once in so many times at most: never, where the first order's batches are no larger."""
+
+
+class TwoCompanies:
+    """A data set's examples in order, and once more so that examples of one batch are apart.
+
+    The second order goes in strides of n / s through the first, s at a time: two of its neighbours stand a stride
+    apart, or one less, and where that is a batch or more, no two examples are together twice. Whatever makes an
+    example's loss depend on others then makes it another one. Few examples, which are evaluated alone whenever they are
+    examined, pass twice as they are.
+
+    Args:
+        objective: Whose losses.
+        data: The n examples.
+        size: Examples of a batch, in the first order; at most as many in the second.
+
+    Attributes:
+        count: Batches of the first order.
+    """
+
+    def __init__(self, objective: Objective, data: Dataset, size: int) -> None:
+        self._objective, self._data, self._size = objective, data, size
+        self._compared = not are_few(objective, data)
+        self.count = ceil(len(data) / size)
+        self._shorter, self._order = size, torch.arange(len(data))
+        if self._compared:
+            wanted = len(data) // min(size + 1, MOST_PARTS + 1)
+            self._shorter = min(size, max(2, wanted), ceil(len(data) / 2))
+            self._order = torch.argsort(self._order % max(1, len(data) // self._shorter), stable=True)
+        self._losses = torch.zeros(0)
+        self._seen = 0
+
+    def batches(self) -> Iterator[Batch]:
+        """Those of the first order, and of the second."""
+        again = self._data.select(self._order) if self._compared else self._data
+        return chain(self._data.batches(self._size), again.batches(self._shorter))
+
+    def look(self, outputs: Tensor, batch: Batch) -> None:
+        """Takes what the network returns for the batches, as they come.
+
+        Args:
+            outputs: Of the network.
+            batch: The next one.
+
+        Raises:
+            ValueError: If a loss is another one than in the first order.
+        """
+        if not self._compared:
+            return
+        with torch.no_grad():
+            losses: Float[Tensor, " B"] = self._objective.losses_of(outputs, batch).detach()
+        if self._seen < len(self._order):
+            self._losses = torch.cat([self._losses.to(losses), losses])
+        else:
+            start = self._seen - len(self._order)
+            rows = self._order[start : start + len(losses)].to(losses.device)
+            check_same(self._losses, rows, losses, self._data.name, len(losses))
+        self._seen += len(losses)
