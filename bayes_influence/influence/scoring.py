@@ -160,7 +160,7 @@ class ScoreBlocks:
         """Every layer's a and e, for all examples of the block at once."""
         losses = Backpropagation(self.problem.reduced, loss_slopes(self.problem.reduced))
         batches = block.batches(self.problem.block_length(self.problem.size))
-        return losses.through(self._layers, batches, check=check)
+        return losses.through(self._layers, batches, check="again" if check else None)
 
     def _is_seen(self) -> bool:
         """Whether the curvature has looked at these very gradients already, all of them, as `_is_complete` does."""

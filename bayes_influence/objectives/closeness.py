@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 _CAUSES = (
@@ -22,29 +22,23 @@ def close(one: Tensor, other: Tensor) -> bool:
 
 
 def check_same(
-    losses: Float[Tensor, " n"],
-    rows: Int[Tensor, " k"],
-    again: Float[Tensor, " k"],
-    name: str,
-    among: int,
-    how: str = "",
+    losses: Float[Tensor, " k"], again: Float[Tensor, " k"], name: str, among: tuple[int, int], how: str = ""
 ) -> None:
     """Refuses losses of some examples that are others in other company.
 
     Args:
         losses: In one company.
-        rows: Where these examples stand in it.
-        again: Theirs in the other.
+        again: In the other.
         name: What the examples are called.
-        among: How many the other company are.
-        how: What was made of them there.
+        among: How many either company are.
+        how: What was made of them in the other.
 
     Raises:
         ValueError: With the example whose losses differ most.
     """
-    if not close(losses[rows], again):
-        worst = int((losses[rows] - again).abs().argmax())
+    if not close(losses, again):
+        worst = int((losses - again).abs().argmax())
         raise ValueError(
             f"{name}: the loss of an example depends on the other examples of its batch{how}: "
-            f"{float(losses[rows][worst]):.6g} among {len(losses)}, {float(again[worst]):.6g} among {among}. {_CAUSES}"
+            f"{float(losses[worst]):.6g} among {among[0]}, {float(again[worst]):.6g} among {among[1]}. {_CAUSES}"
         )

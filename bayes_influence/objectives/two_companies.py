@@ -36,23 +36,24 @@ class TwoCompanies:
 
     Attributes:
         count: Batches of the first order.
+        compared: Whether the examples are so many that the second order is another one.
     """
 
     def __init__(self, objective: Objective, data: Dataset, size: int) -> None:
         self._objective, self._data, self._size = objective, data, size
-        self._compared = not are_few(objective, data)
+        self.compared = not are_few(objective, data)
         self.count = ceil(len(data) / size)
         self._shorter, self._order = size, torch.arange(len(data))
-        if self._compared:
+        if self.compared:
             wanted = len(data) // min(size + 1, MOST_PARTS + 1)
             self._shorter = min(size, max(2, wanted), ceil(len(data) / 2))
             self._order = torch.argsort(self._order % max(1, len(data) // self._shorter), stable=True)
-        self._losses = torch.zeros(0)
-        self._seen = 0
+        self._first: dict[str, list[Tensor]] = {}
+        self._seen: dict[str, int] = {}
 
     def batches(self) -> Iterator[Batch]:
         """Those of the first order, and of the second."""
-        again = self._data.select(self._order) if self._compared else self._data
+        again = self._data.select(self._order) if self.compared else self._data
         return chain(self._data.batches(self._size), again.batches(self._shorter))
 
     def look(self, outputs: Tensor, batch: Batch) -> None:
@@ -65,14 +66,28 @@ class TwoCompanies:
         Raises:
             ValueError: If a loss is another one than in the first order.
         """
-        if not self._compared:
+        if not self.compared:
             return
         with torch.no_grad():
             losses: Float[Tensor, " B"] = self._objective.losses_of(outputs, batch).detach()
-        if self._seen < len(self._order):
-            self._losses = torch.cat([self._losses.to(losses), losses])
-        else:
-            start = self._seen - len(self._order)
-            rows = self._order[start : start + len(losses)].to(losses.device)
-            check_same(self._losses, rows, losses, self._data.name, len(losses))
-        self._seen += len(losses)
+        before = self.before("loss", losses)
+        if before is not None:
+            check_same(before, losses, self._data.name, (min(self._size, len(self._order)), len(losses)))
+
+    def before(self, what: str, values: Float[Tensor, " B"]) -> Float[Tensor, " B"] | None:
+        """What was found of the same examples in the first order; None while that lasts.
+
+        Args:
+            what: A name; each has a value per example, and is asked for once for each batch, as they come.
+            values: Of the next batch.
+        """
+        seen = self._seen.get(what, 0)
+        self._seen[what] = seen + len(values)
+        first = self._first.setdefault(what, [])
+        if seen < len(self._order):
+            first.append(values)
+            return None
+        if len(first) > 1:
+            first[:] = [torch.cat(first)]
+        start = seen - len(self._order)
+        return first[0][self._order[start : start + len(values)].to(values.device)]

@@ -6,9 +6,12 @@ from torch import nn
 from torch.nn import functional
 
 from bayes_influence.curvature.operators.ekfac import EKFACOperator
+from bayes_influence.curvature.operators.outer_products import _Uses
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
+from bayes_influence.objectives import company
 from bayes_influence.objectives.derivatives import dense_hessian
+from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 
 
@@ -116,3 +119,39 @@ def test_outputs_with_a_row_per_position_are_not_taken_apart() -> None:
     torch.testing.assert_close(influence.on_loss(data).values, expected)
     with pytest.raises(ValueError, match="returns a row per example, got 8 rows for 2 examples"):
         EKFACOperator(objective.taking("all"), data, 6)
+
+
+class LateTransposed(nn.Module):
+    """Puts positions on the first axis, but only in company of an example beyond a bound; the losses are the same."""
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        self.layer, self.bound = nn.Linear(2, 2).double(), bound
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if inputs.max() > self.bound:
+            return torch.tanh(self.layer(inputs.transpose(0, 1))).transpose(0, 1).sum(dim=1)
+        return torch.tanh(self.layer(inputs)).sum(dim=1)
+
+
+@pytest.mark.parametrize("few", [0, 10**6])
+@pytest.mark.parametrize("fisher", ["exact", "sampled", "empirical"])
+def test_rows_that_a_late_batch_has_in_another_order_are_refused(fisher, few, monkeypatch) -> None:
+    """Seen in the batch itself, or where one vector is sent back and there are two companies, in the second."""
+    monkeypatch.setattr(company, "FEW_NUMBERS", few)
+    inputs = torch.rand(40, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    inputs[30, 1, 0] = 2.0
+    data = Dataset(inputs, torch.arange(40) % 2, torch.arange(40))
+    asked: list[int] = []
+    pulled = _Uses.pulled
+    monkeypatch.setattr(_Uses, "pulled", lambda self, vectors: asked.append(len(vectors)) or pulled(self, vectors))
+
+    def built(bound: float) -> EKFACOperator:
+        objective = Objective(LateTransposed(bound), CrossEntropy())
+        return EKFACOperator(objective, data, 4, fisher=fisher)
+
+    assert built(3.0).size == 6
+    again = 0 if few == 0 and fisher == "empirical" else 40
+    assert sum(asked) == 2 * 2 + 40 + 40 + again
+    with pytest.raises(ValueError, match=r"the gradient of layer 'layer' is not made of what the layer receives"):
+        built(1.5)

@@ -106,6 +106,8 @@ class EKFACOperator(LinearOperator):
         batch_size = _examples_at_a_time(objective, data, batch_size, fisher)
         self.objective = objective
         self.taken_apart = data if fisher == "empirical" else None
+        # Roots of a curvature, and draws, may be others in another batch.
+        self._is_repeatable = fisher == "empirical"
         self._places = objective.layout.unflatten(torch.arange(self.size, device=self.device))
         self._plan = self._planned(layers, data, min(batch_size, len(data)))
         self._plan.check(self.device)
@@ -126,7 +128,7 @@ class EKFACOperator(LinearOperator):
         numbers = 0.0
         two = data.select(range(min(2, len(data)))).batch()
         sent = Backpropagation(self.objective, loss_slopes(self.objective))
-        for part in sent.through(layers, [two], check=False):
+        for part in sent.through(layers, [two]):
             received, outputs = part.received.shape[2], part.backpropagated.shape[2]
             numbers += 3 * (outputs**2 + received**2) + 4 * outputs * received
             numbers += PART_COPIES * batch_size * part.received.shape[1] * (received + outputs)
@@ -143,8 +145,11 @@ class EKFACOperator(LinearOperator):
         inputs: dict[str, Tensor] = {}
         outputs: dict[str, Tensor] = {}
         batches = iter(self._plan.timed(companies.batches(), total=(1 + SECOND_SWEEP) * companies.count))
-        sweeps = replace(self._backpropagation, look=companies.look)
-        for part in sweeps.through(layers, islice(batches, companies.count)):
+        sweeps = replace(self._backpropagation, companies=companies)
+        repeated = self._is_repeatable and companies.compared
+        for part in sweeps.through(
+            layers, islice(batches, companies.count), check="companies" if repeated else "again"
+        ):
             received, sent = part.received.flatten(0, 1), part.backpropagated.flatten(0, 1)
             if part.first:
                 weighted = part.received if part.weights is None else part.weights[:, None, None] * part.received
@@ -153,7 +158,7 @@ class EKFACOperator(LinearOperator):
             outputs[part.path] = outputs.get(part.path, 0) + (symmetric_product(sent, sent) / examples).double()
         bases = {path: (self._basis(path, inputs[path]), self._basis(path, outputs[path])) for path in inputs}
         fitted: dict[str, Tensor] = {}
-        for part in sweeps.through(layers, batches, check=False):
+        for part in sweeps.through(layers, batches, check="companies" if repeated else None):
             squares = _squares(part, *bases[part.path]) / examples
             fitted[part.path] = fitted.get(part.path, 0) + squares.double()
         return tuple(

@@ -16,11 +16,15 @@ from bayes_influence.curvature.operators.output_forms import output_curvatures
 from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
+from bayes_influence.objectives.two_companies import TwoCompanies
 
 Fisher = Literal["exact", "sampled", "empirical"]
 
 FISHERS: tuple[Fisher, ...] = get_args(Fisher)
 """What makes up a curvature when it is sent back from the outputs, see `fisher_vectors`."""
+
+Check = Literal["again", "companies"]
+"""How rows are held to be of the examples that they are taken for, see `Backpropagation.through`."""
 
 SentBack = Callable[[Tensor, Batch], Iterator[Tensor]]
 """(outputs, batch) -> vectors s_i in the outputs, of shape (B, C), one after the other."""
@@ -87,20 +91,21 @@ class Backpropagation:
     Attributes:
         objective: Whose network and parameters are used.
         sent_back: What is sent back, `loss_slopes` or `fisher_vectors`.
-        look: Given every batch's outputs, where somebody looks at them.
+        companies: Whose batches pass, where that is so, and in which losses and gradients have to be the same.
     """
 
     objective: Objective
     sent_back: SentBack
-    look: Callable[[Tensor, Batch], None] | None = None
+    companies: TwoCompanies | None = None
 
     def through(
-        self, layers: tuple[KroneckerLayer, ...], batches: Iterable[Batch], *, check: bool = True
+        self, layers: tuple[KroneckerLayer, ...], batches: Iterable[Batch], *, check: Check | None = "again"
     ) -> Iterator[OuterProducts]:
         """Every layer's outer products, batch by batch and vector by vector.
 
         That weights are used nowhere else is seen in every batch, at no cost. That rows are of the examples that they
-        are taken for is asked where there is a `check`, for the cost of one more backward pass.
+        are taken for is asked where there is a `check`: `"again"` sends a random sum of the vectors back once more,
+        `"companies"` holds one vector's outer products against those in the other company, which costs next to nothing.
 
         Raises:
             ValueError: If a batch's outer products do not make up its gradients, example by example: a weight is used
@@ -109,7 +114,9 @@ class Backpropagation:
         for batch in batches:
             yield from self._through_batch(layers, batch, check)
 
-    def _through_batch(self, layers: tuple[KroneckerLayer, ...], batch: Batch, check: bool) -> Iterator[OuterProducts]:
+    def _through_batch(
+        self, layers: tuple[KroneckerLayer, ...], batch: Batch, check: Check | None
+    ) -> Iterator[OuterProducts]:
         selected = set(self.objective.names)
         params = {
             name: value.detach().clone().requires_grad_(name in selected)
@@ -129,18 +136,20 @@ class Backpropagation:
                 f"layers are taken apart where the network returns a row per example, got {len(outputs)} rows for "
                 f"{len(batch.targets)} examples; use scoring='gradients', or curvature='ggn' instead of EK-FAC"
             )
-        if self.look is not None:
-            self.look(outputs.detach(), batch)
+        if self.companies is not None:
+            self.companies.look(outputs.detach(), batch)
         uses = _Uses(layers, params, outputs, ends)
         witness = _Witness(outputs, recorder.records)
         for number, vectors in enumerate(self.sent_back(outputs.detach(), batch)):
             gradients = iter(uses.pulled(vectors.reshape(outputs.shape)))
             back = {path: _joined_outputs(record, gradients, len(outputs)) for path, record in recorder.records.items()}
-            if check:
+            if check == "again":
                 witness.note(vectors, back)
+            elif check == "companies" and self.companies is not None:
+                _check_own(self.companies, received, back)
             for path, sent in back.items():
                 yield OuterProducts(path, received[path], sent, batch.weights, number == 0)
-        if check:
+        if check == "again":
             gradients = iter(uses.pulled(witness.together))
             witness.check(
                 {path: _joined_outputs(record, gradients, len(outputs)) for path, record in recorder.records.items()}
@@ -177,6 +186,26 @@ class _Uses:
                 raise ValueError(_incomplete(path))
         ends = zip(self.ends, found, strict=False)
         return tuple(torch.zeros_like(end) if gradient is None else gradient for end, gradient in ends)
+
+
+def _check_own(
+    companies: TwoCompanies, received: Mapping[str, Float[Tensor, "B L D"]], back: Mapping[str, Float[Tensor, "B L O"]]
+) -> None:
+    """Whether u'G_i v, for random u and v, is what it was in another company.
+
+    Of every company the G_i add up to the gradient of its examples, and where none of them changes with the company,
+    each is its example's own.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    draws = torch.Generator().manual_seed(0)
+    for path, rows in back.items():
+        left, right = (torch.randn(one.shape[2], generator=draws).to(one) for one in (rows, received[path]))
+        values = ((rows @ left) * (received[path] @ right)).sum(dim=1)
+        before = companies.before(path, values)
+        if before is not None and (values - before).norm() > torch.finfo(values.dtype).eps ** 0.5 * values.norm():
+            raise ValueError(_incomplete(path))
 
 
 class _Witness:
