@@ -38,6 +38,12 @@ def test_losses_are_the_mean_of_the_members(outputs, targets):
     assert torch.equal(hits, (mean.argmax(-1) == targets).to(hits))
 
 
+def test_classes_that_no_member_has_are_refused(outputs, targets):
+    EnsembleCrossEntropy().check(outputs, targets)
+    with pytest.raises(ValueError, match=r"tests: .*3"):
+        EnsembleCrossEntropy().check(outputs, targets + 1, "tests", torch.arange(6))
+
+
 def test_predictions_are_the_mean_and_members_disagree():
     network = NetworkEnsemble([nn.Linear(4, 3).double() for _ in range(3)])
     x = torch.randn(5, 4, dtype=DOUBLE)
