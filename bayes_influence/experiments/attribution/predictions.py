@@ -43,7 +43,7 @@ def predict_rows(
     known = settings.known()
     assert isinstance(known, Rows)  # or its rows had been refused
     if new.task == "regression":
-        predicted = predict_real(trained, index, new.data, split.train)
+        predicted = predict_real(trained.at(index), new.data, split.train)
         table = predictions_table(predicted, new.data, known.target_names, known.target_units())
         return table.drop(columns="true").rename(columns={"id": "row"})
     if new.task == "labels":
