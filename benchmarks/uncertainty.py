@@ -19,7 +19,8 @@ import typer
 
 from bayes_influence.evaluation.agreement import agreement
 from bayes_influence.experiments.attribution.of_run import InfluenceRequest
-from bayes_influence.experiments.attribution.why import DAMPING, asked_of_run, uncertainties, uncertainty_effects
+from bayes_influence.experiments.attribution.why.asked import DAMPING, asked_of_run
+from bayes_influence.experiments.attribution.why.of_classes import uncertainties, uncertainty_effects
 from bayes_influence.experiments.training.run import load_run, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.objectives.reweighting import Removals

@@ -24,10 +24,10 @@ SHOWN = 20
 
 
 def why(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished training run of a classification.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished training run of classes or of numbers.")],
     test: Annotated[list[int] | None, typer.Option(help="Test example, counted from 0; repeatable.")] = None,
     test_id: Annotated[list[int] | None, typer.Option(help="Test example by its id; repeatable.")] = None,
-    top: Annotated[int, typer.Option(help="Rows named of each kind; the first for a prediction are removed.")] = 5,
+    top: Annotated[int, typer.Option(help="Rows named of each kind; the first of a prediction are removed.")] = 5,
     removals: Annotated[int, typer.Option(help="Rows without which estimates are held against retraining.")] = 8,
     damping: Annotated[float | None, typer.Option(help="Of the estimate; see `explain_run`.")] = None,
     index: Annotated[int, typer.Option(help="Which of the run's seeds, counted from 0.")] = 0,
@@ -38,7 +38,8 @@ def why(
     """Say why a run predicts what it predicts: rows for and against, how sure it is, and what changes without them."""
     given = dict(locals())
     from bayes_influence.experiments.attribution.of_run import InfluenceRequest
-    from bayes_influence.experiments.attribution.why import explain_run, printed_explanation, removal_sentences
+    from bayes_influence.experiments.attribution.why.explanation import printed_explanation, removal_sentences
+    from bayes_influence.experiments.attribution.why.of_run import explain_run
 
     tests, test_ids = tuple(test or ()), tuple(test_id or ())
     named = "-".join([run.name, "why", *map(str, tests), *(f"id{identity}" for identity in test_ids)])

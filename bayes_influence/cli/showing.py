@@ -27,7 +27,8 @@ def figure(
     folder: Annotated[Path, typer.Argument(help="Folder of any finished study, run or audit.")],
     name: Annotated[list[str] | None, typer.Option(help="Which figure; repeatable. All when not given.")] = None,
     page: Annotated[
-        str | None, typer.Option(help="What for: paper (6.75 inches, 8 points, pdf, svg) or talk (12, 14, png, svg).")
+        str | None,
+        typer.Option(help="What for: paper (6.75 inches, 8 points, pdf, svg) or talk (12 by 6.75, 14, png, svg)."),
     ] = None,
     width: Annotated[float | None, typer.Option(help="Inches; as it was drawn when not given.")] = None,
     height: Annotated[float | None, typer.Option(help="Inches; in proportion to the width when not given.")] = None,

@@ -19,7 +19,7 @@ from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.next_token import NextToken
-from bayes_influence.objectives.objective import Likelihood
+from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.predictive import Predictive, RealPredictive, predictive_of
 
@@ -45,6 +45,21 @@ class PredictiveMeasurement:
     def of(self, likelihood: Likelihood) -> PredictiveMeasurement:
         """The same with an objective's likelihood, unless it has one."""
         return self if self.likelihood is not None else replace(self, likelihood=likelihood)
+
+    def at(self, objective: Objective, data: Dataset) -> Float[Tensor, " n"]:
+        """What it is of every example, where an objective stands.
+
+        Args:
+            objective: Whose likelihood says what outputs mean.
+            data: Examples.
+        """
+        measured, batch = self.of(objective.likelihood), data.to(dtype=objective.dtype).batch()
+        with torch.no_grad():
+            return measured(objective.outputs(objective.params, batch.inputs), batch.targets)
+
+    def __call__(self, outputs: Tensor | Moments, targets: Tensor) -> Float[Tensor, " B"]:
+        """The measurement of every example of a batch."""
+        raise NotImplementedError
 
     @property
     def predictive(self) -> Predictive:
@@ -98,20 +113,42 @@ class Margin(PredictiveMeasurement):
         return self.predictive.margin(outputs, targets)
 
 
+@dataclass(frozen=True)
 class PredictedValue(PredictiveMeasurement):
-    """sum_k m_k: the predicted real number, the mean of the output; of several targets their sum.
+    """m_k: the predicted real number, the mean of the output; of several targets their sum, where none is named.
+
+    Attributes:
+        target: Which of several targets, from 0.
 
     Raises:
         TypeError: When called for classes or labels, which are no numbers.
     """
 
+    target: int | None = None
+
     def __call__(self, outputs: Tensor | Moments, targets: Tensor) -> Float[Tensor, " B"]:
         """Predicted numbers, one per example; the targets do not matter."""
-        predictive = self.predictive
-        if not isinstance(predictive, RealPredictive):
-            raise TypeError(f"{type(predictive).__name__} predicts classes, no number; measure the margin or the loss")
-        mean = predictive.split(mean_of(outputs))[0]
-        return mean.reshape(len(mean), -1).sum(-1)
+        mean = _of_numbers(self.predictive, "the margin or the loss").split(mean_of(outputs))[0]
+        return _named(mean, self.target)
+
+
+@dataclass(frozen=True)
+class EpistemicDeviation(PredictiveMeasurement):
+    """sqrt(v_k): the standard deviation of a predicted real number under the posterior, without the noise.
+
+    Attributes:
+        target: Which of several targets, from 0; where none is named, the root of the sum of their variances.
+
+    Raises:
+        TypeError: When called for classes or labels, or with the outputs of a deterministic network.
+    """
+
+    target: int | None = None
+
+    def __call__(self, outputs: Tensor | Moments, targets: Tensor) -> Float[Tensor, " B"]:
+        """Deviations, one per example; the targets do not matter."""
+        split = _of_numbers(self.predictive, "the mutual information").split
+        return _named(split(_moments(outputs, "the epistemic deviation").variance)[0], self.target).sqrt()
 
 
 @dataclass(frozen=True)
@@ -192,6 +229,18 @@ def measurement_gradients(problem: FittedProblem, measurement: Likelihood, test:
 def name_of(measurement: object) -> str:
     """What a measurement is called in scores and messages."""
     return getattr(measurement, "__name__", type(measurement).__name__)
+
+
+def _of_numbers(predictive: Predictive, instead: str) -> RealPredictive:
+    if not isinstance(predictive, RealPredictive):
+        raise TypeError(f"{type(predictive).__name__} predicts classes, no number; measure {instead}")
+    return predictive
+
+
+def _named(values: Float[Tensor, "B *K"], target: int | None) -> Float[Tensor, " B"]:
+    """One target's numbers, or the sum over all."""
+    rows = values.reshape(len(values), -1)
+    return rows.sum(-1) if target is None else rows[:, target]
 
 
 def _moments(outputs: Tensor | Moments, what: str) -> Moments:

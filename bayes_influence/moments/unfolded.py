@@ -36,10 +36,8 @@ class UnfoldedAttention(nn.Module):
         packed, apart = layer.in_proj_weight, (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
         weights: Any = apart if packed is None else packed.chunk(3)
         biases = (None, None, None) if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)
-        requires = (apart[0] if packed is None else packed).requires_grad
-        self.q_proj, self.k_proj, self.v_proj = (
-            _linear(weight, bias, requires) for weight, bias in zip(weights, biases, strict=True)
-        )
+        trained = [whole.requires_grad for whole in (apart if packed is None else [packed] * 3)]
+        self.q_proj, self.k_proj, self.v_proj = map(_linear, weights, biases, trained)
         own = layer.out_proj
         self.out_proj = _linear(own.weight, own.bias, own.weight.requires_grad)
 

@@ -157,13 +157,13 @@ class ExpectedGaussian(RealPredictive):
     """-E log p = 1/2 sum_k [log(2 pi s_k^2) + ((y_k - m_k)^2 + v_k) / s_k^2]: regression, exact.
 
     Attributes:
-        scale: s, the standard deviation of the noise; None where it is learned, see `GaussianNoise`.
+        scale: s, the standard deviation of the noise, or s_k; None where it is learned, see `GaussianNoise`.
 
     Raises:
         ValueError: If s is not positive; when called, if outputs and targets do not fit.
     """
 
-    scale: float | None = 1.0
+    scale: float | tuple[float, ...] | None = 1.0
     moments = True
 
     def __post_init__(self) -> None:

@@ -73,17 +73,18 @@ class GaussianNoise(RealPredictive):
     """l_i = 1/2 sum_k [log(2 pi s_k^2) + (y_ik - m_ik)^2 / s_k^2]: regression with known or learned noise.
 
     Attributes:
-        scale: s, the standard deviation of the noise; None where the network carries it as a parameter, see
-            `LearnedNoise`: the second half of its outputs is then log s_k.
+        scale: s, the standard deviation of the noise, or s_k of each target; None where the network carries it as a
+            parameter, see `LearnedNoise`: the second half of its outputs is then log s_k.
 
     Raises:
         ValueError: If s is not positive; when called, if outputs and targets do not fit.
     """
 
-    scale: float | None = 1.0
+    scale: float | tuple[float, ...] | None = 1.0
 
     def __post_init__(self) -> None:
-        if self.scale is not None and not self.scale > 0:
+        scales = self.scale if isinstance(self.scale, tuple) else (1.0 if self.scale is None else self.scale,)
+        if not scales or not all(scale > 0 for scale in scales):
             raise ValueError(f"the noise scale must be positive, got {self.scale}")
 
     def __call__(self, outputs: Float[Tensor, "B *out"], targets: Float[Tensor, "B *target"]) -> Float[Tensor, " B"]:

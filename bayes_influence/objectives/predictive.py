@@ -233,13 +233,15 @@ class LabelPredictive(ClassPredictive):
 class RealPredictive(Predictive):
     """Real numbers: a Gaussian around each output, of standard deviation `scale`, or learned where that is None."""
 
-    scale: float | None
+    scale: float | tuple[float, ...] | None
 
     def split(self, outputs: Float[Tensor, "B *out"]) -> tuple[Float[Tensor, "B *target"], Float[Tensor, "*scales"]]:
-        """The means m, and log s: one for all, or one for each mean where it is learned."""
+        """The means m, and log s for each of them: one number for all, one for each target, or as it is learned."""
         if self.scale is None:
             mean, log_scale = outputs.chunk(2, dim=-1)
             return mean, log_scale
+        if isinstance(self.scale, tuple):
+            return outputs, outputs.new_tensor([log(scale) for scale in self.scale]).expand_as(outputs)
         return outputs, torch.full_like(outputs, log(self.scale))
 
     def check(self, outputs: Any, targets: Tensor, name: str = "the batch", ids: Tensor | None = None) -> None:

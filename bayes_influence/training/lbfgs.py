@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NoReturn
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bayes_influence.training.newton import NewtonResult, steps_bar
+from bayes_influence.training.newton import STEEPER, NewtonResult, steps_bar
 from bayes_influence.training.stacked import StackedProblem
 
 
@@ -41,7 +42,8 @@ def minimise_lbfgs(
         progress: Whether to show a progress bar over evaluations, with the gradient norm.
 
     Returns:
-        As `minimise_newton`: a member that did not reach the tolerance is marked in `converged`.
+        As `minimise_newton`: a member that did not reach the tolerance is marked in `converged`, and one that walks
+        away without end given up.
     """
     ends, values, norms, iterations = [], [], [], 0
     with steps_bar(progress) as bar:
@@ -62,6 +64,10 @@ def minimise_lbfgs(
     )
 
 
+class _WalksAwayError(Exception):
+    """J has no minimum where it is looked for."""
+
+
 def _lower_factor(hessian: Float[Tensor, "P P"]) -> Float[Tensor, "P P"] | None:
     """L of H = L L' in float64 on the CPU, None where H is not positive definite."""
     factor, info = torch.linalg.cholesky_ex(hessian.double().cpu())
@@ -79,6 +85,8 @@ def _minimise_one(
     start = problem.start[index]
     which = torch.tensor([index], device=start.device)
     begin = start.double().cpu()
+    last = np.zeros(len(start))
+    bottom, steepest = -np.inf, np.inf
 
     def place(variables: np.ndarray) -> Tensor:
         step = torch.from_numpy(variables)
@@ -88,6 +96,7 @@ def _minimise_one(
 
     def value_and_gradient(variables: np.ndarray) -> tuple[float, np.ndarray]:
         gradient, value = problem.gradients(place(variables).unsqueeze(0), which)
+        walks_away(variables, float(value[0]), float(gradient.norm()))
         bar.update()
         bar.set_postfix_str(f"gradient norm {float(gradient.norm()):.1e}", refresh=False)
         slope = gradient[0].double().cpu()
@@ -95,21 +104,33 @@ def _minimise_one(
             slope = torch.linalg.solve_triangular(factor, slope.unsqueeze(1), upper=False).squeeze(1)
         return float(value[0]), slope.numpy()
 
+    def walks_away(variables: np.ndarray, value: float, norm: float) -> None:
+        """Ends where J has no minimum, see `STEEPER`."""
+        nonlocal last, bottom, steepest
+        if np.isinf(bottom):
+            bottom, steepest = value - 1 - abs(value), STEEPER * norm
+        if value < bottom and norm > steepest:
+            last = variables.copy()
+            raise _WalksAwayError
+
     # scipy stops at the largest entry of L^-1 g: of P entries below t / (sqrt(P) ||L||) the norm of g is at most t.
     stretch = 1.0 if factor is None else float(torch.linalg.matrix_norm(factor, 2))
-    found = scipy.optimize.minimize(
-        value_and_gradient,
-        np.zeros(len(start)),
-        jac=True,
-        method="L-BFGS-B",
-        options={
-            "gtol": tolerance / (len(start) ** 0.5 * stretch),
-            "ftol": 0.0,
-            "maxiter": max_iterations,
-            "maxfun": 2 * max_iterations,
-            "maxcor": 20,
-        },
-    )
-    end = place(found.x)
+    taken: list[int] = []
+    with suppress(_WalksAwayError):
+        last = scipy.optimize.minimize(
+            value_and_gradient,
+            last,
+            jac=True,
+            method="L-BFGS-B",
+            callback=lambda _: taken.append(1),
+            options={
+                "gtol": tolerance / (len(start) ** 0.5 * stretch),
+                "ftol": 0.0,
+                "maxiter": max_iterations,
+                "maxfun": 2 * max_iterations,
+                "maxcor": 20,
+            },
+        ).x
+    end = place(last)
     gradient, value = problem.gradients(end.unsqueeze(0), which)
-    return end, value[0], gradient[0].norm(), int(found.nit)
+    return end, value[0], gradient[0].norm(), len(taken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bayes_influence.moments.moments import Moments
+from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.predictive import RealPredictive
 
 
 class LearnedNoise(nn.Module):
@@ -56,3 +59,30 @@ class LearnedNoise(nn.Module):
             )
         alone: Any = outputs.marginal if isinstance(outputs, Moments) else outputs
         return torch.cat([alone, self.log_scale.expand(*outputs.shape)], dim=-1)
+
+
+def with_noise_held(objective: Objective) -> Objective:
+    """The objective of the network inside a `LearnedNoise`, its noise held where it stands; any other as it is.
+
+    The same J of all other parameters, for influence and refits in which the noise does not move.
+
+    Args:
+        objective: Influence is not taken in its noise.
+
+    Raises:
+        ValueError: If it is.
+    """
+    network, likelihood = objective.network, objective.likelihood
+    if not isinstance(network, LearnedNoise) or not isinstance(likelihood, RealPredictive):
+        return objective
+    if "log_scale" in objective.names:
+        raise ValueError("influence is taken in the noise as well, which cannot be held then; name other parameters")
+    inside = "network."
+    return replace(
+        objective,
+        network=network.network,
+        likelihood=replace(likelihood, scale=tuple(network.scale.tolist())),
+        parameters=[name.removeprefix(inside) for name in objective.names],
+        params={name.removeprefix(inside): value for name, value in objective.params.items() if name != "log_scale"},
+        buffers={name.removeprefix(inside): value for name, value in objective.buffers.items()},
+    )

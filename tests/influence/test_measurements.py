@@ -9,6 +9,7 @@ from torch import nn
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import (
+    EpistemicDeviation,
     Margin,
     MutualInformation,
     OutputVariance,
@@ -104,8 +105,36 @@ def test_the_predicted_number_is_the_mean_without_the_noise_beside_it():
     outputs = Moments(LOGITS[:, :2], torch.ones(2, 2, dtype=torch.float64))
     assert PredictedValue(GaussianNoise(1.0))(outputs, TARGETS).tolist() == [2.5, pytest.approx(0.3)]
     assert PredictedValue(GaussianNoise(None))(LOGITS[:, :2], TARGETS).tolist() == [2.0, 0.1]
+    assert PredictedValue(GaussianNoise(1.0), target=1)(outputs, TARGETS).tolist() == LOGITS[:, 1].tolist()
     with pytest.raises(TypeError, match="CrossEntropy predicts classes, no number; measure the margin or the loss"):
         PredictedValue(CrossEntropy())(LOGITS, TARGETS)
+
+
+def test_a_measurement_of_all_examples_is_that_of_the_networks_outputs(linear, test):
+    """Examples in single precision go through a network in double."""
+    logits = linear.outputs(linear.params, test.inputs)
+    own = logits.gather(1, test.targets[:, None])[:, 0]
+    others = logits.scatter(1, test.targets[:, None], -torch.inf).amax(dim=1)
+    found = Margin().at(linear, test.to(dtype=torch.float32))
+    torch.testing.assert_close(found, own - others, rtol=1e-5, atol=1e-6)
+    assert found.dtype == torch.float64
+    assert not found.requires_grad
+
+
+def test_epistemic_deviations_are_roots_of_the_outputs_variances():
+    """With learned noise two means and two logarithms of s, of which v is the means' variance."""
+    means = torch.tensor([[1.0, 2.0, 0.0, -1.0], [0.0, 3.0, 1.0, 0.5]], dtype=torch.float64)
+    outputs = Moments(means, torch.tensor([[0.25, 4.0, 9.0, 9.0], [1.0, 0.0, 9.0, 9.0]], dtype=torch.float64))
+    learned = GaussianNoise(None)
+    for target in (0, 1):
+        found = EpistemicDeviation(learned, target=target)(outputs, TARGETS)
+        torch.testing.assert_close(found, outputs.variance[:, target].sqrt())
+    both = EpistemicDeviation(learned)(outputs, TARGETS)
+    torch.testing.assert_close(both, outputs.variance[:, :2].sum(-1).sqrt())
+    with pytest.raises(TypeError, match="the epistemic deviation"):
+        EpistemicDeviation(learned)(means, TARGETS)
+    with pytest.raises(TypeError, match="CrossEntropy predicts classes, no number; measure the mutual information"):
+        EpistemicDeviation(CrossEntropy())(LOGITS, TARGETS)
 
 
 def test_a_function_of_the_parameters_needs_no_test_set(linear, train):

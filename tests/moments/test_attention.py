@@ -44,6 +44,17 @@ def test_means_are_torchs_own_and_small_variances_those_of_samples(options, draw
     assert float(ratio) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("options", [{"scale": 0.3}, {"attn_mask": MASKS[3]["attn_mask"], "scale": 0.3}])
+def test_values_alone_are_mixed_by_fixed_weights(options):
+    """mean W m and variance W^2 s, W = softmax(c q k' + mask)."""
+    query, key, value = heads()
+    q, k = query.expectation, key.expectation
+    weights = torch.softmax(0.3 * q @ k.mT + options.get("attn_mask", 0.0), dim=-1)
+    result = F.scaled_dot_product_attention(q, k, value, **options)
+    torch.testing.assert_close(result.expectation, weights @ value.expectation)
+    torch.testing.assert_close(result.variance, weights.square() @ value.variance)
+
+
 @pytest.mark.parametrize("random", range(3))
 def test_one_random_part_against_its_jacobian(random):
     torch.manual_seed(0)

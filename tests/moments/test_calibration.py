@@ -93,6 +93,15 @@ def test_same_draws_give_the_same_factors_and_the_network_is_left_as_it_was(netw
     assert not torch.equal(variance_factors(network, images, wider, n_samples=8)[f"6.{FACTOR}"], one[f"6.{FACTOR}"])
 
 
+@pytest.mark.parametrize(("propagated", "drawn"), [(torch.inf, 1.0), (1.0, torch.nan)])
+def test_a_variance_that_is_not_finite_on_either_side_is_refused(propagated, drawn):
+    layer = to_bayesian(nn.Linear(3, 2).double(), structure="calibrated")
+    output = Moments(torch.zeros(4, 2), torch.full((4, 2), propagated))
+    correct = calibration._correction("body", {"body": torch.full((2,), drawn)}, {})
+    with pytest.raises(ValueError, match="the output of layer 'body' has variances that are not finite"):
+        correct(layer, (output,), output)
+
+
 def test_random_inputs_are_drawn_and_calibrated_from_the_first_layer_on():
     torch.manual_seed(0)
     twin = to_bayesian(nn.Linear(3, 2).double(), structure="calibrated", initial_sigma=0.3).eval()

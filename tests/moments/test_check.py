@@ -86,11 +86,16 @@ def test_random_inputs_and_other_parameters(network):
 
 
 def test_plot_has_one_position_per_module(network):
-    figure = moment_check(network, torch.randn(4, 3, dtype=DOUBLE), n_samples=16).plot()
-    upper, lower = figure.axes
+    check = moment_check(network, torch.randn(4, 3, dtype=DOUBLE), n_samples=16)
+    upper, lower = check.plot().axes
     assert [label.get_text() for label in lower.get_xticklabels()][2] == "2.inner BayesianLinear"
     assert "variance" in lower.get_ylabel()
     assert "standard deviations" in upper.get_ylabel()
+    sums, exact = lower.lines
+    assert list(sums.get_ydata()) == [layer.variance_ratio for layer in check.layers]
+    assert set(exact.get_ydata()) == {1.0}
+    assert len(lower.collections) == 1
+    assert upper.get_shared_x_axes().joined(upper, lower)
 
 
 def test_a_network_that_does_not_vary_is_refused(network):

@@ -281,6 +281,8 @@ def test_a_covariance_that_does_not_fit_is_refused_before_it_is_made(monkeypatch
     with pytest.raises(CovarianceTooLargeError, match=message):
         twin(x)
     assert twin(x[:8]).shape == (8, 2)
+    with pytest.raises(CovarianceTooLargeError, match=r"the 5 outputs of layer '4' has rank 6"):
+        network(3, 4, 2, 5)(x)
     alone = to_bayesian(nn.Linear(3, 2).double(), structure=STRUCTURE)
     with pytest.raises(CovarianceTooLargeError, match="outputs of layer 'of the network'"):
         alone(Moments(torch.zeros(100, 3, dtype=DOUBLE), torch.ones(100, 3, dtype=DOUBLE)))

@@ -4,7 +4,7 @@ from torch.func import grad, hessian, jvp, vmap
 from torch.nn import functional
 
 from bayes_influence.moments import Approximation, Moments, UnsupportedOperationError, elementwise
-from bayes_influence.moments.elementwise_functions import value_and_derivative
+from bayes_influence.moments.elementwise_functions import propagate, value_and_derivative
 from bayes_influence.torch_internals import make_fx
 
 DOUBLE = torch.float64
@@ -99,6 +99,15 @@ def test_random_exponents_are_refused():
     for operation in (lambda: torch.pow(x, x), lambda: torch.pow(2.0, x)):
         with pytest.raises(UnsupportedOperationError, match="takes Moments as its first argument only"):
             operation()
+
+
+def test_random_settings_are_refused():
+    x, fixed = Moments(torch.ones(2), torch.ones(2)), torch.ones(2)
+    for first, second in ((x, x), (fixed, x)):
+        with pytest.raises(UnsupportedOperationError, match=r"^hardtanh takes Moments as its first argument only"):
+            propagate(functional.hardtanh, first, second)
+        with pytest.raises(UnsupportedOperationError, match=r"^hardtanh takes Moments as its first argument only"):
+            propagate(functional.hardtanh, first, min_val=second)
 
 
 PARTLY_DEFINED = [

@@ -61,6 +61,8 @@ def test_what_is_only_put_side_by_side_keeps_its_moments():
     twin = twin_of(lambda net, x: torch.cat([net.first(x), net.first(2 * x)]).tanh())
     both = twin(X)
     assert torch.equal(both[5:].variance, twin.first(2 * X).tanh().variance)
+    chosen, rows = twin_of(lambda net, x: torch.where(x[:, :1] > 0, net.first(x), net.first(2 * x)).tanh()), X[:, 0] > 0
+    assert torch.equal(chosen(X).variance[rows], chosen.first(X).tanh().variance[rows])
     joined = torch.cat([twin.first(X[:2]), twin.first(X[2:])])
     assert torch.allclose(joined.variance, twin.first(X).variance)
 

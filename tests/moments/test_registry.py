@@ -1,9 +1,11 @@
+import inspect
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bayes_influence.moments import Moments
+from bayes_influence.moments import Moments, registry
 from bayes_influence.moments.registry import apply_rule, functions_named, has_rule, rule
 
 
@@ -15,6 +17,22 @@ def test_a_name_stands_for_all_spellings():
 def test_a_name_that_torch_does_not_have_is_refused():
     with pytest.raises(ValueError, match="torch has no function named 'rellu'"):
         functions_named("rellu")
+
+
+def test_what_is_not_given_is_what_torch_takes_it_for():
+    compared = []
+    for function, propagate in registry._RULES.items():
+        try:
+            ours, torchs = (inspect.signature(each).parameters for each in (propagate, function))
+        except ValueError:  # of most functions in C nothing is said
+            continue
+        for name in ours.keys() & torchs.keys():
+            own, given = ours[name].default, torchs[name].default
+            defaults = own, 2 if given == "fro" else given
+            if inspect.Parameter.empty not in defaults:
+                compared.append(f"{function.__name__} {name}")
+                assert defaults[0] == defaults[1], compared[-1]
+    assert {"dropout p", "dropout training", "glu dim", "normalize dim", "batch_norm momentum"} <= set(compared)
 
 
 def test_a_rule_of_ones_own_takes_effect():

@@ -86,6 +86,16 @@ def test_an_attention_takes_its_hooks_modes_and_frozen_parameters_along():
     assert called == [True]
 
 
+@pytest.mark.parametrize("frozen", "qkv")
+def test_each_of_an_attentions_parts_is_frozen_as_its_own_weight_is(frozen):
+    layer = nn.MultiheadAttention(4, 2, kdim=3, vdim=5, bias=False).requires_grad_(False)
+    for part in "qkv".replace(frozen, ""):
+        getattr(layer, f"{part}_proj_weight").requires_grad_(True)
+    found = unfolded(nn.ModuleDict({"attention": layer}))["attention"]
+    trained = [name for name, value in found.named_parameters() if value.requires_grad]
+    assert trained == [f"{part}_proj.weight" for part in "qkv".replace(frozen, "")]
+
+
 @pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}])
 def test_an_attention_with_keys_that_are_always_there_is_refused(options):
     with pytest.raises(UnsupportedModuleError, match="1: MultiheadAttention has keys and values that are always there"):

@@ -219,6 +219,14 @@ def test_classes_without_an_output_are_refused_by_name():
     ignoring.check_targets(LOGITS, torch.tensor([0, 1, 2, 5, 5, 0]), "tests", torch.arange(6))
 
 
+def test_whole_numbers_are_classes_for_torchs_criteria_of_classes_alone():
+    counts = torch.tensor([7, 0, 12, 3, 9, 1])
+    first = PerExample(lambda outputs, targets: (outputs[:, 0] - targets).square())
+    first.check_targets(LOGITS, counts, "tests", torch.arange(6))
+    PerExample(nn.CrossEntropyLoss()).check_targets([LOGITS], counts, "tests", torch.arange(6))
+    PerExample(nn.CrossEntropyLoss()).check_targets(LOGITS[0], torch.tensor(2), "tests", torch.arange(1))
+
+
 @pytest.mark.parametrize("parameters", ["last-layer", "all"])
 def test_test_examples_of_another_kind_are_refused_in_words(parameters):
     network, train = nn.Linear(3, 3).double(), bi.Dataset(LOGITS, CLASSES, torch.arange(6))

@@ -33,9 +33,15 @@ def test_losses_are_the_mean_of_the_members(outputs, targets):
     mean = torch.softmax(outputs, -1).mean(1)
     of_mean = -mean.gather(1, targets.unsqueeze(1)).log()[:, 0]
     assert (of_mean <= losses).all()
-    torch.testing.assert_close(torch.softmax(EnsembleCrossEntropy().class_logits(outputs), -1), mean)
+    torch.testing.assert_close(EnsembleCrossEntropy().class_logits(outputs).exp(), mean)
     hits = EnsembleCrossEntropy().hits(outputs, targets)
     assert torch.equal(hits, (mean.argmax(-1) == targets).to(hits))
+
+
+def test_classes_that_no_member_has_are_refused(outputs, targets):
+    EnsembleCrossEntropy().check(outputs, targets)
+    with pytest.raises(ValueError, match=r"tests: .*3"):
+        EnsembleCrossEntropy().check(outputs, targets + 1, "tests", torch.arange(6))
 
 
 def test_predictions_are_the_mean_and_members_disagree():

@@ -187,6 +187,13 @@ def test_settings_out_of_range_are_refused():
         ExpectedGaussian(-1.0)
 
 
+@pytest.mark.parametrize("likelihood", [ExpectedGaussian(), ExpectedBernoulli()])
+def test_outputs_without_moments_are_refused(likelihood):
+    named = type(likelihood).__name__
+    with pytest.raises(TypeError, match=f"{named} takes the Moments of a Bayesian network, got Tensor"):
+        likelihood.check(torch.zeros(3, 1), torch.zeros(3, 1))
+
+
 def test_jensens_bound_is_the_logarithm_of_an_expectation():
     """log sum_c E e^{z_c} - m_y, by Gauss-Hermite."""
     points, weights = (torch.tensor(part) for part in np.polynomial.hermite_e.hermegauss(40))

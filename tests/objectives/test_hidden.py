@@ -144,6 +144,13 @@ def test_what_lies_beside_a_parameter_or_nowhere_is_no_view_of_it():
     assert [(value is module.last, name) for value, name in aliases(module).values()] == [(True, "weight")]
 
 
+def test_a_view_of_a_parameter_that_begins_inside_other_memory_is_found():
+    flat, module = torch.arange(10.0), nn.Module()
+    module.weight = nn.Parameter(flat[4:8])
+    module.inside, module.before = flat[5:7], flat[1:3]
+    assert [(value is module.inside, name) for value, name in aliases(module).values()] == [(True, "weight")]
+
+
 def test_a_view_of_memory_that_is_laid_out_otherwise_is_a_copy():
     own, other = torch.arange(6.0).reshape(2, 3), torch.arange(10.0, 16.0).reshape(3, 2).t()
     moved = own + 1

@@ -51,6 +51,8 @@ def test_gaussian_noise_is_the_negative_log_density_summed_over_outputs():
     outputs, targets = torch.randn(7, 2).double(), torch.randn(7, 2).double()
     expected = -Normal(outputs, 0.3).log_prob(targets).sum(-1)
     assert torch.allclose(GaussianNoise(0.3)(outputs, targets), expected)
+    apart = sum(GaussianNoise(scale)(outputs[:, [k]], targets[:, [k]]) for k, scale in enumerate((0.3, 2.0)))
+    assert torch.allclose(GaussianNoise((0.3, 2.0))(outputs[:, :2], targets[:, :2]), apart)
 
 
 def test_a_noise_scale_of_zero_is_refused():

@@ -197,3 +197,14 @@ def test_what_makes_no_objective_is_refused(network):
         Objective(network, "cross-entropy")
     with pytest.raises(ValueError, match="regulariser_weight must be"):
         Objective(network, CrossEntropy(), WeightDecay(0.1), -0.5)
+
+
+def test_a_batchs_targets_are_held_against_its_outputs(network, data):
+    """Of data that are read when they pass nothing else sees all targets."""
+    objective, batch = Objective(network, CrossEntropy()), data.batch()
+    outputs = objective.outputs(objective.params, batch.inputs)
+    objective.check_batch(outputs, batch, data.name, data.ids)
+    wrong = replace(batch, targets=batch.targets.clone())
+    wrong.targets[5] = 3
+    with pytest.raises(ValueError, match=rf"3 .*id {int(data.ids[5])}"):
+        objective.check_batch(outputs, wrong, data.name, data.ids)

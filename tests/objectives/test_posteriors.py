@@ -163,3 +163,4 @@ def test_what_a_posterior_is_not_for_is_refused(objective, x):
         predict(objective, x, mode="diagonal", posterior=posterior)
     with pytest.raises(ValueError, match="n_samples must be at least 2 to have a variance, got 1"):
         list(drawn_outputs(objective, posterior, x, 1, None))
+    assert sum(map(len, drawn_outputs(objective, posterior, x, 2, None))) == 2

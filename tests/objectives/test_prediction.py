@@ -182,3 +182,10 @@ def test_labels_have_a_prediction_each_and_their_uncertainties_add_up(x):
     assert torch.allclose(result.total, torch.distributions.Bernoulli(p).entropy().sum(1))
     one = torch.softmax(torch.stack([torch.zeros(6, 3), network(x).expectation], -1), -1)[..., 1]
     assert torch.allclose(result.epistemic, (0.5 * one * (1 - one) * network(x).variance).sum(1))
+
+
+@pytest.mark.parametrize("wrong", [{"mode": "exact"}, {"averaging": "mean"}])
+def test_ways_that_there_are_not_are_refused_of_real_outputs_too(wrong):
+    objective = bi.Objective(nn.Linear(2, 1).double(), bi.GaussianNoise(1.0))
+    with pytest.raises(ValueError, match=f"unknown .*'{next(iter(wrong.values()))}'; known: "):
+        predict(objective, torch.zeros(3, 2, dtype=torch.float64), **wrong)

@@ -321,7 +321,10 @@ class _PerToken(nn.Module):
 def test_features_whose_length_varies_with_the_padding_leave_the_network_whole(monkeypatch):
     """Sequences of two and of three tokens, padded to the longest of their batch; padding does not count."""
     monkeypatch.setattr(company, "ENTRIES", 4)
-    items = [(torch.full((2 + number // 2,), 1 + number), number % 2) for number in range(4)]
+    varied, alike = (
+        [(torch.full((2 + longer * (number // 2),), 1 + number), number % 2) for number in range(4)]
+        for longer in (1, 0)
+    )
 
     def padded(pairs):
         rows = [tokens for tokens, _ in pairs]
@@ -330,6 +333,9 @@ def test_features_whose_length_varies_with_the_padding_leave_the_network_whole(m
     def likelihood(outputs, targets):
         return nn.functional.cross_entropy(outputs[:, 0], targets, reduction="none")
 
-    data = as_dataset(DataLoader(items, batch_size=2, collate_fn=padded))
-    reduction = reduce(Objective(_PerToken().double(), likelihood, parameters="last-layer"), data)
-    assert "varies in shape from batch to batch" in reduction.reason
+    objective = Objective(_PerToken().double(), likelihood, parameters="last-layer")
+    of_varied, of_alike = (
+        reduce(objective, as_dataset(DataLoader(items, batch_size=2, collate_fn=padded))) for items in (varied, alike)
+    )
+    assert "varies in shape from batch to batch" in of_varied.reason
+    assert of_alike.is_head

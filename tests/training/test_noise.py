@@ -14,7 +14,7 @@ from bayes_influence.objectives.parameters import RHO
 from bayes_influence.objectives.regularisers import GaussianKL
 from bayes_influence.training.elbo import sampled_negative_elbo
 from bayes_influence.training.ensemble import train_ensemble
-from bayes_influence.training.noise import LearnedNoise
+from bayes_influence.training.noise import LearnedNoise, with_noise_held
 from bayes_influence.training.pyro_models import svi_step
 from bayes_influence.training.schedules import Schedule
 
@@ -95,3 +95,20 @@ def test_what_does_not_fit_is_refused():
     flat = Batch(ORTHOGONAL, DATA.targets[:, 0])
     with pytest.raises(ValueError, match=r"shape of the predicted means \(40, 1\), got \(40,\)"):
         objective().losses(objective().params, flat)
+
+
+def test_with_the_noise_held_it_is_the_same_objective_of_everything_else():
+    inner = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    learning = LearnedNoise(to_bayesian(inner), n_targets=2)
+    with torch.no_grad():
+        learning.log_scale.copy_(torch.tensor([-0.5, 0.7]))
+    data = Dataset(ORTHOGONAL, torch.cat([DATA.targets, -DATA.targets], dim=1), torch.arange(N))
+    whole = Objective(learning, ExpectedGaussian(None), GaussianKL(N, PRIOR_SCALE), parameters="last-layer")
+    held = with_noise_held(whole)
+    assert held.names == tuple(name.removeprefix("network.") for name in whole.names)
+    moved = {name: value + 0.1 for name, value in held.params.items()}
+    again = {f"network.{name}": value for name, value in moved.items()} | {"log_scale": whole.params["log_scale"]}
+    torch.testing.assert_close(held.value(moved, data.batch()), whole.value(again, data.batch()))
+    assert with_noise_held(held) is held
+    with pytest.raises(ValueError, match="influence is taken in the noise as well"):
+        with_noise_held(whole.taking("all"))

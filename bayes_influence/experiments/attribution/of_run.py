@@ -183,7 +183,7 @@ def influence_of_run(
         scores = influence.on_loss(chosen, path)
     else:
         scores = influence.on_measurement(MEASUREMENTS[asked.measurement], chosen, path)
-    units = _units(config)
+    units = units_of(config)[0]
     tests = described_tests(objective, chosen, asked.positions, units)
     tests = tests if asked.has_targets else without_targets(tests)
     parts = [ranked(scores, split.train, test, request.top, units) for test in tests]
@@ -224,7 +224,9 @@ def _asked(
     return _Asked(rows.data, rows.data.ids, rows.has_targets, measurement, words)
 
 
-def _units(config: dict[str, Any]) -> Units | None:
-    """Those of the run's real targets, where it is on data in memory."""
+def units_of(config: dict[str, Any]) -> tuple[Units | None, tuple[str, ...]]:
+    """Units and names of a run's real targets, where it is on data in memory; else None, and no names."""
     known = TrainRun.from_config(config).known()
-    return known.target_units() if isinstance(known, Rows) and known.task == "regression" else None
+    if isinstance(known, Rows) and known.task == "regression":
+        return known.target_units(), known.target_names
+    return None, ()

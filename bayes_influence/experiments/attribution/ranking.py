@@ -56,8 +56,8 @@ def described_tests(
         {
             "test": int(positions[row]),
             "test_id": int(tests.ids[row]),
-            "test_target": _target_name(tests, tests.targets[row], units),
-            "predicted_target": _target_name(tests, predicted[row], units),
+            "test_target": target_name(tests, tests.targets[row], units),
+            "predicted_target": target_name(tests, predicted[row], units),
             "test_loss": float(losses[row]),
         }
         for row in range(len(tests))
@@ -85,7 +85,7 @@ def ranked(
             "kind": kind,
             "rank": range(1, top + 1),
             "train_id": ids.tolist(),
-            "train_target": [_target_name(train, target, units) for target in train.targets[positions]],
+            "train_target": [target_name(train, target, units) for target in train.targets[positions]],
             "removal": removal[positions].tolist(),
         }
         frames.append(pd.DataFrame({**{name: [value] * top for name, value in test.items()}, **columns}))
@@ -113,8 +113,14 @@ def _task(data: Dataset) -> str:
     return "labels" if bool(((data.targets == 0) | (data.targets == 1)).all()) else "regression"
 
 
-def _target_name(data: Dataset, target: Tensor, units: Units | None = None) -> str:
-    """The name of a class, or real targets as numbers."""
+def target_name(data: Dataset, target: Tensor, units: Units | None = None) -> str:
+    """The name of a class, or real targets as numbers.
+
+    Args:
+        data: Which says what classes are called.
+        target: Of one example.
+        units: Of real targets, see `Units`.
+    """
     if target.is_floating_point():
         values = target.reshape(-1).double().cpu()
         raw = values if units is None else values * units[1] + units[0]

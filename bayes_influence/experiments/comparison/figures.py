@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bayes_influence.experiments.comparison.summary import series_name
 from bayes_influence.experiments.store.figures import draw_against_truth, figure_style, signed_log_axis
 
 COLOURS = {
@@ -35,11 +36,6 @@ SHAPES = {
 """Markers, so that schemes are told apart without colours, and where one lies on another."""
 
 
-def series_name(scheme: object, estimator: object) -> str:
-    """What a series is called in a legend."""
-    return str(scheme) if estimator == "influence" else f"{scheme}, {estimator}"
-
-
 def _colour(scheme: object) -> str:
     return COLOURS.get(str(scheme), "tab:gray")
 
@@ -49,24 +45,24 @@ def _marker(scheme: object) -> str:
 
 
 def comparison_figure(summary: pd.DataFrame, differences: pd.DataFrame, title: str) -> Figure:
-    """Agreement and spectrum by scheme above; below, one scatter of estimate against truth per scheme."""
+    """Agreement and spectrum by scheme on the left; beside them, one scatter of estimate against truth per scheme."""
     with figure_style():
         panels = list(differences.groupby(["scheme", "estimator"], sort=False))
-        columns = max(3, ceil(len(panels) / 2))
-        lines = ceil(len(panels) / columns)
-        figure = Figure(figsize=(3.1 * columns, 3.2 + 2.9 * lines), layout="constrained")
-        halves = figure.add_gridspec(2, 1, height_ratios=[1.1, lines])
-        upper, lower = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
-        agreement_axes, spectrum_axes = upper.subplots(1, 2)
+        lines = 2 if len(panels) <= 8 else 3
+        columns = ceil(len(panels) / lines)
+        figure = Figure(figsize=(4.8 + 2.5 * columns, 0.6 + 2.5 * lines), layout="constrained")
+        halves = figure.add_gridspec(1, 2, width_ratios=[4.8, 2.5 * columns])
+        left, right = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
+        agreement_axes, spectrum_axes = left.subplots(2, 1, sharex=True)
         _draw_agreement(agreement_axes, summary)
         _draw_spectrum(spectrum_axes, summary)
-        scatters = lower.subplots(lines, columns, squeeze=False).ravel()
+        scatters = right.subplots(lines, columns, squeeze=False).ravel()
         for axes, ((scheme, estimator), points) in zip(scatters, panels, strict=False):
             _draw_scatter(axes, points, scheme, series_name(scheme, estimator))
         for axes in scatters[len(panels) :]:
             axes.set_visible(False)
-        lower.supxlabel("estimated change of the test loss", fontsize=9)
-        lower.supylabel("true change (retraining)", fontsize=9)
+        right.supxlabel("estimated change of the test loss", fontsize=9)
+        right.supylabel("true change (retraining)", fontsize=9)
         figure.suptitle(title)
         return figure
 
@@ -78,7 +74,7 @@ def _error_bars(axes: Axes, positions: np.ndarray, summary: pd.DataFrame, column
 
 
 def _label_schemes(axes: Axes, summary: pd.DataFrame) -> None:
-    names = [series_name(row.scheme, row.estimator).replace(", ", ",\n") for row in summary.itertuples()]
+    names = [series_name(row.scheme, row.estimator).replace(" (", "\n(") for row in summary.itertuples()]
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
 
 
@@ -89,8 +85,7 @@ def _draw_agreement(axes: Axes, summary: pd.DataFrame) -> None:
     axes.axhline(0, color="lightgray", linewidth=0.8, zorder=0)
     axes.axhline(1, color="lightgray", linewidth=0.8, zorder=0)
     axes.set_title("agreement of estimate and retraining (signed)", fontsize=9)
-    axes.set(xlabel="scheme", ylabel="correlation")
-    _label_schemes(axes, summary)
+    axes.set(ylabel="correlation")
     axes.legend(frameon=False, fontsize=8)
 
 
@@ -108,7 +103,7 @@ def _draw_spectrum(axes: Axes, summary: pd.DataFrame) -> None:
 def _draw_scatter(axes: Axes, points: pd.DataFrame, scheme: object, name: str) -> None:
     colour, marker = _colour(scheme), _marker(scheme)
     axes.scatter(points["estimated"], points["true"], s=9, alpha=0.5, linewidths=0, color=colour, marker=marker)
-    name = f"{name} ({points['seed'].nunique()} seeds)"
+    name = f"{name}\n({points['seed'].nunique()} seeds)"
     draw_against_truth(axes, points[["estimated", "true"]].to_numpy(), name)
 
 

@@ -21,7 +21,6 @@ from bayes_influence.experiments.store.settings import Settings
 UNSAID = ("scale", "repeats", "seed", "data_folder")
 """Settings that a folder does not depend on: seeds can be added to it, and where data are is no part of a result."""
 
-
 NO_MINIMUM = "or refits have no minimum to reach"
 """Why a weight decay must be positive."""
 
@@ -44,10 +43,8 @@ class StudyScale:
 class ScaledStudy(Settings):
     """A study whose numbers a scale, a `StudyScale`, has where they are not said.
 
-    A subclass has the numbers that can be said as fields of the scale's names, None where the scale's hold.
-
-    A subclass names itself (`NAME`), has its scales by name, and what "full" takes as it stands, in minutes of a core
-    that were measured (`FULL_MINUTES`).
+    A subclass has the numbers that can be said as fields of the scale's names, None where the scale's hold; a name, its
+    scales, and in `FULL_MINUTES` what "full" takes as it stands, in minutes of a core that were measured.
 
     Attributes:
         scale: "quick" or "full": how large it is where the next options do not say.
@@ -96,9 +93,10 @@ class ScaledStudy(Settings):
             missing: Cells that are to be computed.
             jobs: At once.
         """
-        if missing and self.size == self.SCALES["full"]:
-            said = ", ".join(f"{name}={value}" for name, value in asdict(self.size).items() if name != "repeats")
-            minutes = self.FULL_MINUTES * missing / len(self.cells()) / min(jobs, missing)
+        full = type(self)(scale="full")
+        if missing and replace(self.size, repeats=full.size.repeats) == full.size:
+            said = ", ".join(f"{name}={value}" for name, value in asdict(full.size).items() if name != "repeats")
+            minutes = self.FULL_MINUTES * missing / len(full.cells()) / min(jobs, missing)
             announce(f"{self.NAME}: {missing} cells, {jobs} at a time{said and ' of '}{said}", 60 * minutes)
 
     def fetch(self) -> None:

@@ -69,7 +69,12 @@ class Drawing:
             raise DamagedFileError("it is no drawing")
         recipe = json.loads(np.asarray(cell.arrays[RECIPE]).tobytes())
         parts = _Parts(dict(cell.tables), {name: np.asarray(array) for name, array in cell.arrays.items()})
-        arguments = tuple(parts.together(value) for value in recipe["arguments"])
+        try:
+            arguments = tuple(parts.together(value) for value in recipe["arguments"])
+        except KeyError as error:
+            raise ValueError(
+                f"it was stored by another version, which wrote no {error}; run the study's command again"
+            ) from error
         return cls(_at_place(recipe["draw"]), arguments)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
 from bayes_influence.experiments.store.drawings import DRAWINGS, Drawing
@@ -48,12 +50,45 @@ def encoded(figure: Figure, kind: str, dpi: int) -> bytes:
         kind: Of the file, such as png.
         dpi: Points per inch of one that is made of points.
     """
+    clear_legends(figure)
     buffer = io.BytesIO()
     # Without a date and without random names, the same results give the same file.
     metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}[kind]
     with mpl.rc_context({"svg.hashsalt": "figure", "pdf.fonttype": 42}):
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     return buffer.getvalue()
+
+
+def clear_legends(figure: Figure) -> None:
+    """Puts legends that lie over what is drawn beside their axes, to the right."""
+    figure.draw_without_rendering()
+    for axes in figure.get_axes():
+        legend = axes.get_legend()
+        if legend is None:
+            continue
+        place = legend.get_window_extent()
+        inside = place.count_contains(np.concatenate([np.empty((0, 2)), *_drawn_points(axes)]))
+        if inside or any(place.overlaps(patch.get_window_extent()) for patch in axes.patches):
+            legend.set_loc("upper left")
+            legend.set_bbox_to_anchor((1.0, 1.0))
+
+
+def _drawn_points(axes: Axes) -> Iterator[np.ndarray]:
+    """Points of lines, error bars and scatters within the axes, as places of the figure."""
+    for line in axes.get_lines():
+        if line.get_transform() is axes.transData:  # and no line across the axes, which a legend may lie on
+            yield _along(axes.transData.transform(line.get_xydata()))
+    for many in axes.collections:
+        if isinstance(many, LineCollection):
+            yield from (_along(many.get_transform().transform(part)) for part in many.get_segments())
+        elif isinstance(many, PathCollection):
+            yield many.get_offset_transform().transform(many.get_offsets())
+
+
+def _along(corners: np.ndarray) -> np.ndarray:
+    """Points on the way from corner to corner."""
+    steps = np.linspace(0, 1, 50)[:, None, None]
+    return np.concatenate([corners, ((1 - steps) * corners[:-1] + steps * corners[1:]).reshape(-1, 2)])
 
 
 def signed_log_axis(axes: Axes, values: np.ndarray) -> None:

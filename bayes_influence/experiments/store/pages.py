@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,10 @@ LARGEST, LARGEST_DPI = 100, 1200
 """Inches and points per inch of what can be drawn."""
 
 
+SHORTEST_LINE = 8
+"""Letters of a title's line, below which it is not broken."""
+
+
 @dataclass(frozen=True)
 class Page(Settings):
     """What a figure is drawn for.
@@ -39,6 +44,7 @@ class Page(Settings):
     Attributes:
         width: Inches; as it was drawn when not given.
         height: Inches; in proportion to the width when not given.
+        most_height: Inches that a height in proportion is cut to, so that what was drawn tall fits on a screen.
         font_size: Of most letters, in points; the others in proportion. As they were drawn when not given.
         font: Name of a font that is installed; matplotlib's own when not given.
         kinds: Files to write: png, pdf, svg.
@@ -50,6 +56,7 @@ class Page(Settings):
 
     width: float | None = None
     height: float | None = None
+    most_height: float | None = None
     font_size: float | None = None
     font: str | None = None
     kinds: tuple[str, ...] = FILE_TYPES
@@ -57,7 +64,7 @@ class Page(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("width", "height", "font_size", "dpi"):
+        for name in ("width", "height", "most_height", "font_size", "dpi"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
@@ -80,9 +87,11 @@ class Page(Settings):
         figure.draw_without_rendering()  # makes the letters at the ticks
         width, height = figure.get_size_inches()
         own = self.width or (self.height * width / height if self.height else width)
-        figure.set_size_inches(own, self.height or own * height / width)
+        figure.set_size_inches(own, self.height or min(own * height / width, self.most_height or LARGEST))
         self._set_letters(figure)
         _scale_strokes(figure, own / width)
+        _break_lines(figure)
+        _break_lines(figure)  # since longer titles leave less room
         return figure
 
     def _set_letters(self, figure: Figure) -> None:
@@ -97,6 +106,29 @@ class Page(Settings):
             for axis in (axes.xaxis, axes.yaxis):
                 for tick in axis.get_ticklabels()[:1]:  # of which another size of the axes may need more
                     axis.set_tick_params(labelsize=tick.get_fontsize(), labelfontfamily=tick.get_fontfamily()[0])
+
+
+def _break_lines(figure: Figure) -> None:
+    """Breaks titles and names of axes that are longer than what they stand at."""
+    figure.draw_without_rendering()
+    for axes in figure.get_axes():
+        box = axes.get_window_extent()
+        _broken(axes.title, box.width)
+        _broken(axes.xaxis.label, box.width)
+        _broken(axes.yaxis.label, box.height, upright=True)
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text.axes is None and not text.get_rotation():
+            _broken(text, figure.bbox.width)
+
+
+def _broken(text: Text, room: float, *, upright: bool = False) -> None:
+    """Breaks a text's lines between words, so that each is no longer than its room."""
+    extent = text.get_window_extent()
+    long, words = extent.height if upright else extent.width, text.get_text()
+    if " " in words and "$" not in words and long > room > 0:
+        letters = int(max(map(len, words.split("\n"))) * room / long)
+        lines = [fill(line, max(letters, SHORTEST_LINE), break_long_words=False) for line in words.split("\n")]
+        text.set_text("\n".join(lines))
 
 
 def _scale_strokes(figure: Figure, factor: float) -> None:
@@ -114,7 +146,7 @@ def _scale_strokes(figure: Figure, factor: float) -> None:
 
 PAGES = {
     "paper": Page(width=6.75, font_size=8.0, kinds=("pdf", "svg")),
-    "talk": Page(width=12.0, font_size=14.0, kinds=("png", "svg"), dpi=200),
+    "talk": Page(width=12.0, most_height=6.75, font_size=14.0, kinds=("png", "svg"), dpi=200),
 }
 """What is mostly asked for: the width of a page of two columns, and of a screen."""
 
@@ -163,9 +195,9 @@ def redraw(folder: str | Path, page: Page, out: str | Path, names: Sequence[str]
     except OSError as error:
         raise OSError(f"{place} cannot be a folder for the figures ({error.strerror}); name another") from error
     for name in names or drawings:
-        figure = page.fit(drawings[name].figure())
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
+            figure = page.fit(drawings[name].figure())
             for kind in page.kinds:
                 files.append(place / f"{name}.{kind}")
                 write_whole(files[-1], encoded(figure, kind, page.dpi))

@@ -13,6 +13,7 @@ from torch import Tensor
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.moments.moments import Moments
+from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.predictive import predictive_of
 from bayes_influence.training.minibatch import Trained
 
@@ -36,21 +37,18 @@ class RealPredicted:
     deviation: Float[Tensor, "n K"]
 
 
-def predict_real(trained: Trained, index: int, data: Dataset, train: Dataset) -> RealPredicted:
-    """Predictive means and standard deviations of one of a run's networks.
+def predict_real(objective: Objective, data: Dataset, train: Dataset) -> RealPredicted:
+    """Predictive means and standard deviations.
 
     The noise is the network's own where it learns it; of other networks it is the root mean squared error on the
     training examples. A Bayesian network's moments are propagated.
 
     Args:
-        trained: The networks.
-        index: Which one.
+        objective: A network where it stands.
         data: Examples.
         train: Training examples.
     """
-    objective = trained.at(index)
-    likelihood = objective.likelihood
-    split = predictive_of(likelihood, "a regression").split  # type: ignore[attr-defined]
+    split = predictive_of(objective.likelihood, "a regression").split  # type: ignore[attr-defined]
     means, noises, variances = [], [], []
     for batch in data.batches(BATCH):
         with torch.no_grad():

@@ -248,7 +248,7 @@ def _write_other_report(run: TrainRun, folder: StudyFolder, trained: Trained, sp
         if known.task == "labels" or not isinstance(known, Rows):
             row = label_row(trained, index, split.test)
         else:
-            predicted = predict_real(trained, index, split.test, split.train)
+            predicted = predict_real(trained.at(index), split.test, split.train)
             table = predictions_table(predicted, split.test, known.target_names, known.target_units())
             row = real_row(table)
             table.insert(0, "seed", seed)

@@ -94,3 +94,16 @@ def test_a_folder_without_drawings_and_a_damaged_one_are_told(drawing, tmp_path)
     (tmp_path / DRAWINGS / "one.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=r"one\.safetensors is damaged: .*; run the study's command once more"):
         stored_drawings(tmp_path)
+
+
+def test_a_drawing_of_another_version_is_told(drawing, monkeypatch):
+    apart = drawings._Parts.apart
+
+    def without_columns(self, value):
+        return {key: part for key, part in apart(self, value).items() if key != "columns"}
+
+    monkeypatch.setattr(drawings._Parts, "apart", without_columns)
+    with pytest.raises(
+        ValueError, match="stored by another version, which wrote no 'columns'; run the study's command"
+    ):
+        Drawing.decode(drawing.encode())

@@ -1,10 +1,12 @@
 import matplotlib as mpl
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 
 from bayes_influence.experiments.store.drawings import stored_drawings
 from bayes_influence.experiments.store.figures import (
     DPI,
+    clear_legends,
     draw_against_truth,
     encoded,
     figure_style,
@@ -62,3 +64,44 @@ def test_the_diagonal_spans_estimates_and_truths():
     (line,) = axes.get_lines()
     assert line.get_xdata().tolist() == line.get_ydata().tolist() == [-2.0, 5.0]
     assert axes.get_title() == "scheme"
+
+
+def legend_and_axes(draw):
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    draw(axes)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    legend = axes.legend(["one"], loc="center")
+    clear_legends(figure)
+    figure.draw_without_rendering()
+    return legend.get_window_extent(), axes.get_window_extent()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda axes: axes.plot([0, 1], [0, 1]),
+        lambda axes: axes.scatter([0.5], [0.5]),
+        lambda axes: axes.errorbar([0.5], [0.1], yerr=[[0.05], [0.8]]),
+        lambda axes: axes.bar([0.5], [0.9]),
+    ],
+    ids=["line", "scatter", "error bar", "bar"],
+)
+def test_a_legend_over_what_is_drawn_goes_beside_the_axes(draw):
+    legend, axes = legend_and_axes(draw)
+    assert legend.x0 >= axes.x1
+    assert legend.x1 <= 6 * 100
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [lambda axes: axes.plot([0, 1], [0.9, 0.95]), lambda axes: axes.scatter([0.1], [0.1])],
+    ids=["line", "point"],
+)
+def test_a_legend_with_room_stays_where_it_is(draw):
+    def drawn(axes):
+        draw(axes)
+        axes.axhline(0.5)  # across the axes, which a legend may lie on
+
+    legend, axes = legend_and_axes(drawn)
+    assert axes.x0 < legend.x0 < legend.x1 < axes.x1

@@ -49,6 +49,31 @@ def test_what_is_not_said_stays():
     assert Page(width=3.0, height=5.0).fit(plain()).get_size_inches().tolist() == [3.0, 5.0]
 
 
+def test_what_was_drawn_tall_is_cut_to_a_screen():
+    tall = Figure(figsize=(4, 8))
+    tall.subplots()
+    assert PAGES["talk"].fit(tall).get_size_inches().tolist() == [12.0, 6.75]
+    assert PAGES["talk"].fit(plain()).get_size_inches().tolist() == [12.0, 6.0]
+    again = page_of("talk", height=9.0).fit(plain())
+    assert again.get_size_inches().tolist() == [12.0, 9.0]
+
+
+def test_titles_that_are_longer_than_their_axes_are_broken():
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    for axes in figure.subplots(1, 3):
+        axes.set_title("a title of many words that is longer than its axes are wide")
+        axes.set(xlabel="short", ylabel="a name of an axis that is longer than the axis is high, as names may be")
+    figure.suptitle("all of it, in as many words as it takes to be longer than the figure, " * 2)
+    Page(font_size=9.0).fit(figure).draw_without_rendering()
+    for axes in figure.get_axes():
+        box = axes.get_window_extent()
+        assert axes.title.get_window_extent().width < 1.25 * box.width
+        assert axes.yaxis.label.get_window_extent().height < 1.25 * box.height
+        assert "\n" not in axes.get_xlabel()
+        assert axes.get_title().replace("\n", " ") == "a title of many words that is longer than its axes are wide"
+    assert "\n" in figure.get_suptitle()
+
+
 def test_all_figures_or_those_asked_for_are_written(folder, tmp_path):
     before = sorted(folder.rglob("*"))
     files = redraw(folder, Page(kinds=("svg", "png"), width=3.0, dpi=50), tmp_path / "out")
@@ -80,6 +105,7 @@ def test_pages_by_name_with_changes():
     [
         ({"width": 0.0}, "width must be positive, got 0.0"),
         ({"height": -1.0}, "height must be positive, got -1.0"),
+        ({"most_height": 0.0}, "most_height must be positive, got 0.0"),
         ({"font_size": 0.0}, "font_size must be positive"),
         ({"dpi": 0}, "dpi must be positive"),
         ({"dpi": 5000}, "dpi must be at most 1200, got 5000"),

@@ -43,7 +43,7 @@ def test_a_regression_is_reported_in_the_tables_units_with_intervals_that_hold(s
 
 def test_the_interval_of_a_bayesian_network_has_noise_and_spread(path, tmp_path):
     trained, split = run_training(run_of(path, "bnn", epochs=5), tmp_path, progress=False)
-    predicted = predict_real(trained, 0, split.test, split.train)
+    predicted = predict_real(trained.at(0), split.test, split.train)
     objective = trained.at(0)
     assert isinstance(objective.network, LearnedNoise)
     with torch.no_grad():
@@ -55,7 +55,7 @@ def test_the_interval_of_a_bayesian_network_has_noise_and_spread(path, tmp_path)
 
 def test_the_interval_of_other_networks_has_the_training_error(path, tmp_path):
     trained, split = run_training(run_of(path, "none", epochs=5), tmp_path, progress=False)
-    predicted = predict_real(trained, 0, split.test, split.train)
+    predicted = predict_real(trained.at(0), split.test, split.train)
     objective = trained.at(0)
     with torch.no_grad():
         errors = objective.outputs(objective.params, split.train.inputs) - split.train.targets
@@ -87,7 +87,7 @@ def test_rows_of_several_targets_are_averaged():
 
 def test_predictions_have_a_row_per_example_and_target(path, tmp_path):
     trained, split = run_training(run_of(path, "none", epochs=2), tmp_path, progress=False)
-    predicted = predict_real(trained, 0, split.test, split.train)
+    predicted = predict_real(trained.at(0), split.test, split.train)
     table = predictions_table(predicted, split.test, ("y",), (torch.tensor([1.0]), torch.tensor([2.0])))
     assert table["id"].tolist() == split.test.ids.tolist()
     np.testing.assert_allclose(

@@ -287,9 +287,8 @@ def _label_sizes(figure: Figure, columns: int, sizes: Sequence[tuple[int, int]])
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
-    figure.legend(
-        list(named.values()), list(named), loc="outside lower center", ncols=max(1, len(named)), frameon=False
-    )
+    at_once = max(1, min(len(named), 2 * columns))
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=at_once, frameon=False)
 
 
 STUDIES = (

@@ -1,0 +1,93 @@
+"""Why a finished run predicts what it predicts of some of its test examples, stored in a folder of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bayes_influence.data.dataset import Split
+from bayes_influence.evaluation.agreement import MIN_POINTS
+from bayes_influence.experiments.attribution.of_run import InfluenceRequest, units_of
+from bayes_influence.experiments.attribution.why.asked import DAMPING, REFIT, asked_of_run
+from bayes_influence.experiments.attribution.why.explanation import Explanation
+from bayes_influence.experiments.attribution.why.of_classes import OfClasses
+from bayes_influence.experiments.attribution.why.of_numbers import OfNumbers
+from bayes_influence.experiments.attribution.why.question import Question
+from bayes_influence.experiments.audit.of_networks import audit
+from bayes_influence.experiments.audit.settings import AuditSettings
+from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.training.run import load_run
+from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.objectives.objective import Objective
+
+
+def explain_run(
+    run: str | Path,
+    out: str | Path,
+    request: InfluenceRequest,
+    *,
+    removals: int = 8,
+    data_folder: str | Path | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> Explanation:
+    """Explains the predicted classes or numbers of some test examples of a finished run.
+
+    A regularised last layer is brought to its minimum first, where estimate and retraining mean the same, and takes a
+    damping of `DAMPING` when none is asked for; other networks are explained as training left them.
+
+    Args:
+        run: Folder of the run.
+        out: The result folder.
+        request: Which test examples; `top` is the number of rows named of each kind, and removed together.
+        removals: Training examples without which estimates are held against retraining.
+        data_folder: Where image sets are kept.
+        device: Where it is computed; where the run was trained when not given.
+        progress: Whether to show progress bars.
+
+    Raises:
+        FileNotFoundError: If the folder holds no run.
+        ValueError: If the run is not finished, predicts several labels at a time, or has not so many training examples.
+    """
+    objective, split, config = load_run(run, index=request.index, data_folder=data_folder, device=device)
+    if TrainRun.from_config(config).known().task == "labels":
+        raise ValueError(
+            f"the run in {run} predicts several labels at a time; `bayes-influence influence` says which rows shaped "
+            f"their loss"
+        )
+    if not MIN_POINTS <= removals < len(split.train) or request.top >= len(split.train):
+        raise ValueError(
+            f"of {len(split.train)} training examples {MIN_POINTS} to {len(split.train) - 1} can be removed, got "
+            f"removals={removals} and top={request.top}"
+        )
+    objective, _ = request.standing(objective, split.train, progress=progress)
+    question = _question(objective, split, request, config)
+    asked = question.asked
+    said = {name: value for name, value in request.to_config().items() if name not in ("test_ids", "on", "tests")}
+    folder = StudyFolder(
+        out, {"study": "why", "run": config, **said, "tests": asked.tests.ids.tolist(), "removals": removals}
+    )
+    if asked.exact and request.damping is None:
+        request = replace(request, damping=DAMPING)
+    effects = question.effects(request.influence(asked.objective, asked.train, progress=progress))
+    settings = AuditSettings(removals=removals, curvature="hessian", damping=request.damping, refit_schedule=REFIT)
+    verdict = audit(asked.network, asked.train, asked.tests, settings, progress=False).verdict.sentence
+    tables = {
+        "why": question.evidence(effects),
+        "predictions": question.described(),
+        "removed": question.removed(effects),
+    }
+    folder.write_file("verdict.txt", f"{verdict}\n".encode())
+    for name, table in tables.items():
+        folder.write_table(name, table)
+    return Explanation(folder.path, question, tables["predictions"], tables["why"], tables["removed"], verdict)
+
+
+def _question(objective: Objective, split: Split, request: InfluenceRequest, config: dict[str, Any]) -> Question:
+    """About classes, or about numbers in their own units."""
+    positions = request.positions(split.test)
+    asked = asked_of_run(objective, split.train, split.test.select(positions), request)
+    if not split.train.targets.is_floating_point():
+        return OfClasses(asked, positions, request.top)
+    return OfNumbers(asked, positions, request.top, *units_of(config))
