@@ -135,10 +135,7 @@ def _aim(victim: Dataset, target: int | None) -> tuple[Dataset, Direction]:
 
 
 def _margin(objective: Objective, example: Dataset) -> float:
-    batch = example.to(dtype=objective.dtype).batch()
-    with torch.no_grad():
-        outputs = objective.outputs(objective.params, batch.inputs)
-    return float(Margin(objective.likelihood)(outputs, example.targets)[0])
+    return float(Margin().at(objective, example)[0])
 
 
 def _turned(objective: Objective, aim: Dataset, direction: Direction) -> bool:

@@ -19,7 +19,7 @@ from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.moments.moments import Moments
 from bayes_influence.objectives.next_token import NextToken
-from bayes_influence.objectives.objective import Likelihood
+from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.objectives.predictive import Predictive, RealPredictive, predictive_of
 
@@ -45,6 +45,21 @@ class PredictiveMeasurement:
     def of(self, likelihood: Likelihood) -> PredictiveMeasurement:
         """The same with an objective's likelihood, unless it has one."""
         return self if self.likelihood is not None else replace(self, likelihood=likelihood)
+
+    def at(self, objective: Objective, data: Dataset) -> Float[Tensor, " n"]:
+        """What it is of every example, where an objective stands.
+
+        Args:
+            objective: Whose likelihood says what outputs mean.
+            data: Examples.
+        """
+        measured, batch = self.of(objective.likelihood), data.to(dtype=objective.dtype).batch()
+        with torch.no_grad():
+            return measured(objective.outputs(objective.params, batch.inputs), batch.targets)
+
+    def __call__(self, outputs: Tensor | Moments, targets: Tensor) -> Float[Tensor, " B"]:
+        """The measurement of every example of a batch."""
+        raise NotImplementedError
 
     @property
     def predictive(self) -> Predictive:

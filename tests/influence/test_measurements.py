@@ -110,6 +110,17 @@ def test_the_predicted_number_is_the_mean_without_the_noise_beside_it():
         PredictedValue(CrossEntropy())(LOGITS, TARGETS)
 
 
+def test_a_measurement_of_all_examples_is_that_of_the_networks_outputs(linear, test):
+    """Examples in single precision go through a network in double."""
+    logits = linear.outputs(linear.params, test.inputs)
+    own = logits.gather(1, test.targets[:, None])[:, 0]
+    others = logits.scatter(1, test.targets[:, None], -torch.inf).amax(dim=1)
+    found = Margin().at(linear, test.to(dtype=torch.float32))
+    torch.testing.assert_close(found, own - others, rtol=1e-5, atol=1e-6)
+    assert found.dtype == torch.float64
+    assert not found.requires_grad
+
+
 def test_epistemic_deviations_are_roots_of_the_outputs_variances():
     """With learned noise two means and two logarithms of s, of which v is the means' variance."""
     means = torch.tensor([[1.0, 2.0, 0.0, -1.0], [0.0, 3.0, 1.0, 0.5]], dtype=torch.float64)

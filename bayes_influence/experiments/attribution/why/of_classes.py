@@ -136,13 +136,10 @@ def uncertainties(objective: Objective, tests: Dataset) -> dict[str, Float[Tenso
         objective: The network, where it stands.
         tests: Test examples.
     """
-    likelihood = objective.likelihood
-    with torch.no_grad():
-        outputs = objective.outputs(objective.params, tests.inputs)
-        total = PredictiveEntropy(likelihood)(outputs, tests.targets)
-        if not objective.is_bayesian:
-            return {"aleatoric": total}
-        epistemic = MutualInformation(likelihood)(outputs, tests.targets)
+    total = PredictiveEntropy().at(objective, tests)
+    if not objective.is_bayesian:
+        return {"aleatoric": total}
+    epistemic = MutualInformation().at(objective, tests)
     return {"epistemic": epistemic, "aleatoric": total - epistemic}
 
 

@@ -53,25 +53,17 @@ def label_scores(members: Members, train: Dataset, clean: Dataset, seed: int) ->
     """
     objective, generator = members.at(0), torch.Generator().manual_seed(seed)
     influence = Influence(objective, train, parameters="last-layer")
-    own = margins(objective, train)
-    every = torch.stack([own, *(margins(members.at(index), train) for index in range(1, len(members)))])
+    every = torch.stack([Margin().at(one, train) for one in members])
     return {
         SELF: influence.self_influence(),
         CLEAN: -influence.on_loss(clean).removal.mean(dim=0),
         LOSS: example_losses(objective, train),
-        MARGIN: -own,
+        MARGIN: -every[0],
         ENSEMBLE: -every.mean(dim=0),
         COVARIANCE: loss_variances(objective, train, generator),
         MEMORY: memory_changes(objective, train),
         RANDOM: torch.rand(len(train), generator=generator, dtype=torch.float64),
     }
-
-
-def margins(objective: Objective, data: Dataset) -> Float[Tensor, " n"]:
-    """z_y - max_{c != y} z_c of every example."""
-    with torch.no_grad():
-        outputs = objective.outputs(objective.params, data.inputs)
-    return Margin(objective.likelihood)(outputs, data.targets)
 
 
 def last_layer_posterior(objective: Objective, train: Dataset) -> GaussianPosterior:

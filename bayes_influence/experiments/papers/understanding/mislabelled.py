@@ -18,11 +18,12 @@ from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.scaled import Measured, ScaledCell, scaled_study
 from bayes_influence.experiments.papers.small_images import SmallImageScale, SmallImageStudy
 from bayes_influence.experiments.papers.study import Reproduced
-from bayes_influence.experiments.papers.understanding.label_scores import RANDOM, label_scores, margins
+from bayes_influence.experiments.papers.understanding.label_scores import RANDOM, label_scores
 from bayes_influence.experiments.papers.understanding.mislabelled_figure import mislabelled_figure
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.training.settings import usual_rate, usual_scheme_options
+from bayes_influence.influence.measurements import Margin
 from bayes_influence.models.mlp import MLP
 from bayes_influence.training.fits import Fits, fit_schemes
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
@@ -226,7 +227,7 @@ def _retrained(
 
     def accuracy(targets: Tensor) -> float:
         network = study.fitted(dataset, study.retrained, replace(train, targets=targets), [0]).at(0)
-        return float((margins(network, test) > 0).double().mean())
+        return float((Margin().at(network, test) > 0).double().mean())
 
     wrong = accuracy(train.targets)
     rows: list[dict[str, Any]] = [{"score": "all", "inspected": 1.0, "accuracy": accuracy(split.train.targets)}]

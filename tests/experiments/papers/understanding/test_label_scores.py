@@ -18,9 +18,9 @@ from bayes_influence.experiments.papers.understanding.label_scores import (
     label_scores,
     last_layer_posterior,
     loss_variances,
-    margins,
     memory_changes,
 )
+from bayes_influence.influence.measurements import Margin
 from bayes_influence.models.mlp import MLP
 from bayes_influence.objectives.derivatives import dense_hessian
 from bayes_influence.retraining.minimum import Minimum
@@ -73,9 +73,9 @@ def test_scores_are_what_they_say(data, fits):
     own = logits.gather(1, train.targets[:, None])[:, 0]
     other = logits.gather(1, 1 - train.targets[:, None])[:, 0]
     torch.testing.assert_close(scores[MARGIN], other - own)
-    torch.testing.assert_close(margins(objective, train), own - other)
+    torch.testing.assert_close(Margin().at(objective, train), own - other)
     torch.testing.assert_close(scores[LOSS], torch.nn.functional.cross_entropy(logits, train.targets, reduction="none"))
-    second = -margins(members.at(1), train)
+    second = -Margin().at(members.at(1), train)
     torch.testing.assert_close(scores[ENSEMBLE], (scores[MARGIN] + second) / 2)
     assert float((scores[SELF] > 0).double().mean()) == 1.0
     # Removing the wrong label makes the clean examples' losses smaller, by retraining.
