@@ -229,7 +229,7 @@ class InfluenceScores:
         figure.
 
         Args:
-            k: How many at each end; all that there are, where there are fewer.
+            k: How many at each end; where there are no 2 k, all that there are, each once, by the sign of its effect.
             tests: Which test examples, by id; the first `SHOWN_TESTS` when not given.
             train: The training examples, where the scores were loaded from a file.
             test: The test examples, likewise.
@@ -244,19 +244,28 @@ class InfluenceScores:
             raise ValueError("scores from a file do not hold the examples; pass them, show(k, train=..., test=...)")
         ids = self.test_ids[:SHOWN_TESTS] if tests is None else example_ids(tests)
         check_count(k=k)
-        count = min(k, len(self.train_ids))
-        shown = [self._shown(int(one), count, *both, decode) for one in ids]
-        fewer = "" if count == k else f"; all {count} training examples at each end, {k} were asked for"
+        shown = [self._shown(int(one), k, *both, decode) for one in ids]
+        count = len(self.train_ids)
+        fewer = "" if 2 * k <= count else f"; all {count} training examples, each once, {k} at each end were asked for"
         return Shown(shown, self.measurement, f"{self!r}{fewer}")
 
     def _shown(self, test_id: int, k: int, train: Dataset, test: Dataset, decode: Decode | None) -> ShownTest:
         removal, ends = self.removal[self._row(test_id)], {}
-        for kind in KINDS:
-            ids = self.top(k, test_id, by=kind).tolist()  # type: ignore[arg-type]
+        for kind, ids in self._ends(removal, k).items():
             looks = appearances(train, ids, decode)
             changes = [float(removal[self.train_ids == one]) for one in ids]
             ends[kind] = [ShownExample(*one) for one in zip(ids, changes, looks, strict=True)]
         return ShownTest(test_id, appearances(test, [test_id], decode, train)[0], **ends)
+
+    def _ends(self, removal: Float[Tensor, " n"], k: int) -> dict[str, list[int]]:
+        """Ids at both ends of a ranking, k each; where these would meet, every id once, at the end of its sign."""
+        order, count = torch.argsort(removal, descending=True, stable=True), len(removal)
+        first = last = k
+        if 2 * k > count:
+            first = min(max(int((removal > 0).sum()), count - k), k)
+            last = count - first
+        ids = self.train_ids[order.to(self.train_ids.device)]
+        return dict(zip(KINDS, (ids[:first].tolist(), ids.flip(0)[:last].tolist()), strict=True))
 
     def to_frame(self) -> pd.DataFrame:
         """One row per (test, training) pair: test_id, train_id, value, removal, and error where it is known."""

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
@@ -107,10 +108,23 @@ def test_a_figure_shows_every_ranked_example_with_its_id_and_a_sign(pictures, ro
 def test_more_than_there_are_shows_all_with_a_word(pictures):
     many = pictures.show(1000)
     first = many.tests[0]
-    assert [len(first.helpful), len(first.harmful)] == [30, 30]
-    assert [one.id for one in first.helpful] == [one.id for one in reversed(first.harmful)]
-    assert "all 30 training examples at each end, 1000 were asked for" in str(many)
-    assert "were asked for" not in str(pictures.show(30))
+    assert sorted(one.id for one in first.helpful + first.harmful) == sorted(pictures.train_ids.tolist())
+    assert all(one.removal > 0 for one in first.helpful)
+    assert all(one.removal <= 0 for one in first.harmful)
+    assert [one.removal for one in first.harmful] == sorted(one.removal for one in first.harmful)
+    assert "all 30 training examples, each once, 1000 at each end were asked for" in str(many)
+    assert "were asked for" not in str(pictures.show(15))
+
+
+@pytest.mark.parametrize(("above", "helpful"), [(0, 1), (2, 2), (5, 4)])
+def test_where_both_ends_meet_no_end_is_longer_than_asked_for(pictures, above, helpful):
+    """Of five examples, four at each end, where so many have a positive effect."""
+    values = -torch.arange(5.0).sub(5 - above).add(0.5).reshape(1, 5)
+    unknown = dict.fromkeys(("drift", "residual_norms", "gradient_norms"))
+    few = replace(pictures, values=values, train_ids=pictures.train_ids[:5], test_ids=pictures.test_ids[:1], **unknown)
+    (shown,) = few.show(4).tests
+    assert (len(shown.helpful), len(shown.harmful)) == (helpful, 5 - helpful)
+    assert len({one.id for one in shown.helpful + shown.harmful}) == 5
 
 
 def test_other_tests_other_numbers_and_what_cannot_be_shown(pictures, tmp_path):

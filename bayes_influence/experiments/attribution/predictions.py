@@ -10,7 +10,7 @@ from bayes_influence.data.tables import Rows
 from bayes_influence.experiments.attribution.new_rows import read_new_rows
 from bayes_influence.experiments.training.real_report import predict_real, predictions_table
 from bayes_influence.experiments.training.report import predict_all
-from bayes_influence.experiments.training.run import load_trained
+from bayes_influence.experiments.training.run import load_trained, network_of
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.objectives.prediction import Prediction, predict
 
@@ -37,9 +37,8 @@ def predict_rows(
             `read_new_rows`.
     """
     trained, split, config = load_trained(run, device=device)
-    if not 0 <= index < len(trained):
-        raise ValueError(f"index must lie in 0..{len(trained) - 1}, one for each of the run's seeds, got {index}")
-    new = read_new_rows(run, config, path, rows, trained.at(index))
+    network = network_of(trained, config, index)
+    new = read_new_rows(run, config, path, rows, network)
     settings = TrainRun.from_config(config)
     known = settings.known()
     assert isinstance(known, Rows)  # or its rows had been refused
@@ -48,11 +47,11 @@ def predict_rows(
         table = predictions_table(predicted, new.data, known.target_names, known.target_units())
         return table.drop(columns="true").rename(columns={"id": "row"})
     if new.task == "labels":
-        found_labels = predict(trained.at(index), new.data.batch().inputs)
+        found_labels = predict(network, new.data.batch().inputs)
         assert isinstance(found_labels, Prediction)
         names, shares = known.target_names, found_labels.probabilities[..., 1].reshape(len(new.data), -1)
     else:
-        posterior = settings.resolved_scheme().posterior(trained.at(index), split.train)
+        posterior = settings.resolved_scheme().posterior(network, split.train)
         names, shares = new.data.class_names, predict_all(trained, index, new.data, posterior=posterior).probabilities
     found = pd.DataFrame(shares.double().cpu().numpy(), columns=[f"p({name})" for name in names])
     if new.task == "classification":

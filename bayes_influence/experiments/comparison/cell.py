@@ -100,7 +100,8 @@ def _measure_scheme(networks: ComparedNetworks, fits: Fits) -> dict[str, pd.Data
     converged = [
         {"gradient_norm": float(fits.gradient_norms[row]), "polished": bool(fits.polished[row])} for row in rows
     ]
-    columns = [described(fits.at(row), networks.train, networks.test) | converged[row] for row in rows]
+    tests = {"test_examples": len(networks.test)}
+    columns = [described(fits.at(row), networks.train, networks.test) | converged[row] | tests for row in rows]
     shared = (time.perf_counter() - started + fits.seconds) / len(rows)
     asked = estimators(networks.parameters, fits.objective)
     truths = {parameters: _truth(networks, fits, parameters, removed) for parameters in {e.parameters for e in asked}}

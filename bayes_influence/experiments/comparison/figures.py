@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bayes_influence.experiments.comparison.summary import series_name
 from bayes_influence.experiments.store.figures import draw_against_truth, figure_style, signed_log_axis
 
 COLOURS = {
@@ -33,11 +34,6 @@ SHAPES = {
     "bnn-tempered": "X",
 }
 """Markers, so that schemes are told apart without colours, and where one lies on another."""
-
-
-def series_name(scheme: object, estimator: object) -> str:
-    """What a series is called in a legend."""
-    return str(scheme) if estimator == "influence" else f"{scheme}, {estimator}"
 
 
 def _colour(scheme: object) -> str:
@@ -78,7 +74,7 @@ def _error_bars(axes: Axes, positions: np.ndarray, summary: pd.DataFrame, column
 
 
 def _label_schemes(axes: Axes, summary: pd.DataFrame) -> None:
-    names = [series_name(row.scheme, row.estimator).replace(", ", ",\n") for row in summary.itertuples()]
+    names = [series_name(row.scheme, row.estimator).replace(" (", "\n(") for row in summary.itertuples()]
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
 
 

@@ -63,6 +63,11 @@ SPECTRA = {
 """How the spectrum of the loss was computed."""
 
 
+def series_name(scheme: object, estimator: object) -> str:
+    """What a scheme with its estimator is called, in tables, legends and sentences."""
+    return str(scheme) if estimator == "influence" else f"{scheme} ({estimator})"
+
+
 def summarise_results(results: pd.DataFrame) -> pd.DataFrame:
     """One row per depth, width, scheme and estimator.
 
@@ -78,6 +83,7 @@ def summarise_results(results: pd.DataFrame) -> pd.DataFrame:
         row |= {name: group[name].mean() for name in (*SCORES, *MEANS) if name in group}
         row |= {
             "truth": group["truth"].iloc[0],
+            "test_examples": group["test_examples"].iloc[0] if "test_examples" in group else None,
             "miss_relations": int(group["miss_relation"].sum()),
             "gradient_norm": group["gradient_norm"].max(),
             "refit_gradient_norm": group["refit_gradient_norm"].max(),
@@ -138,8 +144,8 @@ def how_in_words(results: pd.DataFrame) -> list[str]:
 def _shown_row(row: pd.Series) -> dict[str, str]:
     scores = [name for name in SCORES if name in row and not pd.isna(row[name])][:2]
     return {
-        "scheme": row["scheme"] if row["estimator"] == "influence" else f"{row['scheme']} ({row['estimator']})",
-        **{SCORES[name]: f"{row[name]:.3f}" for name in scores},
+        "scheme": series_name(row["scheme"], row["estimator"]),
+        **dict(_shown_score(row, name) for name in scores),
         "Spearman": _with_interval(row, "spearman", 3),
         "Pearson": _with_interval(row, "pearson", 3),
         "slope": _with_interval(row, "slope", 2),
@@ -152,6 +158,13 @@ def _shown_row(row: pd.Series) -> dict[str, str]:
         "drift": f"{row['relative_drift']:.2g}" if row["relative_drift"] > DRIFT_SHOWN else "0",
         "seconds": f"{row['seconds']:.1f}",
     }
+
+
+def _shown_score(row: pd.Series, name: str) -> tuple[str, str]:
+    """A score with its heading; of a single test example in how many seeds it is predicted right, which is no rate."""
+    if name == "test_accuracy" and row.get("test_examples") == 1:
+        return "test right", f"{round(row[name] * row['repeats'])}/{row['repeats']}"
+    return SCORES[name], f"{row[name]:.3f}"
 
 
 def _with_interval(row: pd.Series, column: str, digits: int | None) -> str:

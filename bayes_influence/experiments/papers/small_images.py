@@ -15,6 +15,9 @@ from bayes_influence.experiments.papers.scaled import ScaledStudy, StudyScale
 PIXELS = 28
 """Of a side, of the images that are averaged down."""
 
+IMAGES = 60_000
+"""Of the training part of MNIST and of Fashion-MNIST."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SmallImageScale(StudyScale):
@@ -44,6 +47,9 @@ class SmallImageStudy(ScaledStudy):
         self.check_at_least(side=1)
         if PIXELS % self.size.side:
             raise ValueError(f"side must divide 28, the pixels of an image's side, got {self.side}; take 14 or 7")
+        train = getattr(self.size, "train", 0)
+        if train > IMAGES:
+            raise ValueError(f"train must be at most {IMAGES}, the training images of a set, got {train}")
 
     @property
     def image_sets(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from bayes_influence.arguments import check_whole
 from bayes_influence.data.dataset import Split
 from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.data.own_rows import OwnTable
@@ -21,6 +22,7 @@ from bayes_influence.experiments.store.record import CHECKPOINT
 from bayes_influence.experiments.training.referee import neglect
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.models.initialisation import initial_state
+from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.training.checkpoints import CheckpointError, encode_checkpoint, matching_state
@@ -105,10 +107,21 @@ def load_run(
         ValueError: If the run is not finished, or has no such seed.
     """
     trained, split, config = load_trained(folder, data_folder=data_folder, device=device)
-    seeds = config["seeds"]
-    if not 0 <= index < len(seeds):
-        raise ValueError(f"the run has the seeds {seeds}: index must lie in 0..{len(seeds) - 1}, got {index}")
-    return trained.at(index), split, config
+    return network_of(trained, config, index), split, config
+
+
+def network_of(trained: Members, config: dict[str, Any], index: int) -> Objective:
+    """One of the networks of a run, whose configuration has their seeds.
+
+    Raises:
+        TypeError: If the index is no whole number.
+        ValueError: If the run has no such network.
+    """
+    check_whole(index=index)
+    if not 0 <= index < len(trained):
+        seeds = ", ".join(map(str, config["seeds"]))
+        raise ValueError(f"the run has the seeds {seeds}: index must lie in 0..{len(trained) - 1}, got {index}")
+    return trained.at(index)
 
 
 def load_trained(

@@ -70,7 +70,7 @@ def test_labels_have_a_probability_each(frame, tmp_path):
 def test_what_cannot_be_predicted_is_refused(frame, tmp_path):
     run_training(trained(frame, tmp_path, "kind"), tmp_path / "run", progress=False)
     path = written(frame, tmp_path, [0])
-    with pytest.raises(ValueError, match=r"index must lie in 0\.\.1, one for each of the run's seeds, got 2"):
+    with pytest.raises(ValueError, match=r"the run has the seeds .*: index must lie in 0\.\.1, got 2"):
         predict_rows(tmp_path / "run", path, index=2)
     path.write_text("a\n1\n")
     with pytest.raises(ValueError, match=r"new\.csv: .*'b'"):

@@ -25,7 +25,7 @@ def test_a_scatter_per_scheme_and_both_ends_of_the_spectrum(compared):
     figure = comparison_figure(compared.summary, compared.differences, "title")
     axes = [axes for axes in figure.axes if axes.get_visible()]
     assert len(axes) == 2 + 6
-    assert {axes.get_title() for axes in axes} >= {"none\n(2 seeds)", "bnn, variational\n(2 seeds)"}
+    assert {axes.get_title() for axes in axes} >= {"none\n(2 seeds)", "bnn (variational)\n(2 seeds)"}
     assert len(axes[2].collections[0].get_offsets()) == 16
 
 
@@ -52,7 +52,7 @@ def test_damping_is_drawn_for_every_scheme_and_statistic(compared):
     figure = damping_figure(compared.damping, "title")
     assert [axes.get_title() for axes in figure.axes] == ["spearman", "pearson", "slope"]
     lines = {line.get_label(): line for line in figure.axes[2].get_lines()}
-    drawn = lines["bnn, variational"].get_ydata()
+    drawn = lines["bnn (variational)"].get_ydata()
     rows = compared.damping.query("scheme == 'bnn' and estimator == 'variational'")
     assert np.allclose(drawn, rows.groupby("delta")["slope"].mean())
 

@@ -5,7 +5,12 @@ import scipy.stats
 from rich.console import Console
 
 from bayes_influence.evaluation.intervals import mean_interval
-from bayes_influence.experiments.comparison.summary import compare_groups, printed_table, summarise_results
+from bayes_influence.experiments.comparison.summary import (
+    compare_groups,
+    printed_table,
+    shown_summary,
+    summarise_results,
+)
 
 
 def test_summary_has_means_and_t_intervals_over_seeds(compared):
@@ -32,6 +37,17 @@ def test_the_printed_table_names_every_scheme_and_estimator(compared):
     text = console.export_text()
     for name in ("none", "weight-decay+swa", "bnn (variational)", "bnn (posterior-mean)", "Spearman", "seconds"):
         assert name in text
+
+
+def test_a_single_test_example_is_right_in_some_seeds_and_has_no_accuracy(compared):
+    summary = compared.summary.assign(test_accuracy=0.5)
+    for examples, heading, told in ((1, "test right", "1/2"), (30, "test acc.", "0.500"), (None, "test acc.", "0.500")):
+        shown = shown_summary(summary.assign(test_examples=examples))
+        assert shown[heading].tolist() == [told] * len(summary)
+        assert ("test acc." in shown) != (examples == 1)
+    assert set(compared.results["test_examples"]) == {1}
+    without = summarise_results(compared.results.drop(columns="test_examples"))
+    assert "test acc." in shown_summary(without)
 
 
 def test_anova_is_scipy_s_between_schemes_and_between_sizes():

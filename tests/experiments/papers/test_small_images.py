@@ -56,3 +56,16 @@ def test_a_table_needs_no_images(monkeypatch):
     assert replace(settings, datasets=("breast-cancer", "fashion-mnist")).image_sets == ("fashion-mnist",)
     monkeypatch.setattr(IMAGE_SETS["mnist"].source.__class__, "files_in", lambda *given: pytest.fail("asked for"))
     replace(settings, datasets=("breast-cancer",)).fetch()
+
+
+@pytest.mark.parametrize("name", ["two-models", "loo-logistic"])
+def test_more_images_than_there_are_are_refused_before_anything_is_measured(name, tmp_path):
+    with pytest.raises(ValueError, match=r"train must be at most 60000, the training images of a set, got 10000000"):
+        reproduce(name, {"train": 10_000_000}, tmp_path / "study", progress=False)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_pair_that_leaves_no_images_is_refused():
+    said = r"train=20000 images of the pair .* beside feature_images=600 of the 60000 of mnist; take at most train=9900"
+    with pytest.raises(ValueError, match=said):
+        replace(paper_studies()["two-models"].settings, train=20_000)

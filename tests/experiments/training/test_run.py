@@ -230,7 +230,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path):
     run_training(run, tmp_path / "run", progress=False)
     with pytest.raises(ValueError, match=r"another configuration: learning_rate is 0\.02 there and 0\.5 here"):
         run_training(replace(run, learning_rate=0.5), tmp_path / "run", progress=False)
-    with pytest.raises(ValueError, match=r"the run has the seeds \[3\]: index must lie in 0\.\.0, got 1"):
+    with pytest.raises(ValueError, match=r"the run has the seeds 3: index must lie in 0\.\.0, got 1"):
         load_run(tmp_path / "run", index=1)
     with pytest.raises(FileNotFoundError, match="holds no study"):
         load_run(tmp_path / "nothing")

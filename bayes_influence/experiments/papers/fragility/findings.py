@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from bayes_influence.experiments.comparison.figures import series_name
+from bayes_influence.experiments.comparison.summary import series_name
 from bayes_influence.experiments.papers.fragility.tables import published_iris
 from bayes_influence.experiments.papers.means import with_interval
 

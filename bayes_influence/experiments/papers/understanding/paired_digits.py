@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bayes_influence.data.dataset import Dataset, Split
-from bayes_influence.experiments.papers.small_images import SmallImageScale, SmallImageStudy, of_pair
+from bayes_influence.experiments.papers.small_images import IMAGES, SmallImageScale, SmallImageStudy, of_pair
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
@@ -60,6 +60,12 @@ class PairStudy(SmallImageStudy):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(feature_images=10, width=1)
+        most = (IMAGES - self.size.feature_images) // IMAGES_PER_PAIRED
+        if self.size.train > most:
+            raise ValueError(
+                f"train={self.size.train} images of the pair {PAIR} are more than can be drawn beside "
+                f"feature_images={self.size.feature_images} of the {IMAGES} of mnist; take at most train={max(most, 0)}"
+            )
 
     def drawn(self, seed: int, *, flat: bool = True) -> tuple[Dataset, Split]:
         """Images of all classes for the features, and others of the pair, with its test images.
