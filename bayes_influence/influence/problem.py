@@ -204,8 +204,9 @@ def _check_dtype_taken(objective: Objective, data: Dataset, before: torch.dtype)
 def _check_parts_taken(objective: Objective, data: Dataset, batch_size: int) -> None:
     """Every selected parameter has to take part in the loss of some example; usually the first ones show all."""
     unused = list(objective.names)
-    few = data.select(range(min(FIRST_LOOK, len(data))))
-    for batch in chain(few.batches(batch_size), data.batches(batch_size)):
+    # What is read from somewhere is read no oftener than it must.
+    few = data.select(range(min(FIRST_LOOK, len(data)))).batches(batch_size) if data.holds_inputs else ()
+    for batch in chain(few, data.batches(batch_size)):
         params = {
             name: value.detach().clone().requires_grad_(name in unused) for name, value in objective.params.items()
         }
