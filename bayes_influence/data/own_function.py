@@ -65,7 +65,8 @@ class OwnFunction(Rows):
             raise TypeError(f"{what}; got {kind_of(found)}{length}")
         network, loss, data = found
         if isinstance(network, nn.Module) or not callable(network):
-            raise TypeError(f"{what}; as network it returned {kind_of(network)}, return its class, or lambda: it anew")
+            advice = "return its class, or a function without arguments that builds it anew at every call"
+            raise TypeError(f"{what}; as network it returned {kind_of(network)}; {advice}")
         if not callable(loss):
             raise TypeError(f"{what}; as loss it returned {kind_of(loss)}")
         if isinstance(data, Split):

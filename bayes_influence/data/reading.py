@@ -121,7 +121,10 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{path} is no file of arrays (np.savez(path, inputs=..., targets=...)): {error}") from error
     for name in ("inputs", "targets"):
         if name not in found:
-            raise ValueError(f"{path} must hold the arrays inputs and targets, got {', '.join(names) or 'none'}")
+            raise ValueError(
+                f"{path} must hold the arrays inputs and targets, got {', '.join(names) or 'none'}; write it by "
+                "np.savez(path, inputs=..., targets=...)"
+            )
         if found[name].dtype.kind not in "fiub":
             raise ValueError(f"{path}: {name} must be numbers, got {found[name].dtype}")
     return found["inputs"], found["targets"]

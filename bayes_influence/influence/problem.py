@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import chain
 from math import ceil
 from typing import Any
 
@@ -23,6 +24,9 @@ from bayes_influence.torch_internals import tree_leaves, tree_map
 
 BATCH_SIZE = 1024
 """Default number of examples that go through the network at a time."""
+
+FIRST_LOOK = 8
+"""Examples that usually show of every parameter whether it takes part."""
 
 BLOCK_BYTES = 1 << 28
 """Default bound on one block of per-example gradients or scores: 256 MiB."""
@@ -198,9 +202,11 @@ def _check_dtype_taken(objective: Objective, data: Dataset, before: torch.dtype)
 
 
 def _check_parts_taken(objective: Objective, data: Dataset, batch_size: int) -> None:
-    """Every selected parameter has to take part in the loss of some example; usually the first batch shows all."""
+    """Every selected parameter has to take part in the loss of some example; usually the first ones show all."""
     unused = list(objective.names)
-    for batch in data.batches(batch_size):
+    # What is read from somewhere is read no oftener than it must.
+    few = data.select(range(min(FIRST_LOOK, len(data)))).batches(batch_size) if data.holds_inputs else ()
+    for batch in chain(few, data.batches(batch_size)):
         params = {
             name: value.detach().clone().requires_grad_(name in unused) for name, value in objective.params.items()
         }

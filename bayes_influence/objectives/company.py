@@ -188,16 +188,6 @@ def check_targets(objective: Objective, data: Dataset) -> None:
     check_outputs(objective.likelihood, outputs, seen.targets, data.name, seen.ids)
 
 
-def are_few(objective: Objective, data: Dataset) -> bool:
-    """Whether the examples are so few that each is evaluated alone in any case.
-
-    Args:
-        objective: Whose network takes them.
-        data: The examples.
-    """
-    return _are_few(_numbers(objective, data), data)
-
-
 def numbers_per_example(inputs: Any, leading: int = 1) -> int:
     """How many numbers one example's inputs are.
 
@@ -240,9 +230,8 @@ def _checked_losses(objective: Objective, part: Batch, name: str, ids: Tensor, o
     return losses
 
 
-def _are_few(numbers: int, part: Batch | Dataset) -> bool:
-    length = len(part.targets) if isinstance(part, Batch) else len(part)
-    return length * numbers <= FEW_NUMBERS
+def _are_few(numbers: int, part: Batch) -> bool:
+    return len(part.targets) * numbers <= FEW_NUMBERS
 
 
 def _alone(objective: Objective, part: Batch) -> Float[Tensor, " B"]:

@@ -25,6 +25,7 @@ from bayes_influence.objectives.hidden import ByNameAlone, KeptState
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params, owners_of_parameters
+from bayes_influence.objectives.two_companies import is_compared
 from bayes_influence.torch_internals import tree_leaves, tree_map
 
 
@@ -102,8 +103,8 @@ def reduce(trained: Members | Objective, train: Dataset, *, alone: bool = True) 
     Args:
         trained: Networks at their fitted parameters.
         train: The n training examples of their mean.
-        alone: Whether every example is evaluated alone, too, where the network stays whole: for who does not compare
-            companies later.
+        alone: Whether every example is evaluated alone, too, where the network stays whole; otherwise only where that
+            is cheaper than the comparison of `TwoCompanies`, which the caller then makes.
 
     Raises:
         TypeError: If the targets are of another kind than the likelihood's.
@@ -125,7 +126,7 @@ def reduce(trained: Members | Objective, train: Dataset, *, alone: bool = True) 
         path = _candidate(objective)
         features = _features(members, path, train)
     except _StaysWholeError as error:
-        _examine_whole(members, train, every=alone)
+        _examine_whole(members, train, every=alone or not is_compared(objective, train))
         return Reduction(members, train, members, None, str(error))
     reason = f"the selected parameters are those of {path or 'the network'!r}, whose output is the network's"
     return Reduction(members, train, _heads(members, path), features, reason)

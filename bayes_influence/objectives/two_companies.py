@@ -13,7 +13,6 @@ from torch import Tensor
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.closeness import check_same
-from bayes_influence.objectives.company import are_few
 from bayes_influence.objectives.objective import Objective
 
 MOST_PARTS = 64
@@ -21,13 +20,36 @@ MOST_PARTS = 64
 again once in so many times at most: never, where the first order's batches are no larger."""
 
 
+FEWEST_PARTS = 16
+"""Where fewer batches would be worth their while, examples are evaluated alone instead."""
+
+PART_WORK = 10_000_000
+"""Parameters x targets of a batch, some multiplications and additions of a forward pass: what a batch costs beside that
+is then little."""
+
+
+def is_compared(objective: Objective, data: Dataset) -> bool:
+    """Whether two companies of every example cost less than a pass of every example alone.
+
+    Args:
+        objective: In its selected parameters.
+        data: The examples.
+    """
+    return _parts(objective, data) >= FEWEST_PARTS
+
+
+def _parts(objective: Objective, data: Dataset) -> int:
+    """Into how many batches the examples can be cut at little cost."""
+    return objective.layout.total * len(data) * data.example.targets.numel() // PART_WORK
+
+
 class TwoCompanies:
     """A data set's examples in order, and once more so that examples of one batch are apart.
 
     The second order goes in strides of n / s through the first, s at a time: two of its neighbours stand a stride
     apart, or one less, and where that is a batch or more, no two examples are together twice. Whatever makes an
-    example's loss depend on others then makes it another one. Few examples, which are evaluated alone whenever they are
-    examined, pass twice as they are.
+    example's loss depend on others then makes it another one. Where examples are cheaply evaluated alone, see
+    `is_compared`, they pass twice as they are.
 
     Args:
         objective: Whose losses.
@@ -36,16 +58,16 @@ class TwoCompanies:
 
     Attributes:
         count: Batches of the first order.
-        compared: Whether the examples are so many that the second order is another one.
+        compared: Whether the second order is another one.
     """
 
     def __init__(self, objective: Objective, data: Dataset, size: int) -> None:
         self._objective, self._data, self._size = objective, data, size
-        self.compared = not are_few(objective, data)
+        self.compared = is_compared(objective, data)
         self.count = ceil(len(data) / size)
         self._shorter, self._order = size, torch.arange(len(data))
         if self.compared:
-            wanted = len(data) // min(size + 1, MOST_PARTS + 1)
+            wanted = len(data) // min(size + 1, MOST_PARTS + 1, _parts(objective, data))
             self._shorter = min(size, max(2, wanted), ceil(len(data) / 2))
             self._order = torch.argsort(self._order % max(1, len(data) // self._shorter), stable=True)
         self._first: dict[str, list[Tensor]] = {}

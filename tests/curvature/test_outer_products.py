@@ -9,7 +9,7 @@ from bayes_influence.curvature.operators.ekfac import EKFACOperator
 from bayes_influence.curvature.operators.outer_products import _Uses
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
-from bayes_influence.objectives import company
+from bayes_influence.objectives import two_companies
 from bayes_influence.objectives.derivatives import dense_hessian
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
@@ -134,11 +134,11 @@ class LateTransposed(nn.Module):
         return torch.tanh(self.layer(inputs)).sum(dim=1)
 
 
-@pytest.mark.parametrize("few", [0, 10**6])
+@pytest.mark.parametrize("work", [1, 10**6])
 @pytest.mark.parametrize("fisher", ["exact", "sampled", "empirical"])
-def test_rows_that_a_late_batch_has_in_another_order_are_refused(fisher, few, monkeypatch) -> None:
+def test_rows_that_a_late_batch_has_in_another_order_are_refused(fisher, work, monkeypatch) -> None:
     """Seen in the batch itself, or where one vector is sent back and there are two companies, in the second."""
-    monkeypatch.setattr(company, "FEW_NUMBERS", few)
+    monkeypatch.setattr(two_companies, "PART_WORK", work)
     inputs = torch.rand(40, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     inputs[30, 1, 0] = 2.0
     data = Dataset(inputs, torch.arange(40) % 2, torch.arange(40))
@@ -151,7 +151,7 @@ def test_rows_that_a_late_batch_has_in_another_order_are_refused(fisher, few, mo
         return EKFACOperator(objective, data, 4, fisher=fisher)
 
     assert built(3.0).size == 6
-    again = 0 if few == 0 and fisher == "empirical" else 40
+    again = 0 if work == 1 and fisher == "empirical" else 40
     assert sum(asked) == 2 * 2 + 40 + 40 + again
     with pytest.raises(ValueError, match=r"the gradient of layer 'layer' is not made of what the layer receives"):
         built(1.5)

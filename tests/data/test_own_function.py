@@ -38,7 +38,10 @@ def test_a_test_part_of_ones_own_is_kept(monkeypatch):
         (3, "module:make must be a function without arguments, got int"),
         (lambda: DATA, "must return network, loss and data: .*; got bayes_influence's Dataset"),
         (lambda: (build, DATA), "got tuple of 2"),
-        (lambda: (build(), nn.MSELoss(), DATA), "as network it returned torch's Linear, return its class"),
+        (
+            lambda: (build(), nn.MSELoss(), DATA),
+            "as network it returned torch's Linear; return its class, or a function",
+        ),
         (lambda: (build, "mse", DATA), "as loss it returned str"),
         (lambda: (build, nn.MSELoss(), 3), "must be a Dataset, a torch Dataset or DataLoader, or a pair"),
     ],

@@ -6,7 +6,7 @@ from torch import nn
 
 import bayes_influence as bi
 from bayes_influence.curvature.operators.ekfac import EKFAC
-from bayes_influence.objectives import company
+from bayes_influence.objectives import company, two_companies
 from bayes_influence.objectives.two_companies import MOST_PARTS, TwoCompanies
 
 
@@ -19,8 +19,8 @@ def joined(batches):
     return [one for batch in batches for one in batch]
 
 
-def passed(network, examples, size, *, few=0, monkeypatch):
-    monkeypatch.setattr(company, "FEW_NUMBERS", few)
+def passed(network, examples, size, *, work=1, monkeypatch):
+    monkeypatch.setattr(two_companies, "PART_WORK", work)
     objective = bi.Objective(network.double(), bi.CrossEntropy())
     companies, found = TwoCompanies(objective, examples, size), []
     for batch in companies.batches():
@@ -55,10 +55,10 @@ def test_hardly_any_examples_pass_too(length, monkeypatch):
 
 
 def test_few_examples_pass_as_they_are(monkeypatch):
-    first, second = passed(nn.Sequential(Pairs(), nn.Linear(1, 2)), data(40), 10, few=40, monkeypatch=monkeypatch)
+    first, second = passed(nn.Sequential(Pairs(), nn.Linear(1, 2)), data(40), 10, work=11, monkeypatch=monkeypatch)
     assert first == second
     with pytest.raises(ValueError, match="the loss of an example depends on the other examples of its batch"):
-        passed(nn.Sequential(Pairs(), nn.Linear(1, 2)), data(40), 10, few=39, monkeypatch=monkeypatch)
+        passed(nn.Sequential(Pairs(), nn.Linear(1, 2)), data(40), 10, work=10, monkeypatch=monkeypatch)
 
 
 class Pairs(nn.Module):
@@ -72,6 +72,7 @@ class Pairs(nn.Module):
 @pytest.mark.parametrize("fisher", ["exact", "sampled", "empirical"])
 def test_influence_by_ekfac_refuses_losses_that_depend_on_others(fisher, monkeypatch):
     monkeypatch.setattr(company, "FEW_NUMBERS", 0)
+    monkeypatch.setattr(two_companies, "PART_WORK", 1)
     objective = bi.Objective(nn.Sequential(Pairs(), nn.Linear(1, 2), nn.Linear(2, 2)).double(), bi.CrossEntropy())
     message = r"train: the loss of an example depends on the other .* among 40, .* among 2\."
     with pytest.raises(ValueError, match=message):
@@ -84,6 +85,7 @@ def test_influence_by_ekfac_refuses_losses_that_depend_on_others(fisher, monkeyp
 
 def test_examples_are_not_evaluated_alone_where_companies_are_compared(monkeypatch):
     monkeypatch.setattr(company, "FEW_NUMBERS", 0)
+    monkeypatch.setattr(two_companies, "PART_WORK", 1)
     asked = []
     alone = company._alone
     monkeypatch.setattr(company, "_alone", lambda *given: asked.append(1) or alone(*given))

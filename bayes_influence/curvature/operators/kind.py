@@ -23,7 +23,7 @@ class Curvature(ABC):
             are convex.
         is_mean_over_examples: Whether the curvature of a union of examples is the mean of the parts' curvatures.
         compares_companies: Whether building it refuses losses that depend on the other examples of a batch, of every
-            example, so that nobody has to ask before.
+            example, wherever `is_compared` says so, and nobody has to ask before.
     """
 
     is_exact_hessian = False

@@ -112,11 +112,21 @@ class OfNetwork(OfData):
         if own is None:
             return
         with seeded(0):
-            network = own() if callable(own) else own
+            network = self._built(own) if callable(own) else own
         if not callable(own) or isinstance(own, nn.Module) or not isinstance(network, nn.Module):
             raise TypeError(f"{self.network} must build a network, an nn.Module, at every call, got {kind_of(network)}")
         if self.code is not None and self.found_code() != self.code:
             raise ValueError(f"the code of the network {self.network} is not what the run was trained with; train anew")
+
+    def _built(self, own: Callable[[], Any]) -> Any:
+        """What the user's own code makes, or why it makes nothing."""
+        try:
+            return own()
+        except Exception as error:
+            raise ValueError(
+                f"{self.network} builds no network when it is called without arguments, as it is here "
+                f"({type(error).__name__}: {error}); give its arguments defaults, or name a function that builds it"
+            ) from error
 
     def n_outputs(self, train: Dataset) -> int:
         """How many outputs a network for this task has.

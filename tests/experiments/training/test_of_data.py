@@ -55,3 +55,9 @@ def test_a_network_of_ones_own_is_one():
         TypeError, match=r"pathlib:Path must build a network, an nn\.Module, at every call, got pathlib's"
     ):
         TrainRun("iris", "pathlib:Path")
+
+
+def test_a_network_that_needs_arguments_is_told_how_it_is_called():
+    said = r"torch\.nn:Linear builds no network when it is called without arguments, as it is here \(TypeError: "
+    with pytest.raises(ValueError, match=said):
+        TrainRun("iris", "torch.nn:Linear", "weight-decay")
