@@ -121,7 +121,7 @@ ROWS = [
     ("influence {run} --test 0 --damping -1", "the damping delta must be finite and at least 0, got -1.0"),
     ("influence {run} --test 0 --damping nan", "damping must be a finite number, got nan"),
     ("influence {run} --test 0 --measurement nope", "unknown measurement 'nope'; known: entropy"),
-    ("influence {run} --test 0 --index 1", "the run has the seeds [0]: index must lie in 0..0, got 1"),
+    ("influence {run} --test 0 --index 1", "the run has the seeds 0: index must lie in 0..0, got 1"),
     ("influence {run} --test 0 --index -1", "index must be at least 0, got -1"),
     (
         "influence {run} --test 0 --out {file}",

@@ -36,9 +36,10 @@ def test_its_curvature_at_the_kink_is_a_quarter_over_the_temperature(temperature
     assert float(torch.func.grad(loss)(at)) == pytest.approx(-0.5)
 
 
-def test_several_labels_are_summed_and_the_sign_of_a_score_says_which():
+@pytest.mark.parametrize("temperature", [0, 0.1])
+def test_several_labels_are_summed_and_the_sign_of_a_score_says_which(temperature):
     scores, targets = torch.randn(9, 3, dtype=torch.float64), torch.randint(0, 2, (9, 3))
-    hinge = SmoothHinge(0.1)
+    hinge = SmoothHinge(temperature)
     expected = sum(hinge(scores[:, k], targets[:, k]) for k in range(3))
     torch.testing.assert_close(hinge(scores, targets), expected)
     right = (scores[:, 0] > 0) == (targets[:, 0] == 1)
