@@ -38,6 +38,15 @@ def test_no_other_tilt_gives_a_tighter_bound():
         assert (bound(MEANS, VARIANCES, torch.rand_like(MEANS)) >= tightest).all()
 
 
+def test_a_class_without_any_share_does_not_end_the_search_for_the_others():
+    torch.manual_seed(0)
+    mean, variance = 30 * torch.randn(50, 3, dtype=torch.float64), 1e4 * torch.rand(50, 3, dtype=torch.float64) ** 4
+    beside = torch.cat([mean, torch.full((50, 1), -1e6, dtype=torch.float64)], dim=1)
+    found = optimal_tilt(beside, torch.cat([variance, torch.ones(50, 1, dtype=torch.float64)], dim=1))
+    torch.testing.assert_close(found[:, :3], optimal_tilt(mean, variance), rtol=1e-6, atol=1e-9)
+    assert float(found[:, 3].max()) == 0
+
+
 @pytest.mark.parametrize("scale", [10.0, 3e3, 1e4, 1e6, 1e9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_any_variance_is_solved_and_no_neighbour_gives_a_tighter_bound(scale, dtype):
