@@ -87,6 +87,7 @@ def _drawn_points(axes: Axes) -> Iterator[np.ndarray]:
 
 def _along(corners: np.ndarray) -> np.ndarray:
     """Points on the way from corner to corner."""
+    corners = corners.reshape(-1, 2)  # also of a part without any: an error bar of one seed
     steps = np.linspace(0, 1, 50)[:, None, None]
     return np.concatenate([corners, ((1 - steps) * corners[:-1] + steps * corners[1:]).reshape(-1, 2)])
 

@@ -32,6 +32,7 @@ SMALL = NetworkGroups(groups=3, train=60, width=2, epochs=60, decay=0.02)
 def blobs(monkeypatch):
     """Four blobs where the study looks for MNIST."""
     monkeypatch.setattr(NetworkGroups, "split", lambda self, seed: gaussian_blobs(60, 40, seed))
+    monkeypatch.setattr(NetworkGroups, "fetch", lambda self: None)
     return gaussian_blobs(60, 40, 0)
 
 
