@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from bayes_influence.cli.options import (
+    check_free,
     clear_errors,
     console,
     data_of_run,
@@ -68,9 +69,10 @@ def predict(
     from bayes_influence.data.files import write_whole
     from bayes_influence.experiments.attribution.predictions import predict_rows
 
+    target = out or table.with_name(f"{table.stem}-predicted.csv")
     with clear_errors():
+        check_free(target, run, table)
         found = predict_rows(run, table, index=index, device=given_or_none("device", device))
-        target = out or table.with_name(f"{table.stem}-predicted.csv")
         write_whole(target, found.to_csv(index=False).encode())
     console.print(found.head(SHOWN).to_string(index=False), soft_wrap=True, highlight=False)
     console.print(f"{len(found)} predictions: {target}", highlight=False, soft_wrap=True)

@@ -111,6 +111,26 @@ def data_of_run(folder: Path) -> str:
     return str(read_record(folder / CONFIG)["config"].get("dataset", ""))
 
 
+def check_free(target: Path, run: Path, table: Path) -> None:
+    """Refuses to write over what predictions are made of.
+
+    Args:
+        target: Where they are to be written.
+        run: Folder of the run.
+        table: The rows that are predicted.
+
+    Raises:
+        ValueError: If it is that table, a file of the run, or the table that the run was trained on.
+    """
+    place, learned = target.resolve(), Path(data_of_run(run) if is_study(str(run)) else "")
+    taken = {table.resolve(): "the table that is predicted"}
+    if learned.suffix:
+        taken[learned.resolve()] = "the table that the run was trained on"
+    if place in taken or place.is_relative_to(run.resolve()):
+        what = taken.get(place, f"in the folder of the run, {run}")
+        raise ValueError(f"{target} is {what}; name another file with --out")
+
+
 def split_words(text: str) -> tuple[str, ...]:
     """Words separated by commas."""
     return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -52,7 +52,7 @@ def attack(
     steps: int = 20,
     lower: float = 0.0,
     upper: float = 1.0,
-    damping: str | float = "auto",
+    damping: str | float = 0.0,
     refit: Refit | None = None,
     progress: bool = False,
 ) -> Attack:
@@ -72,7 +72,7 @@ def attack(
         steps: How many at most.
         lower: Smallest valid input.
         upper: Largest valid input.
-        damping: Of the influence.
+        damping: Of the influence; none is needed at the minimum of a regularised objective, and any shrinks effects.
         refit: As of `training_set_attack`.
         progress: Whether to show a progress bar.
 

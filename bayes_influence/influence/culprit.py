@@ -55,7 +55,7 @@ def culprit_feature(
     count: int = 4,
     *,
     ids: int | Iterable[int] | Tensor | None = None,
-    damping: str | float = "auto",
+    damping: str | float = 0.0,
 ) -> CulpritFeature:
     """The feature that explains why a few training rows move a test loss as they do.
 
@@ -75,7 +75,7 @@ def culprit_feature(
         test: The examples whose mean loss is explained: one that is predicted wrongly, most often.
         count: How many rows are asked: those of the largest |influence| on that loss.
         ids: Which instead, when they are chosen already.
-        damping: Of the influence.
+        damping: Of the influence; none is needed at the minimum of a regularised objective, and any shrinks effects.
 
     Raises:
         TypeError: If these are no objective and data sets.

@@ -62,7 +62,7 @@ def influential_group(
     method: str = "best",
     direction: str = "increase",
     convention: Convention = "fixed",
-    damping: str | float = "auto",
+    damping: str | float = 0.0,
     refit: RetrainingProtocol | None = None,
 ) -> InfluentialGroup:
     """The group of a given size whose removal changes the mean test loss most (Basu, You & Feizi 2020, eq. 18).
@@ -77,7 +77,7 @@ def influential_group(
             affordable.
         direction: `"increase"` for the group that holds the loss down most, `"decrease"` for that which holds it up.
         convention: What becomes of the mean, see `Convention`.
-        damping: Of the influence.
+        damping: Of the influence; none is needed at the minimum of a regularised objective, and any shrinks effects.
         refit: How the group is really removed, `Minimum()` say, to see whether the prediction holds. It moves the
             parameters that the objective has selected: of a last layer, what the layers below would do is not in it.
 

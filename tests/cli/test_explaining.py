@@ -37,3 +37,22 @@ def test_new_rows_are_predicted_into_a_file(tmp_path):
     refused = CliRunner().invoke(app, ["predict", str(tmp_path / "run"), str(tmp_path / "none.csv")])
     assert refused.exit_code == 2
     assert "none.csv" in refused.output
+
+
+def test_predictions_are_not_written_over_what_they_are_made_of(tmp_path):
+    pd.DataFrame({"x": range(40), "y": ["n", "p"] * 20}).to_csv(tmp_path / "towns.csv", index=False)
+    told = TrainRun(str(tmp_path / "towns.csv"), "mlp", "weight-decay", target=("y",), epochs=1, width=3)
+    train_and_report(told, tmp_path / "run", progress=False)
+    pd.DataFrame({"x": [1.5, 2.5], "y": ["n", "p"]}).to_csv(tmp_path / "new.csv", index=False)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out, said in (
+        ("new.csv", "new.csv is the table that is predicted"),
+        ("towns.csv", "towns.csv is the table that the run was trained on"),
+        ("run/config.json", "config.json is in the folder of the run"),
+    ):
+        command = ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv"), "--out", str(tmp_path / out)]
+        refused = CliRunner().invoke(app, command)
+        assert refused.exit_code == 2
+        assert said in " ".join(refused.output.split()).replace("- ", "-")
+        assert "--out" in refused.output
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

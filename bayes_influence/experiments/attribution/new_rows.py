@@ -52,7 +52,13 @@ class NewRows:
 
 
 def read_new_rows(
-    run: str | Path, config: dict[str, Any], path: str | Path, rows: tuple[int, ...], objective: Objective
+    run: str | Path,
+    config: dict[str, Any],
+    path: str | Path,
+    rows: tuple[int, ...],
+    objective: Objective,
+    *,
+    with_targets: bool = True,
 ) -> NewRows:
     """Rows of a file, encoded as the run's training rows were.
 
@@ -62,6 +68,7 @@ def read_new_rows(
         path: The CSV or Parquet file.
         rows: Which of its rows, from 0; all when none are named.
         objective: The run's network, which predicts where the file says no targets.
+        with_targets: Whether targets are wanted where the file has some; else its columns of that name are not read.
 
     Raises:
         ValueError: If the run is on no table of the user's own, the file has no such row, an input column is missing or
@@ -84,8 +91,7 @@ def read_new_rows(
         raise ValueError(f"{path.name}: there is no row {unknown[0]}; its rows are numbered from 0 to {len(frame) - 1}")
     chosen = list(dict.fromkeys(rows)) or list(range(len(frame)))
     frame = frame.iloc[chosen]
-    there = [column for column in encoding.target if column in frame.columns]
-    if there:
+    if with_targets and any(column in frame.columns for column in encoding.target):
         data = encoding.dataset(frame, chosen, path.name)
         return NewRows(data.to(dtype=objective.dtype, device=objective.device), True, encoding.task)
     inputs = encoding.inputs(frame, path.name)

@@ -38,7 +38,7 @@ def predict_rows(
     """
     trained, split, config = load_trained(run, device=device)
     network = network_of(trained, config, index)
-    new = read_new_rows(run, config, path, rows, network)
+    new = read_new_rows(run, config, path, rows, network, with_targets=False)
     settings = TrainRun.from_config(config)
     known = settings.known()
     assert isinstance(known, Rows)  # or its rows had been refused

@@ -75,3 +75,12 @@ def test_what_cannot_be_predicted_is_refused(frame, tmp_path):
     path.write_text("a\n1\n")
     with pytest.raises(ValueError, match=r"new\.csv: .*'b'"):
         predict_rows(tmp_path / "run", path)
+
+
+def test_targets_in_the_file_all_or_some_do_not_matter(frame, tmp_path):
+    run_training(trained(frame, tmp_path, "price", "u"), tmp_path / "run", progress=False)
+    rows = frame.iloc[:5]
+    rows[["a", "b"]].to_csv(tmp_path / "without.csv", index=False)
+    rows[["a", "b", "u"]].assign(u="unknown").to_csv(tmp_path / "some.csv", index=False)
+    without, some = (predict_rows(tmp_path / "run", tmp_path / f"{name}.csv") for name in ("without", "some"))
+    pd.testing.assert_frame_equal(without, some)

@@ -19,7 +19,7 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.files import write_whole
 from bayes_influence.data.own_images import OwnImages
 from bayes_influence.data.own_rows import OwnTable
-from bayes_influence.data.reading import read_table
+from bayes_influence.data.reading import cells_of, read_table
 from bayes_influence.evaluation.intervals import Interval, mean_interval
 from bayes_influence.experiments.attribution.labels.evidence import with_targets
 from bayes_influence.experiments.attribution.labels.page import data_id
@@ -223,10 +223,15 @@ def _write(data: LabelData, examples: Dataset, after: Dataset, names: tuple[str,
     labels = dict(zip(after.ids.tolist(), after.targets.tolist(), strict=True))
     if isinstance(known, OwnTable):
         target = known.form.target[0]
-        values = dict(zip(words(known.frame[target]), known.frame[target], strict=True))
-        cleaned = known.frame.loc[list(labels)].copy()
-        cleaned[target] = pd.Series({row: values[names[label]] for row, label in labels.items()})
-        return _written(cleaned, folder / f"cleaned{path.suffix.lower()}")
+        separator = "\t" if path.suffix == ".tsv" else data.separator
+        cells = known.frame if path.suffix == ".parquet" else cells_of(path, separator)
+        values = dict(zip(words(known.frame[target]), cells[target], strict=True))
+        cleaned = cells.loc[list(labels)].copy()
+        before = dict(zip(examples.ids.tolist(), examples.targets.tolist(), strict=True))
+        for row, label in labels.items():
+            if label != before[row]:
+                cleaned.loc[row, target] = values[names[label]]
+        return _written(cleaned, folder / f"cleaned{path.suffix.lower()}", separator)
     if path.suffix.lower() == ".npz":
         buffer = io.BytesIO()
         np.savez(buffer, inputs=np.load(path)["inputs"][list(labels)], targets=np.array(list(labels.values())))
@@ -238,11 +243,11 @@ def _write(data: LabelData, examples: Dataset, after: Dataset, names: tuple[str,
     return _written(pd.DataFrame(columns), folder / "cleaned.csv")
 
 
-def _written(frame: pd.DataFrame, path: Path) -> Path:
+def _written(frame: pd.DataFrame, path: Path, separator: str = ",") -> Path:
     buffer = io.BytesIO()
     if path.suffix == ".parquet":
         frame.to_parquet(buffer, index=False)
     else:
-        frame.to_csv(buffer, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+        frame.to_csv(buffer, index=False, sep=separator)
     write_whole(path, buffer.getvalue())
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -74,6 +75,10 @@ def find_mislabelled(
         settings: What is done.
         progress: Whether to show a progress bar.
 
+    Returns:
+        What was found. Rows are numbered from 0 in their order; the names that a frame's own index has for them, where
+        these are others, stand in the column `index` beside.
+
     Raises:
         TypeError: If an argument is of another kind, or targets are no classes.
         ValueError: If a class has one member, there are fewer examples than folds, or a frame is refused, see
@@ -88,7 +93,7 @@ def find_mislabelled(
     if schedule is None:
         rate = usual_rate(any(scheme.bayesian for scheme in tried))
         schedule = Schedule(STEPS, LEARNING_RATE) if few else MinibatchSchedule(10, 256, rate, decay="cosine")
-    return search_labels(
+    issues = search_labels(
         examples,
         network or partial(_network, examples),
         tried,
@@ -98,6 +103,13 @@ def find_mislabelled(
         target=target,
         progress=progress,
     )
+    index = getattr(frame, "index", None)
+    if not isinstance(index, pd.Index) or index.equals(pd.RangeIndex(len(index))):
+        return issues
+    names = index.to_flat_index().map(str) if isinstance(index, pd.MultiIndex) else index
+    ranked = issues.ranked.copy()
+    ranked.insert(1, "index", names[ranked["row"].to_numpy()].to_numpy())
+    return replace(issues, ranked=ranked)
 
 
 def _examples(data: Any, target: str | None, *, standardised: bool) -> Dataset:

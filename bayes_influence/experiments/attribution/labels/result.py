@@ -28,7 +28,8 @@ class LabelIssues:
 
     Attributes:
         name: What the data are called.
-        ranked: One row per example, the most suspicious first. row: its id. file: of an image. label, proposed: the
+        ranked: One row per example, the most suspicious first. row: its id. index: its name in a frame that has
+            other names than numbers from 0. file: of an image. label, proposed: the
             class that it has, and the most probable other one. wrong: probability that the label is wrong.
             false_discovery_rate: expected share of right labels in the list that ends here. flagged: whether that is
             at most `level`. loss, margin, predicted, epistemic, aleatoric: of held-out predictions, with the label.

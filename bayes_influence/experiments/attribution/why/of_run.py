@@ -72,7 +72,9 @@ def explain_run(
         request = replace(request, damping=DAMPING)
     effects = question.effects(request.influence(asked.objective, asked.train, progress=progress))
     settings = AuditSettings(removals=removals, curvature="hessian", damping=request.damping, refit_schedule=REFIT)
-    verdict = audit(asked.network, asked.train, asked.tests, settings, progress=False).verdict.sentence
+    found = audit(asked.network, asked.train, asked.tests, settings, progress=False)
+    retrained = "the last layer" if asked.exact else "the selected parameters"
+    verdict = f"Of rows removed one at a time, {retrained} retrained: {found.verdict.sentence}"
     tables = {
         "why": question.evidence(effects),
         "predictions": question.described(),

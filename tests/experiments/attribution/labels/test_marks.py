@@ -45,6 +45,24 @@ def test_marks_clean_the_table_and_leave_everything_else(searched, towns, tmp_pa
     assert (done.folder / "comparison.csv").is_file()
 
 
+def test_cells_that_nobody_marked_stay_as_they_were_written(towns, tmp_path):
+    table = towns[["east", "up"]].round(2).assign(code=[f"{row:04d}" for row in range(90)], sure="TRUE")
+    lines = [
+        f"{row.east:.3f};{row.up:.3f};{row.code};{row.sure};{label}"
+        for row, label in zip(table.itertuples(), np.where(towns["label"] == "north", "007", "050"), strict=True)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["east;up;code;sure;label", *lines]) + "\n")
+    data = LabelData(
+        str(tmp_path / "t.csv"), target=("label",), separator=";", task="classification", epochs=5, width=3
+    )
+    found = find_in_data(data, tmp_path / "search", QUICK, progress=False)
+    marks = written(tmp_path, found, [(4, "drop", "7"), (6, "relabel", "50"), (7, "keep", "50")])
+    done = apply_marks(read_marks(marks), found.folder, tmp_path / "cleaned", progress=False)
+    expected = [line for row, line in enumerate(lines) if row != 4]
+    expected[5] = expected[5].rsplit(";", 1)[0] + ";050"
+    assert done.cleaned.read_text().splitlines()[1:] == expected
+
+
 def test_the_search_is_found_by_its_data(searched, tmp_path):
     marks = read_marks(written(tmp_path, searched, [(5, "drop", "x")]))
     assert run_of_marks(marks, searched.folder.parent) == searched.folder

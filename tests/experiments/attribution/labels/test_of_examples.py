@@ -47,6 +47,17 @@ def test_rows_that_differ_in_the_label_alone_are_named(towns):
     assert (ranked["twins"].drop([7, 90]) == "").all()
 
 
+@pytest.mark.parametrize(
+    "index", [pd.Index([f"t{number}" for number in range(90)]), pd.RangeIndex(89, -1, -1)], ids=["names", "numbers"]
+)
+def test_rows_keep_the_names_that_a_frame_has_for_them(towns, issues, index):
+    ranked = find_mislabelled(towns.set_index(index), "label", **QUICK).ranked
+    assert ranked["index"].tolist() == [index[row] for row in ranked["row"]]
+    named = towns.set_index(index).loc[ranked["index"], "label"]
+    assert named.tolist() == ranked["label"].tolist()
+    assert "index" not in issues.ranked
+
+
 def test_arrays_loaders_and_networks_of_ones_own_are_taken():
     random = np.random.default_rng(1)
     targets = np.arange(60) % 2
