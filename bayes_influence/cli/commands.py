@@ -220,7 +220,8 @@ def train(
     shown = report.drop(columns="neglect", errors="ignore").dropna(axis="columns", how="all")
     text = shown.to_string(index=False, float_format="{:.4f}".format)
     console.print(text, soft_wrap=True, highlight=False)
-    console.print(f"Report, reliability plot, checkpoint and configuration: {folder}")
+    plot = "reliability plot, " if run.known().task == "classification" else ""
+    console.print(f"Report, {plot}checkpoint and configuration: {folder}")
 
 
 @app.command(cls=SchemeCommand)
