@@ -88,6 +88,8 @@ def streamed_scores(folder):
 
 
 def downloads(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+
     def transfer(url, path):
         path.write_bytes(gzip.compress(CONTENT, mtime=0))
 
