@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,11 @@ def read_new_rows(
     return NewRows(data, False, encoding.task)
 
 
-def without_targets(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a ranking says about test examples, their targets not given."""
-    return [test | {"test_target": NOT_GIVEN} for test in tests]
+def without_targets(tests: list[dict[str, Any]], *, of_loss: bool) -> list[dict[str, Any]]:
+    """What a ranking says about test examples, their targets not given.
+
+    Args:
+        tests: As `described_tests` says it.
+        of_loss: Whether influence is on the loss of what is predicted; else there is no loss to tell.
+    """
+    return [test | {"test_target": NOT_GIVEN} | ({} if of_loss else {"test_loss": nan}) for test in tests]

@@ -185,7 +185,7 @@ def influence_of_run(
         scores = influence.on_measurement(MEASUREMENTS[asked.measurement], chosen, path)
     units = units_of(config)[0]
     tests = described_tests(objective, chosen, asked.positions, units)
-    tests = tests if asked.has_targets else without_targets(tests)
+    tests = tests if asked.has_targets else without_targets(tests, of_loss=asked.measurement is None)
     parts = [ranked(scores, split.train, test, request.top, units) for test in tests]
     ranking = pd.concat(parts, ignore_index=True)
     folder.write_table("influence", ranking)

@@ -151,7 +151,7 @@ def printed_rankings(ranking: pd.DataFrame, measured: str = LOSS) -> list[Table]
         test = rows.iloc[0]
         ends = [rows[(rows["kind"] == kind) & (rows["rank"] <= NAMED)].itertuples() for kind in KINDS]
         named = [", ".join(f"{one.train_id} ({one.removal:+.1e})" for one in end) for end in ends]
-        about = test["test"], test["test_target"], test["predicted_target"], f"{test['test_loss']:.3g}"
+        about = test["test"], test["test_target"], test["predicted_target"], _loss_of(test)
         table.add_row(*map(str, about), *named)
     return [table]
 
@@ -161,7 +161,7 @@ def _table_of_one(rows: pd.DataFrame, measured: str) -> Table:
     test = rows.iloc[0]
     table = Table(
         title=f"test {test['test']} (id {test['test_id']}): {test['test_target']}, predicted "
-        f"{test['predicted_target']}, loss {test['test_loss']:.3g}",
+        f"{test['predicted_target']}, {'loss ' * pd.notna(test['test_loss'])}{_loss_of(test)}".rstrip(", "),
         caption=f"removal: predicted change of the {measured} when the training example is left out",
     )
     table.add_column("rank", justify="right")
@@ -174,3 +174,8 @@ def _table_of_one(rows: pd.DataFrame, measured: str) -> Table:
         cells = [(end.train_id, end.train_target, f"{end.removal:+.3e}") for end in pair]
         table.add_row(str(pair[0].rank), *map(str, [cell for triple in cells for cell in triple]))
     return table
+
+
+def _loss_of(test: pd.Series) -> str:
+    """A test example's loss in print; nothing where its target is not given."""
+    return f"{test['test_loss']:.3g}" if pd.notna(test["test_loss"]) else ""

@@ -1,5 +1,7 @@
 """Rows that no test part has: encoded as the training rows were, and what is measured without their targets."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.experiments.attribution.of_run import InfluenceRequest, influence_of_run
+from bayes_influence.experiments.attribution.ranking import printed_rankings
 from bayes_influence.experiments.training.run import load_run, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.influence.influence import Influence
@@ -78,6 +81,9 @@ def test_without_targets_influence_is_on_the_loss_of_the_predicted_class(runs, n
 def test_without_targets_influence_on_a_real_number_is_on_the_prediction(runs, new, tmp_path):
     found = explained(runs / "price", new("a", "b", "c"), tmp_path, damping=0.1)
     assert found.measured == "prediction (in standard deviations of the target)"
+    assert found.ranking["test_loss"].isna().all()
+    (table,) = printed_rankings(found.ranking[found.ranking["test"] == 0], found.measured)
+    assert re.fullmatch(r"test 0 \(id 0\): not given, predicted [\d.e+-]+", table.title)
     objective, split, config = load_run(runs / "price")
     known = TrainRun.from_config(config).known()
     rows = known.encoding().inputs(pd.read_csv(tmp_path / "new.csv")).float()
@@ -120,6 +126,9 @@ def test_without_targets_a_bayesian_network_is_explained_in_its_mean(frame, new,
     run_training(run, tmp_path / "run", progress=False)
     found = explained(tmp_path / "run", new("a", "b"), tmp_path, damping=0.1)
     assert found.measured == "prediction (in standard deviations of the target)"
+    assert found.ranking["test_loss"].isna().all()
+    (table,) = printed_rankings(found.ranking[found.ranking["test"] == 0], found.measured)
+    assert re.fullmatch(r"test 0 \(id 0\): not given, predicted [\d.e+-]+", table.title)
     objective, _, _ = load_run(tmp_path / "run")
     rows = run.known().encoding().inputs(pd.read_csv(tmp_path / "new.csv")).float()
     mean, scale = run.known().target_units()
