@@ -69,9 +69,16 @@ class LabelIssues:
         """What was found, in a few words."""
         count, total = len(self.flagged), len(self.ranked)
         found = f"{count} of {total} labels are flagged, of which {self.level:.0%} at most are expected to be right"
+        found = found if count else f"none of {total} labels is flagged"
+        most = float(self.ranked["label"].value_counts(normalize=True).iloc[0])
+        if self.agreement <= most:
+            return (
+                f"{found}. Held-out networks predict {self.agreement:.1%} of the labels, and the most frequent one "
+                f"alone {most:.1%}: they learn nothing here that would tell wrong labels from right ones"
+            )
         return (
-            f"{found if count else f'none of {total} labels is flagged'}. Estimated share of wrong labels: "
-            f"{self.noise_rate:.1%}; held-out networks predict {self.agreement:.1%} of the labels"
+            f"{found}. Estimated share of wrong labels: {self.noise_rate:.1%}; held-out networks predict "
+            f"{self.agreement:.1%} of the labels"
         )
 
     def __repr__(self) -> str:

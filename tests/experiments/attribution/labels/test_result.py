@@ -22,6 +22,17 @@ def test_files_hold_the_ranking(issues, tmp_path):
         issues.save(tmp_path / "found.txt")
 
 
+def test_no_share_of_wrong_labels_is_told_where_nothing_can_be_learned(issues):
+    most = issues.ranked["label"].value_counts(normalize=True).max()
+    chance = replace(issues, agreement=float(most), ranked=issues.ranked.assign(flagged=False))
+    assert chance.sentence.startswith(
+        f"none of 90 labels is flagged. Held-out networks predict {most:.1%} of the labels"
+    )
+    assert "they learn nothing here" in chance.sentence
+    assert "Estimated share" not in chance.sentence
+    assert "Estimated share" in replace(chance, agreement=float(most) + 0.01).sentence
+
+
 def test_the_sentence_says_how_many_and_what_it_rests_on(issues):
     assert issues.sentence.startswith("3 of 90 labels are flagged, of which 10% at most are expected to be right. ")
     assert "held-out networks predict 96.7% of the labels" in issues.sentence
