@@ -154,6 +154,13 @@ def one_by_one(function: Callable[..., Any], arguments: tuple[Any, ...], in_dims
     return tree_map(lambda *leaves: torch.stack(leaves), *found)
 
 
+def forward_products(
+    function: Callable[[Tensor], Tensor], theta: Float[Tensor, " P"], vectors: Float[Tensor, "P K"]
+) -> Float[Tensor, "P K"]:
+    """The Hessian of a scalar function times K vectors at once, forward over reverse."""
+    return vmap(lambda vector: jvp(grad(function), (theta,), (vector,))[1], 1, 1)(vectors)
+
+
 @torch.enable_grad()
 def reverse_gradient(function: Callable[[Tensor], Tensor], theta: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
     """The gradient of a scalar function; 0 where it does not depend on theta."""
@@ -199,15 +206,12 @@ def small_products(
     def patient() -> Tensor:
         return reverse_products(function, theta, vectors)
 
-    def quick() -> Tensor:
-        return vmap(lambda vector: jvp(grad(function), (theta,), (vector,))[1], 1, 1)(vectors)
-
     try:
         return patient()
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:
-        return first_way(network, what, quick, patient)
+        return first_way(network, what, lambda: forward_products(function, theta, vectors), patient)
 
 
 @torch.enable_grad()

@@ -96,9 +96,10 @@ def _minimise_one(
 
     def value_and_gradient(variables: np.ndarray) -> tuple[float, np.ndarray]:
         gradient, value = problem.gradients(place(variables).unsqueeze(0), which)
-        walks_away(variables, float(value[0]), float(gradient.norm()))
+        norm = float(gradient.norm())
+        walks_away(variables, float(value[0]), norm)
         bar.update()
-        bar.set_postfix_str(f"gradient norm {float(gradient.norm()):.1e}", refresh=False)
+        bar.set_postfix_str(f"gradient norm {norm:.1e}", refresh=False)
         slope = gradient[0].double().cpu()
         if factor is not None:
             slope = torch.linalg.solve_triangular(factor, slope.unsqueeze(1), upper=False).squeeze(1)

@@ -10,14 +10,21 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
 
 from bayes_influence.data.batch import Batch
-from bayes_influence.forward_mode import jvp
 from bayes_influence.objectives.derivatives import examples_of, forward_hessian
 from bayes_influence.objectives.objective import FlatObjective, Objective
 from bayes_influence.objectives.parameters import Params
-from bayes_influence.objectives.ways import checked_symmetric, first_way, one_by_one, reverse_gradient, reverse_products
+from bayes_influence.objectives.ways import (
+    Derivative,
+    checked_symmetric,
+    first_way,
+    forward_products,
+    one_by_one,
+    reverse_gradient,
+    reverse_products,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +54,7 @@ class StackedDerivatives:
                 return reverse_gradient(lambda at: self._value(at, *rest), theta), self._value(theta, *rest)
 
         arguments = (theta, fixed, data, weights, regulariser_weights)
-        quick = vmap(grad_and_value(self._value), in_dims=self._dims)
-        return first_way(
-            self.objective.network,
-            "gradients",
-            lambda: quick(*arguments),
-            lambda: one_by_one(slow, arguments, self._dims),
-        )
+        return self._of_members("gradients", grad_and_value(self._value), slow, arguments)
 
     def hessians(
         self,
@@ -65,17 +66,14 @@ class StackedDerivatives:
     ) -> Float[Tensor, "k P P"]:
         """The dense Hessian of every member's J."""
 
+        def quick(theta: Tensor, *rest: Any) -> Tensor:
+            return forward_hessian(lambda at: self._value(at, *rest), theta)
+
         def slow(theta: Tensor, *rest: Any) -> Tensor:
             return _reverse_hessian(lambda at: self._value(at, *rest), theta)
 
         arguments = (theta, fixed, data, weights, regulariser_weights)
-        quick = vmap(lambda theta, *rest: forward_hessian(lambda at: self._value(at, *rest), theta), in_dims=self._dims)
-        return first_way(
-            self.objective.network,
-            "products",
-            lambda: quick(*arguments),
-            lambda: one_by_one(slow, arguments, self._dims),
-        )
+        return self._of_members("products", quick, slow, arguments)
 
     def products(
         self,
@@ -91,10 +89,12 @@ class StackedDerivatives:
         def value(at: Tensor) -> Tensor:
             return self._value(at, fixed, data, weights, regulariser_weight)
 
-        def quick() -> Tensor:
-            return vmap(lambda vector: jvp(grad(value), (theta,), (vector,))[1], 1, 1)(vectors)
-
-        return first_way(self.objective.network, "products", quick, lambda: reverse_products(value, theta, vectors))
+        return first_way(
+            self.objective.network,
+            "products",
+            lambda: forward_products(value, theta, vectors),
+            lambda: reverse_products(value, theta, vectors),
+        )
 
     def example_hessians(self, theta: Float[Tensor, " P"], fixed: Params, singles: Batch) -> Float[Tensor, "k P P"]:
         """H_i of one member's examples, each a batch of one on a leading axis, without the regulariser."""
@@ -107,6 +107,13 @@ class StackedDerivatives:
 
         quick = vmap(lambda one: forward_hessian(partial(loss, data=one), theta))
         return first_way(self.objective.network, "products", lambda: quick(singles), slow)
+
+    def _of_members(
+        self, what: Derivative, quick: Callable[..., Any], slow: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> Any:
+        """A derivative of every member: `quick` for all at once where torch has it, else `slow` one by one."""
+        together, one = vmap(quick, in_dims=self._dims), partial(one_by_one, slow, arguments, self._dims)
+        return first_way(self.objective.network, what, lambda: together(*arguments), one)
 
     @property
     def _dims(self) -> tuple[int | None, ...]:
