@@ -11,6 +11,7 @@ import torch
 from bayes_influence.data.dataset import Split
 from bayes_influence.data.tables import Rows
 from bayes_influence.experiments.training.of_network import OfNetwork
+from bayes_influence.training.ivon import IVON
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.optimisers import OPTIMISERS
 from bayes_influence.training.priors import RELATIVE_SIGMA
@@ -99,8 +100,10 @@ class TrainRun(OfNetwork):
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds must be one or more different numbers from 0 on, got {self.seeds}")
         self.check_at_least(train_examples=1)
-        self.resolved_scheme()
-        self.schedule()
+        if self.optimiser != "adam" and isinstance(self.schedule().optimiser, IVON):
+            raise ValueError(
+                f"the scheme {self.scheme} has an optimiser of its own, got optimiser {self.optimiser!r}; leave it out"
+            )
 
     def _said(self) -> dict[str, Any]:
         """Schedule and sizes as they were said or, left unsaid, as data, network and scheme have them."""
@@ -133,7 +136,7 @@ class TrainRun(OfNetwork):
     def schedule(self) -> MinibatchSchedule:
         """Epochs, batches and learning rates."""
         said = self._said()
-        return MinibatchSchedule(
+        schedule = MinibatchSchedule(
             said["epochs"],
             said["batch_size"],
             said["learning_rate"],
@@ -142,6 +145,7 @@ class TrainRun(OfNetwork):
             annealing=self.annealing,
             clip=self.clip,
         )
+        return self.resolved_scheme().scheduled(schedule)
 
     def resolved_scheme(self) -> Scheme:
         """The scheme with this run's numbers."""
