@@ -84,7 +84,7 @@ class IVON:
         rhos = [name + RHO for name in layout.names if name + RHO in where and name + RHO in names]
         others = [name for name in layout.names if name in names and name not in {*means, *rhos}]
         samples = divergence.n_train / weight
-        decay = [
+        pull = [
             objective.params[name].new_full((len(where[name]),), 1 / (samples * divergence.scale(name) ** 2))
             for name in means
         ]
@@ -96,7 +96,7 @@ class IVON:
             beside=torch.cat([none, *(where[name + RHO] for name in means)]),
             rhos=torch.cat([none, *(where[name] for name in rhos)]),
             others=torch.cat([none, *(where[name] for name in others)]),
-            decay=torch.cat([next(iter(objective.params.values())).new_empty(0), *decay]),
+            prior=torch.cat([next(iter(objective.params.values())).new_empty(0), *pull]),
         )
 
 
@@ -111,7 +111,7 @@ class IvonSteps:
         beside: Where the rho of each of them is.
         rhos: Where the trained rhos are.
         others: Where the trained parameters are that are no Gaussian's.
-        decay: delta of each of the means.
+        prior: delta of each of the means.
     """
 
     settings: IVON
@@ -120,7 +120,7 @@ class IvonSteps:
     beside: Int[Tensor, " m"]
     rhos: Int[Tensor, " r"]
     others: Int[Tensor, " o"]
-    decay: Float[Tensor, " m"]
+    prior: Float[Tensor, " m"]
 
     def start(self, flat: Float[Tensor, "E P"]) -> OptimiserState:
         """The average of gradients at zero, the number of steps, and Adam's state of the other parameters."""
@@ -144,7 +144,7 @@ class IvonSteps:
         excess = slow * self.samples * gradient[:, self.rhos]
         flat[:, self.rhos] -= torch.log1p(excess + excess.square() / 2) / 2
         means = flat[:, self.means]
-        prior = self.decay * means
+        prior = self.prior * means
         state["first"].lerp_(gradient[:, self.means] - prior, 1 - self.settings.decay)
         slope = state["first"] / (1 - self.settings.decay ** int(state["steps"])) + prior
         curvature = torch.exp(-2 * flat[:, self.beside]) / self.samples

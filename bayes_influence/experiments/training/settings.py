@@ -100,7 +100,7 @@ class TrainRun(OfNetwork):
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds must be one or more different numbers from 0 on, got {self.seeds}")
         self.check_at_least(train_examples=1)
-        if self.optimiser != "adam" and isinstance(self.schedule().optimiser, IVON):
+        if isinstance(self.schedule().optimiser, IVON) and self.optimiser != "adam":
             raise ValueError(
                 f"the scheme {self.scheme} has an optimiser of its own, got optimiser {self.optimiser!r}; leave it out"
             )
