@@ -60,7 +60,7 @@ from bayes_influence.cli.parameters import (
 )
 from bayes_influence.cli.reproduction import StudyCommands
 from bayes_influence.cli.scheme_options import SchemeCommand, said_scheme_options
-from bayes_influence.cli.showing import figure, info
+from bayes_influence.cli.showing import figure, info, merge
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -80,6 +80,7 @@ app.command(cls=GivenOptions)(predict)
 app.command(cls=GivenOptions)(why)
 app.command()(info)
 app.command()(figure)
+app.command()(merge)
 
 COSTS = "bayes_influence.curvature.cost"
 """The logger that says of long work how long it takes, whose module would bring torch."""
