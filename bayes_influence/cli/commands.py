@@ -59,7 +59,7 @@ from bayes_influence.cli.parameters import (
 from bayes_influence.cli.reproduction import StudyCommands
 from bayes_influence.cli.said import say_what_is_done
 from bayes_influence.cli.scheme_options import SchemeCommand, said_scheme_options
-from bayes_influence.cli.showing import figure, info
+from bayes_influence.cli.showing import figure, info, merge
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -79,6 +79,7 @@ app.command(cls=GivenOptions)(predict)
 app.command(cls=GivenOptions)(why)
 app.command()(info)
 app.command()(figure)
+app.command()(merge)
 
 IDENTIFYING = ("parameters", "curvature", "solver", "damping", "measurement", "index")
 """Options of `influence` that its own name of a result folder has, so that another answer goes to another folder."""

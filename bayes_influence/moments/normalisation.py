@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.moments.arithmetic import check_fixed
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
 
 
 @rule(F.batch_norm, entrywise=True, covariant=True)
 def batch_norm(
-    input: Moments,
+    input: Any,
     running_mean: Tensor | None,
     running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    weight: Any = None,
+    bias: Any = None,
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
@@ -30,6 +32,7 @@ def batch_norm(
         UnsupportedOperationError: In training mode, or without running statistics: a batch's own statistics tie its
             examples together.
     """
+    check_fixed("batch_norm", weight=weight, bias=bias)
     if training or running_mean is None or running_var is None:
         raise UnsupportedOperationError(
             "batch normalisation of Moments takes running statistics; call .eval() on a network that tracks them "
@@ -43,10 +46,10 @@ def batch_norm(
 
 @rule(F.layer_norm)
 def layer_norm(
-    input: Moments,
+    input: Any,
     normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    weight: Any = None,
+    bias: Any = None,
     eps: float = 1e-5,
 ) -> Moments:
     """LN(m), and to first order the variance that the Jacobian (delta_ij - 1/D - h_i h_j / D) gamma_i / s gives.
@@ -54,6 +57,7 @@ def layer_norm(
     With h = (m - mean m) / s, s^2 = var m + eps over the D normalised entries, and A, B, C the means over j of v_j,
     h_j v_j and h_j^2 v_j:  (gamma_i / s)^2 [v_i (1 - 2/D - 2 h_i^2 / D) + (A + 2 h_i B + h_i^2 C) / D].
     """
+    check_fixed("layer_norm", weight=weight, bias=bias)
     mean = F.layer_norm(input.expectation, normalized_shape, weight, bias, eps)
     dims = tuple(range(-len(normalized_shape), 0))
     variance = _standardised_variance(input, dims, eps)
@@ -61,26 +65,26 @@ def layer_norm(
 
 
 @rule(F.group_norm)
-def group_norm(
-    input: Moments, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Moments:
+def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Moments:
     """Layer norm within each group of channels, with a factor and an offset per channel."""
+    check_fixed("group_norm", weight=weight, bias=bias)
     mean = F.group_norm(input.expectation, num_groups, weight, bias, eps)
     return Moments(mean, _grouped_variance(input, num_groups, weight, eps), input.approximation)
 
 
 @rule(F.instance_norm)
 def instance_norm(
-    input: Moments,
+    input: Any,
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    weight: Any = None,
+    bias: Any = None,
     use_input_stats: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Moments:
     """Group norm of single channels; with running statistics, batch norm."""
+    check_fixed("instance_norm", weight=weight, bias=bias)
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     mean = F.instance_norm(input.expectation, None, None, weight, bias, True, momentum, eps)
@@ -88,13 +92,12 @@ def instance_norm(
 
 
 @rule(F.rms_norm)
-def rms_norm(
-    input: Moments, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
-) -> Moments:
+def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Moments:
     """Divided by s, s^2 = mean m^2 + eps; the Jacobian is (delta_ij - h_i h_j / D) gamma_i / s with h = m / s.
 
     The first-order variance is (gamma_i / s)^2 [v_i (1 - 2 h_i^2 / D) + h_i^2 C / D], C the mean over j of h_j^2 v_j.
     """
+    check_fixed("rms_norm", weight=weight)
     mean = F.rms_norm(input.expectation, normalized_shape, weight, eps)
     dims = tuple(range(-len(normalized_shape), 0))
     floor = torch.finfo(input.dtype).eps if eps is None else eps
