@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bayes_influence.curvature.cost import ProgressLines
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.moments.layers import is_calibrated
 from bayes_influence.objectives.company import check_targets
@@ -117,8 +119,11 @@ def train_minibatches(
         training.restore(state)
     total, done = training.steps, training.epoch * training.batches
     with torch.no_grad(), tqdm(total=total, initial=done, unit="step", disable=None if progress else True) as bar:
+        hidden = not (progress and bar.disable)
+        lines = ProgressLines("epoch", schedule.epochs, done=training.epoch, hidden=hidden)
         while training.epoch < schedule.epochs:
             training.run_epoch(bar)
+            lines.reached(training.epoch, training.standing)
             if on_epoch is not None:
                 on_epoch(training.state())
         return training.result()
@@ -238,8 +243,16 @@ class _Training:
         loss = float(torch.stack(values[-CHECK_EVERY:]).mean())
         accuracy = float(torch.stack(right[-CHECK_EVERY:]).mean()) / size
         bar.set_description(f"epoch {self.epoch + 1}/{self.schedule.epochs}", refresh=False)
-        bar.set_postfix({"loss": f"{loss:.4f}", "accuracy": f"{accuracy:.4f}"}, refresh=False)
+        known = {} if isnan(accuracy) else {"accuracy": f"{accuracy:.4f}"}
+        bar.set_postfix({"loss": f"{loss:.4f}", **known}, refresh=False)
         bar.update(self.epoch * self.batches + done - bar.n)
+
+    @property
+    def standing(self) -> str:
+        """Objective in the last epoch, averaged over the members, and of classes accuracy."""
+        accuracy = float(self.accuracies[-1].mean())
+        known = "" if isnan(accuracy) else f", training accuracy {accuracy:.4f}"
+        return f"objective {float(self.values[-1].mean()):.4f}{known}"
 
     def state(self) -> TrainingState:
         """A copy of everything that changes, by name."""

@@ -27,10 +27,6 @@ INITIAL_SIGMA = 0.2
 """sigma sqrt(fan-in) at the start of a Bayesian network when nothing is said: from a smaller one the KL, which only log
 sigma's slow way to the prior's scale takes down, dominates a training of a few epochs."""
 
-TABLE_ACTIVATION = "tanh"
-"""Of an MLP on a table when nothing is said: of the variance of a table of 600 rows a Bayesian one with SELUs explains
-.38 and one with tanh .90; on Iris, Wine, breast cancer and the digits neither is better by much."""
-
 
 def usual_scheme_options(*, on_table: bool) -> dict[str, Any]:
     """Numbers and words of a scheme that a training in minibatches has others of when nothing is said.
@@ -113,11 +109,6 @@ class TrainRun(OfNetwork):
         said = {name: getattr(self, name) for name in defaults}
         schedule = {name: default if said[name] is None else said[name] for name, default in defaults.items()}
         return schedule | self.said_shape()
-
-    def usual_shape(self) -> dict[str, Any]:
-        """Sizes, and of an MLP on a table its activation, too."""
-        on_table = self.network == "mlp" and isinstance(self.known(), Rows)
-        return super().usual_shape() | ({"activation": TABLE_ACTIVATION} if on_table else {})
 
     def resolved(self) -> TrainRun:
         """The same run with nothing left unsaid about its schedule, its network's size and its scheme's numbers."""

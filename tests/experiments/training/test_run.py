@@ -170,7 +170,7 @@ def test_what_is_usual_depends_on_what_the_data_are():
     assert isinstance(table.network_for((4,), 3)[1], nn.Tanh)
     assert images.resolved_scheme().prior == "fan-in"
     assert images.resolved().activation is None
-    assert TrainRun("mnist", "mlp", "bnn").resolved().activation is None
+    assert TrainRun("mnist", "mlp", "bnn").resolved().activation == "tanh"
     assert replace(table, activation="relu").resolved().activation == "relu"
     assert table.resolved_scheme().initial_sigma == images.resolved_scheme().initial_sigma == 0.2
 
