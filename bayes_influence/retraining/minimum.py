@@ -26,8 +26,8 @@ class Minimum(RetrainingProtocol):
     networks of SELUs or ReLUs have minima at kinks, where the gradient jumps and its norm does not vanish. Refits of
     all their layers stall, typically at norms of 1e-3 to 1e-2, and are marked as not converged.
 
-    Memory in a linear last layer of P parameters, k removals and n examples of D features: n (D + C^2) numbers beside
-    the data, and some 4 (k + 1) P^2.
+    Memory in a linear last layer of P parameters and n examples of D features: n (D + C^2) numbers beside the data, and
+    6 P^2 for each of the refits that are made together, at most 30 million / P^2 of them, or one.
 
     Attributes:
         tolerance: Gradient norm at which a refit is done.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from bayes_influence.arguments import check_whole, checked_seed
+from bayes_influence.curvature.cost import ProgressLines
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.prediction import entropy, predict_classes
@@ -144,7 +145,9 @@ def held_out_predictions(
     shape = (len(schemes), len(seeds), len(data))
     epistemic = torch.zeros(shape, dtype=torch.float64)
     members: Tensor | None = None
-    for fold in tqdm(range(folds), desc="held-out networks", unit="fold", disable=not progress):
+    bar = tqdm(range(folds), desc="held-out networks", unit="fold", disable=None if progress else True)
+    lines = ProgressLines("held-out part", folds, hidden=not (progress and bar.disable))
+    for fold in bar:
         inside, outside = (numbers != fold).nonzero()[:, 0], (numbers == fold).nonzero()[:, 0]
         fitted = fit_schemes(schemes, make_network, data.select(inside), seeds, schedule, tolerance=None, fewest=0)
         for index, fits in enumerate(fitted):
@@ -153,6 +156,7 @@ def held_out_predictions(
                 members = probabilities.new_zeros(*shape, probabilities.shape[1]) if members is None else members
                 members[index, member, outside] = probabilities
                 epistemic[index, member, outside] = own
+        lines.reached(fold + 1)
     assert members is not None
     return [HeldOut(numbers, *both) for both in zip(members, epistemic, strict=True)]
 

@@ -14,6 +14,7 @@ import pandas as pd
 from torch import nn
 
 from bayes_influence.arguments import check_whole
+from bayes_influence.curvature.cost import tell
 from bayes_influence.data.dataset import Split
 from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.data.own_rows import OwnTable
@@ -88,7 +89,21 @@ def run_training(
     with folder.writing():
         if isinstance(known, OwnTable):
             folder.write_file(ENCODING, json.dumps(known.encoding().to_config(), indent=2).encode())
-        return _trained(run, folder, _starting_point(run, split, data_folder, checked=True), split, progress), split
+        start = _starting_point(run, split, data_folder, checked=True)
+        tell(_plan(run, start, split))
+        return _trained(run, folder, start, split, progress), split
+
+
+def _plan(run: TrainRun, start: _Start, split: Split) -> str:
+    """What is going to be trained, in a sentence."""
+    size = sum(value[0].numel() for value in start.params.values())
+    shape = ", ".join(f"{name} {value}" for name, value in run.said_shape().items())
+    schedule, count = run.schedule(), len(split.train)
+    return (
+        f"training of {run.data_name}: {count} training and {len(split.test)} test examples; {run.network}"
+        f"{shape and f' ({shape})'}, {size} parameters, {run.scheme}; {schedule.epochs} epochs of "
+        f"{schedule.batches(count)} batches, {len(run.seeds)} network{'s' * (len(run.seeds) > 1)}"
+    )
 
 
 def load_run(

@@ -29,7 +29,7 @@ def assert_same(one, other):
     assert torch.equal(one.values, other.values)
 
 
-@pytest.mark.parametrize("scheme", ["none", "swa", "swag", "dropout", "bnn", "mean-field-vi"])
+@pytest.mark.parametrize("scheme", ["none", "swa", "swag", "dropout", "bnn", "mean-field-vi", "ivon"])
 def test_a_stopped_run_continues_to_the_same_bits(scheme, tmp_path, monkeypatch):
     run = replace(RUN, scheme=scheme, epochs=8)
     whole, _ = run_training(run, tmp_path / "whole", progress=False)
@@ -170,7 +170,7 @@ def test_what_is_usual_depends_on_what_the_data_are():
     assert isinstance(table.network_for((4,), 3)[1], nn.Tanh)
     assert images.resolved_scheme().prior == "fan-in"
     assert images.resolved().activation is None
-    assert TrainRun("mnist", "mlp", "bnn").resolved().activation is None
+    assert TrainRun("mnist", "mlp", "bnn").resolved().activation == "tanh"
     assert replace(table, activation="relu").resolved().activation == "relu"
     assert table.resolved_scheme().initial_sigma == images.resolved_scheme().initial_sigma == 0.2
 
@@ -206,6 +206,7 @@ def test_convolutional_networks_are_built_for_images_and_refuse_tables(network):
         ({"dataset": "imagenet"}, "unknown dataset 'imagenet'; known: iris"),
         ({"network": "vgg12"}, "unknown network 'vgg12'; known: mlp, lenet"),
         ({"scheme": "ridge"}, "unknown scheme ridge; known: none"),
+        ({"scheme": "ivon", "optimiser": "sgd"}, "the scheme ivon has an optimiser of its own, got optimiser 'sgd'"),
         ({"optimiser": "lion"}, "unknown optimiser 'lion'; known: adam, sgd"),
         ({"scheme": "bnn", "scheme_options": {"likelihood": "probit"}}, "unknown likelihood 'probit'; known: tilted"),
         ({"scheme_options": {"prior": "fan-in"}}, "no option prior to choose; schemes that have it: bnn, bnn-temp"),

@@ -26,6 +26,7 @@ from bayes_influence.experiments.attribution.labels.result import LabelIssues
 from bayes_influence.experiments.attribution.labels.settings import (
     LARGEST_BATCH,
     LEARNING_RATE,
+    NETWORK,
     SHOWN_MOST,
     STEPS,
     LabelSettings,
@@ -47,9 +48,6 @@ from bayes_influence.training.scheme import Scheme
 
 TOLERANCE = 1e-8
 """Gradient norm to which the last layer is brought in float64."""
-
-WIDTH = 32
-"""Hidden units of the network that is trained where none is given."""
 
 
 def find_mislabelled(
@@ -135,7 +133,7 @@ def _examples(data: Any, target: str | None, *, standardised: bool) -> Dataset:
 
 
 def _network(examples: Dataset) -> nn.Module:
-    return MLP(examples.example.inputs.shape[1], examples.n_classes, width=WIDTH, activation="relu")
+    return MLP(examples.example.inputs.shape[1], examples.n_classes, **NETWORK)
 
 
 def search_labels(
