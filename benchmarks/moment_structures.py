@@ -25,18 +25,26 @@ from torch import nn
 
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
-from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.experiments.training.settings import (
+    BAYESIAN_LEARNING_RATE,
+    INITIAL_SIGMA,
+    LEARNING_RATE,
+    TrainRun,
+)
 from bayes_influence.models.initialisation import seeded
 from bayes_influence.models.lenet import LeNet
 from bayes_influence.models.mlp import MLP
+from bayes_influence.models.resnet import ResNet
 from bayes_influence.moments import Moments, sampled_moments
 from bayes_influence.moments.moments import STRUCTURES
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.training.calibration import refreshed_factors
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
+from bayes_influence.training.priors import RELATIVE_SIGMA, network_at
 from bayes_influence.training.schemes import SCHEMES, Scheme
 from benchmarks.bnn_step import step
+from benchmarks.vision_transformer import VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Setting:
     epochs: int
     batch_size: int
     examples: int | None = None
+    epochs_before: int = 0
+    """Of the deterministic network, where the training starts from one: batch norms take their statistics there."""
 
 
 def with_maxima(network: nn.Module) -> nn.Module:
@@ -65,29 +75,46 @@ NETWORKS = {
     "relu-average": Setting("mnist", lambda: LeNet(activation="relu"), "bnn-tempered", 8, 128, 8000),
     "relu-max": Setting("mnist", lambda: with_maxima(LeNet(activation="relu")), "bnn-tempered", 8, 128, 8000),
     "tanh-max": Setting("mnist", lambda: with_maxima(LeNet(activation="tanh")), "bnn-tempered", 8, 128, 8000),
+    "resnet": Setting(
+        "mnist",
+        lambda: ResNet(input_shape=(1, 28, 28), width=8, batch_norm=True),
+        "bnn-tempered",
+        4,
+        128,
+        8000,
+        epochs_before=4,
+    ),
+    "vit": Setting("digits", VisionTransformer, "bnn-tempered", 60, 64),
 }
 
 
 def scheme_of(setting: Setting, method: str, structure: str) -> Scheme:
     """The scheme with the prior that `train` takes for images, and its start."""
-    options = {"prior": "fan-in", "initial_sigma": 0.2, "method": method, "structure": structure}
-    return SCHEMES[setting.scheme].with_options(**options)
+    start = {"relative_sigma": RELATIVE_SIGMA} if setting.epochs_before else {"initial_sigma": INITIAL_SIGMA}
+    return SCHEMES[setting.scheme].with_options(prior="fan-in", method=method, structure=structure, **start)
 
 
-def built(setting: Setting, method: str, structure: str, n: int) -> Objective:
+def minimised(objective: Objective, train: Dataset, epochs: int, batch_size: int, rate: float) -> Objective:
+    """The objective where a training with seed 0 ends."""
+    start = {name: value.unsqueeze(0) for name, value in objective.params.items()}
+    schedule = MinibatchSchedule(epochs, batch_size, rate, decay="cosine")
+    return train_minibatches(objective, start, train, schedule, [0]).at(0)
+
+
+def at_start(setting: Setting, train: Dataset) -> nn.Module:
+    """The deterministic network that a training starts from, trained itself where the setting says so."""
+    with seeded(0):
+        network = setting.make()
+    if not setting.epochs_before:
+        return network
+    plain = SCHEMES["weight-decay"].objective(network, len(train))
+    return network_at(minimised(plain, train, setting.epochs_before, setting.batch_size, LEARNING_RATE))
+
+
+def built(network: nn.Module, setting: Setting, method: str, structure: str, n: int) -> Objective:
     """What is trained under a structure, at its start."""
     scheme = scheme_of(setting, method, structure)
-    with seeded(0):
-        return scheme.objective(scheme.prepare(setting.make()), n)
-
-
-def trained(setting: Setting, method: str, structure: str, train: Dataset) -> tuple[Objective, float]:
-    """A network trained with a structure, seed 0, and the seconds that it took."""
-    objective = built(setting, method, structure, len(train))
-    start = {name: value.unsqueeze(0) for name, value in objective.params.items()}
-    schedule = MinibatchSchedule(setting.epochs, setting.batch_size, 0.005, decay="cosine")
-    began = time.perf_counter()
-    return train_minibatches(objective, start, train, schedule, [0]).at(0), time.perf_counter() - began
+    return scheme.objective(scheme.prepare(network), n)
 
 
 def calibrated(objective: Objective, train: Dataset) -> Objective:
@@ -126,6 +153,7 @@ def step_times(objectives: dict[str, Objective], batch: Batch, repeats: int) -> 
 def main(
     networks: Annotated[str, typer.Option(help="Which, separated by commas.")] = ",".join(NETWORKS),
     methods: Annotated[str, typer.Option(help="Of the activations; the first one trains.")] = "exact,first-order",
+    structures: Annotated[str, typer.Option(help="That propagate.")] = ",".join(STRUCTURES),
     trained_with: Annotated[str, typer.Option(help="The structure that trains.")] = "diagonal",
     examples: Annotated[int, typer.Option(help="Test examples.")] = 100,
     draws: Annotated[int, typer.Option(help="Draws of the weights.")] = 4000,
@@ -138,17 +166,20 @@ def main(
         setting = NETWORKS[name]
         kind = "lenet" if setting.dataset == "mnist" else "mlp"
         split = TrainRun(setting.dataset, kind, train_examples=setting.examples).split(data_folder)
-        end, seconds = trained(setting, methods.partition(",")[0], trained_with, split.train)
+        network, n = at_start(setting, split.train), len(split.train)
+        beginning = built(network, setting, methods.partition(",")[0], trained_with, n)
+        began = time.perf_counter()
+        end = minimised(beginning, split.train, setting.epochs, setting.batch_size, BAYESIAN_LEARNING_RATE)
+        seconds = time.perf_counter() - began
         inputs = split.test.inputs[:examples]
         sampled = sampled_moments(end.network, inputs, n_samples=draws, generator=torch.Generator().manual_seed(7))
-        with seeded(0):
-            plain = SCHEMES["weight-decay"].objective(setting.make(), len(split.train))
+        plain = SCHEMES["weight-decay"].objective(network.eval(), n)
         objectives = {
             f"{method}, {structure}": calibrated(
-                built(setting, method, structure, len(split.train)).at(end.params), split.train
+                built(network, setting, method, structure, n).at(end.params), split.train
             )
             for method in methods.split(",")
-            for structure in STRUCTURES
+            for structure in structures.split(",")
         }
         batch = split.train.select(range(setting.batch_size)).batch()
         times = step_times({"plain": plain, **objectives}, batch, repeats)

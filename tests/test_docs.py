@@ -28,6 +28,11 @@ def test_code_blocks_run(page, tmp_path, monkeypatch):
     assert len(namespace) > 1
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_nothing_of_an_unfinished_merge_is_left(page):
+    assert not re.search(r"^(<{7}|={7}|>{7})( |$)", page.read_text(), flags=re.MULTILINE)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     targets = [target for target in LINK.findall(page.read_text()) if "://" not in target]

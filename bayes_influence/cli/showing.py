@@ -1,4 +1,4 @@
-"""The commands that show what is stored."""
+"""The commands about what is stored: what it is, its figures, and parts of it put together."""
 
 from __future__ import annotations
 
@@ -47,3 +47,20 @@ def figure(
         files = redraw(folder, chosen, out or folder.with_name(f"{folder.name}-figures"), name or ())
     for file in files:
         console.print(f"Figure: {file}", highlight=False, soft_wrap=True)
+
+
+def merge(
+    into: Annotated[Path, typer.Argument(help="Folder that gets the cells: a new one, or one of the same study.")],
+    parts: Annotated[list[Path], typer.Argument(help="Folders of the study, from other machines; only read.")],
+) -> None:
+    """Put the finished cells of one study from several machines into one folder, where the study then goes on."""
+    from bayes_influence.experiments.store.merging import merge_studies
+
+    with clear_errors():
+        merged = merge_studies(into, parts)
+    console.print(
+        f"{len(merged.taken)} cells taken into {into}, {len(merged.there)} were there. The parts' own command, with "
+        f"--out {into}, goes on with them and draws the figures.",
+        highlight=False,
+        soft_wrap=True,
+    )

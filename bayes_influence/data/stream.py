@@ -167,7 +167,8 @@ class Stream:
         """Reads what was not read yet, for its hash and its target."""
         unread = positions[self.digests[positions] == 0]
         if len(unread):
-            for _ in tqdm(self.batches(unread, READ_AHEAD), desc=f"{self.name}: reading", unit="batch", delay=2):
+            batches, what = self.batches(unread, READ_AHEAD), f"{self.name}: reading"
+            for _ in tqdm(batches, desc=what, unit="batch", delay=2, disable=None):
                 pass
 
     def _checked(self, read: _Read) -> Parts:

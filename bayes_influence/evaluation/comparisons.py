@@ -16,6 +16,9 @@ from statsmodels.stats.oneway import anova_oneway
 
 NOT_ENOUGH = "two groups of two values are needed"
 
+COMPARED = ("test", "statistic", "p_value", "df", "effect", "effect_size", "groups", "sizes", "note")
+"""Columns of a table of comparisons."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -45,17 +48,9 @@ class Comparison:
 
     def to_row(self) -> dict[str, float | str]:
         """One row of a table; groups, sizes and degrees of freedom as text."""
-        return {
-            "test": self.test,
-            "statistic": self.statistic,
-            "p_value": self.p_value,
-            "df": ", ".join(f"{df:g}" for df in self.df),
-            "effect": self.effect,
-            "effect_size": self.effect_size,
-            "groups": ", ".join(self.groups),
-            "sizes": ", ".join(map(str, self.sizes)),
-            "note": self.note,
-        }
+        values = {name: getattr(self, name) for name in COMPARED}
+        texts = {"df": ", ".join(f"{df:g}" for df in self.df), "groups": ", ".join(self.groups)}
+        return values | texts | {"sizes": ", ".join(map(str, self.sizes))}
 
 
 def one_way_anova(groups: Mapping[str, ArrayLike]) -> Comparison:

@@ -44,6 +44,20 @@ def shared_approximation(*operands: Any, mixed: bool = True) -> Approximation:
     return replace(chosen.pop() if chosen else among[0], calls=calls)
 
 
+def check_fixed(function: str, **parameters: Any) -> None:
+    """Refuses random parameters of a function whose rule takes fixed ones.
+
+    Raises:
+        UnsupportedOperationError: Naming the function and the parameter.
+    """
+    for name, value in parameters.items():
+        if isinstance(value, Moments):
+            raise UnsupportedOperationError(
+                f"{function} of Moments takes a fixed {name}, got Moments (a parameter that a module holds itself is "
+                f"Gaussian); put it into a layer of torch.nn that does the same, or freeze it by requires_grad=False"
+            )
+
+
 def _covariance_with_constant(left: Any, right: Any, mean: Tensor) -> Covariance | None:
     """The covariance of the one operand that is random, where the result has its shape; anything else is refused."""
     random = [x for x in (left, right) if isinstance(x, Moments)]

@@ -13,6 +13,7 @@ from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.moments.initial import InitialSigma, fan_in_sigma
 from bayes_influence.moments.layers import BayesianLayer, is_bayesian
 from bayes_influence.moments.moments import Approximation
+from bayes_influence.moments.own_parameters import make_fixed, make_random
 from bayes_influence.moments.supported import CONVERTED, reason_against
 from bayes_influence.moments.unfolded import unfolded
 
@@ -37,9 +38,11 @@ def to_bayesian(
     the network's weights. Everything else stays: activations, pooling, shapes and residual additions are carried over
     by the rules of the torch functions that they call; hooks and attributes of a replaced layer go over to its twin.
     The twin maps a tensor (or `Moments`) to `Moments` and depends on nothing but its parameters: no sampling.
-    Parameters of normalisation layers and of PReLU stay fixed numbers. A frozen parameter (`requires_grad=False`) is
-    random as any other, and its mean and its rho are frozen both: its sigma stays at the start. `check_twin` holds the
-    twin against the network on a batch.
+    Parameters of normalisation layers and of PReLU stay fixed numbers. Those that a module of one's own holds itself, a
+    class token say, are Gaussian, and `Moments` where its forward pass reads them, see `OwnParameters`; a frozen one of
+    these stays a fixed number. A frozen parameter (`requires_grad=False`) of a layer is random as any other, and its
+    mean and its rho are frozen both: its sigma stays at the start. `check_twin` holds the twin against the network on a
+    batch.
 
     Args:
         network: Any network built of supported modules; left as it is.
@@ -67,12 +70,16 @@ def to_bayesian(
     sigma = (
         initial_sigma if callable(initial_sigma) else fan_in_sigma(*[] if initial_sigma is None else [initial_sigma])
     )
-    return _replaced(
+    twin = _replaced(
         plain,
         lambda module, path: (
             CONVERTED[type(module)](module, approximation, sigma, path) if type(module) in CONVERTED else None
         ),
     )
+    for path, module in twin.named_modules():
+        if not isinstance(module, BayesianLayer):
+            make_random(module, approximation, sigma, path)
+    return twin
 
 
 def to_deterministic(network: nn.Module) -> nn.Module:
@@ -85,9 +92,12 @@ def to_deterministic(network: nn.Module) -> nn.Module:
     _check_module(network)
     if not is_bayesian(network):
         raise ValueError(f"{type(network).__name__} has no Bayesian layer; it is deterministic already")
-    return _replaced(
+    plain = _replaced(
         network, lambda module, path: module.deterministic() if isinstance(module, BayesianLayer) else None
     )
+    for module in plain.modules():
+        make_fixed(module)
+    return plain
 
 
 def _replaced(network: nn.Module, replacement: Callable[[nn.Module, str], nn.Module | None]) -> nn.Module:

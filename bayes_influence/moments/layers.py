@@ -54,7 +54,7 @@ class BayesianLayer(nn.Module, ABC):
         for name in ("weight", "bias"):
             self.register_parameter(name, _copied(getattr(layer, name, None)))
         for name in ("weight", "bias"):
-            self.register_parameter(name + RHO, _log_sigma(getattr(layer, name, None), initial_sigma, fan_in))
+            self.register_parameter(name + RHO, log_sigma(getattr(layer, name, None), initial_sigma, fan_in))
         if approximation.calibrated and self.takes_factors:
             self.register_buffer(FACTOR, layer.weight.detach().new_ones(self.n_channels(layer)))
 
@@ -200,7 +200,12 @@ def _copied(parameter: Tensor | None) -> nn.Parameter | None:
     return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
 
 
-def _log_sigma(mean: Tensor | None, initial_sigma: InitialSigma, fan_in: int) -> nn.Parameter | None:
+def log_sigma(mean: Tensor | None, initial_sigma: InitialSigma, fan_in: int) -> nn.Parameter | None:
+    """The log standard deviations beside means at the start, frozen where these are; None of None.
+
+    Raises:
+        ValueError: If a sigma is not positive and finite, or of another shape.
+    """
     if mean is None:
         return None
     sigma = initial_sigma(mean.detach(), fan_in)

@@ -11,15 +11,20 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor
 
-from bayes_influence.moments.arithmetic import mean_of, shared_approximation
+from bayes_influence.moments.arithmetic import check_fixed, mean_of, shared_approximation
 from bayes_influence.moments.linear_maps import LinearMap
 from bayes_influence.moments.moments import Approximation, Moments
 from bayes_influence.moments.registry import rule
 from bayes_influence.moments.transforms import plain_formulas_needed
 
 
-def fixed_weights(operation: Callable[..., Tensor], x: Moments, weight: Tensor, bias: Tensor | None) -> Moments:
-    """Moments through a linear map with fixed weights: op(m, w) + b and op(v, w^2)."""
+def fixed_weights(operation: Callable[..., Tensor], x: Any, weight: Any, bias: Any) -> Moments:
+    """Moments through a linear map with fixed weights: op(m, w) + b and op(v, w^2).
+
+    Raises:
+        UnsupportedOperationError: If weights or biases are random.
+    """
+    check_fixed("a linear layer or convolution as a function", weight=weight, bias=bias)
     return Moments(
         operation(x.expectation, weight, bias), operation(x.variance, weight.square(), None), x.approximation
     )
@@ -125,7 +130,7 @@ class _GaussianWeights(torch.autograd.Function):
 
 
 @rule("linear")
-def linear(input: Moments, weight: Tensor, bias: Tensor | None = None) -> Moments:
+def linear(input: Any, weight: Any, bias: Any = None) -> Moments:
     """Fixed weights: W m + b and W^2 v, the square elementwise."""
     return fixed_weights(F.linear, input, weight, bias)
 
@@ -146,7 +151,7 @@ def matmul(left: Any, right: Any) -> Moments:
 
 
 def _convolution(
-    function: Callable[..., Tensor], x: Moments, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+    function: Callable[..., Tensor], x: Any, weight: Any, bias: Any = None, *args: Any, **kwargs: Any
 ) -> Moments:
     """A convolution with fixed weights, or a transposed one: op(m, w) + b and op(v, w^2)."""
     return fixed_weights(lambda x, weight, bias: function(x, weight, bias, *args, **kwargs), x, weight, bias)

@@ -16,6 +16,7 @@ from bayes_influence.moments.operators import Operators
 from bayes_influence.moments.registry import UnsupportedOperationError
 
 _NUMBERS = count()
+_CALL = nn.Module.__call__.__code__  # as it is outside of a trace, which calls it from a wrapper in its place
 _OURS = ("bayes_influence", "torch", "beartype", "jaxtyping")
 
 
@@ -78,7 +79,7 @@ def called_twice(path: str) -> UnsupportedOperationError:
 def module_in_call(frame: FrameType | None) -> nn.Module | None:
     """The innermost module whose call the frame is part of, None outside of a forward pass."""
     while frame is not None:
-        if frame.f_code is nn.Module.__call__.__code__:
+        if frame.f_code is _CALL:
             module: nn.Module = frame.f_locals["self"]
             return module
         frame = frame.f_back

@@ -33,12 +33,14 @@ MOVING = (
     "pixel_shuffle",
     "pixel_unshuffle",
     "ravel",
+    "repeat",
     "reshape",
     "roll",
     "select",
     "split",
     "squeeze",
     "swapaxes",
+    "tile",
     "transpose",
     "unbind",
     "unflatten",
@@ -59,7 +61,17 @@ CONVERTING = ("clone", "contiguous", "cpu", "cuda", "detach", "double", "float",
 RESHAPING = ("flatten", "ravel", "reshape", "view")
 """Those that do where the shape stays."""
 
-COPYING = ("channel_shuffle", "clone", "flip", "gather", "index_select", "native_channel_shuffle", "roll")
+COPYING = (
+    "channel_shuffle",
+    "clone",
+    "flip",
+    "gather",
+    "index_select",
+    "native_channel_shuffle",
+    "repeat",
+    "roll",
+    "tile",
+)
 """Those whose result never shares its entries with their input."""
 
 

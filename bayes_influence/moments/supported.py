@@ -11,6 +11,7 @@ from torch import nn
 from bayes_influence.moments.convolution import BayesianConv, BayesianTransposedConv
 from bayes_influence.moments.embedding import BayesianEmbedding
 from bayes_influence.moments.layers import BayesianLayer, BayesianLinear
+from bayes_influence.moments.own_parameters import is_ones_own
 from bayes_influence.moments.unfolded import UNFOLDED
 
 CONVERTED: dict[type[nn.Module], type[BayesianLayer]] = {
@@ -143,7 +144,7 @@ def reason_against(module: nn.Module) -> str | None:
         return "has keys and values that are always there; build its attention without add_bias_kv and add_zero_attn"
     if kind.__module__.startswith("torch."):
         return "has no moment rule; replace it by supported modules, see bayes_influence.moments.supported.PASSED"
-    if own:
+    if own and not is_ones_own(module):
         return (
             f"holds the parameters {sorted(own)} itself, and how it uses them is unknown; put them into supported "
             "layers (matched by exact type, so not a subclass of one), or add a BayesianLayer for it to "

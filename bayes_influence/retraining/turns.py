@@ -22,7 +22,7 @@ from bayes_influence.training.newton import NewtonResult, joined
 from bayes_influence.training.stacked import StackedProblem
 
 HESSIANS_AT_ONCE = 30_000_000
-"""Entries of all Hessians that may be held at once; more networks are refitted in turns."""
+"""Entries of all Hessians that may be held at once; more networks, and more refits of one, are made in turns."""
 
 WHOLE_HESSIANS_AT_ONCE = 1_000_000
 """The same where Hessians are found by differentiating a whole network, one after the other: company saves nothing."""
@@ -131,12 +131,11 @@ def starts_from_hessians(problem: StackedProblem, refits: int) -> bool:
 
 
 def refits_at_once(problem: StackedProblem, refits: int) -> int:
-    """How many refits are minimised together: all of linear last layers, few of whole networks, one by L-BFGS."""
+    """How many refits are minimised together: many of linear last layers, few of whole networks, one by L-BFGS."""
     if not is_dense(problem):
         return 1
-    return (
-        refits if problem.linear is not None else min(refits, max(1, WHOLE_HESSIANS_AT_ONCE // problem.layout.total**2))
-    )
+    entries = WHOLE_HESSIANS_AT_ONCE if problem.linear is None else HESSIANS_AT_ONCE
+    return min(refits, max(1, entries // problem.layout.total**2))
 
 
 def refits_plan(problem: StackedProblem, networks: int) -> Plan:

@@ -9,6 +9,7 @@ from torch import nn
 
 from bayes_influence.moments.convert import to_deterministic
 from bayes_influence.moments.layers import BayesianLayer
+from bayes_influence.moments.own_parameters import fan_in
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import RHO
 from bayes_influence.training.noise import LearnedNoise
@@ -30,7 +31,8 @@ def prior_scales(network: nn.Module, scale: float = 1.0, kind: str = "isotropic"
         network: A Bayesian network.
         scale: s.
         kind: `"isotropic"`: s for every weight and bias. `"fan-in"`: s / sqrt(fan-in) for the weights and biases of a
-            layer, so that with s = 1 inputs of unit mean square stay of that size in every linear layer.
+            layer, so that with s = 1 inputs of unit mean square stay of that size in every linear layer; for parameters
+            outside of layers s / sqrt(length of their last axis), as for the rows of an embedding.
 
     Raises:
         ValueError: If the kind is unknown, or the scale is not positive.
@@ -41,12 +43,12 @@ def prior_scales(network: nn.Module, scale: float = 1.0, kind: str = "isotropic"
         raise ValueError(f"the prior scale must be positive, got {scale}")
     if kind == "isotropic":
         return scale
-    layers = {path: module for path, module in network.named_modules() if isinstance(module, BayesianLayer)}
+    random = {name for name, _ in network.named_parameters() if name.endswith(RHO)}
     return {
-        f"{path}.{name}".lstrip("."): scale / layer.weight[0].numel() ** 0.5
-        for path, layer in layers.items()
-        for name, _ in layer.named_parameters(recurse=False)
-        if not name.endswith(RHO)
+        full: scale / (module.weight[0].numel() if isinstance(module, BayesianLayer) else fan_in(value)) ** 0.5
+        for path, module in network.named_modules()
+        for name, value in module.named_parameters(recurse=False)
+        if (full := f"{path}.{name}".lstrip(".")) + RHO in random
     }
 
 

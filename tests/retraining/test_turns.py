@@ -5,7 +5,7 @@ import torch
 from bayes_influence.curvature import cost
 from bayes_influence.curvature.cost import TooLargeError
 from bayes_influence.objectives.reduction import reduce
-from bayes_influence.objectives.reweighting import as_removals
+from bayes_influence.objectives.reweighting import Removals, as_removals
 from bayes_influence.retraining import turns
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.proximal import Proximal
@@ -69,6 +69,24 @@ def test_refits_do_not_depend_on_which_networks_share_a_turn(regression, train, 
             weight, bias = softmax_regression_minimum(train.inputs, train.targets, weights, DECAY, 3)
             np.testing.assert_allclose(refits.params["0.weight"][seed, index], weight, atol=1e-8)
             np.testing.assert_allclose(refits.params["0.bias"][seed, index], bias, atol=1e-8)
+
+
+@pytest.mark.parametrize(("room", "taken"), [(4.0, [4]), (3.0, [3, 1]), (0.9, [1] * 4)])
+def test_refits_of_one_last_layer_that_do_not_fit_together_are_made_in_turns(three, train, monkeypatch, room, taken):
+    """A control and three groups, of 15 parameters each."""
+    monkeypatch.setattr(turns, "HESSIANS_AT_ONCE", int(room * 15 * 15))
+    made = []
+
+    def counted(problem, **rest):
+        made.append(len(problem.start))
+        return minimise(problem, **rest)
+
+    monkeypatch.setattr(turns, "minimise", counted)
+    groups = Removals.of_groups([torch.arange(3), torch.arange(5, 9), torch.tensor([20])], seeds=1)
+    refits = Minimum().refit(three.at(0), train, groups)
+    controls, *others = made
+    assert (controls, others) == (1, taken)
+    assert refits.converged.all()
 
 
 def test_refits_start_from_the_hessian_without_their_example(regression, train, removed, monkeypatch):

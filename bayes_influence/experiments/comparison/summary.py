@@ -9,7 +9,7 @@ import pandas as pd
 from rich.table import Table
 
 from bayes_influence.evaluation.agreement import statistic_interval
-from bayes_influence.evaluation.comparisons import one_way_anova
+from bayes_influence.evaluation.comparisons import COMPARED, one_way_anova
 
 KEYS = ["depth", "width", "scheme", "estimator"]
 
@@ -95,7 +95,7 @@ def summarise_results(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_groups(results: pd.DataFrame, value: str) -> pd.DataFrame:
-    """One-way ANOVA of `value` between schemes at each size, and between sizes within each scheme."""
+    """One-way ANOVA of `value` between schemes at each size, and between sizes within a scheme; of one alone, none."""
     rows = []
     labelled = results.assign(group=results["scheme"] + " (" + results["estimator"] + ")")
     for (depth, width), at_size in labelled.groupby(["depth", "width"], sort=True):
@@ -107,7 +107,7 @@ def compare_groups(results: pd.DataFrame, value: str) -> pd.DataFrame:
             groups = {str(size): own[value].to_numpy() for size, own in part.groupby(axis, sort=True)}
             if len(groups) > 1:
                 rows.append(_anova_row(f"{axis}s", f"{name}, {fixed} {held}", groups))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["between", "at", *COMPARED])
 
 
 def _anova_row(between: str, at: str, groups: Mapping[str, np.ndarray]) -> dict[str, float | str]:

@@ -70,7 +70,7 @@ class StudyFolder:
                 f"the study folder {self.path} cannot be written ({error.strerror}); choose another one"
             ) from error
         self._claim()
-        for name, old, new in _differences(read_record(self.path / CONFIG)["versions"], environment()):
+        for name, old, new in differences(read_record(self.path / CONFIG)["versions"], environment()):
             logger.warning("%s was started with %s %s, and continues with %s", self.path, name, old, new)
         self._cells.mkdir(exist_ok=True)
         self._sweep()
@@ -135,7 +135,7 @@ class StudyFolder:
             ValueError: If it holds what is not a study's, or results of another configuration.
         """
         if (self.path / CONFIG).exists():
-            mine = not _differences(read_record(self.path / CONFIG)["config"], self.config)
+            mine = not differences(read_record(self.path / CONFIG)["config"], self.config)
             if not mine and self._has_results():
                 self._check_mine()
             return mine
@@ -154,9 +154,9 @@ class StudyFolder:
 
     def _check_mine(self) -> None:
         """Refuses another configuration than this one."""
-        differences = _differences(read_record(self.path / CONFIG)["config"], self.config)
-        if differences:
-            listed = "; ".join(f"{key} is {old} there and {new} here" for key, old, new in differences)
+        apart = differences(read_record(self.path / CONFIG)["config"], self.config)
+        if apart:
+            listed = "; ".join(f"{key} is {old} there and {new} here" for key, old, new in apart)
             raise ValueError(
                 f"the study folder {self.path} belongs to another configuration: {listed}. "
                 "Choose another folder, or the same configuration to continue"
@@ -269,7 +269,7 @@ def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
         raise TypeError(f"a study's configuration must be plain JSON values (finite numbers): {error}") from error
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+def differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
     """Dotted keys whose values differ, each with both values; an absent one is shown as `absent`."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old == new else [(prefix, old, new)]
@@ -277,5 +277,5 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, A
     return [
         difference
         for key in keys
-        for difference in _differences(old.get(key, "absent"), new.get(key, "absent"), f"{prefix}.{key}".lstrip("."))
+        for difference in differences(old.get(key, "absent"), new.get(key, "absent"), f"{prefix}.{key}".lstrip("."))
     ]

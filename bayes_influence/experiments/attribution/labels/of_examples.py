@@ -18,6 +18,7 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.data.sources import as_dataset
 from bayes_influence.data.standardisation import standardise
+from bayes_influence.evaluation.intervals import mean_interval
 from bayes_influence.evaluation.label_noise import LabelNoise, label_noise
 from bayes_influence.experiments.attribution.labels.evidence import LabelEvidence, label_evidence
 from bayes_influence.experiments.attribution.labels.looks import looks_of
@@ -25,6 +26,7 @@ from bayes_influence.experiments.attribution.labels.result import LabelIssues
 from bayes_influence.experiments.attribution.labels.settings import (
     LARGEST_BATCH,
     LEARNING_RATE,
+    NETWORK,
     SHOWN_MOST,
     STEPS,
     LabelSettings,
@@ -33,7 +35,12 @@ from bayes_influence.experiments.attribution.labels.settings import (
 from bayes_influence.experiments.training.settings import usual_rate
 from bayes_influence.influence.influence import Influence
 from bayes_influence.models.mlp import MLP
-from bayes_influence.training.cross_validation import HeldOut, held_out_predictions, twins
+from bayes_influence.training.cross_validation import (
+    HeldOut,
+    gains_of_longer_training,
+    held_out_predictions,
+    twins,
+)
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import Schedule
@@ -41,9 +48,6 @@ from bayes_influence.training.scheme import Scheme
 
 TOLERANCE = 1e-8
 """Gradient norm to which the last layer is brought in float64."""
-
-WIDTH = 32
-"""Hidden units of the network that is trained where none is given."""
 
 
 def find_mislabelled(
@@ -129,7 +133,7 @@ def _examples(data: Any, target: str | None, *, standardised: bool) -> Dataset:
 
 
 def _network(examples: Dataset) -> nn.Module:
-    return MLP(examples.example.inputs.shape[1], examples.n_classes, width=WIDTH, activation="relu")
+    return MLP(examples.example.inputs.shape[1], examples.n_classes, **NETWORK)
 
 
 def search_labels(
@@ -172,6 +176,7 @@ def search_labels(
     )
     fits = [_mean_log_probability(one, data) for one in tried]
     best = fits.index(max(fits))
+    gains = gains_of_longer_training(tried[best], schemes[best], make_network, data, settings.seeds[0], schedule)
     noise = label_noise(tried[best].probabilities, data.targets.cpu())
     order = noise.wrong.argsort(descending=True, stable=True)
     listed = order[: min(max(settings.listed, int(noise.flagged(settings.level).sum())), SHOWN_MOST, len(order))]
@@ -190,6 +195,7 @@ def search_labels(
         level=settings.level,
         noise_rate=noise.rate,
         scheme=schemes[best].name,
+        longer=mean_interval(gains.numpy()),
         agreement=float((tried[best].probabilities.argmax(dim=1) == data.targets.cpu()).double().mean()),
         class_names=every_class_name(data),
         looks=looks,

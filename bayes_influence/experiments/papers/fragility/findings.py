@@ -46,7 +46,7 @@ def published_findings(summary: pd.DataFrame, column: str, anova: pd.DataFrame) 
         anova: Tests between schemes at each size, and between sizes within each scheme.
     """
     compared = against_published(summary, column)
-    sentences = []
+    sentences = [] if len(compared) else ["Nothing to hold against the published: it has none of these sizes."]
     for scheme, rows in compared.groupby("scheme", sort=False):
         apart = rows[~rows["agrees"]]
         text = (
@@ -86,11 +86,15 @@ def against_published(summary: pd.DataFrame, column: str) -> pd.DataFrame:
             | {"ours": row[column], "published": row[theirs], "difference": difference}
             | {"low": difference - half, "high": difference + half, "agrees": bool(abs(difference) <= half)}
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        rows, columns=["depth", "width", "scheme", "ours", "published", "difference", "low", "high", "agrees"]
+    )
 
 
 def anova_findings(anova: pd.DataFrame, column: str) -> list[str]:
     """Which analyses of variance find a difference, beside what the paper says of its own."""
+    if anova.empty:
+        return ["No analysis of variance: one size of one scheme leaves nothing to compare."]
     sentences = []
     for between, rows in anova.groupby("between", sort=False):
         found = rows[rows["p_value"] < ALPHA]

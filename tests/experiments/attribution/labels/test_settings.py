@@ -2,7 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
+from bayes_influence.data.tables import load_table
+from bayes_influence.experiments.attribution.labels.of_examples import _network
 from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import Schedule
@@ -59,3 +62,11 @@ def test_labels_of_an_example_are_refused(tmp_path):
     np.savez(path, inputs=np.zeros((4, 2)), targets=np.array([[0, 1], [1, 0], [1, 1], [0, 0]]))
     with pytest.raises(ValueError, match="but several labels of 0 and 1 are predicted here"):
         LabelData(str(path))
+
+
+def test_a_command_searches_with_the_network_that_the_rates_were_measured_with():
+    data, frame = LabelData("iris"), load_table("iris")
+    network = data.network_for((4,), 3)
+    assert repr(network) == repr(_network(frame))
+    assert (network[0].out_features, type(network[1])) == (32, nn.ReLU)
+    assert isinstance(LabelData("iris", activation="tanh").network_for((4,), 3)[1], nn.Tanh)

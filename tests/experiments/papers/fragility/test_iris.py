@@ -35,6 +35,24 @@ def test_both_figures_come_from_the_same_cells(tmp_path, mode):
         reproduce_figure("fig1", other, tmp_path / "grid", progress=False)
 
 
+@pytest.mark.parametrize(
+    ("mode", "width", "said"),
+    [
+        ("corrected", 5, []),
+        ("as-published", 6, ["Nothing to hold against the published: it has none of these sizes."]),
+    ],
+)
+def test_one_size_of_one_scheme_is_drawn_though_nothing_can_be_compared(tmp_path, monkeypatch, mode, width, said):
+    monkeypatch.setitem(settings.SCALES, "quick", Scale(2, 20, 5, ((1, width),)))
+    study = FragilityStudy(**{**SMALL.to_config(), "mode": mode, "schemes": ("weight-decay",)})
+    found = reproduce_figure("fig1", study, tmp_path / "grid", 1, progress=False)
+    assert found.table.empty
+    nothing = "No analysis of variance: one size of one scheme leaves nothing to compare."
+    assert list(found.findings)[-1 - len(said) :] == [*said, nothing]
+    assert (tmp_path / "grid" / "fig1.png").exists()
+    assert (tmp_path / "grid" / "fig1-anova.csv").read_text().startswith("between,at,test")
+
+
 def test_a_network_s_numbers_as_published_do_not_depend_on_its_company():
     cells = iris.published_cells(SMALL.networks(), ((1, 5), (2, 5)))
     assert len(cells) == 4
