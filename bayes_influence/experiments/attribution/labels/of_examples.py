@@ -18,6 +18,7 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.data.sources import as_dataset
 from bayes_influence.data.standardisation import standardise
+from bayes_influence.evaluation.intervals import mean_interval
 from bayes_influence.evaluation.label_noise import LabelNoise, label_noise
 from bayes_influence.experiments.attribution.labels.evidence import LabelEvidence, label_evidence
 from bayes_influence.experiments.attribution.labels.looks import looks_of
@@ -34,7 +35,12 @@ from bayes_influence.experiments.attribution.labels.settings import (
 from bayes_influence.experiments.training.settings import usual_rate
 from bayes_influence.influence.influence import Influence
 from bayes_influence.models.mlp import MLP
-from bayes_influence.training.cross_validation import HeldOut, held_out_predictions, twins
+from bayes_influence.training.cross_validation import (
+    HeldOut,
+    gains_of_longer_training,
+    held_out_predictions,
+    twins,
+)
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import Schedule
@@ -170,6 +176,7 @@ def search_labels(
     )
     fits = [_mean_log_probability(one, data) for one in tried]
     best = fits.index(max(fits))
+    gains = gains_of_longer_training(tried[best], schemes[best], make_network, data, settings.seeds[0], schedule)
     noise = label_noise(tried[best].probabilities, data.targets.cpu())
     order = noise.wrong.argsort(descending=True, stable=True)
     listed = order[: min(max(settings.listed, int(noise.flagged(settings.level).sum())), SHOWN_MOST, len(order))]
@@ -188,6 +195,7 @@ def search_labels(
         level=settings.level,
         noise_rate=noise.rate,
         scheme=schemes[best].name,
+        longer=mean_interval(gains.numpy()),
         agreement=float((tried[best].probabilities.argmax(dim=1) == data.targets.cpu()).double().mean()),
         class_names=every_class_name(data),
         looks=looks,
