@@ -16,7 +16,7 @@ from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.optimisers import OPTIMISERS
 from bayes_influence.training.priors import RELATIVE_SIGMA
 from bayes_influence.training.scheme import Scheme
-from bayes_influence.training.schemes import find_schemes
+from bayes_influence.training.schemes import SCHEMES, find_schemes
 
 LEARNING_RATE = 2e-3
 """Of deterministic networks."""
@@ -27,6 +27,17 @@ BAYESIAN_LEARNING_RATE = 5e-3
 INITIAL_SIGMA = 0.2
 """sigma sqrt(fan-in) at the start of a Bayesian network when nothing is said: from a smaller one the KL, which only log
 sigma's slow way to the prior's scale takes down, dominates a training of a few epochs."""
+
+
+LATER_OPTIONS = {"structure": "diagonal"}
+"""Options of schemes that runs of earlier versions do not say, and what these were trained with."""
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's stored configuration, and what it was trained with before that could be chosen."""
+    known = SCHEMES[config["scheme"]].options if config.get("scheme") in SCHEMES else {}
+    later = {name: value for name, value in LATER_OPTIONS.items() if name in known}
+    return config | {"scheme_options": later | config["scheme_options"]} if later else config
 
 
 def usual_scheme_options(*, on_table: bool) -> dict[str, Any]:

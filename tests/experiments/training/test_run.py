@@ -246,6 +246,32 @@ def test_folders_that_hold_something_else_are_refused(tmp_path):
         load_run(tmp_path / "run")
 
 
+def before_structures(monkeypatch):
+    """Runs say of their scheme what they said before a structure could be chosen."""
+    genuine = TrainRun.to_config
+
+    def to_config(run):
+        config = genuine(run)
+        return config | {"scheme_options": {n: v for n, v in config["scheme_options"].items() if n != "structure"}}
+
+    monkeypatch.setattr(TrainRun, "to_config", to_config)
+
+
+def test_a_run_of_before_structures_is_loaded_as_a_diagonal_one_and_not_continued(tmp_path, monkeypatch):
+    run = replace(RUN, scheme="bnn", seeds=(3,), epochs=2, scheme_options={"method": "exact"})
+    with monkeypatch.context() as patch:
+        before_structures(patch)
+        trained, split = run_training(run, tmp_path / "run", progress=False)
+    assert '"structure"' not in (tmp_path / "run" / "config.json").read_text()
+    objective, _, config = load_run(tmp_path / "run")
+    assert config["scheme_options"]["structure"] == "diagonal"
+    assert objective.network[0].approximation.structure == "diagonal"
+    outputs = objective.outputs(objective.params, split.test.inputs)
+    assert torch.equal(outputs.variance, trained.at(0).outputs(objective.params, split.test.inputs).variance)
+    with pytest.raises(ValueError, match=r"scheme_options\.structure is absent there and diagonal here. Choose"):
+        run_training(run, tmp_path / "run", progress=False)
+
+
 def test_a_run_warmed_up_by_another_one_than_before_is_not_continued(tmp_path):
     cold, warm = replace(RUN, seeds=(0,)), replace(RUN, scheme="bnn", seeds=(5,), warm_start=str(tmp_path / "cold"))
     run_training(cold, tmp_path / "cold", progress=False)
