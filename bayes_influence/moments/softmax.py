@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bayes_influence.moments.arithmetic import multiply, negate
-from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.joint import linearised
+from bayes_influence.moments.moments import Moments, without_covariance
 from bayes_influence.moments.registry import apply_rule, rule
 
 TILTING_STEPS = 3
@@ -23,6 +24,13 @@ def _centred_variance(probabilities: Tensor, variance: Tensor, dim: int) -> Tens
     return (1 - probabilities).square() * variance + others
 
 
+def _logits(x: Moments, dim: int | None, dtype: torch.dtype | None) -> Moments:
+    """In the type that is asked for; with their covariance where the axis is the last one."""
+    if dim not in (-1, x.ndim - 1):
+        x = without_covariance("a softmax over another axis than the last", x)
+    return x if dtype in (None, x.dtype) else x.to(dtype)
+
+
 def _probabilities(logits: Moments, dim: int) -> Tensor:
     """The softmax of the means, or the mean of the softmax, see `softmax`."""
     probabilities = torch.softmax(logits.expectation, dim)
@@ -34,13 +42,27 @@ def _probabilities(logits: Moments, dim: int) -> Tensor:
     return probabilities
 
 
+def _covariant(x: Moments, mean: Tensor, p: Tensor, logarithmic: bool = False) -> Moments:
+    """With columns through the Jacobian: of the softmax p_i (delta_ij - p_j), of its logarithm delta_ij - p_j.
+
+    Raises:
+        UnsupportedOperationError: If the axis is not the last one, or the type changes.
+    """
+
+    def jacobian(columns: Tensor) -> Tensor:
+        centred = columns - (p * columns).sum(-2, keepdim=True)
+        return centred if logarithmic else p * centred
+
+    return linearised(x, mean, jacobian)
+
+
 def _explicit(dim: int | None) -> int:
     if dim is None:
         raise ValueError("softmax of Moments needs an explicit dim; torch's implicit choice is deprecated")
     return dim
 
 
-@rule("softmax")
+@rule("softmax", covariant=True)
 def softmax(
     input: Moments,
     dim: int | None = None,
@@ -57,13 +79,15 @@ def softmax(
     A linearised softmax collapses once the logits' standard deviation passes about one; stay on the logits where you
     can.
     """
-    logits = input.to(dtype or input.dtype)
+    logits = _logits(input, dim, dtype)
     probabilities = _probabilities(logits, _explicit(dim))
+    if logits.covariance is not None:
+        return _covariant(logits, probabilities, probabilities.unsqueeze(-1))
     spread = _centred_variance(probabilities, logits.variance, _explicit(dim))
     return Moments(probabilities, probabilities.square() * spread, input.approximation)
 
 
-@rule("log_softmax")
+@rule("log_softmax", covariant=True)
 def log_softmax(
     input: Moments,
     dim: int | None = None,
@@ -76,17 +100,19 @@ def log_softmax(
     2), with the p of `softmax`.
     """
     axis = _explicit(dim)
-    logits = input.to(dtype or input.dtype)
+    logits = _logits(input, dim, dtype)
     mean, variance, p = logits.expectation, logits.variance, _probabilities(logits, axis)
     if input.approximation.method == "first-order":
         logarithms = torch.log_softmax(mean, axis)
     else:
         bound = (p.square() * variance).sum(axis, keepdim=True) / 2
         logarithms = mean - bound - torch.logsumexp(mean + (1 - 2 * p) * variance / 2, axis, keepdim=True)
+    if logits.covariance is not None:
+        return _covariant(logits, logarithms, p.unsqueeze(-1), logarithmic=True)
     return Moments(logarithms, _centred_variance(p, variance, axis), input.approximation)
 
 
-@rule("softmin")
+@rule("softmin", covariant=True)
 def softmin(input: Moments, dim: int | None = None, **options: Any) -> Moments:
     """Softmax of -x."""
     return softmax(negate(input), dim, **options)
