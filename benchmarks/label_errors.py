@@ -29,7 +29,7 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.tables import TABLES, load_table
 from bayes_influence.evaluation.label_noise import label_noise
-from bayes_influence.experiments.attribution.labels.settings import LEARNING_RATE, STEPS, strengths
+from bayes_influence.experiments.attribution.labels.settings import LEARNING_RATE, NETWORK, STEPS, strengths
 from bayes_influence.models.mlp import MLP
 from bayes_influence.training.cross_validation import held_out_predictions
 from bayes_influence.training.schedules import Schedule
@@ -77,7 +77,7 @@ def predicted(path: Path, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     (data,) = standardise(Dataset(whole.inputs, whole.targets, whole.ids, path.stem, class_names=names))
     found = held_out_predictions(
         strengths(),
-        lambda: MLP(inputs.shape[1], count, width=32, activation="relu"),
+        lambda: MLP(inputs.shape[1], count, **NETWORK),
         data,
         range(MEMBERS),
         Schedule(STEPS, LEARNING_RATE),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import bayes_influence as bi
-from bayes_influence.cli import commands
+from bayes_influence.cli import said
 from bayes_influence.curvature import cost
 
 STUB = ast.parse((Path(bi.__file__).parent / "__init__.pyi").read_text())
@@ -49,4 +49,4 @@ print(bi.Dataset.__name__)
 
 
 def test_long_work_is_announced_by_the_commands():
-    assert cost.logger.name == commands.COSTS
+    assert cost.logger.name == said.COSTS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from importlib.metadata import version
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.logging import RichHandler
 
 from bayes_influence.cli.auditing import audit_of_data, audit_of_run
 from bayes_influence.cli.explaining import predict, why
@@ -59,6 +57,7 @@ from bayes_influence.cli.parameters import (
     Width,
 )
 from bayes_influence.cli.reproduction import StudyCommands
+from bayes_influence.cli.said import say_what_is_done
 from bayes_influence.cli.scheme_options import SchemeCommand, said_scheme_options
 from bayes_influence.cli.showing import figure, info, merge
 
@@ -81,9 +80,6 @@ app.command(cls=GivenOptions)(why)
 app.command()(info)
 app.command()(figure)
 app.command()(merge)
-
-COSTS = "bayes_influence.curvature.cost"
-"""The logger that says of long work how long it takes, whose module would bring torch."""
 
 IDENTIFYING = ("parameters", "curvature", "solver", "damping", "measurement", "index")
 """Options of `influence` that its own name of a result folder has, so that another answer goes to another folder."""
@@ -122,9 +118,7 @@ def main(
     ] = False,
 ) -> None:
     """Which training examples shaped a prediction, and can that answer be trusted?"""
-    level = logging.INFO if verbose else logging.WARNING
-    logging.getLogger(COSTS).setLevel(logging.INFO)
-    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=errors, show_path=False)])
+    say_what_is_done(verbose=verbose)
 
 
 @app.command(cls=SchemeCommand)

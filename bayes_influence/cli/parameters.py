@@ -27,7 +27,7 @@ Separator = Annotated[str, typer.Option(help="Between the columns of a CSV table
 Network = Annotated[str, typer.Option(help="mlp, lenet, resnet, vgg11 to vgg19, module:Class, or own.")]
 Depth = Annotated[int | None, typer.Option(help="Hidden layers of an MLP; 1.")]
 Width = Annotated[int | None, typer.Option(help="Hidden units of an MLP; 5 on a table by name, else 32.")]
-Activation = Annotated[str | None, typer.Option(help="Of the hidden layers; the network's usual one when not given.")]
+Activation = Annotated[str | None, typer.Option(help="Of hidden layers; usually tanh in an MLP.")]
 TakenIn = Annotated[Parameters, typer.Option(help="Where influence is taken.")]
 DataFolder = Annotated[Path | None, typer.Option(help="Where image sets are kept.")]
 Repeats = Annotated[int, typer.Option(help="Seeds per scheme.")]

@@ -1,4 +1,4 @@
-"""What work costs: which sizes are small, what is there, and the one plan that work states before it begins."""
+"""What work costs: which sizes are small, what is there, the plan that work states first, and how far it has come."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ SMALL_BYTES = 1 << 20
 
 LONG_SECONDS = 5.0
 """Work that takes less is not announced."""
+
+LINES, APART = 10, 2.0
+"""Lines on the progress of one work where no bar shows it, at most, and the least seconds between two of them."""
 
 STEADY = 2
 """Parts after which their time is taken as that of the others: the first one also warms up."""
@@ -109,7 +112,47 @@ def announce(work: object, seconds: float) -> None:
         seconds: What the whole of it is going to take.
     """
     if seconds >= LONG_SECONDS:
-        logger.info("%s, about %s", work, shown_time(seconds))
+        tell(f"{work}, about {shown_time(seconds)}")
+
+
+def tell(sentence: str) -> None:
+    """Logs what work is going to be done or has been done: the command line shows it, also where no terminal watches.
+
+    Args:
+        sentence: What is told.
+    """
+    logger.info("%s", sentence)
+
+
+class ProgressLines:
+    """How far some work has come, in `LINES` lines of the log at most, where no bar shows it.
+
+    Args:
+        what: The parts that are counted, such as "epoch".
+        total: How many there are.
+        done: How many of them were done before.
+        hidden: Whether nobody wants to know, or a bar tells it.
+    """
+
+    def __init__(self, what: str, total: int, *, done: int = 0, hidden: bool = False) -> None:
+        self.what, self.total, self.hidden = what, total, hidden
+        self._start, self._line = done, done * LINES // max(1, total)
+        self._began = self._told = time.perf_counter()
+
+    def reached(self, done: int, said: str = "") -> None:
+        """So many parts are done; the last line comes in any case.
+
+        Args:
+            done: How many.
+            said: What else is told of them.
+        """
+        line, now = done * LINES // self.total, time.perf_counter()
+        if self.hidden or (done < self.total and (line == self._line or now - self._told < APART)):
+            return
+        self._line, self._told = line, now
+        left = (now - self._began) / (done - self._start) * (self.total - done)
+        rest = f", about {shown_time(left)} left" if done < self.total else ""
+        tell(f"{self.what} {done} of {self.total}{said and f': {said}'}{rest}")
 
 
 def is_quickly_built(size: int, examples: int | None) -> bool:

@@ -60,18 +60,18 @@ def find_known(
     path = Path(name)
     if path.suffix.lower() in TABLE_FILES:
         form = Form(tuple(target), task, tuple(categorical), missing)
-        return _table(path, _stamp(path), form, "\t" if path.suffix == ".tsv" else separator)
+        return _table(path.resolve(), _stamp(path), form, "\t" if path.suffix == ".tsv" else separator)
     said = {"target": target, "categorical": categorical, "missing": missing != "refuse", "separator": separator != ","}
     for what in (what for what, value in said.items() if value):
         raise ValueError(f"{what} is said of tables in a file, and {name} is none; leave it out")
     if path.suffix.lower() == ".npz":
-        return _arrays(path, _stamp(path), task)
+        return _arrays(path.resolve(), _stamp(path), task)
     if task is not None:
         raise ValueError(f"task is said of tables and arrays in a file, and {name} is none; leave it out")
     if name in CATALOGUE:
         return CATALOGUE[name]
     if path.is_dir():
-        return _images(path, checksum(path))
+        return _images(path.resolve(), checksum(path))
     if ":" in name:
         return OwnFunction.named(name)
     raise ValueError(f"unknown dataset {name!r}; known: {', '.join(CATALOGUE)}, {OWN}")

@@ -71,7 +71,10 @@ class _Evidence:
 
 
 def verdict(
-    found: Agreement | AgreementSummary, ceiling: float | None = None, control_drift: float | None = None
+    found: Agreement | AgreementSummary,
+    ceiling: float | None = None,
+    control_drift: float | None = None,
+    runs: str | None = None,
 ) -> Verdict:
     """Whether the estimates can be trusted.
 
@@ -86,6 +89,7 @@ def verdict(
         ceiling: Correlation that a perfect estimate would reach, see `retraining_ceiling`.
         control_drift: |loss difference| of retraining with nothing removed, over the median |loss difference| of a
             removal.
+        runs: What the several runs are, with their number: "2 test examples" say.
 
     Raises:
         ValueError: If the ceiling is not between 0 and 1, or the drift is negative.
@@ -94,7 +98,7 @@ def verdict(
         raise ValueError(f"a ceiling is a correlation between 0 and 1, got {ceiling}")
     if control_drift is not None and not control_drift >= 0:
         raise ValueError(f"the control's drift is a size, at least 0, got {control_drift}")
-    evidence = _evidence(found)
+    evidence = _evidence(found, runs)
     return _undecided(evidence, ceiling, control_drift) or _decided(evidence, 1.0 if ceiling is None else ceiling)
 
 
@@ -168,7 +172,7 @@ def _good(evidence: _Evidence) -> Verdict:
     )
 
 
-def _evidence(found: Agreement | AgreementSummary) -> _Evidence:
+def _evidence(found: Agreement | AgreementSummary, runs: str | None) -> _Evidence:
     """What one run or several runs say."""
     if isinstance(found, Agreement):
         return _Evidence(
@@ -193,7 +197,7 @@ def _evidence(found: Agreement | AgreementSummary) -> _Evidence:
         pearson=sure[1],
         slope=slope.estimate,
         at_best=min(spearman.estimate, pearson.estimate),
-        removals=f"{found.n} removals in {found.n_runs} runs",
+        removals=f"{found.n} removals in {runs or f'{found.n_runs} runs'}",
         miss_relation=found.miss_relations > found.n_runs / 2,
         shown=f"Spearman {_shown(spearman)}, Pearson {_shown(pearson)}, slope {_shown(slope)}",
         note="; ".join(found.notes),

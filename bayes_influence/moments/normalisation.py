@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,24 +53,26 @@ def layer_norm(
     bias: Any = None,
     eps: float = 1e-5,
 ) -> Moments:
-    """LN(m), and to first order the variance that the Jacobian (delta_ij - 1/D - h_i h_j / D) gamma_i / s gives.
+    """Linearised at the mean: LN(m), and the variance by the Jacobian (delta_ij - 1/D - h_i h_j / D) gamma_i / s.
 
     With h = (m - mean m) / s, s^2 = var m + eps over the D normalised entries, and A, B, C the means over j of v_j,
     h_j v_j and h_j^2 v_j:  (gamma_i / s)^2 [v_i (1 - 2/D - 2 h_i^2 / D) + (A + 2 h_i B + h_i^2 C) / D].
+
+    By another method than first order, s^2 is its expectation, var m + (1 - 1/D) mean v + eps for independent entries:
+    what varies makes the spread wider by which all entries are divided.
     """
     check_fixed("layer_norm", weight=weight, bias=bias)
-    mean = F.layer_norm(input.expectation, normalized_shape, weight, bias, eps)
     dims = tuple(range(-len(normalized_shape), 0))
-    variance = _standardised_variance(input, dims, eps)
-    return Moments(mean, variance if weight is None else variance * weight.square(), input.approximation)
+    function = partial(F.layer_norm, normalized_shape=normalized_shape, eps=eps)
+    return _affine(function, input, _standardised(input, dims, eps), weight, bias)
 
 
 @rule(F.group_norm)
 def group_norm(input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Moments:
     """Layer norm within each group of channels, with a factor and an offset per channel."""
     check_fixed("group_norm", weight=weight, bias=bias)
-    mean = F.group_norm(input.expectation, num_groups, weight, bias, eps)
-    return Moments(mean, _grouped_variance(input, num_groups, weight, eps), input.approximation)
+    function = partial(F.group_norm, num_groups=num_groups, eps=eps)
+    return _affine(function, input, _in_groups(input, num_groups, eps), weight, bias, per_channel=True)
 
 
 @rule(F.instance_norm)
@@ -87,50 +90,73 @@ def instance_norm(
     check_fixed("instance_norm", weight=weight, bias=bias)
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    mean = F.instance_norm(input.expectation, None, None, weight, bias, True, momentum, eps)
-    return Moments(mean, _grouped_variance(input, input.shape[1], weight, eps), input.approximation)
+    function = partial(F.instance_norm, eps=eps)
+    return _affine(function, input, _in_groups(input, input.shape[1], eps), weight, bias, per_channel=True)
 
 
 @rule(F.rms_norm)
 def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Moments:
     """Divided by s, s^2 = mean m^2 + eps; the Jacobian is (delta_ij - h_i h_j / D) gamma_i / s with h = m / s.
 
-    The first-order variance is (gamma_i / s)^2 [v_i (1 - 2 h_i^2 / D) + h_i^2 C / D], C the mean over j of h_j^2 v_j.
+    The variance is (gamma_i / s)^2 [v_i (1 - 2 h_i^2 / D) + h_i^2 C / D], C the mean over j of h_j^2 v_j. By another
+    method than first order, s^2 is its expectation, mean (m^2 + v) + eps.
     """
     check_fixed("rms_norm", weight=weight)
-    mean = F.rms_norm(input.expectation, normalized_shape, weight, eps)
     dims = tuple(range(-len(normalized_shape), 0))
     floor = torch.finfo(input.dtype).eps if eps is None else eps
-    squared_scale = input.expectation.square().mean(dims, keepdim=True) + floor
-    h_squared = input.expectation.square() / squared_scale
+    squares = input.expectation.square()
+    second = squares if input.approximation.method == "first-order" else squares + input.variance
+    squared_scale = second.mean(dims, keepdim=True) + floor
+    h_squared = squares / squared_scale
     count = _count(input.expectation, dims)
     shared = (h_squared * input.variance).mean(dims, keepdim=True)
     variance = input.variance * (1 - 2 * h_squared / count) + h_squared * shared / count
-    variance = variance.clamp(min=0) / squared_scale
-    return Moments(mean, variance if weight is None else variance * weight.square(), input.approximation)
+    result = Moments(
+        input.expectation * squared_scale.rsqrt(), variance.clamp(min=0) / squared_scale, input.approximation
+    )
+    function = partial(F.rms_norm, normalized_shape=normalized_shape, eps=eps)
+    return _affine(function, input, result, weight)
 
 
-def _grouped_variance(
-    x: Moments, num_groups: int, weight: Float[Tensor, " channels"] | None, eps: float
-) -> Float[Tensor, "*shape"]:
-    groups = x.reshape(x.shape[0], num_groups, -1)
-    variance = _standardised_variance(groups, (-1,), eps).reshape(x.shape)
-    return variance if weight is None else variance * _per_channel(weight.square(), x.ndim)
+def _in_groups(x: Moments, num_groups: int, eps: float) -> Moments:
+    groups = x.marginal.reshape(x.shape[0], num_groups, -1)
+    return _standardised(groups, (-1,), eps).reshape(x.shape)
 
 
-def _standardised_variance(x: Moments, dims: tuple[int, ...], eps: float) -> Float[Tensor, "*shape"]:
-    """First-order variance of (m - mean m) / s over the given dimensions, see `layer_norm`."""
+def _standardised(x: Moments, dims: tuple[int, ...], eps: float) -> Moments:
+    """Moments of (x - mean x) / s over the given dimensions, see `layer_norm`."""
     count = _count(x.expectation, dims)
     spread, centre = torch.var_mean(x.expectation, dims, correction=0, keepdim=True)
+    a = x.variance.mean(dims, keepdim=True)
     squared_scale = spread + eps
+    if x.approximation.method != "first-order":
+        squared_scale = squared_scale + (1 - 1 / count) * a
     h = (x.expectation - centre) * squared_scale.rsqrt()
     weighted = h * x.variance
-    a = x.variance.mean(dims, keepdim=True)
     b = weighted.mean(dims, keepdim=True)
     c = (h * weighted).mean(dims, keepdim=True)
     shared = a + h * (2 * b + h * c)
     own = x.variance * (1 - (2 + 2 * h.square()) / count)
-    return (own + shared / count).clamp(min=0) / squared_scale
+    return Moments(h, (own + shared / count).clamp(min=0) / squared_scale, x.approximation)
+
+
+def _affine(
+    function: Callable[..., Tensor],
+    x: Moments,
+    standardised: Moments,
+    weight: Tensor | None,
+    bias: Tensor | None = None,
+    per_channel: bool = False,
+) -> Moments:
+    """Times weight, and bias added; to first order the mean is what the function makes of that of x, to the bit."""
+    options = {name: value for name, value in (("weight", weight), ("bias", bias)) if value is not None}
+    broadcast = {name: _per_channel(value, x.ndim) if per_channel else value for name, value in options.items()}
+    scale, offset = broadcast.get("weight", 1.0), broadcast.get("bias", 0.0)
+    if x.approximation.method == "first-order":
+        mean = function(x.expectation, **options)
+    else:
+        mean = standardised.expectation * scale + offset
+    return Moments(mean, standardised.variance * scale**2, x.approximation)
 
 
 def _count(x: Tensor, dims: tuple[int, ...]) -> int:

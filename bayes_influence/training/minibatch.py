@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bayes_influence.curvature.cost import ProgressLines
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.moments.layers import is_calibrated
 from bayes_influence.objectives.company import check_targets
@@ -117,8 +119,11 @@ def train_minibatches(
         training.restore(state)
     total, done = training.steps, training.epoch * training.batches
     with torch.no_grad(), tqdm(total=total, initial=done, unit="step", disable=None if progress else True) as bar:
+        hidden = not (progress and bar.disable)
+        lines = ProgressLines("epoch", schedule.epochs, done=training.epoch, hidden=hidden)
         while training.epoch < schedule.epochs:
             training.run_epoch(bar)
+            lines.reached(training.epoch, training.standing)
             if on_epoch is not None:
                 on_epoch(training.state())
         return training.result()
@@ -156,12 +161,12 @@ class _Training:
             )
         self.data_weights = None if data_weights is None else data_weights.to(self.flat)
         self.step = step_objective(objective) if step is None else step
-        self.frozen = _frozen(objective.taking("all").names if names is None else names, self.layout).to(
-            self.flat.device
-        )
+        trained = objective.taking("all").names if names is None else names
+        self.frozen = _frozen(trained, self.layout).to(self.flat.device)
         own = {name: buffer.expand(members, *buffer.shape) for name, buffer in objective.buffers.items()}
         self.buffers = {name: value.to(self.flat.device).clone() for name, value in {**own, **(buffers or {})}.items()}
-        self.optimiser = schedule.optimiser.start(self.flat)
+        self.optimiser = schedule.optimiser.on(objective, trained)
+        self.remembered = self.optimiser.start(self.flat)
         self.averaging = averaging
         self.average = IterateAverage(self.flat, averaging.rank) if averaging else None
         self.epoch, self.batches = 0, schedule.batches(len(train))
@@ -214,7 +219,7 @@ class _Training:
             if len(self.frozen):
                 gradient[:, self.frozen] = 0
             gradient = gradient if self.schedule.clip is None else clipped(gradient, self.schedule.clip)
-            self.schedule.optimiser.step(self.flat, gradient, self.rates.at(step), self.optimiser)
+            self.optimiser.step(self.flat, gradient, self.rates.at(step), self.remembered)
         self._finish_epoch(torch.stack(values), torch.stack(right))
 
     def _orders(self) -> Int[Tensor, "E n"]:
@@ -238,14 +243,22 @@ class _Training:
         loss = float(torch.stack(values[-CHECK_EVERY:]).mean())
         accuracy = float(torch.stack(right[-CHECK_EVERY:]).mean()) / size
         bar.set_description(f"epoch {self.epoch + 1}/{self.schedule.epochs}", refresh=False)
-        bar.set_postfix({"loss": f"{loss:.4f}", "accuracy": f"{accuracy:.4f}"}, refresh=False)
+        known = {} if isnan(accuracy) else {"accuracy": f"{accuracy:.4f}"}
+        bar.set_postfix({"loss": f"{loss:.4f}", **known}, refresh=False)
         bar.update(self.epoch * self.batches + done - bar.n)
+
+    @property
+    def standing(self) -> str:
+        """Objective in the last epoch, averaged over the members, and of classes accuracy."""
+        accuracy = float(self.accuracies[-1].mean())
+        known = "" if isnan(accuracy) else f", training accuracy {accuracy:.4f}"
+        return f"objective {float(self.values[-1].mean()):.4f}{known}"
 
     def state(self) -> TrainingState:
         """A copy of everything that changes, by name."""
         parts = {
             "buffers": self.buffers,
-            "optimiser": self.optimiser,
+            "optimiser": self.remembered,
             "average": self.average.tensors() if self.average else {},
             "rates": self.rates.tensors(),
         }
@@ -283,7 +296,7 @@ class _Training:
             setattr(self, name, on_device[name])
         self.epoch = int(on_device["epoch"])
         self.buffers = _part(on_device, "buffers")
-        self.optimiser = _part(on_device, "optimiser")
+        self.remembered = _part(on_device, "optimiser")
         if self.average:
             self.average.restore(_part(on_device, "average"))
         self.rates.restore(_part(on_device, "rates"))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bayes_influence.curvature import cost
-from bayes_influence.curvature.cost import Plan, TooLargeError, available_bytes, shown_bytes, shown_time
+from bayes_influence.curvature.cost import Plan, ProgressLines, TooLargeError, available_bytes, shown_bytes, shown_time
 from bayes_influence.curvature.operators.base import DenseOperator
 from bayes_influence.curvature.operators.ekfac import EKFACOperator
 from bayes_influence.curvature.operators.hessian import HessianOperator
@@ -282,3 +282,32 @@ def test_what_machine_container_and_process_have_left(told, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert (cost._of_container(), cost._of_process()) == (None, None)
     assert available_bytes(torch.device("meta")) is None
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time, as a list that is moved on by hand."""
+    now = [0.0]
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_progress_is_told_in_ten_lines_where_no_bar_shows_it(clock, caplog):
+    caplog.set_level(logging.INFO, "bayes_influence.curvature.cost")
+    lines = ProgressLines("epoch", 200, done=100)
+    for done in range(101, 201):
+        clock[0] += 3.0
+        lines.reached(done, f"objective {done}")
+    assert len(caplog.messages) == 5  # the other half was told before
+    assert caplog.messages[0] == "epoch 120 of 200: objective 120, about 4 min left"
+    assert caplog.messages[-1] == "epoch 200 of 200: objective 200"
+
+
+def test_quick_work_is_told_at_its_end_only_and_hidden_work_never(clock, caplog):
+    caplog.set_level(logging.INFO, "bayes_influence.curvature.cost")
+    for hidden in (False, True):
+        lines = ProgressLines("cell", 3, hidden=hidden)
+        for done in (1, 2, 3):
+            clock[0] += 0.5
+            lines.reached(done)
+    assert caplog.messages == ["cell 3 of 3"]

@@ -102,6 +102,7 @@ def test_a_cautious_verdict_says_that_few_removals_are_why():
     found = verdict(few)
     assert found.grade in (Grade.INDICATIVE, Grade.UNDECIDED)
     assert "5 removals in 3 runs" in found.sentence
+    assert "5 removals in 3 test examples" in verdict(few, runs="3 test examples").sentence
     assert found.sentence.endswith("more seeds or more removals would tell.")
 
 

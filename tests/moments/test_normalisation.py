@@ -4,7 +4,7 @@ from torch import nn
 from torch.autograd.functional import jacobian
 from torch.nn import functional
 
-from bayes_influence.moments import Moments, UnsupportedOperationError
+from bayes_influence.moments import Approximation, Moments, UnsupportedOperationError
 
 DOUBLE = torch.float64
 
@@ -87,3 +87,39 @@ def test_what_is_not_said_is_as_torch_has_it():
         torch.testing.assert_close(call(moments).expectation, call(x))
     variance = functional.batch_norm(moments, mean, scale).variance
     torch.testing.assert_close(variance, torch.full_like(x, 1e-8 / 1.1e-5))
+
+
+WIDE = [
+    (lambda: nn.LayerNorm(32), (4, 32)),
+    (lambda: nn.LayerNorm((4, 8), elementwise_affine=False), (4, 4, 8)),
+    (lambda: nn.GroupNorm(2, 8), (4, 8, 8)),
+    (lambda: nn.InstanceNorm1d(4, affine=True), (4, 4, 32)),
+    (lambda: nn.RMSNorm(32), (4, 32)),
+]
+
+
+@pytest.mark.parametrize(("build", "shape"), WIDE)
+@pytest.mark.parametrize("method", ["exact", "gauss-hermite"])
+def test_the_expected_spread_divides_where_variances_are_wide(build, shape, method, draw):
+    layer = randomised(build())
+    x = Moments(torch.randn(shape, dtype=DOUBLE), 2 * torch.rand(shape, dtype=DOUBLE), Approximation(method))
+    samples = layer(draw(x, 4_000).flatten(0, 1)).reshape(-1, *shape).detach()
+    result, linearised = layer(x), layer(Moments(x.expectation, x.variance))
+
+    def error(moments):
+        return float(((moments.expectation - samples.mean(0)) / samples.std(0)).square().mean().sqrt().detach())
+
+    assert error(result) < 0.04 < 0.2 < error(linearised)
+    ratio, off = (float((each.variance / samples.var(0)).detach().mean()) for each in (result, linearised))
+    assert ratio == pytest.approx(1, abs=0.05)
+    assert off > 1.4
+
+
+def test_of_a_constant_with_variance_the_expected_spread_is_the_variances():
+    """All that varies is left: h = 0, and the variance v (1 - 1/D) / (v (1 - 1/D) + eps)."""
+    x = Moments(torch.full((1, 4), 3.0, dtype=DOUBLE), torch.full((1, 4), 2.0, dtype=DOUBLE), Approximation("exact"))
+    result = functional.layer_norm(x, (4,), eps=0.5)
+    assert torch.equal(result.expectation, torch.zeros(1, 4, dtype=DOUBLE))
+    torch.testing.assert_close(result.variance, torch.full((1, 4), 1.5 / 2, dtype=DOUBLE))
+    second = functional.rms_norm(x, (4,), eps=0.5)
+    torch.testing.assert_close(second.expectation, torch.full((1, 4), 3 / 11.5**0.5, dtype=DOUBLE))

@@ -107,9 +107,10 @@ def summarise_audit(cells: Mapping[str, CellResult], jobs: Mapping[str, AuditJob
     truth = "cold" if "cold" in measured and not job.exact else "warm"
     summaries = {stage: _agreement(tables["effects"], stage) for stage in measured}
     drifts = tables["stages"].loc[tables["stages"]["stage"] == truth, "control_drift"]
+    runs = named_runs(tables["effects"])
     agreement = pd.DataFrame([{"stage": stage} | summary.to_row() for stage, summary in summaries.items()])
     return Audit(
-        verdict=verdict(summaries[truth], control_drift=float(drifts.median())),
+        verdict=verdict(summaries[truth], control_drift=float(drifts.median()), runs=runs),
         truth=truth,
         agreement=agreement,
         waterfall=average_waterfall(tables["gaps"]),
@@ -121,7 +122,7 @@ def summarise_audit(cells: Mapping[str, CellResult], jobs: Mapping[str, AuditJob
         gaps=tables["gaps"],
         ceiling=_ceiling(tables["effects"], truth),
         damping=job.delta,
-        notes=_notes(tables["stages"], summaries[truth], truth, _kinks(job.members.objective.network)),
+        notes=_notes(tables["stages"], summaries[truth], truth, runs, _kinks(job.members.objective.network)),
         polished=tuple(sentence for one in jobs.values() for sentence in one.polished),
     )
 
@@ -129,6 +130,19 @@ def summarise_audit(cells: Mapping[str, CellResult], jobs: Mapping[str, AuditJob
 def _by_run(effects: pd.DataFrame, column: str) -> np.ndarray:
     """(seeds x test examples, removed examples): the runs that agreement is measured in."""
     return np.stack([group[column].to_numpy() for _, group in effects.groupby(["seed", "test"], sort=False)])
+
+
+def named_runs(effects: pd.DataFrame) -> str:
+    """What the runs are that agreement is measured in, with their number.
+
+    Args:
+        effects: With the columns seed and test.
+    """
+    seeds, tests = (effects[name].nunique() for name in ("seed", "test"))
+    if min(seeds, tests) > 1:
+        return f"{seeds * tests} pairs of network and test example"
+    count, what = (tests, "test example") if seeds == 1 else (seeds, "network")
+    return f"{count} {what}{'s' * (count > 1)}"
 
 
 def _agreement(effects: pd.DataFrame, stage: str) -> AgreementSummary:
@@ -162,8 +176,8 @@ def _kinks(network: nn.Module) -> str:
     )
 
 
-def _notes(stages: pd.DataFrame, found: AgreementSummary, truth: str, advice: str) -> tuple[str, ...]:
-    """What went wrong without ending the audit, in words; `advice` goes with refits that did not converge."""
+def _notes(stages: pd.DataFrame, found: AgreementSummary, truth: str, runs: str, advice: str) -> tuple[str, ...]:
+    """What went wrong without ending the audit, in words, of so many `runs`; `advice` is on unconverged refits."""
     notes = []
     for name, group in stages.groupby("stage", sort=False):
         drifting = int(group["drift_exceeds_effects"].sum())
@@ -179,5 +193,5 @@ def _notes(stages: pd.DataFrame, found: AgreementSummary, truth: str, advice: st
                 f"{name}: {unconverged} of {int(group['refits'].sum())} refits did not reach their gradient norm "
                 f"(worst {group['gradient_norm'].max():.1e}){f'; {advice}' if advice else ''}"
             )
-    notes += [f"{truth}: {note} ({count} of {found.n_runs} runs)" for note, count in found.notes.items()]
+    notes += [f"{truth}: {note} ({count} of {runs})" for note, count in found.notes.items()]
     return tuple(notes)

@@ -12,6 +12,7 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.evaluation.agreement import MIN_POINTS
 from bayes_influence.experiments.store.fingerprint import described_schemes
 from bayes_influence.experiments.store.settings import Settings
+from bayes_influence.experiments.training.of_network import ACTIVATION
 from bayes_influence.experiments.training.studied_networks import StudiedNetworks
 from bayes_influence.influence.influence import Influence
 from bayes_influence.objectives.objective import Objective
@@ -95,9 +96,9 @@ class AuditedData(StudiedNetworks):
         self.resolved_scheme()
 
     def usual_shape(self) -> dict[str, Any]:
-        """As of all networks; an MLP has tanh, which is smooth."""
+        """As of all networks; also on a table that is known by name an MLP is smooth."""
         shape = super().usual_shape()
-        return shape | {"activation": "tanh"} if "activation" in shape else shape
+        return shape | {"activation": ACTIVATION} if "activation" in shape else shape
 
     def resolved_scheme(self) -> Scheme:
         """The scheme with these numbers."""

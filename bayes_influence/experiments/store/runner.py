@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from joblib import Parallel, cpu_count, delayed, effective_n_jobs, parallel_conf
 from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
-from bayes_influence.curvature.cost import Plan, announce
+from bayes_influence.curvature.cost import Plan, ProgressLines, announce
 from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.experiments.store.cells import CellResult, checked_key
 from bayes_influence.experiments.store.folder import StudyFolder
@@ -146,12 +148,19 @@ def _run(
         # Also around the whole run: a backend of threads hands this setting on to its workers.
         with bar, _threads(threads):
             began, turns = time.perf_counter(), ceil(len(pending) / jobs)
-            for number, (key, outcome) in enumerate(_outcomes(pending, compute, n_jobs, threads)):
+            lines = ProgressLines("cell", len(cells), done=len(skipped), hidden=not (progress and bar.disable))
+            heard: set[str] = set()
+            for number, (key, outcome, said) in enumerate(_outcomes(pending, compute, n_jobs, threads)):
+                for sentence in dict.fromkeys(said):
+                    if sentence not in heard:
+                        logger.warning("%s", sentence)
+                heard.update(said)
                 if number == 0 and turns > 1:
                     work = f"{len(pending)} cells, {jobs} at a time" if plan is None else plan
                     announce(work, (time.perf_counter() - began) * turns)
                 _store(folder, key, outcome, failures)
                 bar.update()
+                lines.reached(len(skipped) + number + 1, key)
     except KeyboardInterrupt:
         stored = sum(folder.cell_done(key) for key in cells)
         raise KeyboardInterrupt(
@@ -174,9 +183,13 @@ def _record(folder: StudyFolder, failures: Mapping[str, str]) -> None:
 
 def _outcomes(
     pending: Mapping[str, Cell], compute: Callable[[Cell], CellResult], n_jobs: int | None, threads: int | None
-) -> Iterator[tuple[str, CellResult | str]]:
-    """Results or tracebacks of the pending cells, each as it finishes, or in turns where a backend hands over lists."""
-    tasks = [delayed(_compute)(key, cell, compute, threads) for key, cell in pending.items()]
+) -> Iterator[tuple[str, CellResult | str, list[str]]]:
+    """Results or tracebacks of the pending cells, and what they warned of in other processes.
+
+    Each as it finishes, or in turns where a backend hands over lists.
+    """
+    caller = os.getpid()
+    tasks = [delayed(_compute)(key, cell, compute, threads, caller) for key, cell in pending.items()]
     # One cell per task: joblib would otherwise batch quick ones and hand their results over late.
     if get_active_backend()[0].supports_return_generator:
         yield from Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)(tasks)
@@ -187,17 +200,49 @@ def _outcomes(
 
 
 def _compute(
-    key: str, cell: Cell, compute: Callable[[Cell], CellResult], threads: int | None
-) -> tuple[str, CellResult | str]:
-    """One cell, in a worker: its result, or its traceback."""
+    key: str, cell: Cell, compute: Callable[[Cell], CellResult], threads: int | None, caller: int
+) -> tuple[str, CellResult | str, list[str]]:
+    """One cell, in a worker: its result, or its traceback; and its warnings, where the caller does not hear them."""
+    with _overheard(elsewhere=os.getpid() != caller) as said:
+        try:
+            with _threads(threads), _seeded(key):
+                result = compute(cell)
+            if not isinstance(result, CellResult):
+                raise TypeError(f"compute must return a CellResult, got {type(result).__name__}")
+            return key, result, said
+        except Exception:
+            return key, traceback.format_exc(), said
+
+
+class _Listener(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One sentence more."""
+        self.said.append(record.getMessage())
+
+
+@contextmanager
+def _overheard(*, elsewhere: bool) -> Iterator[list[str]]:
+    """What is warned of meanwhile `elsewhere`: in a process whose log nobody set up, so that it is not said there."""
+    said: list[str] = []
+    if not elsewhere:
+        yield said
+        return
+    package, listener = logging.getLogger("bayes_influence"), _Listener(said)
+    package.addHandler(listener)
+    propagate, package.propagate = package.propagate, False
     try:
-        with _threads(threads), _seeded(key):
-            result = compute(cell)
-        if not isinstance(result, CellResult):
-            raise TypeError(f"compute must return a CellResult, got {type(result).__name__}")
-        return key, result
-    except Exception:
-        return key, traceback.format_exc()
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: said.append(str(message))
+            yield said
+    finally:
+        package.removeHandler(listener)
+        package.propagate = propagate
 
 
 def _store(folder: StudyFolder, key: str, outcome: CellResult | str, failures: dict[str, str]) -> None:

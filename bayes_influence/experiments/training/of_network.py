@@ -24,6 +24,11 @@ from bayes_influence.models.vgg import CONVOLUTIONS, VGG
 SIZES = {"width": 32, "depth": 1}
 """What a network's size is when nothing is said."""
 
+ACTIVATION = "tanh"
+"""Of an MLP when nothing is said: smooth, so that all of its layers have minima to go to; and of the variance of a
+table of 600 rows a Bayesian one with SELUs explains .38 and one with tanh .90 (on Iris, Wine, breast cancer and the
+digits neither is better by much)."""
+
 OWN = "own"
 """The name of the network that a data set brings along."""
 
@@ -45,7 +50,7 @@ class OfNetwork(OfData):
             data set's `module:function` returns.
         width: Units of an MLP's hidden layers, or channels of a residual network's first stage; 32 when not given.
         depth: Hidden layers of an MLP; 1 when not given.
-        activation: A key of `ACTIVATIONS`; the network's usual one when not given.
+        activation: A key of `ACTIVATIONS`; tanh in an MLP, of other networks their usual one, when not given.
         device: Where it is trained.
         code: Fingerprint of the code of a network of the user's own; a run is not continued with another.
 
@@ -83,11 +88,12 @@ class OfNetwork(OfData):
         return NETWORKS.get(self.network, ())
 
     def usual_shape(self) -> dict[str, Any]:
-        """Sizes of the network when nothing is said."""
-        return {name: size for name, size in SIZES.items() if name in self.chosen_sizes}
+        """Sizes of the network, and of an MLP its activation, when nothing is said."""
+        sizes = {name: size for name, size in SIZES.items() if name in self.chosen_sizes}
+        return sizes | ({"activation": ACTIVATION} if self.network == "mlp" else {})
 
     def said_shape(self) -> dict[str, Any]:
-        """Sizes of the network as they were said or, left unsaid, as they usually are."""
+        """Sizes and activation of the network as they were said or, left unsaid, as they usually are."""
         usual = self.usual_shape()
         return {name: size if getattr(self, name) is None else getattr(self, name) for name, size in usual.items()}
 

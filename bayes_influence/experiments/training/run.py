@@ -14,13 +14,14 @@ import pandas as pd
 from torch import nn
 
 from bayes_influence.arguments import check_whole
+from bayes_influence.curvature.cost import tell
 from bayes_influence.data.dataset import Split
 from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.record import CHECKPOINT
 from bayes_influence.experiments.training.referee import neglect
-from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.experiments.training.settings import TrainRun, completed
 from bayes_influence.models.initialisation import initial_state
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
@@ -88,7 +89,21 @@ def run_training(
     with folder.writing():
         if isinstance(known, OwnTable):
             folder.write_file(ENCODING, json.dumps(known.encoding().to_config(), indent=2).encode())
-        return _trained(run, folder, _starting_point(run, split, data_folder, checked=True), split, progress), split
+        start = _starting_point(run, split, data_folder, checked=True)
+        tell(_plan(run, start, split))
+        return _trained(run, folder, start, split, progress), split
+
+
+def _plan(run: TrainRun, start: _Start, split: Split) -> str:
+    """What is going to be trained, in a sentence."""
+    size = sum(value[0].numel() for value in start.params.values())
+    shape = ", ".join(f"{name} {value}" for name, value in run.said_shape().items())
+    schedule, count = run.schedule(), len(split.train)
+    return (
+        f"training of {run.data_name}: {count} training and {len(split.test)} test examples; {run.network}"
+        f"{shape and f' ({shape})'}, {size} parameters, {run.scheme}; {schedule.epochs} epochs of "
+        f"{schedule.batches(count)} batches, {len(run.seeds)} network{'s' * (len(run.seeds) > 1)}"
+    )
 
 
 def load_run(
@@ -139,7 +154,7 @@ def load_trained(
         ValueError: If it holds something else, or the run is not finished.
     """
     study = StudyFolder.open(folder)
-    config = {name: value for name, value in study.config.items() if name != "study"}
+    config = completed({name: value for name, value in study.config.items() if name != "study"})
     if study.config.get("study") != "train":
         raise ValueError(f"{folder} holds a study of another kind ({study.config.get('study')}), not a training run")
     run = TrainRun.from_config(config | ({} if device is None else {"device": device}))
@@ -225,6 +240,6 @@ def _stored_state(folder: StudyFolder, config: dict[str, Any]) -> TrainingState 
     if not path.exists():
         return None
     try:
-        return matching_state(path.read_bytes(), config)
+        return matching_state(path.read_bytes(), config, completed)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error

@@ -103,11 +103,9 @@ class StudiedNetworks(OfNetwork):
         return f"{shape['depth']} x {shape['width']} {shape['activation']}" if self.network == "mlp" else self.network
 
     def usual_shape(self) -> dict[str, Any]:
-        """That of the papers on a table that is known by name; an MLP has SELUs."""
-        shape = super().usual_shape()
-        if self.network != "mlp":
-            return shape
-        return shape | {"activation": "selu"} | (REFERENCE_NETWORK if self.full_batch else {})
+        """That of the papers, which has SELUs, of an MLP on a table that is known by name; else as of all networks."""
+        papers = REFERENCE_NETWORK if self.network == "mlp" and self.full_batch else {}
+        return super().usual_shape() | papers
 
     def schedule(self, *, bayesian: bool) -> Schedule | MinibatchSchedule:
         """Steps and learning rates of training.

@@ -1,10 +1,11 @@
 import html
 
+import pandas as pd
 import pytest
 
 from bayes_influence.evaluation.verdict import Grade
 from bayes_influence.experiments.audit.of_networks import audit
-from bayes_influence.experiments.audit.result import _kinks, summarise_audit
+from bayes_influence.experiments.audit.result import _kinks, named_runs, summarise_audit
 from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.models.mlp import MLP
@@ -26,7 +27,7 @@ def test_constant_scores_are_said_to_be_constant(measured):
     found = summarise_audit(_changed(cells, "effects", estimated=0.0), jobs)
     assert found.verdict.grade is Grade.UNDECIDED
     assert "all estimated differences are equal" in found.verdict.sentence
-    assert found.notes == ("warm: all estimated differences are equal (4 of 4 runs)",)
+    assert found.notes == ("warm: all estimated differences are equal (4 of 4 pairs of network and test example)",)
 
 
 def test_a_drifting_truth_is_not_judged_by(measured):
@@ -72,3 +73,16 @@ def test_kinks_are_named_where_there_are_any(network, said):
     told = _kinks(network)
     assert told.startswith(said)
     assert bool(told) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "named"),
+    [
+        ([(0, 3), (0, 7)], "2 test examples"),
+        ([(0, 3)], "1 test example"),
+        ([(0, 3), (1, 3), (2, 3)], "3 networks"),
+        ([(0, 3), (0, 7), (1, 3), (1, 7)], "4 pairs of network and test example"),
+    ],
+)
+def test_what_agreement_is_measured_in_is_named(pairs, named):
+    assert named_runs(pd.DataFrame([*pairs, *pairs], columns=["seed", "test"])) == named

@@ -40,13 +40,21 @@ def by_value():
             raise ZeroDivisionError(f"seed {seed} is odd")
         return draw(seed)
 
+    def warn_of(seed):
+        import logging
+        import warnings
+
+        logging.getLogger("bayes_influence.data").warning("the same of every cell")
+        warnings.warn(f"seed {seed} alone", UserWarning, stacklevel=1)
+        return draw(seed)
+
     def threads_seen(seed):
         return CellResult({}, {"threads": np.array(torch.get_num_threads())})
 
-    return draw, fail_on_odd, threads_seen
+    return draw, fail_on_odd, warn_of, threads_seen
 
 
-draw, fail_on_odd, threads_seen = by_value()
+draw, fail_on_odd, warn_of, threads_seen = by_value()
 
 
 def count(path, seed):
@@ -116,6 +124,12 @@ def test_failing_cells_are_named_after_the_others_are_stored(tmp_path, n_jobs):
     assert "seed=1: ZeroDivisionError: seed 1 is odd" in str(error.value)
     assert list(error.value.failures) == ["seed=1", "seed=3", "seed=5"]
     assert folder_at(tmp_path).keys() == ["seed=0", "seed=2", "seed=4"]
+
+
+def test_what_cells_warn_of_in_other_processes_is_said_here_once(tmp_path, caplog, capfd):
+    run(tmp_path, {key: CELLS[key] for key in list(CELLS)[:3]}, warn_of, n_jobs=2)
+    assert sorted(caplog.messages) == ["seed 0 alone", "seed 1 alone", "seed 2 alone", "the same of every cell"]
+    assert "alone" not in capfd.readouterr().err
 
 
 def test_a_backend_changes_nothing(tmp_path):
