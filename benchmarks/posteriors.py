@@ -21,7 +21,7 @@ from bayes_influence.training.laplace import laplace
 from bayes_influence.training.minibatch import Trained
 from bayes_influence.training.schemes import find_schemes
 
-SCHEMES = ("none", "weight-decay", "swag", "deep-ensemble", "bnn", "bnn-tempered", "mean-field-vi", "laplace")
+SCHEMES = ("none", "weight-decay", "swag", "deep-ensemble", "bnn", "bnn-tempered", "mean-field-vi", "ivon", "laplace")
 SCORES = ("accuracy", "nll", "ece")
 
 LARGEST_FULL = 1000
@@ -62,11 +62,15 @@ def rows_of(scheme: str, run: TrainRun, folder: Path) -> list[dict]:
     members, split = trained(run, folder)
     if scheme == "laplace":
         return laplace_rows(members, split)
-    modes = {"swag": ("sampled", "linearized"), "bnn": ("diagonal", "sampled"), "bnn-tempered": ("diagonal", "sampled")}
+    modes = ("diagonal",)
+    if scheme == "swag":
+        modes = ("sampled", "linearized")
+    elif members.objective.is_bayesian:
+        modes = ("diagonal", "linearized", "sampled")
     rows = []
-    for mode, index in product(modes.get(scheme, ("diagonal",)), range(len(members))):
+    for mode, index in product(modes, range(len(members))):
         scores = report_row(predict_all(members, index, split.test, mode), split.test)
-        name = f"{scheme}, {mode}" if scheme in modes else scheme
+        name = f"{scheme}, {mode}" if len(modes) > 1 else scheme
         rows.append({"posterior": name} | {score: scores[score] for score in SCORES})
     return rows
 

@@ -85,10 +85,11 @@ class GaussianKL:
         means = [name for name in params if name + RHO in params]
         if not means:
             raise ValueError(f"no parameter has a '{RHO}' beside it; convert the network with to_bayesian first")
-        terms = [self._divergence(params[name], params[name + RHO], self._scale(name)) for name in means]
+        terms = [self._divergence(params[name], params[name + RHO], self.scale(name)) for name in means]
         return torch.stack(terms).sum() / self.n_train
 
-    def _scale(self, name: str) -> float:
+    def scale(self, name: str) -> float:
+        """The prior's standard deviation of one parameter."""
         return self.prior_scale[name] if isinstance(self.prior_scale, dict) else self.prior_scale
 
     @staticmethod

@@ -175,7 +175,7 @@ class FromScratch(RetrainingProtocol):
             objective,
             {name: value[rows] for name, value in start.items()},
             train,
-            schedule,
+            self.scheme.scheduled(schedule),
             [members.seeds[network] for network, _ in owners],
             names=objective.names,
             buffers={name: value[rows] for name, value in buffers.items()},

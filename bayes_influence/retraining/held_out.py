@@ -85,7 +85,7 @@ def _loss_alone(
         objective,
         stack_members([objective.params]),
         split.train,
-        full_batches(schedule, size),
+        scheme.scheduled(full_batches(schedule, size)),
         [seed],
         averaging=scheme.averaging,
         step=scheme.step(objective, size),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayes_influence.arguments import check_at_least
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.apart import Apart
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.objectives.reweighting import Removals, as_removals
 from bayes_influence.retraining.protocol import RetrainingProtocol, Trained
@@ -44,7 +45,18 @@ class Minimum(RetrainingProtocol):
     ) -> Refits:
         """As `RetrainingProtocol.refit`; refits that did not reach the tolerance are marked, not hidden."""
         reduction = reduce(trained, train)
-        removals = as_removals(removed, len(reduction.members))
+        members = reduction.members
+        removals = as_removals(removed, len(members))
+        if (apart := Apart.of(members, train)) is not None:
+            of_each = removals.of_seeds([index for index in range(len(members)) for _ in range(apart.size)])
+            refits = self.refit(apart.members, train, of_each, progress=progress)
+            return Refits(
+                reduction=reduction,
+                params=apart.joined(refits.params),
+                removals=removals,
+                gradient_norms=apart.norms(refits.gradient_norms),
+                converged=apart.each(refits.converged).all(1),
+            )
         return refits_in_turns(
             reduction,
             removals,

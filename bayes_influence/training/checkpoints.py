@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bayes_influence.data.packed import packed, unpacked
@@ -38,14 +38,23 @@ def decode_checkpoint(content: bytes) -> tuple[TrainingState, dict[str, Any]]:
         raise CheckpointError(f"the checkpoint cannot be used: {error}; delete it to start anew") from error
 
 
-def matching_state(content: bytes, config: Mapping[str, Any]) -> TrainingState:
+def matching_state(
+    content: bytes,
+    config: Mapping[str, Any],
+    completed: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> TrainingState:
     """The state of a checkpoint that belongs to the given configuration.
+
+    Args:
+        content: Of the checkpoint's file.
+        config: Everything needed to repeat the training.
+        completed: Makes of the configuration that is stored what it says today.
 
     Raises:
         CheckpointError: If it is damaged, or its configuration differs; the message names the first difference.
     """
     state, stored = decode_checkpoint(content)
-    wanted = json.loads(json.dumps(dict(config)))
+    stored, wanted = completed(stored), json.loads(json.dumps(dict(config)))
     for name in sorted(set(stored) | set(wanted)):
         old, new = stored.get(name, "absent"), wanted.get(name, "absent")
         if old != new:

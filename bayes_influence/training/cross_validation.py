@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,9 @@ from bayes_influence.training.scheme import Scheme
 
 EXAMPLES = 1024
 """Examples that are predicted at a time."""
+
+ROUNDING = 1e-4
+"""Share of a column's range by which rounding to single precision may move its numbers against each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +99,16 @@ def fold_numbers(targets: Int[Tensor, " n"], groups: Int[Tensor, " n"], folds: i
     return fold[groups]
 
 
+def rounded(data: Dataset) -> Dataset:
+    """The examples in single precision, where that keeps their inputs apart as they are; else as they came."""
+    if not data.holds_inputs or not isinstance(data.inputs, Tensor) or data.inputs.dtype != torch.float64:
+        return data
+    columns = data.inputs.reshape(len(data), -1)
+    moved = columns.float() - columns
+    fine = moved.amax(dim=0) - moved.amin(dim=0) <= ROUNDING * (columns.amax(dim=0) - columns.amin(dim=0))
+    return data.to(dtype=torch.float32) if bool(fine.all()) else data
+
+
 def held_out_predictions(
     schemes: Sequence[Scheme],
     make_network: Callable[[], nn.Module],
@@ -107,6 +120,9 @@ def held_out_predictions(
     progress: bool = False,
 ) -> list[HeldOut]:
     """Trains networks of every scheme without one fold after the other, and predicts it; see `fold_numbers`.
+
+    Networks are in single precision, in which a training takes less than half of the time, unless that would round away
+    more than `ROUNDING` of what tells the examples apart.
 
     Args:
         schemes: How networks are regularised.
@@ -125,6 +141,7 @@ def held_out_predictions(
         TypeError: As `fit_schemes`.
     """
     numbers = fold_numbers(data.targets.cpu(), twins(data), folds)
+    data = rounded(data)
     shape = (len(schemes), len(seeds), len(data))
     epistemic = torch.zeros(shape, dtype=torch.float64)
     members: Tensor | None = None
@@ -142,6 +159,41 @@ def held_out_predictions(
         lines.reached(fold + 1)
     assert members is not None
     return [HeldOut(numbers, *both) for both in zip(members, epistemic, strict=True)]
+
+
+def gains_of_longer_training(
+    found: HeldOut,
+    scheme: Scheme,
+    make_network: Callable[[], nn.Module],
+    data: Dataset,
+    seed: int,
+    schedule: Schedule | MinibatchSchedule,
+) -> Float[Tensor, " m"]:
+    """By how much the loss of each label of the first fold, held out, falls when a network is trained twice as long.
+
+    A mean that is large beside the loss says that training ended before the networks had learned what there is.
+
+    Args:
+        found: Predictions of the scheme's networks, as `held_out_predictions` returned them.
+        scheme: How they were regularised.
+        make_network: Builds the deterministic network.
+        data: Their examples.
+        seed: Of the first of them, the one that is trained again.
+        schedule: Of their trainings.
+
+    Returns:
+        In nats, in the order of the fold's examples.
+    """
+    inside, outside = (found.folds != 0).nonzero()[:, 0], (found.folds == 0).nonzero()[:, 0]
+    twice, data = replace(schedule, epochs=2 * schedule.epochs), rounded(data)
+    (fits,) = fit_schemes([scheme], make_network, data.select(inside), [seed], twice, tolerance=None, fewest=0)
+    longer, _ = class_predictions(fits.at(0), data.select(outside))
+    labels = data.targets.cpu()[outside][:, None]
+    before, after = (
+        one.gather(1, labels)[:, 0].clamp(min=torch.finfo(torch.float32).tiny).log()
+        for one in (found.members[0, outside], longer)
+    )
+    return after - before
 
 
 def class_predictions(objective: Objective, data: Dataset) -> tuple[Float[Tensor, "n C"], Float[Tensor, " n"]]:

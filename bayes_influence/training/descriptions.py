@@ -25,7 +25,7 @@ from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, W
 from bayes_influence.training.averaging import SWAG
 from bayes_influence.training.deterministic import DeepEnsemble, Deterministic, Dropout, Laplace
 from bayes_influence.training.schedules import SWA
-from bayes_influence.training.schemes import MeanFieldVI, Variational
+from bayes_influence.training.schemes import MeanFieldVI, OnlineNewton, Variational
 
 KNOWN: dict[str, Any] = {
     kind.__name__: kind
@@ -33,7 +33,7 @@ KNOWN: dict[str, Any] = {
         *(CrossEntropy, EnsembleCrossEntropy, Bernoulli, GaussianNoise, ExpectedBernoulli, ExpectedGaussian),
         *(TiltedCategorical, JensenCategorical, TaylorCategorical, SobolCategorical, ExtendedVI),
         *(NoRegulariser, WeightDecay, GaussianKL, SWA, SWAG),
-        *(Deterministic, DeepEnsemble, Dropout, Laplace, Variational, MeanFieldVI),
+        *(Deterministic, DeepEnsemble, Dropout, Laplace, Variational, MeanFieldVI, OnlineNewton),
     )
 }
 """Classes that a description may name: dataclasses of plain values and of each other."""

@@ -283,7 +283,7 @@ def _trained_in_turns(
             replace(objective, regulariser_weight=scheme.regulariser_weight),
             {name: value[own] for name, value in start.items()},
             train,
-            schedule,
+            scheme.scheduled(schedule),
             seeds,
             buffers={name: value[own] for name, value in buffers.items()},
             averaging=scheme.averaging,

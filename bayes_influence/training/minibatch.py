@@ -161,12 +161,12 @@ class _Training:
             )
         self.data_weights = None if data_weights is None else data_weights.to(self.flat)
         self.step = step_objective(objective) if step is None else step
-        self.frozen = _frozen(objective.taking("all").names if names is None else names, self.layout).to(
-            self.flat.device
-        )
+        trained = objective.taking("all").names if names is None else names
+        self.frozen = _frozen(trained, self.layout).to(self.flat.device)
         own = {name: buffer.expand(members, *buffer.shape) for name, buffer in objective.buffers.items()}
         self.buffers = {name: value.to(self.flat.device).clone() for name, value in {**own, **(buffers or {})}.items()}
-        self.optimiser = schedule.optimiser.start(self.flat)
+        self.optimiser = schedule.optimiser.on(objective, trained)
+        self.remembered = self.optimiser.start(self.flat)
         self.averaging = averaging
         self.average = IterateAverage(self.flat, averaging.rank) if averaging else None
         self.epoch, self.batches = 0, schedule.batches(len(train))
@@ -219,7 +219,7 @@ class _Training:
             if len(self.frozen):
                 gradient[:, self.frozen] = 0
             gradient = gradient if self.schedule.clip is None else clipped(gradient, self.schedule.clip)
-            self.schedule.optimiser.step(self.flat, gradient, self.rates.at(step), self.optimiser)
+            self.optimiser.step(self.flat, gradient, self.rates.at(step), self.remembered)
         self._finish_epoch(torch.stack(values), torch.stack(right))
 
     def _orders(self) -> Int[Tensor, "E n"]:
@@ -258,7 +258,7 @@ class _Training:
         """A copy of everything that changes, by name."""
         parts = {
             "buffers": self.buffers,
-            "optimiser": self.optimiser,
+            "optimiser": self.remembered,
             "average": self.average.tensors() if self.average else {},
             "rates": self.rates.tensors(),
         }
@@ -296,7 +296,7 @@ class _Training:
             setattr(self, name, on_device[name])
         self.epoch = int(on_device["epoch"])
         self.buffers = _part(on_device, "buffers")
-        self.optimiser = _part(on_device, "optimiser")
+        self.remembered = _part(on_device, "optimiser")
         if self.average:
             self.average.restore(_part(on_device, "average"))
         self.rates.restore(_part(on_device, "rates"))

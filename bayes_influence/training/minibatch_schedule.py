@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import cos, inf, pi
 
 from bayes_influence.arguments import check_number, check_whole, shown
+from bayes_influence.training.ivon import IVON
 from bayes_influence.training.optimisers import SGD, Adam
 from bayes_influence.training.schedules import Plateau, Schedule
 
@@ -14,13 +15,13 @@ DECAYS = ("constant", "cosine")
 
 @dataclass(frozen=True)
 class MinibatchSchedule:
-    """A training by Adam or SGD in shuffled minibatches.
+    """A training in shuffled minibatches.
 
     Attributes:
         epochs: Passes over the training examples.
         batch_size: Largest number of examples in a batch; an epoch's batches are equally large, up to one example.
         learning_rate: At its highest.
-        optimiser: `Adam(...)` or `SGD(...)`.
+        optimiser: `Adam(...)`, `SGD(...)`, or of Gaussian posteriors `IVON(...)`.
         decay: `"constant"`, or `"cosine"` to zero at the last step (Loshchilov & Hutter 2017).
         warmup: Fraction of the steps over which the learning rate rises linearly.
         plateau: When to lower the learning rate by an epoch's mean objective, its patience in epochs; None never.
@@ -36,7 +37,7 @@ class MinibatchSchedule:
     epochs: int = 10
     batch_size: int = 128
     learning_rate: float = 1e-3
-    optimiser: Adam | SGD = Adam()  # noqa: RUF009 - frozen and without state
+    optimiser: Adam | SGD | IVON = Adam()  # noqa: RUF009 - frozen and without state
     decay: str = "constant"
     warmup: float = 0.0
     plateau: Plateau | None = None
@@ -46,8 +47,8 @@ class MinibatchSchedule:
     def __post_init__(self) -> None:
         check_whole(epochs=self.epochs, batch_size=self.batch_size)
         check_number(learning_rate=self.learning_rate, warmup=self.warmup, annealing=self.annealing)
-        if not isinstance(self.optimiser, Adam | SGD):
-            raise TypeError(f"optimiser must be Adam(...) or SGD(...), got {shown(self.optimiser)}")
+        if not isinstance(self.optimiser, Adam | SGD | IVON):
+            raise TypeError(f"optimiser must be Adam(...), SGD(...) or IVON(...), got {shown(self.optimiser)}")
         if self.plateau is not None and not isinstance(self.plateau, Plateau):
             raise TypeError(f"plateau must be a Plateau(...), or None to keep the rate, got {shown(self.plateau)}")
         if self.epochs < 1 or self.batch_size < 1:

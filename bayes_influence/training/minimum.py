@@ -12,7 +12,8 @@ from torch import Tensor
 from bayes_influence.arguments import check_at_least
 from bayes_influence.curvature.solvers.automatic import DENSE_SIZE
 from bayes_influence.data.dataset import Dataset, check_dataset
-from bayes_influence.objectives.members import Members, check_objective
+from bayes_influence.objectives.apart import Apart
+from bayes_influence.objectives.members import Members, check_objective, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.training.lbfgs import minimise_lbfgs
@@ -80,6 +81,8 @@ def minimised(
     the network flows to, which needs a smooth activation: networks with kinks (ReLU, SELU) have minima where the
     gradient does not vanish.
 
+    Networks of a deep ensemble are minimised one by one, see `Apart`.
+
     Args:
         trained: Networks; they need not have converged.
         train: Their training examples.
@@ -95,6 +98,9 @@ def minimised(
     """
     check_at_least(0, tolerance=tolerance)
     reduction = reduce(trained, train)
+    if (apart := Apart.of(reduction.members, train)) is not None:
+        found = minimised(apart.members, train, tolerance=tolerance, progress=progress)
+        return _together(reduction.members, apart, found)
     problem = StackedProblem.of(reduction)
     slopes, values = problem.gradients(problem.start, problem.everyone)
     result = minimise(problem, tolerance=tolerance, progress=progress)
@@ -111,6 +117,19 @@ def minimised(
         )
     ends = (result.gradient_norms, result.converged, result.values)
     return AtMinimum(members, *ends, slopes.norm(dim=1), values)
+
+
+def _together(whole: Members, apart: Apart, found: AtMinimum) -> AtMinimum:
+    """Ensembles whose networks were minimised one by one."""
+    params = {**whole.params, **apart.joined(found.members.params)}
+    return AtMinimum(
+        replace(whole, params=params, objective=whole.objective.at(member(params, 0))),
+        apart.norms(found.gradient_norms),
+        apart.each(found.converged).all(1),
+        apart.each(found.values).mean(1),
+        apart.norms(found.gradient_norms_before),
+        apart.each(found.values_before).mean(1),
+    )
 
 
 def minimum_of(

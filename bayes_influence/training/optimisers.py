@@ -1,15 +1,35 @@
-"""First-order optimisers on stacked flat parameters, their whole state in named tensors."""
+"""Optimisers on stacked flat parameters, their whole state in named tensors."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.objectives.objective import Objective
+
 OptimiserState = dict[str, Tensor]
 """What an optimiser remembers between steps: stored as it is, it continues exactly."""
+
+
+class Steps(Protocol):
+    """An optimiser at work on one objective."""
+
+    def start(self, flat: Float[Tensor, "E P"]) -> OptimiserState:
+        """What it remembers before the first step."""
+
+    def step(
+        self,
+        flat: Float[Tensor, "E P"],
+        gradient: Float[Tensor, "E P"],
+        rates: Float[Tensor, " E"],
+        state: OptimiserState,
+    ) -> None:
+        """One step of every member, in place, each at its own learning rate; what is not trained has gradient 0."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,10 @@ class Adam:
     def __post_init__(self) -> None:
         if not all(0 <= beta < 1 for beta in self.betas) or not self.epsilon > 0:
             raise ValueError(f"Adam needs betas in [0, 1) and epsilon > 0, got {self.betas} and {self.epsilon}")
+
+    def on(self, objective: Objective, names: Sequence[str]) -> Adam:
+        """Itself: its steps are the same on every objective."""
+        return self
 
     def start(self, flat: Float[Tensor, "E P"]) -> OptimiserState:
         """Two averages at zero, and the number of steps."""
@@ -72,6 +96,10 @@ class SGD:
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
+
+    def on(self, objective: Objective, names: Sequence[str]) -> SGD:
+        """Itself: its steps are the same on every objective."""
+        return self
 
     def start(self, flat: Float[Tensor, "E P"]) -> OptimiserState:
         """The velocity at zero; none without momentum."""

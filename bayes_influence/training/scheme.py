@@ -15,6 +15,7 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.posteriors import WeightPosterior
 from bayes_influence.training.effects import StepEffects, watch_step
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import SWA
 from bayes_influence.training.steps import StepValue, step_objective
 
@@ -155,6 +156,10 @@ class Scheme(ABC):
             ValueError: If a step cannot be repeated.
         """
         return watch_step(self.step(objective, len(train), held), objective, objective.fitting(train.batch()))
+
+    def scheduled(self, schedule: MinibatchSchedule) -> MinibatchSchedule:
+        """How it is trained in minibatches: as is said, unless the scheme is the optimiser's."""
+        return schedule
 
     @property
     def bayesian(self) -> bool:

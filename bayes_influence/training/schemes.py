@@ -27,6 +27,8 @@ from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.regularisers import GaussianKL
 from bayes_influence.training.averaging import SWAG
 from bayes_influence.training.deterministic import DeepEnsemble, Deterministic, Dropout, Laplace
+from bayes_influence.training.ivon import IVON
+from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.noise import LearnedNoise
 from bayes_influence.training.priors import Prior, prior_scales
 from bayes_influence.training.schedules import SWA
@@ -126,6 +128,27 @@ class MeanFieldVI(Variational):
         return svi_step(objective, n_train)
 
 
+@dataclass(frozen=True)
+class OnlineNewton(MeanFieldVI):
+    """The same Gaussian posterior and estimate, its means and precisions trained by natural gradients, see `IVON`.
+
+    Attributes:
+        mean_scale: The rate of the means, in learning rates.
+        hessian_scale: That of the precisions, likewise.
+    """
+
+    mean_scale: float = IVON.mean_scale
+    hessian_scale: float = IVON.hessian_scale
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_positive("mean_scale", "hessian_scale")
+
+    def scheduled(self, schedule: MinibatchSchedule) -> MinibatchSchedule:
+        """The schedule with the scheme's own optimiser."""
+        return replace(schedule, optimiser=IVON(mean_scale=self.mean_scale, hessian_scale=self.hessian_scale))
+
+
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
@@ -141,6 +164,7 @@ SCHEMES: dict[str, Scheme] = {
         Variational("bnn-tempered", regulariser_weight=TEMPERED_KL),
         Variational("bnn-evi", likelihood=ExtendedVI()),
         MeanFieldVI("mean-field-vi"),
+        OnlineNewton("ivon"),
     )
 }
 """Every scheme by name."""

@@ -39,7 +39,11 @@ ROWS = [
     ('MinibatchSchedule(batch_size="8")', TypeError, "batch_size must be a whole number, got str '8'; give an int"),
     ("MinibatchSchedule(learning_rate=inf)", ValueError, "learning rate and clip must be positive, got .*=inf"),
     ("MinibatchSchedule(learning_rate=nan)", ValueError, "learning rate and clip must be positive, got .*=nan"),
-    ('MinibatchSchedule(optimiser="adam")', TypeError, r"optimiser must be Adam\(...\) or SGD\(...\), got str 'adam'"),
+    (
+        'MinibatchSchedule(optimiser="adam")',
+        TypeError,
+        r"optimiser must be Adam\(...\), SGD\(...\) or IVON\(...\), got str 'adam'",
+    ),
     ('MinibatchSchedule(decay="linear")', ValueError, "unknown decay 'linear'; known: constant, cosine"),
     ("MinibatchSchedule(warmup=1.0)", ValueError, r"warmup must lie in \[0, 1\) and annealing in \[0, 1\]"),
     ("MinibatchSchedule(annealing=nan)", ValueError, r"annealing in \[0, 1\] .* got 0.0 and nan"),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -9,7 +11,7 @@ from bayes_influence.objectives.members import member
 from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.minimum import Minimum
 from bayes_influence.retraining.refits import loss_changes, losses_after
-from bayes_influence.training.deterministic import Deterministic
+from bayes_influence.training.deterministic import DeepEnsemble, Deterministic
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from tests.fitted import DECAY, softmax_regression, tanh_network
@@ -139,3 +141,22 @@ def test_warm_and_cold_and_newton_agree(train, removed):
     refits = Minimum().refit(warm, train, Removals.one_at_a_time(torch.tensor([[3]]), "renormalised"))
     for name, value in refits.params.items():
         torch.testing.assert_close(value[0, 1], cold.params[name][0], rtol=0, atol=1e-8)
+
+
+def test_refits_of_a_deep_ensemble_are_minima_of_its_own_objective(train):
+    scheme = DeepEnsemble("pair", weight_decay=DECAY, size=2)
+    (fits,) = fit_schemes([scheme], tanh_network, train, [0, 1], Schedule(60, 0.05))
+    groups = Removals((tuple(map(torch.tensor, ([3], [5, 7]))), tuple(map(torch.tensor, ([9, 2], [4])))))
+    refits = Minimum(1e-9).refit(fits, train, replace(groups, convention="renormalised"))
+    assert refits.converged.all()
+    assert (refits.gradient_norms <= 1e-9).all()
+    weights = replace(groups, convention="renormalised").data_weights(train)
+    for index in range(2):
+        for refit in range(3):
+            one = refits.at(index, refit)
+            slope = gradient(one, train.batch(), weights[index, refit])
+            torch.testing.assert_close(slope.norm(), refits.gradient_norms[index, refit], rtol=1e-3, atol=1e-13)
+            assert torch.equal(one.params["members.1.0.weight"], fits.params["members.1.0.weight"][index])
+    for name in fits.objective.names:
+        torch.testing.assert_close(refits.params[name][:, 0], fits.params[name], rtol=0, atol=1e-6)
+        assert not torch.allclose(refits.params[name][:, 1], fits.params[name], atol=1e-4)

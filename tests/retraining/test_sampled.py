@@ -61,7 +61,7 @@ def test_losses_of_noisy_trainings_cannot_be_watched(train, test, removed):
         FromScratch(SCHEME, tanh_network, SCHEDULE, watch=test).refit(_fits(train, "all"), train, removed)
 
 
-@pytest.mark.parametrize("name", ["dropout", "mean-field-vi"])
+@pytest.mark.parametrize("name", ["dropout", "mean-field-vi", "ivon"])
 def test_a_last_layer_alone_restarts_with_the_noise_of_the_training(train, removed, name):
     (fits,) = fit_schemes(find_schemes([name]), tanh_network, train, [0, 1], SCHEDULE, tolerance=None)
     refits = FromScratch(fits.scheme, tanh_network, SCHEDULE).refit(fits, train, removed)
@@ -74,7 +74,7 @@ def test_a_last_layer_alone_restarts_with_the_noise_of_the_training(train, remov
         objective,
         {name: start[name] if name in objective.names else value[None] for name, value in objective.params.items()},
         train,
-        full_batches(SCHEDULE, len(train)),
+        fits.scheme.scheduled(full_batches(SCHEDULE, len(train))),
         [1],
         names=objective.names,
         data_weights=weights,

@@ -6,7 +6,14 @@ import torch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.models.mlp import MLP
 from bayes_influence.objectives.prediction import predict_classes
-from bayes_influence.training.cross_validation import HeldOut, fold_numbers, held_out_predictions, twins
+from bayes_influence.training.cross_validation import (
+    HeldOut,
+    fold_numbers,
+    gains_of_longer_training,
+    held_out_predictions,
+    rounded,
+    twins,
+)
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import SCHEMES, Deterministic
@@ -54,8 +61,33 @@ def test_every_example_is_predicted_by_the_network_that_was_trained_without_its_
         [scheme], network, train.select((found.folds != 2).nonzero()[:, 0]), [1], schedule, tolerance=None
     )
     expected = predict_classes(alone.at(0), train.select(outside).inputs).probabilities
-    torch.testing.assert_close(found.members[1, outside], expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found.members[1, outside], expected, rtol=0, atol=1e-4)  # in single precision
+    assert found.members.dtype == torch.float64
     assert not found.member_epistemic.any()
+
+
+def test_examples_are_rounded_where_that_keeps_them_apart(train):
+    assert train.inputs.dtype == torch.float64
+    assert rounded(train).inputs.dtype == torch.float32
+    columns = torch.stack([torch.arange(6.0, dtype=torch.float64), torch.full((6,), 0.1, dtype=torch.float64)], dim=1)
+    targets, ids = torch.arange(6) % 2, torch.arange(6)
+    assert rounded(Dataset(columns, targets, ids)).inputs.dtype == torch.float32
+    for far in (columns + 1e9, columns * 1e300):
+        kept = Dataset(far, targets, ids)
+        assert rounded(kept) is kept
+    single = Dataset(columns.float() + 1e9, targets, ids)
+    assert rounded(single) is single
+
+
+def test_a_gain_is_what_a_network_that_is_trained_twice_as_long_loses_less(train):
+    scheme, schedule = Deterministic("l2", weight_decay=0.05), Schedule(6, 0.02)
+    (found,) = held_out_predictions([scheme], network, train, [3, 1], schedule, folds=4)
+    gains = gains_of_longer_training(found, scheme, network, train, 3, schedule)
+    (longer,) = held_out_predictions([scheme], network, train, [3], Schedule(12, 0.02), folds=4)
+    first = found.folds == 0
+    own = [one.members[0, first].gather(1, train.targets[first, None])[:, 0] for one in (found, longer)]
+    torch.testing.assert_close(gains, own[1].log() - own[0].log())
+    assert gains.mean() > 0
 
 
 def test_bayesian_members_have_uncertainty_of_their_own(train):

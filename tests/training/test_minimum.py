@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from bayes_influence.models.ensemble import NetworkEnsemble
 from bayes_influence.objectives.derivatives import gradient
+from bayes_influence.objectives.ensembles import EnsembleCrossEntropy
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
@@ -177,3 +179,16 @@ def test_rounding_is_named_where_nothing_else_is_left(train, caplog, tolerance):
     with pytest.raises(ValueError, match=said):
         minimum_of(regression(), train, tolerance=tolerance)
     assert caplog.text.strip().endswith("; rounding ends there")
+
+
+def test_what_is_said_of_a_deep_ensemble_is_of_its_own_objective(train):
+    network = NetworkEnsemble([tanh_network(), tanh_network()]).double()
+    ensemble = Objective(network, EnsembleCrossEntropy(), WeightDecay(DECAY / 2))
+    found = minimised(ensemble, train, tolerance=1e-8)
+    assert found.converged.all()
+    for one, value, norm in (
+        (ensemble, found.values_before, found.gradient_norms_before),
+        (found.members.at(0), found.values, found.gradient_norms),
+    ):
+        torch.testing.assert_close(value[0], one.value(one.params, train.batch()))
+        torch.testing.assert_close(norm[0], gradient(one, train.batch()).norm(), rtol=1e-3, atol=1e-12)

@@ -26,7 +26,7 @@ def accuracy(fits, index):
     return float((values.argmax(-1) == SPLIT.train.targets).double().mean())
 
 
-@pytest.mark.parametrize("name", ["dropout", "mean-field-vi"])
+@pytest.mark.parametrize("name", ["dropout", "mean-field-vi", "ivon"])
 def test_sampled_schemes_learn_and_members_depend_on_their_own_seed_only(name):
     (both,) = fit([name], [0, 1])
     (alone,) = fit([name], [1])

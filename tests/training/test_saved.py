@@ -76,7 +76,7 @@ def test_a_file_that_says_no_structure_is_of_a_diagonal_network(tmp_path, monkey
     assert found[0].approximation.options == ("exact", twin.network[0].approximation.max_pooling, "diagonal")
 
 
-@pytest.mark.parametrize("name", ["weight-decay", "swa", "dropout", "bnn", "bnn-evi", "mean-field-vi"])
+@pytest.mark.parametrize("name", ["weight-decay", "swa", "dropout", "bnn", "bnn-evi", "mean-field-vi", "ivon"])
 def test_fits_come_back_and_predict_and_score_the_same_bits(name, train, test, tmp_path):
     (fits,) = fit_schemes([SCHEMES[name]], tanh_network, train, [3, 8], SCHEDULE, tolerance=None)
     save(tmp_path / "kept", fits, train=train, preprocessing={"mean": [0.1, 1 / 3], "by": "feature"})

@@ -32,7 +32,7 @@ def test_the_papers_schemes_train_in_two_ensembles():
 
 
 def test_whatever_is_trained_differently_trains_apart():
-    names = ["swa", "swag", "dropout", "laplace", "deep-ensemble", "bnn", "bnn-evi", "mean-field-vi"]
+    names = ["swa", "swag", "dropout", "laplace", "deep-ensemble", "bnn", "bnn-evi", "mean-field-vi", "ivon"]
     assert grouped(*find_schemes(names)) == [[name] for name in names]
     assert grouped(*find_schemes(["bnn", "bnn-tempered"])) == [["bnn", "bnn-tempered"]]
 
@@ -155,7 +155,7 @@ def test_what_is_said_to_several_schemes_goes_to_those_that_have_it():
 
 def test_schemes_say_whether_their_networks_are_bayesian():
     bayesian = [name for name, scheme in SCHEMES.items() if scheme.bayesian]
-    assert bayesian == ["bnn", "bnn-tempered", "bnn-evi", "mean-field-vi"]
+    assert bayesian == ["bnn", "bnn-tempered", "bnn-evi", "mean-field-vi", "ivon"]
 
 
 def test_schemes_suit_what_is_predicted():

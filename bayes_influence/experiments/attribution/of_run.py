@@ -14,7 +14,7 @@ from torch import Tensor
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.reading import checksum
 from bayes_influence.data.tables import Rows
-from bayes_influence.experiments.attribution.new_rows import read_new_rows, without_targets
+from bayes_influence.experiments.attribution.new_rows import check_predictable, read_new_rows, without_targets
 from bayes_influence.experiments.attribution.pictures import influence_figure, is_pictured
 from bayes_influence.experiments.attribution.ranking import LOSS, Units, described_tests, ranked
 from bayes_influence.experiments.store.drawings import Drawing
@@ -220,6 +220,7 @@ def _asked(
         words = request.measurement or LOSS
         return _Asked(chosen, test.positions(chosen.ids), True, request.measurement, words)
     rows = read_new_rows(run, config, request.on, request.tests, objective)
+    check_predictable(objective, rows.data)
     measurement, words = rows.measured(request.measurement)
     return _Asked(rows.data, rows.data.ids, rows.has_targets, measurement, words)
 

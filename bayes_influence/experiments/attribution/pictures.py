@@ -52,9 +52,10 @@ def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset, meas
             changed = f"removal changes the test {measured} by ... $\\times 10^{{{exponent}}}$"
             part.suptitle(f"{sign} {heading(kind, measured)}: {changed}", color=colour)
             places = part.subplots(lines, columns, squeeze=False).ravel()
-            for axes, example in zip(places, ranking[ranking["kind"] == kind].itertuples(), strict=False):
+            examples = list(ranking[ranking["kind"] == kind].itertuples())
+            for axes, example in zip(places, examples, strict=False):
                 _draw_ranked(axes, train, example, exponent)
-            for axes in places[count:]:
+            for axes in places[len(examples) :]:
                 axes.set_visible(False)
         return figure
 

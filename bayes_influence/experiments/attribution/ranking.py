@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 import pandas as pd
@@ -58,7 +59,7 @@ def described_tests(
             "test_id": int(tests.ids[row]),
             "test_target": target_name(tests, tests.targets[row], units),
             "predicted_target": target_name(tests, predicted[row], units),
-            "test_loss": float(losses[row]),
+            "test_loss": losses[row].item(),
         }
         for row in range(len(tests))
     ]
@@ -69,6 +70,8 @@ def ranked(
 ) -> pd.DataFrame:
     """The `top` most helpful and most harmful training examples for one test example, see `RunInfluence.ranking`.
 
+    None is on both lists, which are shorter where there are no two times `top`.
+
     Args:
         scores: Of this test example and others.
         train: The training examples.
@@ -78,17 +81,16 @@ def ranked(
     """
     removal = scores.removal[scores.test_ids.tolist().index(test["test_id"])]
     frames = []
-    for kind in KINDS:
-        ids = scores.top(top, test["test_id"], by=kind)  # type: ignore[arg-type]
+    for kind, ids in scores.ends(top, test["test_id"]).items():
         positions = train.positions(ids)
         columns = {
             "kind": kind,
-            "rank": range(1, top + 1),
-            "train_id": ids.tolist(),
+            "rank": range(1, len(ids) + 1),
+            "train_id": ids,
             "train_target": [target_name(train, target, units) for target in train.targets[positions]],
-            "removal": removal[positions].tolist(),
+            "removal": removal[positions].cpu().numpy(),
         }
-        frames.append(pd.DataFrame({**{name: [value] * top for name, value in test.items()}, **columns}))
+        frames.append(pd.DataFrame({**{name: [value] * len(ids) for name, value in test.items()}, **columns}))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -169,11 +171,15 @@ def _table_of_one(rows: pd.DataFrame, measured: str) -> Table:
         table.add_column(f"{sign} {heading(kind, measured)}", justify="right")
         table.add_column("target")
         table.add_column("removal", justify="right")
-    ends = [rows[rows["kind"] == kind].itertuples() for kind in KINDS]
-    for pair in zip(*ends, strict=True):
-        cells = [(end.train_id, end.train_target, f"{end.removal:+.3e}") for end in pair]
-        table.add_row(str(pair[0].rank), *map(str, [cell for triple in cells for cell in triple]))
+    ends = [map(_cells, rows[rows["kind"] == kind].itertuples()) for kind in KINDS]
+    for rank, pair in enumerate(zip_longest(*ends, fillvalue=("", "", "")), start=1):
+        table.add_row(str(rank), *(cell for cells in pair for cell in cells))
     return table
+
+
+def _cells(row: Any) -> tuple[str, str, str]:
+    """A training example's id, target and effect in print."""
+    return str(row.train_id), str(row.train_target), f"{row.removal:+.3e}"
 
 
 def _loss_of(test: pd.Series) -> str:

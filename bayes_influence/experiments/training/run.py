@@ -21,7 +21,7 @@ from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.record import CHECKPOINT
 from bayes_influence.experiments.training.referee import neglect
-from bayes_influence.experiments.training.settings import TrainRun
+from bayes_influence.experiments.training.settings import TrainRun, completed
 from bayes_influence.models.initialisation import initial_state
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
@@ -154,7 +154,7 @@ def load_trained(
         ValueError: If it holds something else, or the run is not finished.
     """
     study = StudyFolder.open(folder)
-    config = {name: value for name, value in study.config.items() if name != "study"}
+    config = completed({name: value for name, value in study.config.items() if name != "study"})
     if study.config.get("study") != "train":
         raise ValueError(f"{folder} holds a study of another kind ({study.config.get('study')}), not a training run")
     run = TrainRun.from_config(config | ({} if device is None else {"device": device}))
@@ -240,6 +240,6 @@ def _stored_state(folder: StudyFolder, config: dict[str, Any]) -> TrainingState 
     if not path.exists():
         return None
     try:
-        return matching_state(path.read_bytes(), config)
+        return matching_state(path.read_bytes(), config, completed)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error

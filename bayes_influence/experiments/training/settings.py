@@ -11,11 +11,12 @@ import torch
 from bayes_influence.data.dataset import Split
 from bayes_influence.data.tables import Rows
 from bayes_influence.experiments.training.of_network import OfNetwork
+from bayes_influence.training.ivon import IVON
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.optimisers import OPTIMISERS
 from bayes_influence.training.priors import RELATIVE_SIGMA
 from bayes_influence.training.scheme import Scheme
-from bayes_influence.training.schemes import find_schemes
+from bayes_influence.training.schemes import SCHEMES, find_schemes
 
 LEARNING_RATE = 2e-3
 """Of deterministic networks."""
@@ -26,6 +27,17 @@ BAYESIAN_LEARNING_RATE = 5e-3
 INITIAL_SIGMA = 0.2
 """sigma sqrt(fan-in) at the start of a Bayesian network when nothing is said: from a smaller one the KL, which only log
 sigma's slow way to the prior's scale takes down, dominates a training of a few epochs."""
+
+
+LATER_OPTIONS = {"structure": "diagonal"}
+"""Options of schemes that runs of earlier versions do not say, and what these were trained with."""
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's stored configuration, and what it was trained with before that could be chosen."""
+    known = SCHEMES[config["scheme"]].options if config.get("scheme") in SCHEMES else {}
+    later = {name: value for name, value in LATER_OPTIONS.items() if name in known}
+    return config | {"scheme_options": later | config["scheme_options"]} if later else config
 
 
 def usual_scheme_options(*, on_table: bool) -> dict[str, Any]:
@@ -95,8 +107,10 @@ class TrainRun(OfNetwork):
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds must be one or more different numbers from 0 on, got {self.seeds}")
         self.check_at_least(train_examples=1)
-        self.resolved_scheme()
-        self.schedule()
+        if isinstance(self.schedule().optimiser, IVON) and self.optimiser != "adam":
+            raise ValueError(
+                f"the scheme {self.scheme} has an optimiser of its own, got optimiser {self.optimiser!r}; leave it out"
+            )
 
     def _said(self) -> dict[str, Any]:
         """Schedule and sizes as they were said or, left unsaid, as data, network and scheme have them."""
@@ -124,7 +138,7 @@ class TrainRun(OfNetwork):
     def schedule(self) -> MinibatchSchedule:
         """Epochs, batches and learning rates."""
         said = self._said()
-        return MinibatchSchedule(
+        schedule = MinibatchSchedule(
             said["epochs"],
             said["batch_size"],
             said["learning_rate"],
@@ -133,6 +147,7 @@ class TrainRun(OfNetwork):
             annealing=self.annealing,
             clip=self.clip,
         )
+        return self.resolved_scheme().scheduled(schedule)
 
     def resolved_scheme(self) -> Scheme:
         """The scheme with this run's numbers."""

@@ -29,7 +29,7 @@ def assert_same(one, other):
     assert torch.equal(one.values, other.values)
 
 
-@pytest.mark.parametrize("scheme", ["none", "swa", "swag", "dropout", "bnn", "mean-field-vi"])
+@pytest.mark.parametrize("scheme", ["none", "swa", "swag", "dropout", "bnn", "mean-field-vi", "ivon"])
 def test_a_stopped_run_continues_to_the_same_bits(scheme, tmp_path, monkeypatch):
     run = replace(RUN, scheme=scheme, epochs=8)
     whole, _ = run_training(run, tmp_path / "whole", progress=False)
@@ -206,6 +206,7 @@ def test_convolutional_networks_are_built_for_images_and_refuse_tables(network):
         ({"dataset": "imagenet"}, "unknown dataset 'imagenet'; known: iris"),
         ({"network": "vgg12"}, "unknown network 'vgg12'; known: mlp, lenet"),
         ({"scheme": "ridge"}, "unknown scheme ridge; known: none"),
+        ({"scheme": "ivon", "optimiser": "sgd"}, "the scheme ivon has an optimiser of its own, got optimiser 'sgd'"),
         ({"optimiser": "lion"}, "unknown optimiser 'lion'; known: adam, sgd"),
         ({"scheme": "bnn", "scheme_options": {"likelihood": "probit"}}, "unknown likelihood 'probit'; known: tilted"),
         ({"scheme_options": {"prior": "fan-in"}}, "no option prior to choose; schemes that have it: bnn, bnn-temp"),
@@ -243,6 +244,32 @@ def test_folders_that_hold_something_else_are_refused(tmp_path):
     (tmp_path / "run" / CHECKPOINT).unlink()
     with pytest.raises(ValueError, match="has finished 0 of 1 epochs"):
         load_run(tmp_path / "run")
+
+
+def before_structures(monkeypatch):
+    """Runs say of their scheme what they said before a structure could be chosen."""
+    genuine = TrainRun.to_config
+
+    def to_config(run):
+        config = genuine(run)
+        return config | {"scheme_options": {n: v for n, v in config["scheme_options"].items() if n != "structure"}}
+
+    monkeypatch.setattr(TrainRun, "to_config", to_config)
+
+
+def test_a_run_of_before_structures_is_loaded_as_a_diagonal_one_and_not_continued(tmp_path, monkeypatch):
+    run = replace(RUN, scheme="bnn", seeds=(3,), epochs=2, scheme_options={"method": "exact"})
+    with monkeypatch.context() as patch:
+        before_structures(patch)
+        trained, split = run_training(run, tmp_path / "run", progress=False)
+    assert '"structure"' not in (tmp_path / "run" / "config.json").read_text()
+    objective, _, config = load_run(tmp_path / "run")
+    assert config["scheme_options"]["structure"] == "diagonal"
+    assert objective.network[0].approximation.structure == "diagonal"
+    outputs = objective.outputs(objective.params, split.test.inputs)
+    assert torch.equal(outputs.variance, trained.at(0).outputs(objective.params, split.test.inputs).variance)
+    with pytest.raises(ValueError, match=r"scheme_options\.structure is absent there and diagonal here. Choose"):
+        run_training(run, tmp_path / "run", progress=False)
 
 
 def test_a_run_warmed_up_by_another_one_than_before_is_not_continued(tmp_path):

@@ -18,23 +18,30 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.data.sources import as_dataset
 from bayes_influence.data.standardisation import standardise
+from bayes_influence.evaluation.intervals import mean_interval
 from bayes_influence.evaluation.label_noise import LabelNoise, label_noise
 from bayes_influence.experiments.attribution.labels.evidence import LabelEvidence, label_evidence
 from bayes_influence.experiments.attribution.labels.looks import looks_of
 from bayes_influence.experiments.attribution.labels.result import LabelIssues
 from bayes_influence.experiments.attribution.labels.settings import (
+    IN_MINIBATCHES,
     LARGEST_BATCH,
     LEARNING_RATE,
     NETWORK,
     SHOWN_MOST,
     STEPS,
     LabelSettings,
+    in_minibatches,
     strengths,
 )
-from bayes_influence.experiments.training.settings import usual_rate
 from bayes_influence.influence.influence import Influence
 from bayes_influence.models.mlp import MLP
-from bayes_influence.training.cross_validation import HeldOut, held_out_predictions, twins
+from bayes_influence.training.cross_validation import (
+    HeldOut,
+    gains_of_longer_training,
+    held_out_predictions,
+    twins,
+)
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import Schedule
@@ -68,8 +75,8 @@ def find_mislabelled(
             when it is.
         schemes: How networks are regularised, the one that predicts held-out labels best is taken; weight decay of
             three strengths, or of one in minibatches, when not given.
-        schedule: Of each training; 200 steps on all examples at once, or of more than `LARGEST_BATCH`, ten passes in
-            minibatches, when not given.
+        schedule: Of each training; 200 steps on all examples at once when not given, or with a `network` and for more
+            than `LARGEST_BATCH` rows in minibatches, see `in_minibatches`.
         settings: What is done.
         progress: Whether to show a progress bar.
 
@@ -86,11 +93,10 @@ def find_mislabelled(
         raise TypeError(f"settings must be LabelSettings(...), got {shown(settings)}; leave them out for its defaults")
     frame = data if target is not None else None
     examples = _examples(data, target, standardised=network is None)
-    few = len(examples) <= LARGEST_BATCH
-    tried = list(schemes) if schemes is not None else strengths() if few else strengths()[1:2]
+    at_once = network is None and len(examples) <= LARGEST_BATCH
+    tried = list(schemes) if schemes is not None else strengths() if at_once else [IN_MINIBATCHES]
     if schedule is None:
-        rate = usual_rate(any(scheme.bayesian for scheme in tried))
-        schedule = Schedule(STEPS, LEARNING_RATE) if few else MinibatchSchedule(10, 256, rate, decay="cosine")
+        schedule = Schedule(STEPS, LEARNING_RATE) if at_once else in_minibatches(len(examples))
     issues = search_labels(
         examples,
         network or partial(_network, examples),
@@ -170,6 +176,7 @@ def search_labels(
     )
     fits = [_mean_log_probability(one, data) for one in tried]
     best = fits.index(max(fits))
+    gains = gains_of_longer_training(tried[best], schemes[best], make_network, data, settings.seeds[0], schedule)
     noise = label_noise(tried[best].probabilities, data.targets.cpu())
     order = noise.wrong.argsort(descending=True, stable=True)
     listed = order[: min(max(settings.listed, int(noise.flagged(settings.level).sum())), SHOWN_MOST, len(order))]
@@ -188,6 +195,7 @@ def search_labels(
         level=settings.level,
         noise_rate=noise.rate,
         scheme=schemes[best].name,
+        longer=mean_interval(gains.numpy()),
         agreement=float((tried[best].probabilities.argmax(dim=1) == data.targets.cpu()).double().mean()),
         class_names=every_class_name(data),
         looks=looks,

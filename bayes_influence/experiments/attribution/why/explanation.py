@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.table import Table
@@ -57,12 +58,16 @@ def printed_explanation(found: Explanation) -> list[Table]:
             table.add_column(found.question.heading(measurement, kind))
         for rank in sorted(rows["rank"].unique()):
             cells = [
-                rows[(rows["measurement"] == name) & (rows["kind"] == kind) & (rows["rank"] == rank)].iloc[0]
+                rows[(rows["measurement"] == name) & (rows["kind"] == kind) & (rows["rank"] == rank)].itertuples()
                 for name, kind in wanted
             ]
-            table.add_row(str(rank), *(f"{one.train_id} ({one.train_target}): {one.removal:+.2e}" for one in cells))
+            table.add_row(str(rank), *(next(map(_cell, one), "") for one in cells))
         tables.append(table)
     return tables
+
+
+def _cell(row: Any) -> str:
+    return f"{row.train_id} ({row.train_target}): {row.removal:+.2e}"
 
 
 def removal_sentences(found: Explanation) -> list[str]:

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from bayes_influence.evaluation.intervals import Interval
 from bayes_influence.experiments.attribution.labels.result import guarded, printed_issues
 
 
@@ -33,6 +34,18 @@ def test_no_share_of_wrong_labels_is_told_where_nothing_can_be_learned(issues):
     assert "they learn nothing here" in chance.sentence
     assert "Estimated share" not in chance.sentence
     assert "Estimated share" in replace(chance, agreement=float(most) + 0.01).sentence
+
+
+def test_networks_that_a_longer_training_would_better_are_told(issues):
+    loss = issues.ranked["loss"].mean()
+
+    def told(low, gain):
+        return replace(issues, longer=Interval(gain * loss, low * loss, 2 * gain * loss, 0.95, 30)).sentence
+
+    assert f"Trained twice as long they are better by {0.2 * loss:.2g} of {loss:.2g} nats a label" in told(0.1, 0.2)
+    assert "search with more epochs" in told(0.01, 0.06)
+    assert [told(0.01, 0.04), told(-0.1, 0.2)] == [issues.sentence] * 2
+    assert "Trained twice as long" not in issues.sentence
 
 
 def test_the_sentence_says_how_many_and_what_it_rests_on(issues):
