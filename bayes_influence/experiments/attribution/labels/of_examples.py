@@ -25,16 +25,17 @@ from bayes_influence.experiments.attribution.labels.kept import Predicted, kept_
 from bayes_influence.experiments.attribution.labels.looks import looks_of
 from bayes_influence.experiments.attribution.labels.result import LabelIssues
 from bayes_influence.experiments.attribution.labels.settings import (
+    IN_MINIBATCHES,
     LARGEST_BATCH,
     LEARNING_RATE,
     NETWORK,
     SHOWN_MOST,
     STEPS,
     LabelSettings,
+    in_minibatches,
     strengths,
 )
 from bayes_influence.experiments.store.folder import StudyFolder
-from bayes_influence.experiments.training.settings import usual_rate
 from bayes_influence.influence.influence import Influence
 from bayes_influence.models.mlp import MLP
 from bayes_influence.training.cross_validation import (
@@ -76,8 +77,8 @@ def find_mislabelled(
             when it is.
         schemes: How networks are regularised, the one that predicts held-out labels best is taken; weight decay of
             three strengths, or of one in minibatches, when not given.
-        schedule: Of each training; 200 steps on all examples at once, or of more than `LARGEST_BATCH`, ten passes in
-            minibatches, when not given.
+        schedule: Of each training; 200 steps on all examples at once when not given, or with a `network` and for more
+            than `LARGEST_BATCH` rows in minibatches, see `in_minibatches`.
         settings: What is done.
         progress: Whether to show a progress bar.
 
@@ -94,11 +95,10 @@ def find_mislabelled(
         raise TypeError(f"settings must be LabelSettings(...), got {shown(settings)}; leave them out for its defaults")
     frame = data if target is not None else None
     examples = _examples(data, target, standardised=network is None)
-    few = len(examples) <= LARGEST_BATCH
-    tried = list(schemes) if schemes is not None else strengths() if few else strengths()[1:2]
+    at_once = network is None and len(examples) <= LARGEST_BATCH
+    tried = list(schemes) if schemes is not None else strengths() if at_once else [IN_MINIBATCHES]
     if schedule is None:
-        rate = usual_rate(any(scheme.bayesian for scheme in tried))
-        schedule = Schedule(STEPS, LEARNING_RATE) if few else MinibatchSchedule(10, 256, rate, decay="cosine")
+        schedule = Schedule(STEPS, LEARNING_RATE) if at_once else in_minibatches(len(examples))
     issues = search_labels(
         examples,
         network or partial(_network, examples),
