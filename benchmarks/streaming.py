@@ -2,8 +2,9 @@
 
 The folder is made on the spot: JPEG files of random blobs. The bare loop reads every image once and passes it through
 the network; influence does that, too, with everything that is checked on the way, and then solves and scores. Both are
-timed in one run, alternating, by the CPU time of this process, which another one's load does not lengthen as much. With
-workers, what these read is on neither account.
+timed in turns, by the CPU time of this process, which another one's load does not lengthen as much, and by the clock.
+With workers, what these read is on the clock's account alone. Influence over a tenth of the images tells what it costs
+per image from what it costs once.
 
     python -m benchmarks.streaming --images 50000
 """
@@ -13,12 +14,15 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -91,21 +95,24 @@ def peak_bytes() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def bare(network: nn.Module, loader: DataLoader[Any]) -> float:
-    """CPU seconds of reading every image and passing it through the network."""
-    began = time.process_time()
+def seconds(work: Callable[[], None]) -> Float[np.ndarray, "2"]:
+    """CPU seconds of this process, and the clock's."""
+    began = time.process_time(), time.perf_counter()
+    work()
+    return np.array([time.process_time() - began[0], time.perf_counter() - began[1]])
+
+
+def bare(network: nn.Module, loader: DataLoader[Any]) -> None:
+    """Reads every image and passes it through the network."""
     with torch.no_grad():
         for images, _ in loader:
             network(images)
-    return time.process_time() - began
 
 
-def influence(network: nn.Module, loader: DataLoader[Any], test: DataLoader[Any]) -> float:
-    """CPU seconds of influence in the last layer, from the loader to all scores."""
-    began = time.process_time()
+def influence(network: nn.Module, loader: DataLoader[Any], test: DataLoader[Any]) -> None:
+    """Influence in the last layer, from the loader to all scores."""
     fitted = Influence.of(network, nn.CrossEntropyLoss(), loader, weight_decay=1e-3, damping=1e-3)
     fitted.on_loss(test)
-    return time.process_time() - began
 
 
 def main(
@@ -115,7 +122,7 @@ def main(
     width: Annotated[int, typer.Option(help="Channels of the network's first stage.")] = 16,
     batch: Annotated[int, typer.Option(help="Images in a batch.")] = 128,
     workers: Annotated[int, typer.Option(help="Processes that read.")] = 0,
-    repeats: Annotated[int, typer.Option(help="Of both loops, alternating; the fastest counts.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Rounds of both loops in turns.")] = 3,
     threads: Annotated[int, typer.Option(help="Of torch.")] = 1,
 ) -> None:
     """Prints throughput and memory."""
@@ -125,18 +132,23 @@ def main(
     with tempfile.TemporaryDirectory() as name:
         make_images(Path(name), images, side)
         data = Folder(Path(name))
-        loader: DataLoader[Any] = DataLoader(data, batch_size=batch, num_workers=workers)
-        test: DataLoader[Any] = DataLoader(Subset(data, range(tests)), batch_size=batch)
+        loader, few, test = (
+            DataLoader(part, batch_size=batch, num_workers=workers)
+            for part in (data, Subset(data, range(images // 10)), Subset(data, range(tests)))
+        )
         # The first differentiation imports parts of torch for seconds, whatever it differentiates.
         influence(network, test, test)
         before = peak_bytes()
-        loops, estimates = [], []
-        for _ in range(repeats):
-            loops.append(bare(network, loader))
-            estimates.append(influence(network, loader, test))
-    loop, estimate = min(loops), min(estimates)
-    print(f"bare loop: {images / loop:.0f} images/s, influence: {images / estimate:.0f} images/s of CPU time")
-    print(f"throughput of influence over the bare loop's: {loop / estimate:.2f}")
+        works = [partial(bare, network, loader), *(partial(influence, network, part, test) for part in (loader, few))]
+        rounds = np.array([[seconds(work) for work in works] for _ in range(repeats)])
+    loop, estimate, tenth = 1e6 * rounds.min(axis=0)[:, 0]
+    each = (estimate - tenth) / (images - images // 10)
+    print(f"bare loop: {loop / images:.0f} us an image of CPU time, {1e6 * images / loop:.0f} images/s")
+    print(f"influence: {estimate / images:.0f} us an image, {1e6 * images / estimate:.0f} images/s; ", end="")
+    print(f"{each:.0f} for every further image, and {(estimate - images * each) / 1e6:.2f} s once")
+    for name, ratios in zip(("CPU time", "the clock"), (rounds[:, 0] / rounds[:, 1]).T, strict=True):
+        low, middle, high = np.quantile(ratios, [0, 0.5, 1])
+        print(f"throughput over the bare loop's by {name}, median and range: {middle:.2f}, {low:.2f} to {high:.2f}")
     print(f"peak memory: {before / 2**20:.0f} MiB after one batch, {peak_bytes() / 2**20:.0f} MiB after influence")
 
 

@@ -53,9 +53,10 @@ def why(
     for table in printed_explanation(found):
         print_wide(table)
     for sentence in removal_sentences(found):
-        console.print(f"{sentence}.", highlight=False, soft_wrap=True)
-    console.print(found.verdict, highlight=False, soft_wrap=True)
-    console.print(f"Tables and configuration: {found.folder}", highlight=False, soft_wrap=True)
+        console.print(f"{sentence}.", highlight=False, markup=False, soft_wrap=True)
+    console.print(found.verdict, highlight=False, markup=False, soft_wrap=True)
+    drawn = "Tables, pictures" if found.pictures else "Tables"
+    console.print(f"{drawn} and configuration: {found.folder}", highlight=False, soft_wrap=True)
 
 
 def predict(

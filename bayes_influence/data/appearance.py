@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayes_influence.data.arguments import Arguments
 from bayes_influence.data.catalogue import picture
 from bayes_influence.data.checks import shapes_of
 from bayes_influence.data.dataset import Dataset
@@ -49,8 +51,9 @@ def appearances(
     """How examples are shown.
 
     A picture where the inputs are one tensor (channels, height, width) of one or three channels, or a known table of
-    pictures; a text where they hold whole numbers along one axis and there is a `decode`; a row where they are one
-    vector: of its columns those whose value is furthest from the others', in units of the columns' own spread.
+    pictures; a text where they hold whole numbers along one axis, tokens, without those that an `attention_mask` of 0
+    marks as padding, and their ids where there is no `decode`; a row where they are one vector: of its columns those
+    whose value is furthest from the others', in units of the columns' own spread.
 
     Args:
         data: Whose examples.
@@ -77,13 +80,26 @@ def _picture(data: Dataset, example: int, index: int, inputs: Any) -> Tensor | N
 
 
 def _texts(among: Dataset, inputs: Any, decode: Decode | None) -> list[str]:
-    leaves = tree_leaves(inputs)
-    tokens = [leaf for leaf in leaves if leaf.ndim == 2 and not leaf.is_floating_point()]
-    if tokens and decode is not None:
-        return [_shortened(decode(row.tolist())) for row in tokens[0]]
+    leaves, tokens = tree_leaves(inputs), None if among.feature_names else _tokens(inputs)
+    if tokens is not None:
+        told = decode or (lambda ids: f"tokens {' '.join(map(str, ids))}")
+        return [_shortened(told(row)) for row in tokens]
     if len(leaves) == 1 and leaves[0].ndim == 2:
         return _rows(among, leaves[0])
     return [f"numbers of shape {shapes_of(inputs)}"] * len(leaves[0])
+
+
+def _tokens(inputs: Any) -> list[list[int]] | None:
+    """Token ids of every example; None where there are none."""
+    named = inputs.kwargs if isinstance(inputs, Arguments) else {}
+    mask = named.get("attention_mask")
+    rest = [leaf for leaf in tree_leaves(inputs) if leaf is not mask]
+    found = [leaf for leaf in (named.get("input_ids"), *rest) if leaf is not None and leaf.ndim == 2]
+    found = [leaf for leaf in found if not leaf.is_floating_point() and leaf.dtype != torch.bool]
+    if not found:
+        return None
+    kept = torch.ones_like(found[0]) if mask is None or mask.shape != found[0].shape else mask
+    return [row[own != 0].tolist() for row, own in zip(found[0], kept, strict=True)]
 
 
 def _rows(among: Dataset, values: Tensor) -> list[str]:
@@ -114,6 +130,15 @@ def class_name(data: Dataset, target: int) -> str:
 def every_class_name(data: Dataset) -> tuple[str, ...]:
     """What all classes are called, by number."""
     return tuple(class_name(data, target) for target in range(data.n_classes))
+
+
+def short_name(file: str) -> str:
+    """A file's name with the folder that it lies in, which is the class of an image.
+
+    Args:
+        file: Its path.
+    """
+    return "/".join(Path(file).parts[-2:])
 
 
 def _shortened(text: str) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +18,7 @@ from tqdm.auto import tqdm
 
 from bayes_influence.data.arguments import Arguments
 from bayes_influence.data.checks import kind_of
+from bayes_influence.data.item_hashes import item_hashes
 from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.torch_internals import tree_leaves
 
@@ -28,9 +27,6 @@ Augmentation = Literal["refuse", "freeze"]
 
 READ_AHEAD = 64
 """Items that are read at a time where nobody says how many."""
-
-LONG_CONTENT = 1 << 12
-"""Bytes of a tensor or array from which on a quicker hash than blake2b is worth setting up."""
 
 LABELS = ("labels", "label", "targets", "target")
 """Where a batch that is a dict has its targets."""
@@ -219,12 +215,12 @@ class _Read:
 
 
 class _Reader(TorchDataset[Any]):
-    """Every item with its position and hash, as torch's loaders read it: by `__getitems__` where there is one."""
+    """Every item with its position, as torch's loaders read it: by `__getitems__` where there is one."""
 
     def __init__(self, items: Any, name: str, freeze: bool) -> None:
         self.items, self.name, self.freeze = items, name, freeze
 
-    def __getitems__(self, positions: list[int]) -> list[tuple[int, int, Any]]:
+    def __getitems__(self, positions: list[int]) -> list[tuple[int, Any]]:
         several = getattr(self.items, "__getitems__", None)
         if several is None or self.freeze:
             return [self._one(position, several) for position in positions]
@@ -238,9 +234,9 @@ class _Reader(TorchDataset[Any]):
                 f"{self.name}: __getitems__ of {len(positions)} positions must return a list of as many items, got "
                 f"{len(items)}"
             )
-        return [(position, _digest(item), item) for position, item in zip(positions, items, strict=True)]
+        return list(zip(positions, items, strict=True))
 
-    def _one(self, position: int, several: Callable[[list[int]], Any] | None) -> tuple[int, int, Any]:
+    def _one(self, position: int, several: Callable[[list[int]], Any] | None) -> tuple[int, Any]:
         try:
             with _own_draws(position) if self.freeze else nullcontext():
                 item = self.items[position] if several is None else several([position])[0]
@@ -248,7 +244,7 @@ class _Reader(TorchDataset[Any]):
             raise UnreadableExampleError(
                 f"{self.name}: example {position} could not be read: {type(error).__name__}: {error}"
             ) from error
-        return position, _digest(item), item
+        return position, item
 
 
 class _Collating:
@@ -257,12 +253,12 @@ class _Collating:
     def __init__(self, stream: Stream) -> None:
         self.collate, self.name = stream.collate, stream.name
 
-    def __call__(self, read: list[tuple[int, int, Any]]) -> _Read:
+    def __call__(self, read: list[tuple[int, Any]]) -> _Read:
         return _collated(self, read)
 
 
-def _collated(stream: Stream | _Collating, read: list[tuple[int, int, Any]]) -> _Read:
-    positions, digests, items = (list(column) for column in zip(*read, strict=True))
+def _collated(stream: Stream | _Collating, read: list[tuple[int, Any]]) -> _Read:
+    positions, items = (list(column) for column in zip(*read, strict=True))
     try:
         batch = stream.collate(items)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -270,44 +266,8 @@ def _collated(stream: Stream | _Collating, read: list[tuple[int, int, Any]]) -> 
             f"{stream.name}: examples {positions[0]} to {positions[-1]} do not make a batch ({error}); give them one "
             "shape (resize, crop or pad), or pass collate=, a function from a list of items to a batch"
         ) from error
+    digests = item_hashes(items, batch if stream.collate is default_collate else None)
     return _Read(torch.tensor(positions), torch.tensor(digests), batch)
-
-
-def _digest(item: Any) -> int:
-    """A hash of an item's numbers and words, never 0."""
-    digest = hashlib.blake2b(digest_size=8)
-    for leaf in tree_leaves(dict(item) if isinstance(item, Mapping) else item):
-        content = _bytes(leaf)
-        digest.update(content if len(content) < LONG_CONTENT else _condensed(content))
-    return int.from_bytes(digest.digest(), "little", signed=True) or 1
-
-
-def _condensed(content: memoryview) -> bytes:
-    """Long contents, as many words of 32 bits at a time as there are weights, as sum_j w_j x_j modulo 2^64.
-
-    Three times as quick as a hash for strangers. With random weights two contents of one length that differ agree with
-    a probability of at most 2^-33 (multilinear hashing; Lemire & Kaser 2014, The Computer Journal 57).
-    """
-    whole = len(content) // 4 * 4
-    words, weights = np.frombuffer(content[:whole], dtype="<u4"), _weights()
-    starts = range(0, len(words), len(weights))
-    sums = [np.dot(part := words[start : start + len(weights)], weights[: len(part)]) for start in starts]
-    return np.array([len(content), *sums], dtype=np.uint64).tobytes() + bytes(content[whole:])
-
-
-@cache
-def _weights() -> np.ndarray[Any, np.dtype[np.uint64]]:
-    return np.random.Generator(np.random.PCG64(0)).integers(2**64, size=1 << 14, dtype=np.uint64)
-
-
-def _bytes(leaf: Any) -> memoryview:
-    if isinstance(leaf, Tensor):
-        return leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-    if isinstance(leaf, np.ndarray):
-        return memoryview(np.ascontiguousarray(leaf).tobytes())
-    if hasattr(leaf, "tobytes"):
-        return memoryview(leaf.tobytes())
-    return memoryview(repr(leaf).encode())
 
 
 @contextmanager

@@ -153,9 +153,12 @@ class Influence:
         regulariser = WeightDecay(weight_decay) if weight_decay else NoRegulariser()
         objective = Objective(model, as_losses(loss), regulariser, parameters=parameters)
         data = as_dataset(train, "the training examples").to(device=objective.device)
-        if isinstance(train, DataLoader) and train.batch_size:
-            options.setdefault("batch_size", train.batch_size)
-        return cls(objective, data, **options)
+        loaded = isinstance(train, DataLoader) and train.batch_size and "batch_size" not in options
+        influence = cls(objective, data, **options, **({"batch_size": train.batch_size} if loaded else {}))
+        if loaded and influence.problem.is_linear_head:
+            # A loader's batch is what a whole network takes at a time; its last layer alone takes more.
+            influence.problem.batch_size = max(influence.problem.batch_size, BATCH_SIZE)
+        return influence
 
     @property
     def damping(self) -> Damping:

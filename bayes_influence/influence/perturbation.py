@@ -112,7 +112,7 @@ def training_set_attack(
     lower: float = 0.0,
     upper: float = 1.0,
     direction: Direction = "increase",
-    damping: str | float = "auto",
+    damping: str | float = 0.0,
     refit: Refit | None = None,
     progress: bool = False,
 ) -> TrainingSetAttack:
@@ -130,7 +130,8 @@ def training_set_attack(
         lower: Smallest valid input.
         upper: Largest valid input.
         direction: Whether the test loss is to `"increase"` or to `"decrease"`.
-        damping: Of the influence, see `Influence`.
+        damping: Of the influence; none is needed at the minimum of a regularised objective, where every refit ends, and
+            any shrinks effects.
         refit: How the selected parameters are trained again; Newton's method when not given, for a last layer or a few
             thousand parameters.
         progress: Whether to show a progress bar.

@@ -24,7 +24,7 @@ from bayes_influence.data.identities import example_ids
 from bayes_influence.data.sealed import UNSEALED, DamagedFileError, seal_file, sealed_file_header
 from bayes_influence.influence.parquet import write_parquet
 from bayes_influence.influence.score_format import FORMAT
-from bayes_influence.influence.shown import KINDS, Shown, ShownExample, ShownTest
+from bayes_influence.influence.shown import KINDS, Shown, ShownExample, ShownTest, both_ends
 
 SHOWN_TESTS, SHOWN_EXAMPLES = 10, 3
 """Test examples that a notebook shows, and training examples at both ends of each."""
@@ -109,11 +109,9 @@ class InfluenceScores:
 
     def _repr_html_(self) -> str:
         """The most helpful and most harmful training examples of the first test examples, as a notebook shows it."""
-        shown = min(SHOWN_EXAMPLES, len(self.train_ids))
         rows = []
         for test_id, removal in list(zip(self.test_ids.tolist(), self.removal, strict=True))[:SHOWN_TESTS]:
-            order = torch.argsort(removal, descending=True, stable=True)
-            ends = (order[:shown], order.flip(0)[:shown])
+            ends = both_ends(removal, SHOWN_EXAMPLES)
             cells = [
                 ", ".join(f"{int(self.train_ids[row])} ({float(removal[row]):+.2e})" for row in end) for end in ends
             ]
@@ -251,21 +249,26 @@ class InfluenceScores:
 
     def _shown(self, test_id: int, k: int, train: Dataset, test: Dataset, decode: Decode | None) -> ShownTest:
         removal, ends = self.removal[self._row(test_id)], {}
-        for kind, ids in self._ends(removal, k).items():
+        for kind, ids in self.ends(k, test_id).items():
             looks = appearances(train, ids, decode)
             changes = [float(removal[self.train_ids == one]) for one in ids]
             ends[kind] = [ShownExample(*one) for one in zip(ids, changes, looks, strict=True)]
         return ShownTest(test_id, appearances(test, [test_id], decode, train)[0], **ends)
 
-    def _ends(self, removal: Float[Tensor, " n"], k: int) -> dict[str, list[int]]:
-        """Ids at both ends of a ranking, k each; where these would meet, every id once, at the end of its sign."""
-        order, count = torch.argsort(removal, descending=True, stable=True), len(removal)
-        first = last = k
-        if 2 * k > count:
-            first = min(max(int((removal > 0).sum()), count - k), k)
-            last = count - first
-        ids = self.train_ids[order.to(self.train_ids.device)]
-        return dict(zip(KINDS, (ids[:first].tolist(), ids.flip(0)[:last].tolist()), strict=True))
+    def ends(self, k: int, test_id: int | None = None) -> dict[str, list[int]]:
+        """By kind, "helpful" and "harmful", ids of the k strongest training examples for one test example.
+
+        Args:
+            k: How many of each kind; where there are no 2 k, all that there are, each once, by the sign of its effect.
+            test_id: Which test example; may be left out when there is one.
+
+        Raises:
+            TypeError: If k is no whole number.
+            ValueError: If k is below 1, or as `top` for the test example.
+        """
+        check_count(k=k)
+        found = both_ends(self.removal[self._row(test_id)], k)
+        return dict(zip(KINDS, (self.train_ids[end.to(self.train_ids.device)].tolist() for end in found), strict=True))
 
     def to_frame(self) -> pd.DataFrame:
         """One row per (test, training) pair: test_id, train_id, value, removal, and error where it is known."""

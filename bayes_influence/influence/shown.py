@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -21,6 +21,24 @@ from bayes_influence.data.files import checked_place, write_whole
 
 KINDS = {"helpful": ("tab:blue", "▲"), "harmful": ("tab:orange", "▼")}
 """Both ends of a ranking by removal effect, most positive and most negative: a colour and a sign of their own each."""
+
+
+def both_ends(removal: Float[Tensor, " n"], k: int) -> tuple[Int[Tensor, " first"], Int[Tensor, " last"]]:
+    """Positions of the k most positive and of the k most negative effects, the strongest first.
+
+    Where these would meet, every position once, at the end of its sign as far as k at each end allow.
+
+    Args:
+        removal: Removal effects.
+        k: How many at each end.
+    """
+    order, count = torch.argsort(removal, descending=True, stable=True), len(removal)
+    first = last = k
+    if 2 * k > count:
+        first = min(max(int((removal > 0).sum()), count - k), k)
+        last = count - first
+    return order[:first], order.flip(0)[:last]
+
 
 FIGURES = (".png", ".pdf", ".svg")
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.func import vmap
 
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.streamed import StreamedDataset
-from bayes_influence.objectives.closeness import check_same, close
+from bayes_influence.objectives.closeness import check_same
 from bayes_influence.objectives.hidden import ByNameAlone, KeptState
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.other_company import COMPANY, OtherCompany, Passed
 from bayes_influence.objectives.predictive import check_outputs
 from bayes_influence.objectives.torch_errors import network_errors_in_words, torch_errors_in_words
 from bayes_influence.objectives.ways import first_way
@@ -27,9 +27,6 @@ ENTRIES = 1_000_000
 """Numbers of inputs that go through the network at a time. The intermediate values are then some 10 MB for a last layer
 of ten outputs and some fifty for a small convolutional network; larger parts cost time, too: fresh memory has to be
 mapped for each."""
-
-COMPANY = 32
-"""One of so many examples of a batch is evaluated in other company, too."""
 
 GROUPS = 16
 """Two examples that mix are in one of so many groups once in so many times."""
@@ -45,39 +42,12 @@ LARGEST_KEPT = 32_000_000
 """Bytes; glibc keeps its bounds for blocks of more than 32 MiB."""
 
 
-@dataclass(frozen=True, eq=False)
-class Passed:
-    """What a network made of some examples.
-
-    Attributes:
-        outputs: What it returned.
-        features: What its last layer received, where that is asked for.
-    """
-
-    outputs: Any
-    features: Any = None
-
-
-def company(part: Batch) -> tuple[Batch, Int[Tensor, " k"]]:
-    """Some of a batch's examples, to be evaluated in other company, and where they stand in it.
-
-    Args:
-        part: The batch.
-    """
-    length = len(part.targets)
-    # Two at least, where there are more: some layers refuse a single example in words of their own.
-    step = max(1, min(COMPANY, length // 2))
-    rows = torch.arange(step - 1, length, step, device=part.targets.device)
-    if len(rows) == length:
-        rows = rows[:1]
-    return tree_map(lambda leaf: leaf[rows], part), rows
-
-
 def examine(
     objective: Objective,
     data: Dataset,
     call: Callable[[Any, ByNameAlone], Passed],
-    take: Callable[[Passed, Passed, Tensor], None],
+    take: Callable[[Passed], None],
+    hold: Callable[[Any, Any], None] = lambda *_: None,
     *,
     every: bool,
 ) -> None:
@@ -92,7 +62,9 @@ def examine(
         objective: Whose network, where it stands.
         data: The examples.
         call: The forward pass on some inputs, within the watch that it is given.
-        take: Given what came of every part, of some of its examples in other company, and their places in it.
+        take: Given what came of every part.
+        hold: Given the last layer's inputs of some examples of every part, as they came and as they come in other
+            company, which is to be the same.
         every: Whether every example is evaluated alone, whatever it costs.
 
     Raises:
@@ -106,22 +78,18 @@ def examine(
     with objective.exclusive() as network:
         kept = KeptState(network)
         watch = ByNameAlone(network, own_params(objective))
+        others = OtherCompany(objective, data.name, lambda inputs: call(inputs, watch), hold, kept)
         try:
             for part, ids in _parts(objective, data, numbers):
                 whole = call(part.inputs, watch)
                 losses = _checked_losses(objective, part, data.name, ids, whole.outputs)
-                few, rows = company(part)
-                passed = call(few.inputs, watch)
-                with torch.no_grad():
-                    objective.check_batch(passed.outputs, few, data.name, ids[rows.to(ids.device)])
-                    own = objective.losses_of(passed.outputs, few).detach()
-                check_same(losses[rows], own, data.name, (len(losses), len(rows)))
                 if every or _are_few(numbers, part):
                     check_same(losses, _alone(objective, part), data.name, (len(losses), 1))
-                _check_forgets(objective, kept, call, watch, few, own)
+                others.add(part, ids, losses, whole.features)
                 _check_alone(objective, data, start, losses, call, watch, part, numbers)
-                take(whole, passed, rows)
+                take(whole)
                 start += len(losses)
+            others.meet()
         finally:
             kept.restore()
 
@@ -256,30 +224,6 @@ def _alone(objective: Objective, part: Batch) -> Float[Tensor, " B"]:
 
     with torch.no_grad():
         return first_way(objective.network, "losses", quick, patient)
-
-
-def _check_forgets(
-    objective: Objective,
-    kept: KeptState,
-    call: Callable[[Any, ByNameAlone], Passed],
-    watch: ByNameAlone,
-    few: Batch,
-    losses: Tensor,
-) -> None:
-    """Refuses a network whose losses are others once it has forgotten what it kept from the calls so far."""
-    changed = kept.changed()
-    if not changed:
-        return
-    kept.restore()
-    with torch.no_grad():
-        fresh = objective.losses_of(call(few.inputs, watch).outputs, few).detach()
-    if not close(losses, fresh):
-        worst = int((losses - fresh).abs().argmax())
-        raise ValueError(
-            f"the network keeps {', '.join(changed[:3])} from its first calls, on which the losses depend: "
-            f"{float(losses[worst]):.6g} after other examples, {float(fresh[worst]):.6g} on a first call. Register "
-            f"what it is to keep as a buffer and set it before, in training"
-        )
 
 
 def _check_alone(

@@ -191,13 +191,12 @@ def _features(members: Members, path: str, data: Dataset) -> Any:
     for one in members:
         received: list[Any] = []
 
-        def take(whole: Passed, few: Passed, rows: Tensor, received: list[Any] = received) -> None:
-            _check_rows(path, whole.features, few.features, rows)
+        def take(whole: Passed, received: list[Any] = received) -> None:
             if received and _shapes(received[0]) != _shapes(whole.features):
                 raise _StaysWholeError(f"what {path or 'the network'!r} receives varies in shape from batch to batch")
             received.append(tree_map(Tensor.detach, whole.features))
 
-        examine(one, data, partial(_watched, one, path), take, every=False)
+        examine(one, data, partial(_watched, one, path), take, partial(_check_rows, path), every=False)
         each.append(tree_map(lambda *leaves: torch.cat(leaves), *received))
     return tree_map(lambda *leaves: torch.stack(leaves), *each) if len(each) > 1 else tree_map(_first_axis, each[0])
 
@@ -211,7 +210,7 @@ def _examine_whole(members: Members, data: Dataset, *, every: bool = True) -> No
             with watch:
                 return Passed(one.outputs(params, inputs))
 
-        examine(one, data, call, lambda *_: None, every=every)
+        examine(one, data, call, lambda _: None, every=every)
 
 
 def _first_axis(leaf: Tensor) -> Tensor:
@@ -286,8 +285,8 @@ def _shapes(values: Any) -> list[torch.Size]:
     return [leaf.shape[1:] for leaf in tree_leaves(values)]
 
 
-def _check_rows(path: str, features: Any, again: Any, rows: Tensor) -> None:
+def _check_rows(path: str, features: Any, again: Any) -> None:
     """Some examples' features have to be the same in other company."""
-    for whole, few in zip(tree_leaves(features), tree_leaves(again), strict=True):
-        if whole.is_floating_point() and not close(whole[rows], few):
+    for one, other in zip(tree_leaves(features), tree_leaves(again), strict=True):
+        if one.is_floating_point() and not close(one, other):
             raise _StaysWholeError(f"what {path or 'the network'!r} receives of an example depends on the others")

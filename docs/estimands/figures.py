@@ -133,7 +133,7 @@ def perturbation() -> Figure:
     influence = bi.Influence(objective, train, damping=0.0)
     ids = influence.on_loss(victim).top(4)
     slopes = influence.of_perturbation(ids, victim)[0]
-    attack = training_set_attack(objective, train, victim, ids, step=0.02, steps=10, damping=0.0)
+    attack = training_set_attack(objective, train, victim, ids, step=0.02, steps=10)
     after = attack.objective.outputs(attack.objective.params, victim.inputs).argmax()
     print(f"  margin {float(margins[margins > 0].min()):.3f}; label {int(victim.targets[0])}, after {int(after)}")
     print(f"  losses {[round(float(loss), 3) for loss in attack.losses]}; ids {ids.tolist()}")

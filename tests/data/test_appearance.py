@@ -45,4 +45,20 @@ def test_tokens_are_decoded_and_long_texts_cut():
     assert shown.text.endswith(" ...")
     assert len(shown.text) == 284
     assert shown.label == ""
-    assert appearances(texts, [1])[0].text == "numbers of shape (400,) int64 and (400,) float32"
+    alone = appearances(texts, [1])[0].text
+    assert alone.startswith("tokens 0 1 2 3 ")
+    assert alone.endswith(" ...")
+
+
+def test_padding_is_no_part_of_a_text_wherever_the_mask_stands():
+    tokens = torch.tensor([[3, 1, 4, 0], [2, 7, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+    padded = bi.Dataset(Arguments(attention_mask=mask, input_ids=tokens), torch.tensor([0, 1]), torch.arange(2))
+    assert [one.text for one in appearances(padded, [0, 1])] == ["tokens 3 1 4", "tokens 2 7"]
+    assert appearances(padded, [1], decode=lambda ids: "-".join(map(str, ids)))[0].text == "2-7"
+    whole = bi.Dataset(tokens, torch.tensor([0, 1]), torch.arange(2))
+    assert appearances(whole, [0])[0].text == "tokens 3 1 4 0"
+    named = bi.Dataset(tokens, torch.tensor([0, 1]), torch.arange(2), feature_names=("a", "b", "c", "d"))
+    assert "b = 7" in appearances(named, [1])[0].text  # whole numbers in columns that have names are no tokens
+    measured = bi.Dataset(Arguments(torch.rand(2, 3), mask=mask == 1), torch.tensor([0, 1]), torch.arange(2))
+    assert appearances(measured, [1])[0].text == "numbers of shape (3,) float32 and (4,) bool"

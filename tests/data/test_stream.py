@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from bayes_influence.data.arguments import Arguments
-from bayes_influence.data.stream import Stream, UnreadableExampleError, _condensed, _digest, _weights, split_batch
+from bayes_influence.data.stream import Stream, UnreadableExampleError, split_batch
 
 X, Y = torch.arange(20.0).reshape(10, 2), torch.arange(10) % 3
 
@@ -134,28 +134,6 @@ def test_hashes_see_every_bit_and_every_part():
     other = Stream(TensorDataset(X, Y + 1), "ten")
     other.read_all(torch.arange(10))
     assert (other.digests != stream[0].digests).all()
-
-
-def test_hashes_of_long_contents_see_every_bit_and_their_order():
-    length = 3 * (1 << 14) + 1
-    long = np.random.default_rng(0).integers(256, size=4 * length + 3, dtype=np.uint8)
-    others = [long.copy() for _ in range(7)]
-    others[0][0] ^= 1
-    others[1][-1] ^= 128
-    others[2][4 * (1 << 14) + 2] ^= 16
-    others[3][[3, 7]] ^= 128  # the highest bits of two words, which cancel in a sum of words
-    others[4][:8] = np.concatenate([long[4:8], long[:4]])
-    others[5][: 4 << 14], others[5][4 << 14 : 8 << 14] = long[4 << 14 : 8 << 14], long[: 4 << 14]
-    others[6] = long[:-1]
-    digests = [_digest((one, 0)) for one in [long, long.copy(), torch.from_numpy(long), *others]]
-    assert digests[0] == digests[1] == digests[2]
-    assert len(set(digests)) == 8
-    words, weights = np.arange(length, dtype=np.uint32), _weights().tolist()
-    by_hand = [
-        sum(w * x for w, x in zip(weights, range(start, min(start + len(weights), length)), strict=False)) % 2**64
-        for start in range(0, length, len(weights))
-    ]
-    assert np.frombuffer(_condensed(words.data.cast("B")), np.uint64).tolist() == [4 * length, *by_hand]
 
 
 def test_its_error_can_be_sent_from_a_process_to_another():

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import bayes_influence as bi
+from bayes_influence.influence.problem import BATCH_SIZE
 
 GENERATOR = torch.Generator().manual_seed(2)
 X = torch.randn(60, 3, generator=GENERATOR)
@@ -68,10 +69,17 @@ def test_the_last_layer_is_taken_unless_others_are_named():
     assert bi.Influence.of(network, F.cross_entropy, (X, Y), damping=1.0, parameters="all").problem.size == 26
 
 
-def test_the_loaders_batch_size_is_used():
-    network = nn.Linear(3, 2)
-    assert bi.Influence.of(network, F.cross_entropy, DataLoader(Items(), batch_size=7)).problem.batch_size == 7
-    assert bi.Influence.of(network, F.cross_entropy, (X, Y), batch_size=9).problem.batch_size == 9
+def test_the_loaders_batch_size_is_used_where_the_whole_network_is_asked():
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+
+    def batch_size(data, **options):
+        return bi.Influence.of(network, F.cross_entropy, data, damping=1.0, **options).problem.batch_size
+
+    loader = DataLoader(Items(), batch_size=7)
+    assert batch_size(loader, parameters="all") == 7
+    assert batch_size(loader) == BATCH_SIZE  # the last layer alone
+    assert batch_size(DataLoader(Items(), batch_size=2 * BATCH_SIZE)) == 2 * BATCH_SIZE
+    assert batch_size(loader, batch_size=9) == batch_size((X, Y), batch_size=9) == 9
 
 
 def test_what_is_no_model_no_loss_or_no_data_is_refused(as_installed):

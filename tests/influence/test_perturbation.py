@@ -1,18 +1,22 @@
 """Perturbing training inputs: against refits with a moved input, and the attack that follows from it."""
 
 from dataclasses import replace
+from inspect import signature
 
 import pytest
 import torch
 from torch import nn
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.influence.attack import attack
+from bayes_influence.influence.culprit import culprit_feature
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.perturbation import _mixed, perturbation_influence, training_set_attack
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.retraining.influential_group import influential_group
 
 STEP = 1e-4
 
@@ -165,3 +169,8 @@ def test_a_step_down_the_slope_lowers_the_loss(linear, train, test):
 def test_an_unknown_direction_is_refused(linear, train, test):
     with pytest.raises(ValueError, match="direction must be one of increase, decrease, got 'sideways'"):
         training_set_attack(linear, train, test, train.ids[:1], step=0.1, direction="sideways")
+
+
+def test_what_is_asked_of_a_minimum_takes_no_damping_unless_it_is_asked_for():
+    for function in (training_set_attack, attack, culprit_feature, influential_group):
+        assert signature(function).parameters["damping"].default == 0.0

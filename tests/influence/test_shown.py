@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import bayes_influence as bi
-from bayes_influence.influence.shown import draw_picture
+from bayes_influence.influence.shown import both_ends, draw_picture
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +166,11 @@ def test_pictures_are_stretched_from_their_smallest_to_their_largest_number(chan
     np.testing.assert_allclose(drawn.get_array(), expected[..., 0] if channels == 1 else expected)
     draw_picture(axes, torch.full((channels, 4, 5), 7.0))
     assert not axes.get_images()[-1].get_array().any()
+
+
+def test_ends_take_each_position_once_by_its_sign_where_they_would_meet():
+    removal = torch.tensor([3.0, -1.0, 2.0, -4.0, 0.5])
+    assert [end.tolist() for end in both_ends(removal, 2)] == [[0, 2], [3, 1]]
+    assert [end.tolist() for end in both_ends(removal, 3)] == [[0, 2, 4], [3, 1]]
+    assert [end.tolist() for end in both_ends(-removal, 4)] == [[3, 1], [0, 2, 4]]
+    assert [end.tolist() for end in both_ends(removal.abs(), 4)] == [[3, 0, 2, 1], [4]]

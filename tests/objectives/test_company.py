@@ -5,21 +5,13 @@ from torch.utils.data import DataLoader
 
 import bayes_influence as bi
 from bayes_influence.objectives import company as companies
-from bayes_influence.objectives.company import check_targets, company, first_outputs, numbers_per_example
+from bayes_influence.objectives.company import check_targets, first_outputs, numbers_per_example
 from bayes_influence.objectives.reduction import reduce
 
 
 def data(length, inputs=None):
     inputs = torch.arange(length).double().unsqueeze(1) if inputs is None else inputs
     return bi.Dataset(inputs, torch.arange(length) % 2, torch.arange(length), "train")
-
-
-@pytest.mark.parametrize(("length", "rows"), [(1, [0]), (2, [0]), (4, [1, 3]), (64, [31, 63]), (100, [31, 63, 95])])
-def test_some_examples_of_every_batch_but_never_all(length, rows):
-    few, places = company(data(length).batch())
-    assert places.tolist() == rows
-    assert few.inputs.flatten().tolist() == rows
-    assert few.targets.tolist() == [row % 2 for row in rows]
 
 
 def check(network, examples=None, parameters="all"):

@@ -30,7 +30,7 @@ HELD_BYTES = 1 << 30
 PRODUCT_NUMBERS = 1 << 23
 """Numbers n x C x K of a product with K vectors that are held at a time: 64 MiB in float64."""
 
-GRAM_SIZE = 1024
+GRAM_SIZE = 256
 """Examples per product of the dense form: as many as stay in the processor's cache."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -17,6 +18,15 @@ from bayes_influence.experiments.attribution.ranking import LOSS, predicted_targ
 from bayes_influence.experiments.training.run import ENCODING
 from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.torch_internals import tree_leaves
+
+logger = logging.getLogger(__name__)
+
+FAR = 1e4
+"""Standard deviations from the training rows beyond which a number is warned of: no table has such rows by chance."""
+
+NAMED = 10
+"""Rows that a message names, at most."""
 
 NOT_GIVEN = "not given"
 """What stands for the target of a row that has none."""
@@ -94,10 +104,12 @@ def read_new_rows(
     frame = frame.iloc[chosen]
     if with_targets and any(column in frame.columns for column in encoding.target):
         data = encoding.dataset(frame, chosen, path.name)
+        _warn_of_far_rows(data)
         return NewRows(data.to(dtype=objective.dtype, device=objective.device), True, encoding.task)
     inputs = encoding.inputs(frame, path.name)
     unknown_yet, ids = torch.zeros(len(inputs)), torch.tensor(chosen)
     held = Dataset(inputs, unknown_yet, ids, path.name, encoding.feature_names)
+    _warn_of_far_rows(held)
     held = held.to(dtype=objective.dtype, device=objective.device)
     with torch.no_grad():
         outputs = objective.outputs(objective.params, held.inputs)
@@ -105,6 +117,57 @@ def read_new_rows(
     targets = predicted_targets(encoding.task, means, len(encoding.target))
     data = Dataset(held.inputs, targets, held.ids, path.name, encoding.feature_names, encoding.class_names)
     return NewRows(data, False, encoding.task)
+
+
+def _warn_of_far_rows(data: Dataset) -> None:
+    """Logs which rows hold numbers that have nothing to do with those that were trained on."""
+    far = data.inputs.abs() > FAR
+    rows = far.any(dim=1).nonzero()[:, 0].tolist()
+    if rows:
+        told = [f"{named_rows([int(data.ids[row])])} ({_furthest(data, row)})" for row in rows[:NAMED]]
+        more = f" and {len(rows) - NAMED} rows more" if len(rows) > NAMED else ""
+        logger.warning(
+            "%s: %s%s: so far from the training rows that predictions there mean nothing; check units and spelling",
+            data.name,
+            ", ".join(told),
+            more,
+        )
+
+
+def _furthest(data: Dataset, row: int) -> str:
+    place = int(data.inputs[row].abs().argmax())
+    return f"{data.feature_names[place]} lies {float(data.inputs[row, place].abs()):.2g} standard deviations off"
+
+
+def named_rows(rows: list[int]) -> str:
+    """Some rows by their numbers, the first `NAMED` of them.
+
+    Args:
+        rows: Their numbers in the file.
+    """
+    listed = ", ".join(map(str, rows[:NAMED])) + (", ..." if len(rows) > NAMED else "")
+    return f"row{'s' * (len(rows) > 1)} {listed}"
+
+
+def check_predictable(objective: Objective, data: Dataset) -> None:
+    """Refuses rows for which the network computes what is no number.
+
+    Args:
+        objective: The network.
+        data: The rows.
+
+    Raises:
+        ValueError: Naming them.
+    """
+    with torch.no_grad():
+        outputs = objective.outputs(objective.params, data.inputs)
+    finite = torch.stack([leaf.reshape(len(data), -1).isfinite().all(dim=1) for leaf in tree_leaves(outputs)]).all(0)
+    if not finite.all():
+        rows = data.ids[~finite].tolist()
+        raise ValueError(
+            f"{data.name}: the network predicts no finite numbers for {named_rows(rows)}; correct what is wrong with "
+            f"the inputs there, or name the other rows"
+        )
 
 
 def without_targets(tests: list[dict[str, Any]], *, of_loss: bool) -> list[dict[str, Any]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import pandas as pd
 import torch
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from bayes_influence.data.appearance import class_name
+from bayes_influence.data.appearance import class_name, short_name
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.influence.shown import KINDS
@@ -58,7 +61,7 @@ def described_tests(
             "test_id": int(tests.ids[row]),
             "test_target": target_name(tests, tests.targets[row], units),
             "predicted_target": target_name(tests, predicted[row], units),
-            "test_loss": float(losses[row]),
+            "test_loss": losses[row].item(),
         }
         for row in range(len(tests))
     ]
@@ -69,6 +72,8 @@ def ranked(
 ) -> pd.DataFrame:
     """The `top` most helpful and most harmful training examples for one test example, see `RunInfluence.ranking`.
 
+    None is on both lists, which are shorter where there are no two times `top`.
+
     Args:
         scores: Of this test example and others.
         train: The training examples.
@@ -78,18 +83,45 @@ def ranked(
     """
     removal = scores.removal[scores.test_ids.tolist().index(test["test_id"])]
     frames = []
-    for kind in KINDS:
-        ids = scores.top(top, test["test_id"], by=kind)  # type: ignore[arg-type]
+    for kind, ids in scores.ends(top, test["test_id"]).items():
         positions = train.positions(ids)
         columns = {
             "kind": kind,
-            "rank": range(1, top + 1),
-            "train_id": ids.tolist(),
+            "rank": range(1, len(ids) + 1),
+            "train_id": ids,
             "train_target": [target_name(train, target, units) for target in train.targets[positions]],
-            "removal": removal[positions].tolist(),
+            "removal": removal[positions].cpu().numpy(),
         }
-        frames.append(pd.DataFrame({**{name: [value] * top for name, value in test.items()}, **columns}))
+        frames.append(pd.DataFrame({**{name: [value] * len(ids) for name, value in test.items()}, **columns}))
     return pd.concat(frames, ignore_index=True)
+
+
+def with_files(table: pd.DataFrame, files: Sequence[str] | None) -> pd.DataFrame:
+    """A table with the file of every test and training example in a column beside its id, where they are in files.
+
+    Args:
+        table: With a column `test_id`, `train_id` or both.
+        files: The file of every id; None where there are none.
+    """
+    found = table.copy()
+    if files is None:
+        return found
+    for part in ("test", "train"):
+        if f"{part}_id" in found:
+            place = list(found.columns).index(f"{part}_id") + 1
+            found.insert(place, f"{part}_file", [files[one] for one in found[f"{part}_id"]])
+    return found
+
+
+def named(row: Any, part: str = "train") -> str:
+    """An example of a table's row by its id, with its file if it has one.
+
+    Args:
+        row: A row as `itertuples` has it.
+        part: "test" or "train".
+    """
+    file = getattr(row, f"{part}_file", None)
+    return f"{getattr(row, f'{part}_id')}{'' if file is None else ' ' + escape(short_name(file))}"
 
 
 def predicted_targets(task: str, outputs: Tensor, count: int) -> Tensor:
@@ -150,9 +182,9 @@ def printed_rankings(ranking: pd.DataFrame, measured: str = LOSS) -> list[Table]
     for rows in tests:
         test = rows.iloc[0]
         ends = [rows[(rows["kind"] == kind) & (rows["rank"] <= NAMED)].itertuples() for kind in KINDS]
-        named = [", ".join(f"{one.train_id} ({one.removal:+.1e})" for one in end) for end in ends]
-        about = test["test"], test["test_target"], test["predicted_target"], _loss_of(test)
-        table.add_row(*map(str, about), *named)
+        first = [", ".join(f"{one.train_id} ({one.removal:+.1e})" for one in end) for end in ends]
+        about = str(test["test"]), escape(test["test_target"]), escape(test["predicted_target"]), _loss_of(test)
+        table.add_row(*about, *first)
     return [table]
 
 
@@ -160,8 +192,8 @@ def _table_of_one(rows: pd.DataFrame, measured: str) -> Table:
     """The ranking for one test example."""
     test = rows.iloc[0]
     table = Table(
-        title=f"test {test['test']} (id {test['test_id']}): {test['test_target']}, predicted "
-        f"{test['predicted_target']}, {'loss ' * pd.notna(test['test_loss'])}{_loss_of(test)}".rstrip(", "),
+        title=f"test {test['test']} (id {named(test, 'test')}): {escape(test['test_target'])}, predicted "
+        f"{escape(test['predicted_target'])}, {'loss ' * pd.notna(test['test_loss'])}{_loss_of(test)}".rstrip(", "),
         caption=f"removal: predicted change of the {measured} when the training example is left out",
     )
     table.add_column("rank", justify="right")
@@ -169,11 +201,15 @@ def _table_of_one(rows: pd.DataFrame, measured: str) -> Table:
         table.add_column(f"{sign} {heading(kind, measured)}", justify="right")
         table.add_column("target")
         table.add_column("removal", justify="right")
-    ends = [rows[rows["kind"] == kind].itertuples() for kind in KINDS]
-    for pair in zip(*ends, strict=True):
-        cells = [(end.train_id, end.train_target, f"{end.removal:+.3e}") for end in pair]
-        table.add_row(str(pair[0].rank), *map(str, [cell for triple in cells for cell in triple]))
+    ends = [map(_cells, rows[rows["kind"] == kind].itertuples()) for kind in KINDS]
+    for rank, pair in enumerate(zip_longest(*ends, fillvalue=("", "", "")), start=1):
+        table.add_row(str(rank), *(cell for cells in pair for cell in cells))
     return table
+
+
+def _cells(row: Any) -> tuple[str, str, str]:
+    """A training example's id, target and effect in print."""
+    return named(row), escape(str(row.train_target)), f"{row.removal:+.3e}"
 
 
 def _loss_of(test: pd.Series) -> str:

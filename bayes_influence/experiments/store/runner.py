@@ -18,6 +18,7 @@ from typing import TypeVar
 import pandas as pd
 import torch
 from joblib import Parallel, cpu_count, delayed, effective_n_jobs, parallel_config
+from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
 from bayes_influence.curvature.cost import Plan, ProgressLines, announce
@@ -48,7 +49,8 @@ class FailedCellsError(BayesInfluenceError, RuntimeError):
 
 
 BACKENDS = ("loky", "multiprocessing", "threading", "dask", "ray")
-"""What joblib can run cells on; the last two need their package, and a cluster that the user has started."""
+"""What joblib can run cells on; the last two need their package, and a cluster that the user has started. With
+"multiprocessing" and "ray" the cells of a turn, one for each job, are stored together."""
 
 
 @contextmanager
@@ -182,10 +184,19 @@ def _record(folder: StudyFolder, failures: Mapping[str, str]) -> None:
 def _outcomes(
     pending: Mapping[str, Cell], compute: Callable[[Cell], CellResult], n_jobs: int | None, threads: int | None
 ) -> Iterator[tuple[str, CellResult | str, list[str]]]:
-    """Results or tracebacks of the pending cells, each as it finishes, and what they warned of in other processes."""
+    """Results or tracebacks of the pending cells, and what they warned of in other processes.
+
+    Each as it finishes, or in turns where a backend hands over lists.
+    """
+    caller = os.getpid()
+    tasks = [delayed(_compute)(key, cell, compute, threads, caller) for key, cell in pending.items()]
     # One cell per task: joblib would otherwise batch quick ones and hand their results over late.
-    parallel, caller = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1), os.getpid()
-    return parallel(delayed(_compute)(key, cell, compute, threads, caller) for key, cell in pending.items())
+    if get_active_backend()[0].supports_return_generator:
+        yield from Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)(tasks)
+        return
+    jobs = effective_n_jobs(n_jobs)
+    for first in range(0, len(tasks), jobs):
+        yield from Parallel(n_jobs=n_jobs, batch_size=1)(tasks[first : first + jobs])
 
 
 def _compute(

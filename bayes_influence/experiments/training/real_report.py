@@ -72,6 +72,8 @@ def predictions_table(
 ) -> pd.DataFrame:
     """A row per example and target: id, target, true, predicted, and the ends of its 95 % interval.
 
+    Numbers have the digits that the precision of the training leaves, see `in_units`.
+
     Args:
         predicted: Predictions for `data`.
         data: Examples with standardised targets.
@@ -79,18 +81,43 @@ def predictions_table(
         units: Their mean and standard deviation in the training part, raw.
     """
     shift, scale = (part.double().cpu().numpy() for part in units)
-    mean, deviation = (part.double().cpu().numpy() for part in (predicted.mean, predicted.deviation))
+    mean, deviation = (part.cpu().numpy() for part in (predicted.mean, predicted.deviation))
     reach = REACH * deviation
     columns = {
-        "true": data.targets.double().cpu().numpy(),
+        "true": data.targets.cpu().numpy(),
         "predicted": mean,
         "low": mean - reach,
         "high": mean + reach,
     }
-    rows = {name: (values * scale + shift).reshape(-1) for name, values in columns.items()}
+    rows = {name: in_units(values, scale, shift).reshape(-1) for name, values in columns.items()}
     count = len(names)
     ids = np.repeat(data.ids.cpu().numpy(), count)
     return pd.DataFrame({"id": ids, "target": list(names) * len(data)} | rows)
+
+
+def in_units(
+    values: Float[np.ndarray, "n *K"], scale: Float[np.ndarray, " K"], shift: Float[np.ndarray, " K"]
+) -> Float[np.ndarray, "n *K"]:
+    """The numbers scale * values + shift, each with the fewest digits that tell it from its neighbours.
+
+    Neighbours are those of the values in float32 where all of them are float32 numbers, else in float64.
+
+    Args:
+        values: Standardised numbers.
+        scale: Of each column.
+        shift: Likewise.
+    """
+    raw, single = values.astype(np.float64) * scale + shift, values.astype(np.float32)
+    kept = single if np.array_equal(single, values, equal_nan=True) else values
+    leeway = np.spacing(np.abs(kept)).astype(np.float64) * scale / 2
+    leeway += np.spacing(np.abs(raw)) + np.spacing(np.abs(shift))
+    found = np.where(np.isfinite(raw), raw, 0.0)
+    exact, left = found.copy(), np.isfinite(raw)
+    for decimals in range(-5, 16):
+        rounded = exact.round(decimals)
+        fits = left & (np.abs(rounded - exact) <= leeway)
+        found[fits], left = rounded[fits], left & ~fits
+    return np.where(np.isfinite(raw), found, raw)
 
 
 def real_row(table: pd.DataFrame) -> dict[str, float]:

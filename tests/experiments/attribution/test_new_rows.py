@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.experiments.attribution.new_rows import named_rows
 from bayes_influence.experiments.attribution.of_run import InfluenceRequest, influence_of_run
 from bayes_influence.experiments.attribution.ranking import printed_rankings
 from bayes_influence.experiments.training.run import load_run, run_training
@@ -156,3 +157,20 @@ def test_a_run_without_an_encoding_takes_no_new_rows(tmp_path, new):
     run_training(TrainRun("iris", "mlp", "none", epochs=1, width=2), tmp_path / "iris", progress=False)
     with pytest.raises(ValueError, match=r"the run in .* is on iris, which is no table in a file; name a test example"):
         explained(tmp_path / "iris", new("a", "b", "c"), tmp_path)
+
+
+def test_a_row_that_is_predicted_nothing_is_refused_by_its_number(frame, new, tmp_path, caplog):
+    path = tmp_path / "price.csv"
+    frame[["a", "b", "price"]].to_csv(path, index=False)
+    run = TrainRun(str(path), "mlp", "bnn", target=("price",), epochs=1, width=4)
+    run_training(run, tmp_path / "run", progress=False)
+    for columns in (("a", "b"), ("a", "b", "price")):
+        with pytest.raises(ValueError, match=r"new\.csv: the network predicts no finite numbers for rows 0, 2; corr"):
+            explained(tmp_path / "run", new(*columns, a=[-1e30, 0.0, 1e30]), tmp_path)
+        assert "new.csv: row 0 (a lies " in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+def test_many_rows_are_named_by_the_first():
+    assert named_rows([4]) == "row 4"
+    assert named_rows(list(range(11))) == "rows 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ..."

@@ -84,3 +84,22 @@ def test_targets_in_the_file_all_or_some_do_not_matter(frame, tmp_path):
     rows[["a", "b", "u"]].assign(u="unknown").to_csv(tmp_path / "some.csv", index=False)
     without, some = (predict_rows(tmp_path / "run", tmp_path / f"{name}.csv") for name in ("without", "some"))
     pd.testing.assert_frame_equal(without, some)
+
+
+@pytest.mark.parametrize(("target", "scheme"), [("kind", "bnn"), ("kind", "weight-decay"), ("price", "bnn")])
+def test_a_row_without_a_prediction_is_named_and_left_empty(frame, tmp_path, caplog, target, scheme):
+    run_training(trained(frame, tmp_path, target, scheme=scheme), tmp_path / "run", progress=False)
+    new = frame.iloc[:4][["a", "b"]].copy()
+    new.iloc[2, 0] = 1e38
+    new.to_csv(tmp_path / "new.csv", index=False)
+    found = predict_rows(tmp_path / "run", tmp_path / "new.csv").set_index("row")
+    if scheme == "bnn":
+        assert found.drop(columns="target", errors="ignore").loc[2].isna().all()
+        assert (
+            "new.csv: the network predicts no finite numbers for row 2, whose predictions are left empty" in caplog.text
+        )
+        assert found.drop(index=2).notna().all().all()
+    else:
+        assert found.notna().all().all()  # tanh ends at 1, however far off
+    assert "new.csv: row 2 (a lies " in caplog.text
+    assert "so far from the training rows that predictions there mean nothing" in caplog.text

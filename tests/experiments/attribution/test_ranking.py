@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.experiments.attribution.pictures import influence_figure
 from bayes_influence.experiments.attribution.ranking import described_tests, printed_rankings, ranked
 from bayes_influence.influence.influence import Influence
 from bayes_influence.moments.convert import to_bayesian
@@ -24,6 +25,8 @@ TEST = Dataset(
     torch.tensor([20, 21]),
     class_names=("cat", "dog"),
 )
+PICTURED = Dataset(torch.rand(13, 1, 4, 4), torch.arange(13) % 2, torch.arange(10, 23))
+"""What could be drawn of both."""
 
 
 def layer():
@@ -71,6 +74,21 @@ def test_both_ends_of_the_removal_effects_are_ranked(objective, scores):
     assert found["train_target"].tolist() == [names[example] for example in found["train_id"]]
     assert found["rank"].tolist() == [1, 2, 1, 2]
     assert set(found["test_id"]) == {21}
+
+
+def test_no_example_is_ranked_at_both_ends_however_many_are_asked_for(objective, scores):
+    described = described_tests(objective, TEST, torch.tensor([0, 1]))[1]
+    found = ranked(scores, TRAIN, described, 4)
+    assert sorted(found["train_id"]) == TRAIN.ids.tolist()
+    helpful, harmful = (found[found["kind"] == kind] for kind in ("helpful", "harmful"))
+    assert (helpful["removal"] > 0).all()
+    assert (harmful["removal"] < 0).all()
+    assert helpful["rank"].tolist() == list(range(1, len(helpful) + 1))
+    (table,) = printed_rankings(found)
+    cells = [list(column.cells) for column in table.columns]
+    assert cells[0] == [str(rank) for rank in range(1, max(len(helpful), len(harmful)) + 1)]
+    assert sorted(filter(None, cells[1] + cells[4])) == [str(one) for one in TRAIN.ids.tolist()]
+    assert influence_figure(found, PICTURED, PICTURED).axes
 
 
 def test_a_ranking_is_printed_as_one_table_per_test_example(objective, scores):

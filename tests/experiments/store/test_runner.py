@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from joblib import cpu_count
+from joblib import cpu_count, wrap_non_picklable_objects
 
 from bayes_influence.curvature import cost
 from bayes_influence.curvature.cost import Plan
@@ -138,6 +138,22 @@ def test_a_backend_changes_nothing(tmp_path):
         assert contents(run(tmp_path / "loky", n_jobs=2)[0]) == reference
     with workers(None):
         assert contents(run(tmp_path / "none", n_jobs=2)[0]) == reference
+
+
+def test_a_backend_that_hands_over_lists_has_stored_a_turn_before_the_next(tmp_path):
+    """With two jobs the fourth cell is computed when the first two are there."""
+    reference = contents(run(tmp_path / "serial")[0])
+    cells = tmp_path / "turns" / "cells"
+
+    def look(seed):
+        found = draw(seed)
+        there = sorted(path.name for path in cells.glob("*.safetensors"))
+        return CellResult(found.tables, {**found.arrays, "there": np.array(len(there))})
+
+    with workers("multiprocessing"):
+        assert contents(run(tmp_path / "same", compute=wrap_non_picklable_objects(draw), n_jobs=2)[0]) == reference
+        folder, _ = run(tmp_path / "turns", compute=wrap_non_picklable_objects(look), n_jobs=2)
+    assert [int(folder.load_cell(f"seed={seed}").arrays["there"]) for seed in range(6)] == [0, 0, 2, 2, 4, 4]
 
 
 @pytest.mark.slow

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from bayes_influence.experiments.attribution.of_run import InfluenceRequest, influence_of_run
-from bayes_influence.experiments.training.real_report import label_row, predict_real, predictions_table, real_row
+from bayes_influence.experiments.training.real_report import (
+    in_units,
+    label_row,
+    predict_real,
+    predictions_table,
+    real_row,
+)
 from bayes_influence.experiments.training.report import train_and_report
 from bayes_influence.experiments.training.run import run_training
 from bayes_influence.experiments.training.settings import TrainRun
@@ -102,3 +108,31 @@ def test_labels_are_counted_one_by_one_and_together(scheme, path, tmp_path):
     assert report["exact_accuracy"] <= report["label_accuracy"]
     trained, split = run_training(run_of(path, scheme, ("u", "v"), 30), tmp_path / "run", progress=False)
     assert label_row(trained, 0, split.test)["nll"] == pytest.approx(report["nll"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_numbers_have_the_digits_that_their_precision_leaves(dtype):
+    raw = np.array([[0.3, 1234.5], [-0.07, 1200.0], [12.0, 1211.25], [0.0, 1190.1]])
+    scale, shift = raw.std(axis=0), raw.mean(axis=0)
+    values = ((raw - shift) / scale).astype(dtype)
+    found = in_units(values, scale, shift)
+    assert found.tolist() == raw.tolist()
+    assert ((found - shift) / scale).astype(dtype) == pytest.approx(values, rel=float(2 * np.finfo(dtype).eps))
+
+
+def test_different_numbers_stay_different_and_what_is_no_number_stays_so():
+    values = np.array([1.0, np.nextafter(np.float32(1), np.float32(2)), 1e-30, np.nan, np.inf], np.float32)[:, None]
+    found = in_units(values, np.array([1.0]), np.array([0.0]))[:, 0]
+    assert (found[:3].astype(np.float32) == values[:3, 0]).all()
+    assert len(set(found[:3])) == 3
+    assert np.isnan(found[3])
+    assert found[4] == np.inf
+
+
+def test_a_report_repeats_the_targets_as_the_table_has_them(tmp_path):
+    y = np.random.default_rng(0).normal(size=40).round(1)
+    pd.DataFrame({"x": y + 0.25, "y": y}).to_csv(tmp_path / "t.csv", index=False)
+    train_and_report(run_of(tmp_path / "t.csv", "none", epochs=1), tmp_path / "run", progress=False)
+    written = pd.read_csv(tmp_path / "run" / "predictions.csv", dtype=str)
+    assert written["true"].astype(float).tolist() == y[written["id"].astype(int)].tolist()
+    assert max(len(number.lstrip("-").replace(".", "").lstrip("0")) for number in written["predicted"]) <= 9

@@ -46,7 +46,8 @@ class AppliedMarks:
         dropped: Rows that are gone.
         comparison: Held-out accuracy and loss on the rows that nothing was changed of, of networks that were trained
             on the data before and after.
-        gain: How much the loss of such a row falls on average, with its 95 % interval over the rows.
+        loss_change: How the loss of such a row changes on average, with its 95 % interval over the rows.
+        accuracy_change: How the share of such rows that are predicted right changes, likewise.
     """
 
     folder: Path
@@ -55,14 +56,20 @@ class AppliedMarks:
     relabelled: int
     dropped: int
     comparison: pd.DataFrame
-    gain: Interval
+    loss_change: Interval
+    accuracy_change: Interval
 
     @property
     def sentence(self) -> str:
         """What was done, and what it brought."""
+        before, after = self.comparison.to_dict("records")
+        loss, points = self.loss_change, self.accuracy_change
         return (
-            f"{self.relabelled} relabelled, {self.dropped} dropped, {self.kept} confirmed. The held-out loss of a row "
-            f"that was not touched fell by {self.gain.estimate:.3g} ({self.gain.low:.3g} to {self.gain.high:.3g})"
+            f"{self.relabelled} relabelled, {self.dropped} dropped, {self.kept} confirmed. Held out, of the "
+            f"{after['judged']} rows that were not touched: loss {before['loss']:.4g}, then {after['loss']:.4g}, a "
+            f"change of {loss.estimate:+.3g} ({loss.low:+.3g} to {loss.high:+.3g}); accuracy {before['accuracy']:.1%}, "
+            f"then {after['accuracy']:.1%}, a change of {100 * points.estimate:+.2g} points ({100 * points.low:+.2g} "
+            f"to {100 * points.high:+.2g}); 95 % intervals over the rows"
         )
 
 
@@ -138,7 +145,7 @@ def apply_marks(marks: pd.DataFrame, run: str | Path, out: str | Path, *, progre
     after.check_classes()
     touched = set(marks["row"][marks["mark"] != "keep"])
     same = torch.tensor([row for row in kept.tolist() if row not in touched])
-    comparison, gain = _compared(data, settings, examples, after, same, progress)
+    comparison, loss_change, accuracy_change = _compared(data, settings, examples, after, same, progress)
     folder = StudyFolder(out, {"study": "marks", "run": str(run), "marks": marks.to_dict("records")})
     with folder.writing():
         cleaned = _write(data, examples, after, names, folder.path)
@@ -147,7 +154,14 @@ def apply_marks(marks: pd.DataFrame, run: str | Path, out: str | Path, *, progre
     numbers = {
         name: int(counts.get(kind, 0)) for name, kind in zip(("kept", "relabelled", "dropped"), KINDS, strict=True)
     }
-    return AppliedMarks(folder.path, cleaned, comparison=comparison, gain=gain, **numbers)
+    return AppliedMarks(
+        folder.path,
+        cleaned,
+        comparison=comparison,
+        loss_change=loss_change,
+        accuracy_change=accuracy_change,
+        **numbers,
+    )
 
 
 def _stored(run: str | Path) -> tuple[LabelData, LabelSettings]:
@@ -190,10 +204,10 @@ def _class_of(word: str, places: Mapping[str, int]) -> str:
 
 def _compared(
     data: LabelData, settings: LabelSettings, before: Dataset, after: Dataset, same: Tensor, progress: bool
-) -> tuple[pd.DataFrame, Interval]:
-    """Held-out predictions of the untouched rows by networks that were trained before and after."""
+) -> tuple[pd.DataFrame, Interval, Interval]:
+    """Held-out predictions of the untouched rows by networks that were trained before and after; how they changed."""
     shape, outputs = tuple(before.example.inputs.shape[1:]), data.n_outputs(before)
-    rows, losses = [], []
+    rows, losses, rights = [], [], []
     for when, examples in (("before", before), ("after", after)):
         tried = held_out_predictions(
             data.schemes(len(examples)),
@@ -208,13 +222,13 @@ def _compared(
         own = [one.probabilities.gather(1, labels[:, None])[:, 0].clamp(min=torch.finfo().tiny) for one in tried]
         best = max(range(len(own)), key=lambda index: float(own[index].log().mean()))
         places = examples.positions(same).cpu()
-        right = (tried[best].probabilities.argmax(dim=1) == labels)[places].double()
+        rights.append((tried[best].probabilities.argmax(dim=1) == labels)[places].double().numpy())
         losses.append(-own[best].log()[places].numpy())
         rows.append(
-            {"trained": when, "rows": len(examples), "judged": len(same), "accuracy": float(right.mean())}
+            {"trained": when, "rows": len(examples), "judged": len(same), "accuracy": float(rights[-1].mean())}
             | {"loss": float(losses[-1].mean())}
         )
-    return pd.DataFrame(rows), mean_interval(losses[0] - losses[1])
+    return pd.DataFrame(rows), mean_interval(losses[1] - losses[0]), mean_interval(rights[1] - rights[0])
 
 
 def _write(data: LabelData, examples: Dataset, after: Dataset, names: tuple[str, ...], folder: Path) -> Path:

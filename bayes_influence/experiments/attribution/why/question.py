@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayes_influence.experiments.attribution.why.asked import AskedRun
 from bayes_influence.influence.influence import Influence
+from bayes_influence.influence.shown import both_ends
 
 FOR_AND_AGAINST = {"for": 1, "against": -1}
 """Rows that hold a prediction or a certainty up, so that removing them raises loss or uncertainty; and the others."""
@@ -32,8 +33,9 @@ class Effects:
     kinds: dict[str, int]
 
     def first(self, test: int, kind: str, top: int) -> Int[Tensor, " k"]:
-        """Positions of the first training examples of a kind for one test example, the strongest first."""
-        return (self.kinds[kind] * self.removal[test]).argsort(descending=True, stable=True)[:top]
+        """Positions of the first training examples of a kind for one test example, see `both_ends`."""
+        most_positive, most_negative = both_ends(self.removal[test], top)
+        return most_positive if self.kinds[kind] > 0 else most_negative
 
 
 @dataclass(frozen=True, eq=False)

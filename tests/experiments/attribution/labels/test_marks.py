@@ -39,9 +39,15 @@ def test_marks_clean_the_table_and_leave_everything_else(searched, towns, tmp_pa
     assert done.comparison["trained"].tolist() == ["before", "after"]
     assert done.comparison["rows"].tolist() == [90, 89]
     assert done.comparison["judged"].tolist() == [88, 88]
-    assert done.gain.estimate == pytest.approx(-np.diff(done.comparison["loss"])[0])
-    assert done.gain.estimate > 0
-    assert done.sentence.startswith("1 relabelled, 1 dropped, 1 confirmed. The held-out loss of a row")
+    assert done.loss_change.estimate == pytest.approx(np.diff(done.comparison["loss"])[0])
+    assert done.loss_change.low < done.loss_change.estimate < 0
+    assert done.accuracy_change.estimate == pytest.approx(np.diff(done.comparison["accuracy"])[0])
+    before, after = done.comparison.to_dict("records")
+    assert done.sentence.startswith(
+        "1 relabelled, 1 dropped, 1 confirmed. Held out, of the 88 rows that were not touched: loss "
+        f"{before['loss']:.4g}, then {after['loss']:.4g}, a change of -"
+    )
+    assert f"accuracy {before['accuracy']:.1%}, then {after['accuracy']:.1%}, a change of " in done.sentence
     assert (done.folder / "comparison.csv").is_file()
 
 

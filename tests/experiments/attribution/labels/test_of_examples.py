@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 import bayes_influence as bi
+from bayes_influence.experiments.attribution.labels import of_examples
 from bayes_influence.experiments.attribution.labels.of_examples import find_mislabelled
-from bayes_influence.experiments.attribution.labels.settings import LabelSettings
+from bayes_influence.experiments.attribution.labels.settings import LabelSettings, in_minibatches
 from bayes_influence.training.schedules import Schedule
 
 QUICK = {"settings": LabelSettings(folds=3, seeds=(0,), listed=5), "schedule": Schedule(60, 0.05)}
@@ -71,6 +72,19 @@ def test_arrays_loaders_and_networks_of_ones_own_are_taken():
     )
     own = find_mislabelled(loader, network=lambda: nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), **QUICK)
     assert sorted(own.ranked["row"].head(2)) == [3, 10]
+
+
+@pytest.mark.parametrize("network", [None, lambda: nn.Linear(2, 2)])
+def test_networks_of_ones_own_are_trained_in_minibatches(issues, network, monkeypatch):
+    asked = []
+
+    def search(examples, make_network, schemes, schedule, settings, **rest):
+        asked.append((len(schemes), schedule))
+        return issues
+
+    monkeypatch.setattr(of_examples, "search_labels", search)
+    find_mislabelled((np.arange(180.0).reshape(90, 2), np.arange(90) % 2), network=network)
+    assert asked == [(3, Schedule(200, 0.02)) if network is None else (1, in_minibatches(90))]
 
 
 def test_a_bayesian_scheme_says_how_sure_it_is(towns):

@@ -6,7 +6,7 @@ from torch import nn
 
 from bayes_influence.data.tables import load_table
 from bayes_influence.experiments.attribution.labels.of_examples import _network
-from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings
+from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings, in_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import Schedule
 
@@ -42,7 +42,13 @@ def test_other_trainings_are_in_minibatches_with_one_strength(data):
     schedule = data.schedule(150)
     assert isinstance(schedule, MinibatchSchedule)
     assert schedule.batch_size == (data.batch_size or data.known().batch_size)
-    assert [scheme.regulariser_weight * scheme.weight_decay for scheme in data.schemes(150)] == [0.01]
+    assert schedule.learning_rate == 0.005
+    assert [scheme.regulariser_weight * scheme.weight_decay for scheme in data.schemes(150)] == [0.001]
+
+
+@pytest.mark.parametrize(("examples", "passes"), [(90, 300), (3000, 32), (9600, 10), (9599, 11), (10**6, 10)])
+def test_trainings_in_minibatches_take_some_steps_at_least(examples, passes):
+    assert in_minibatches(examples) == MinibatchSchedule(passes, 64, 0.005, decay="cosine")
 
 
 def test_many_rows_are_trained_on_in_minibatches():
