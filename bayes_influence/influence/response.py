@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isclose
 
 import torch
@@ -38,6 +38,7 @@ class Response:
         solver: How systems are solved.
         operator: C + D, a `DenseOperator` where it is factored.
         solve: A^{-1} V for V of shape (P,) or (P, K), with what depends on A alone done.
+        warned: Measurements of which it was said that their scores stand on no minimum.
     """
 
     problem: FittedProblem
@@ -47,6 +48,7 @@ class Response:
     solver: Solver
     operator: LinearOperator
     solve: Solve
+    warned: set[str] = field(default_factory=set, repr=False)
 
     @property
     def regulariser_examples(self) -> int | None:
