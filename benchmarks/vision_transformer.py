@@ -11,9 +11,9 @@ from bayes_influence.models.initialisation import seeded
 
 
 class VisionTransformer(nn.Module):
-    """Patches of 2 x 2, embedded places, encoder layers normalised first, the mean over patches, a linear layer.
+    """Patches of 2 x 2, a class token, places, encoder layers that normalise first, and a linear layer on the token.
 
-    Dosovitskiy et al. 2021 with the mean in place of the class token, for the digits of 8 x 8.
+    Dosovitskiy et al. 2021, for the digits of 8 x 8.
 
     Args:
         width: Features of a patch.
@@ -26,7 +26,8 @@ class VisionTransformer(nn.Module):
         super().__init__()
         with seeded(seed):
             self.patches = nn.Conv2d(1, width, 2, stride=2)
-            self.places = nn.Embedding(16, width)
+            self.token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+            self.places = nn.Parameter(0.02 * torch.randn(1, 17, width))
             layer = nn.TransformerEncoderLayer(width, heads, 2 * width, 0.0, batch_first=True, norm_first=True)
             self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
             self.norm = nn.LayerNorm(width)
@@ -35,5 +36,5 @@ class VisionTransformer(nn.Module):
     def forward(self, input: Any) -> Any:
         """Logits, (B, 10), of digits (B, 64)."""
         patches = self.patches(input.unflatten(-1, (1, 8, 8))).flatten(2).transpose(1, 2)
-        encoded = self.encoder(patches + self.places(torch.arange(16, device=input.device)))
-        return self.head(self.norm(encoded).mean(1))
+        tokens = torch.cat([self.token.expand(len(input), -1, -1), patches], 1)
+        return self.head(self.norm(self.encoder(tokens + self.places)[:, 0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -129,6 +130,15 @@ def class_name(data: Dataset, target: int) -> str:
 def every_class_name(data: Dataset) -> tuple[str, ...]:
     """What all classes are called, by number."""
     return tuple(class_name(data, target) for target in range(data.n_classes))
+
+
+def short_name(file: str) -> str:
+    """A file's name with the folder that it lies in, which is the class of an image.
+
+    Args:
+        file: Its path.
+    """
+    return "/".join(Path(file).parts[-2:])
 
 
 def _shortened(text: str) -> str:

@@ -39,6 +39,11 @@ class KnownSet(ABC):
         """How many labels or real numbers are predicted of an example; 1 for a class."""
         return 1
 
+    @property
+    def files(self) -> tuple[str, ...] | None:
+        """The file of every example, by id; None where examples are in no files of their own."""
+        return None
+
     @abstractmethod
     def raw_split(self, dtype: torch.dtype, folder: str | os.PathLike[str] | None = None) -> Split:
         """Training and test examples as they were published.

@@ -111,6 +111,11 @@ class OwnImages(KnownSet):
             batch_size=32,
         )
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The images' paths."""
+        return tuple(map(str, self.paths))
+
     def _streamed(self, dtype: torch.dtype, **units: Tensor) -> Dataset:
         files = ImageFiles(list(self.paths), list(self.labels), self.grey, **units)
         return StreamedDataset(Stream(files, self.name), class_names=self.class_names).to(dtype=dtype)

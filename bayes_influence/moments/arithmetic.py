@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayes_influence.moments.moments import Approximation, Covariance, Moments, without_covariance_rule
+from bayes_influence.moments.joint import added, covary, descend, multiplied_by
+from bayes_influence.moments.moments import Approximation, Moments, without_covariance_rule
 from bayes_influence.moments.passes import Calls
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
 
@@ -58,23 +60,33 @@ def check_fixed(function: str, **parameters: Any) -> None:
             )
 
 
-def _covariance_with_constant(left: Any, right: Any, mean: Tensor) -> Covariance | None:
-    """The covariance of the one operand that is random, where the result has its shape; anything else is refused."""
-    random = [x for x in (left, right) if isinstance(x, Moments)]
-    if all(x.covariance is None for x in random):
-        return None
-    if len(random) > 1 or random[0].shape != mean.shape:
-        what = "a sum or product of two Moments" if len(random) > 1 else "Moments that take the shape of a tensor"
-        raise without_covariance_rule(what, random[0].approximation)
-    return random[0].covariance
+def _joint(function: Callable[..., Moments], left: Moments, right: Moments, *arguments: Any) -> Moments:
+    """A function of two branches that covary; refused where what they share is not known."""
+    approximation = shared_approximation(left, right)
+    shape = torch.broadcast_shapes(left.shape, right.shape)
+    pair = [_to_shape(x, shape) for x in (left, right)]
+    try:
+        return function(*pair, *arguments, approximation)
+    except LookupError:
+        what = "a sum or product of two Moments of which one came through an index or a transformation"
+        raise without_covariance_rule(what, approximation) from None
+
+
+def _to_shape(x: Moments, shape: torch.Size) -> Moments:
+    if x.shape == shape:
+        return x
+    if x.covariance is not None:
+        raise without_covariance_rule("an operand that takes the shape of the other", x.approximation)
+    return Moments(x.expectation.expand(shape), x.variance.expand(shape), x.approximation)
 
 
 @rule("add", torch.Tensor.__add__, torch.Tensor.__radd__, covariant=True)
 def add(left: Any, right: Any, *, alpha: float = 1) -> Moments:
     """Sum: m_1 + alpha m_2 and v_1 + alpha^2 v_2 for independent branches; (1 + alpha)^2 v when both are one object."""
     if left is right:
-        twice = None if left.covariance is None else left.covariance.scaled(1 + alpha)
-        return Moments((1 + alpha) * left.expectation, (1 + alpha) ** 2 * left.variance, left.approximation, twice)
+        return _scaled(left, 1 + alpha)
+    if covary(left, right):
+        return _joint(added, left, right, alpha)
     first, second = mean_of(left), mean_of(right)
     mean = first + second if alpha == 1 else first - second if alpha == -1 else first + alpha * second
     if not isinstance(right, Moments):
@@ -82,8 +94,10 @@ def add(left: Any, right: Any, *, alpha: float = 1) -> Moments:
     else:
         variance = right.variance if alpha**2 == 1 else alpha**2 * right.variance
         variance = left.variance + variance if isinstance(left, Moments) else variance
-    covariance = _covariance_with_constant(left, right, mean)
-    return Moments(mean, _expanded(variance, mean), shared_approximation(left, right), covariance)
+    result = Moments(mean, _expanded(variance, mean), shared_approximation(left, right))
+    if isinstance(left, Moments) and isinstance(right, Moments):
+        return result
+    return _following(result, left, 1.0) if isinstance(left, Moments) else _following(result, right, alpha)
 
 
 @rule("sub", torch.Tensor.__sub__, torch.Tensor.__rsub__, covariant=True)
@@ -100,24 +114,40 @@ def multiply(left: Any, right: Any) -> Moments:
     """
     if left is right:
         return squared(left)
-    mean = mean_of(left) * mean_of(right)
-    covariance = _covariance_with_constant(left, right, mean)
-    if isinstance(left, Moments) and isinstance(right, Moments):
-        variance = (
-            left.expectation.square() * right.variance + (right.expectation.square() + right.variance) * left.variance
-        )
-    else:
-        moments, constant = (left, right) if isinstance(left, Moments) else (right, left)
-        variance = moments.variance * constant**2
-        covariance = None if covariance is None else covariance.scaled(constant)
-    return Moments(mean, _expanded(variance, mean), shared_approximation(left, right), covariance)
+    if covary(left, right):
+        return _joint(multiplied_by, left, right)
+    if not (isinstance(left, Moments) and isinstance(right, Moments)):
+        return _scaled(left, right) if isinstance(left, Moments) else _scaled(right, left)
+    mean = left.expectation * right.expectation
+    second = right.expectation.square() + right.variance
+    variance = left.expectation.square() * right.variance + second * left.variance
+    return Moments(mean, _expanded(variance, mean), shared_approximation(left, right))
+
+
+def _scaled(x: Moments, constant: Any) -> Moments:
+    """C m and c^2 v."""
+    mean = x.expectation * constant
+    return _following(Moments(mean, _expanded(x.variance * constant**2, mean), x.approximation), x, constant)
+
+
+def _following(result: Moments, x: Moments, factor: Any) -> Moments:
+    """What is the factor times x, and a constant, with the covariance that follows from x's, if it has x's shape."""
+    if x.covariance is not None and result.shape != x.shape:
+        raise without_covariance_rule("Moments that take the shape of a tensor", x.approximation)
+    if not x.approximation.covariant:
+        return result
+    covariance = x.covariance and x.covariance.scaled(factor)
+    followed = Moments(result.expectation, result.variance, result.approximation, covariance)
+    return descend(followed, x, lambda: factor) if result.shape == x.shape else followed
 
 
 def squared(x: Moments) -> Moments:
     """Exact moments of the square of a Gaussian: m^2 + v and 2 v^2 + 4 m^2 v."""
     square = x.expectation.square()
     covariance = None if x.covariance is None else x.covariance.scaled(2 * x.expectation)
-    return Moments(square + x.variance, (2 * x.variance + 4 * square) * x.variance, x.approximation, covariance)
+    result = Moments(square + x.variance, (2 * x.variance + 4 * square) * x.variance, x.approximation, covariance)
+    slope = 2 * x.expectation
+    return descend(result, x, lambda: slope, affine=False)
 
 
 @rule("div", "divide", "true_divide", torch.Tensor.__truediv__, covariant=True)
@@ -133,15 +163,14 @@ def divide(left: Any, right: Any) -> Moments:
             "method='first-order', multiply by torch.reciprocal"
         )
     mean = left.expectation / right
-    covariance = _covariance_with_constant(left, right, mean)
-    covariance = None if covariance is None else covariance.scaled(1 / right)
-    return Moments(mean, _expanded(left.variance / right**2, mean), left.approximation, covariance)
+    quotient = Moments(mean, _expanded(left.variance / right**2, mean), left.approximation)
+    return _following(quotient, left, 1 / right)
 
 
 @rule("neg", "negative", entrywise=True, covariant=True)
 def negate(x: Moments) -> Moments:
     """Negation: -m and v."""
-    return Moments(-x.expectation, x.variance, x.approximation, x.covariance and x.covariance.scaled(-1))
+    return _following(Moments(-x.expectation, x.variance, x.approximation), x, -1)
 
 
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge", "not_equal", "less", "less_equal", "greater", "greater_equal")

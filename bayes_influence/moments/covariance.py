@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.errors import BayesInfluenceError
-from bayes_influence.moments.moments import Approximation, Covariance, Moments
+from bayes_influence.moments.joint import own_source, own_variance
+from bayes_influence.moments.moments import Approximation, Moments
+from bayes_influence.moments.sources import Covariance, Source
 
 COVARIANCE_BYTES = 2**32
 """Largest covariance of one layer's outputs for one batch."""
@@ -31,7 +33,8 @@ def covariant_linear(
     Cov(z) = mu Cov(x) mu' + diag(sigma^2 (m^2 + v) + sigma_b^2), exact. With x = m + L u + own parts of variance d,
     mu Cov(x) mu' = (mu L) diag(s) (mu L)' + mu diag(d) mu': the columns of z are those of mu L and of mu, with the
     variances s and d, so that there are as many as the layers since the first have inputs. Of the first layer they are
-    mu itself, the same for all examples; the factors that activations put to them are kept apart.
+    mu itself, the same for all examples; the factors that activations put to them are kept apart. What has no own
+    parts, as the output of a layer norm, brings no columns of its own.
 
     Args:
         x: The input, its covariance or independent entries.
@@ -41,19 +44,23 @@ def covariant_linear(
         bias_rho: log sigma_b, or None.
         approximation: What the output carries on to the next rules.
     """
-    columns, variances, before = weight, x.variance, x.covariance
-    own = x.variance if before is None else (x.variance - before.shared).clamp(min=0)
-    shared = F.linear(own, weight.square())
+    before, own = x.covariance, own_variance(x)
+    columns, variances, shared = weight, own, F.linear(own, weight.square())
+    sources: tuple[Source, ...] | None = (own_source(x),)
     if before is not None:
         mapped = (weight * before.scale.unsqueeze(-2)) @ before.columns
-        shared = shared + (mapped.square() @ before.variances.unsqueeze(-1)).squeeze(-1)
-        columns = torch.cat([mapped, weight.expand(*x.shape[:-1], *weight.shape)], -1)
-        variances = torch.cat([before.variances, own], -1)
+        of_columns = (mapped.square() @ before.variances.unsqueeze(-1)).squeeze(-1)
+        sources = before.sources if before.complete else before.sources and (*before.sources, own_source(x))
+        if before.complete:
+            columns, variances, shared = mapped, before.variances, of_columns
+        else:
+            columns = torch.cat([mapped, weight.expand(*x.shape[:-1], *weight.shape)], -1)
+            variances, shared = torch.cat([before.variances, own], -1), shared + of_columns
     second_moment = x.expectation.square() + x.variance
     bias_variance = None if bias_rho is None else torch.exp(2 * bias_rho)
     fresh = F.linear(second_moment, torch.exp(2 * weight_rho), bias_variance)
     mean = F.linear(x.expectation, weight, bias)
-    covariance = Covariance(columns, torch.ones_like(shared), variances, shared)
+    covariance = Covariance(columns, torch.ones_like(shared), variances, shared, sources)
     return Moments(mean, fresh + shared, approximation, covariance)
 
 
@@ -68,13 +75,29 @@ def check_memory(path: str, x: Moments, weight: Float[Tensor, "out inputs"]) -> 
     Raises:
         CovarianceTooLargeError: Naming the layer and what it would take.
     """
-    outputs, inputs = weight.shape
-    rank = inputs if x.covariance is None else inputs + x.covariance.variances.shape[-1]
+    check_columns(f"the {len(weight)} outputs of layer {path or 'of the network'!r}", x, len(weight))
+
+
+def check_columns(what: str, x: Moments, outputs: int) -> None:
+    """Refuses columns that would be too large, before they are made.
+
+    Args:
+        what: The activation that is to have them.
+        x: What a map mixes.
+        outputs: Into how many entries.
+
+    Raises:
+        CovarianceTooLargeError: Saying what they would take.
+    """
+    before, inputs = x.covariance, x.shape[-1]
+    rank = 0 if before is None else before.variances.shape[-1]
+    if before is None or not before.complete:
+        rank += inputs
     examples = x.shape[:-1].numel()
-    needed = examples * outputs * rank * weight.element_size()
+    needed = examples * outputs * rank * x.expectation.element_size()
     if needed > COVARIANCE_BYTES:
         raise CovarianceTooLargeError(
-            f"the covariance of the {outputs} outputs of layer {path or 'of the network'!r} has rank {rank}, and takes "
+            f"the covariance of {what} has rank {rank}, and takes "
             f"{needed / 2**30:.1f} GiB for {examples} examples, more than {COVARIANCE_BYTES / 2**30:.1f}; take at most "
             f"{int(examples * COVARIANCE_BYTES / needed)} examples at a time, or structure='calibrated' or 'diagonal'"
         )

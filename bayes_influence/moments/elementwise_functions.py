@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, update_wrapper
+from functools import cache, partial, update_wrapper
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.moments.gaussian import gauss_hermite
+from bayes_influence.moments.joint import descend
 from bayes_influence.moments.moments import Moments, assign
 from bayes_influence.moments.recomputed import ElementwiseMap, MomentJacobian, recomputed
 from bayes_influence.moments.registry import UnsupportedOperationError, functions_named, rule
@@ -116,8 +117,10 @@ def propagate(function: Callable[..., Tensor], x: Any, *args: Any, inplace: bool
     args = tuple(value for value in args if not isinstance(value, bool))
     moments = _elementwise_map(function, x.approximation.method, args, kwargs)
     mean, variance = recomputed(moments, x.expectation, x.variance)
-    covariance = None if x.covariance is None else x.covariance.scaled(moments.slope(x.expectation, x.variance))
+    find_slope = cache(partial(moments.slope, x.expectation, x.variance))
+    covariance = None if x.covariance is None else x.covariance.scaled(find_slope())
     result = Moments(mean, variance, x.approximation, covariance)
+    descend(result, x, find_slope, affine=x.approximation.method == "first-order")
     return assign(x, result) if inplace else result
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args, no_type_check
+from typing import Any, Literal, get_args, no_type_check
 from weakref import ref
 
 import torch
@@ -23,6 +23,7 @@ from bayes_influence.moments.registry import (
     is_entrywise,
     keeps_covariance,
 )
+from bayes_influence.moments.sources import Covariance, Source, unchecked
 from bayes_influence.torch_internals import register_pytree_node, tree_map
 
 VARIANCE_FLOOR = 1e-12
@@ -95,35 +96,6 @@ class Approximation:
             raise ValueError(f"unknown structure {self.structure!r}; known: {', '.join(STRUCTURES)}")
 
 
-class Covariance(NamedTuple):
-    """What the entries of the last axis have in common: x = m + diag(c) L u + (what is each entry's own).
-
-    u are independent with the variances s, so that Cov(x_a, x_b) = c_a c_b sum_r L_ar s_r L_br for a != b.
-
-    Attributes:
-        columns: L, (..., d, r), or (d, r) where it is the same for all.
-        scale: c, (..., d).
-        variances: s >= 0, (..., r).
-        shared: c_a^2 sum_r L_ar^2 s_r, (..., d): the part of every entry's variance that is not its own.
-    """
-
-    columns: Float[Tensor, "*leading_or_none d r"]
-    scale: Float[Tensor, "*lead d"]
-    variances: Float[Tensor, "*lead r"]
-    shared: Float[Tensor, "*lead d"]
-
-    def scaled(self, factors: Tensor | float) -> Covariance:
-        """That of the entries times factors, which broadcast against them."""
-        return self._replace(scale=self.scale * factors, shared=self.shared * factors**2)
-
-    def with_own_columns(self) -> Covariance:
-        """The same with columns for every example, so that all parts have the leading axes."""
-        if not isinstance(self.scale, Tensor):  # what stands for it in a specification of axes
-            return self
-        lead = self.scale.shape[:-1]
-        return self._replace(columns=self.columns.expand(*lead, *self.columns.shape[-2:]))
-
-
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Moments(Operators):
     """Elementwise expectation and variance of an activation whose entries are treated as independent.
@@ -141,6 +113,7 @@ class Moments(Operators):
         covariance: What the entries of the last axis have in common, where that is followed; None where they count as
             independent.
         relatives: Those that share its entries, where there are any, for operations in place.
+        own: What the entries' own parts are, once a covariance has come to depend on them.
 
     Raises:
         TypeError: If a part is not a tensor.
@@ -152,6 +125,7 @@ class Moments(Operators):
     approximation: Approximation = Approximation()
     covariance: Covariance | None = None
     relatives: list[ref[Moments]] | None = field(default=None, init=False, repr=False)
+    own: Source | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.expectation, Tensor) and isinstance(self.variance, Tensor)):
@@ -182,7 +156,7 @@ class Moments(Operators):
         return Moments
 
     def __reduce__(self) -> tuple[type[Moments], tuple[Any, ...]]:
-        return Moments, (self.expectation, self.variance, Approximation(*self.approximation.options), self.covariance)
+        return Moments, (self.expectation, self.variance, Approximation(*self.approximation.options), self._alone)
 
     def __getattr__(self, name: str) -> Any:
         """Tensor methods, as rules: `x.flatten(1)` is `Tensor.flatten` carried over."""
@@ -190,6 +164,10 @@ class Moments(Operators):
         if not callable(function):
             raise AttributeError(f"Moments has no attribute {name!r}; its parts are .expectation and .variance")
         return partial(_apply, function, self)
+
+    @property
+    def _alone(self) -> Covariance | None:
+        return self.covariance and replace(self.covariance, sources=None)
 
     @property
     def marginal(self) -> Moments:
@@ -283,6 +261,7 @@ def assign(x: Any, result: Moments) -> Moments:
         object.__setattr__(x, name, value.to(x.dtype))
     object.__setattr__(x, "approximation", result.approximation)
     object.__setattr__(x, "covariance", result.covariance)
+    object.__setattr__(x, "own", result.own)
     return x
 
 
@@ -304,17 +283,17 @@ def _is_moments(value: Any) -> bool:
 
 
 def _without_covariance(function: Callable[..., Any]) -> Callable[[Any], Any]:
-    """Takes away the covariance of what comes out of a network, and refuses to within one."""
+    return lambda value: without_covariance(in_words(function), value) if isinstance(value, Moments) else value
 
-    def bare(value: Any) -> Any:
-        if not isinstance(value, Moments) or value.covariance is None:
-            return value
-        inside = not torch.compiler.is_compiling() and module_in_call(sys._getframe(1)) is not None
-        if inside and value.shape[-1] > 1:
-            raise without_covariance_rule(in_words(function), value.approximation)
-        return value.marginal
 
-    return bare
+def without_covariance(what: str, x: Moments) -> Moments:
+    """Takes away the covariance of what comes out of a network; within one, an error that names the operation."""
+    if x.covariance is None:
+        return x
+    inside = not torch.compiler.is_compiling() and module_in_call(sys._getframe(1)) is not None
+    if inside and x.shape[-1] > 1:
+        raise without_covariance_rule(what, x.approximation)
+    return x.marginal
 
 
 def without_covariance_rule(what: str, approximation: Approximation) -> UnsupportedOperationError:
@@ -327,7 +306,9 @@ def without_covariance_rule(what: str, approximation: Approximation) -> Unsuppor
 
 
 def _flatten(moments: Moments) -> tuple[list[Any], Approximation]:
-    covariance = () if moments.covariance is None else moments.covariance.with_own_columns()
+    parts = moments.covariance
+    placeholders = parts is not None and not isinstance(parts.scale, Tensor)  # as in a specification of axes
+    covariance = () if parts is None else (parts if placeholders else parts.with_own_columns()).tensors
     return [moments.expectation, moments.variance, *covariance], moments.approximation
 
 
@@ -338,8 +319,9 @@ def _unflatten(leaves: Iterable[Any], approximation: Approximation) -> Moments:
     object.__setattr__(moments, "expectation", expectation)
     object.__setattr__(moments, "variance", variance)
     object.__setattr__(moments, "approximation", approximation)
-    object.__setattr__(moments, "covariance", Covariance(*covariance) if covariance else None)
+    object.__setattr__(moments, "covariance", unchecked(covariance) if covariance else None)
     object.__setattr__(moments, "relatives", None)
+    object.__setattr__(moments, "own", None)
     return moments
 
 

@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayes_influence.moments.arithmetic import check_fixed
-from bayes_influence.moments.moments import Moments
+from bayes_influence.moments.covariance import check_columns
+from bayes_influence.moments.joint import descend, linearised, own_variance
+from bayes_influence.moments.moments import Moments, without_covariance_rule
 from bayes_influence.moments.registry import UnsupportedOperationError, rule
 
 
@@ -42,10 +44,11 @@ def batch_norm(
     mean = F.batch_norm(input.expectation, running_mean, running_var, weight, bias, False, momentum, eps)
     scale = _per_channel((running_var + eps).rsqrt() * (1.0 if weight is None else weight), input.ndim)
     covariance = input.covariance and input.covariance.scaled(scale)
-    return Moments(mean, input.variance * scale.square(), input.approximation, covariance)
+    result = Moments(mean, input.variance * scale.square(), input.approximation, covariance)
+    return descend(result, input, lambda: scale)
 
 
-@rule(F.layer_norm)
+@rule(F.layer_norm, covariant=True)
 def layer_norm(
     input: Any,
     normalized_shape: Sequence[int],
@@ -60,8 +63,16 @@ def layer_norm(
 
     By another method than first order, s^2 is its expectation, var m + (1 - 1/D) mean v + eps for independent entries:
     what varies makes the spread wider by which all entries are divided.
+
+    Where covariances are followed and one axis is normalised, they go through the Jacobian and count in the expected
+    spread: var m + mean v - Var(mean x) + eps.
+
+    Raises:
+        UnsupportedOperationError: If a covariance is followed and more than one axis is normalised.
     """
     check_fixed("layer_norm", weight=weight, bias=bias)
+    if input.approximation.covariant and (len(normalized_shape) == 1 or input.covariance is not None):
+        return _covariant_layer_norm(input, normalized_shape, weight, bias, eps)
     dims = tuple(range(-len(normalized_shape), 0))
     function = partial(F.layer_norm, normalized_shape=normalized_shape, eps=eps)
     return _affine(function, input, _standardised(input, dims, eps), weight, bias)
@@ -116,6 +127,40 @@ def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, ep
     )
     function = partial(F.rms_norm, normalized_shape=normalized_shape, eps=eps)
     return _affine(function, input, result, weight)
+
+
+def _covariant_layer_norm(
+    x: Moments, normalized_shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Moments:
+    if len(normalized_shape) > 1:
+        raise without_covariance_rule("layer_norm over several axes", x.approximation)
+    check_columns("a layer norm's outputs", x, x.shape[-1])
+    count, gamma = x.shape[-1], 1.0 if weight is None else weight
+    spread, centre = torch.var_mean(x.expectation, -1, correction=0, keepdim=True)
+    squared_scale = spread + eps
+    if x.approximation.method != "first-order":
+        squared_scale = squared_scale + x.variance.mean(-1, keepdim=True) - _variance_of_mean(x)
+    h = (x.expectation - centre) * squared_scale.rsqrt()
+    factor = (gamma * squared_scale.rsqrt()).unsqueeze(-1)
+
+    def jacobian(columns: Tensor) -> Tensor:
+        along = (h.unsqueeze(-1) * columns).mean(-2, keepdim=True)
+        return factor * (columns - columns.mean(-2, keepdim=True) - h.unsqueeze(-1) * along)
+
+    if x.approximation.method == "first-order":
+        mean = F.layer_norm(x.expectation, (count,), weight, bias, eps)
+    else:
+        mean = h * gamma if bias is None else h * gamma + bias
+    return linearised(x, mean, jacobian)
+
+
+def _variance_of_mean(x: Moments) -> Float[Tensor, "*lead 1"]:
+    """That of the mean over the last axis."""
+    variance = own_variance(x).mean(-1, keepdim=True) / x.shape[-1]
+    if x.covariance is None:
+        return variance
+    sums = (x.covariance.columns * x.covariance.scale.unsqueeze(-1)).mean(-2)
+    return variance + (sums.square() * x.covariance.variances).sum(-1, keepdim=True)
 
 
 def _in_groups(x: Moments, num_groups: int, eps: float) -> Moments:

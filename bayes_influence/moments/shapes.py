@@ -11,8 +11,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bayes_influence.moments.arithmetic import mean_of, shared_approximation
-from bayes_influence.moments.moments import Covariance, Moments, same_storage, without_covariance_rule
+from bayes_influence.moments.joint import at_leading, descend
+from bayes_influence.moments.moments import Moments, same_storage, without_covariance, without_covariance_rule
 from bayes_influence.moments.registry import UnsupportedOperationError, functions_named, rule
+from bayes_influence.moments.sources import Covariance
 
 MOVING = (
     "broadcast_to",
@@ -61,6 +63,9 @@ CONVERTING = ("clone", "contiguous", "cpu", "cuda", "detach", "double", "float",
 RESHAPING = ("flatten", "ravel", "reshape", "view")
 """Those that do where the shape stays."""
 
+KEEPING = ("clone", "contiguous", *RESHAPING)
+"""Those after which the own parts of entries are what they were."""
+
 COPYING = (
     "channel_shuffle",
     "clone",
@@ -82,6 +87,8 @@ def _moved(function: Callable[..., Any], copies: bool, x: Any, *args: Any, **kwa
     parts = [(mean, variance)] if isinstance(mean, Tensor) else list(zip(mean, variance, strict=True))
     covariance = _kept(function, x, parts[0][0].shape, args, kwargs)
     moved = tuple(Moments(m, v, x.approximation, covariance) for m, v in parts)
+    if moved[0].shape == x.shape and function.__name__ in KEEPING:
+        descend(moved[0], x, lambda: 1.0)
     if not copies:
         same_storage(x, *moved)
     return moved[0] if isinstance(mean, Tensor) else moved
@@ -94,7 +101,10 @@ def _kept(
     if x.covariance is None:
         return None
     if function.__name__ in CONVERTING:
-        return Covariance(*(function(part, *args, **kwargs) for part in x.covariance))
+        columns, scale, variances, shared = (function(part, *args, **kwargs) for part in x.covariance.tensors)
+        keeps = function.__name__ in KEEPING
+        sources = x.covariance.sources if keeps else None
+        return Covariance(columns, scale, variances, shared, sources, x.covariance.complete)
     if shape != x.shape:
         raise without_covariance_rule(f"{function.__name__} to another shape", x.approximation)
     return x.covariance
@@ -107,7 +117,7 @@ for _name in MOVING:
         )
 
 
-@rule(Tensor.__getitem__, entrywise=True)
+@rule(Tensor.__getitem__, entrywise=True, covariant=True)
 def index(x: Any, position: Any) -> Moments:
     """The entries at a fixed position, with their variances.
 
@@ -116,7 +126,10 @@ def index(x: Any, position: Any) -> Moments:
     """
     if any(isinstance(part, Moments) for part in (position if isinstance(position, tuple) else (position,))):
         raise UnsupportedOperationError("Moments cannot be an index; an index must be fixed numbers")
-    result = Moments(x.expectation[position], x.variance[position], x.approximation)
+    covariance = None if x.covariance is None else at_leading(x, position)
+    if covariance is None:
+        x = without_covariance("an index that may reach the last axis", x)
+    result = Moments(x.expectation[position], x.variance[position], x.approximation, covariance)
     same_storage(x, result)
     return result
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bayes_influence.moments.moments import Moments
+
 UNFOLDED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 """What is unfolded, by exact type."""
 
@@ -62,7 +64,10 @@ class UnfoldedAttention(nn.Module):
             query, key, value = (each.unsqueeze(0) for each in (query, key, value))
         elif not self.batch_first:
             query, key, value = (each.transpose(0, 1) for each in (query, key, value))
-        q, k, v = self._heads(self.q_proj(query)), self._heads(self.k_proj(key)), self._heads(self.v_proj(value))
+        q, k, v = (
+            self._heads(_independent(project(x)))
+            for project, x in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        )
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         for mask in self._masks(attn_mask, key_padding_mask, batched, scores):
             scores = scores + mask
@@ -168,6 +173,11 @@ def can_unfold(layer: Any) -> bool:
     """Whether an attention has nothing but its projections: no key and value that are always there."""
     plain = type(layer) is nn.MultiheadAttention and layer.bias_k is None and not layer.add_zero_attn
     return plain and "forward" not in vars(layer)
+
+
+def _independent(x: Any) -> Any:
+    """Without the covariance that moments may have: within an attention entries count as independent."""
+    return x.marginal if isinstance(x, Moments) else x
 
 
 def _linear(weight: Tensor, bias: Tensor | None, requires_grad: bool) -> nn.Linear:

@@ -15,9 +15,8 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.reading import checksum
 from bayes_influence.data.tables import Rows
 from bayes_influence.experiments.attribution.new_rows import check_predictable, read_new_rows, without_targets
-from bayes_influence.experiments.attribution.pictures import influence_figure, is_pictured
-from bayes_influence.experiments.attribution.ranking import LOSS, Units, described_tests, ranked
-from bayes_influence.experiments.store.drawings import Drawing
+from bayes_influence.experiments.attribution.pictures import drawn, is_pictured
+from bayes_influence.experiments.attribution.ranking import LOSS, Units, described_tests, ranked, with_files
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.settings import Settings
@@ -123,7 +122,8 @@ class RunInfluence:
         folder: Where everything is stored.
         scores: All pairs.
         ranking: One row per test example, kind and rank: test (its position in the test part, or its row in a file),
-            test_id, test_target, predicted_target, test_loss, kind, rank, train_id, train_target, removal.
+            test_id, test_target, predicted_target, test_loss, kind, rank, train_id, train_target, removal; of images
+            in a folder test_file and train_file, too.
         measured: What influence is on, in words.
         pictures: Names of the pictures in the folder, one per test image.
         polished: What the polish changed of the loss and its gradient, in a sentence; empty where there was none.
@@ -187,7 +187,7 @@ def influence_of_run(
     tests = described_tests(objective, chosen, asked.positions, units)
     tests = tests if asked.has_targets else without_targets(tests, of_loss=asked.measurement is None)
     parts = [ranked(scores, split.train, test, request.top, units) for test in tests]
-    ranking = pd.concat(parts, ignore_index=True)
+    ranking = with_files(pd.concat(parts, ignore_index=True), files_of(config))
     folder.write_table("influence", ranking)
     if find_spec("pyarrow"):
         folder.write_file("influence.parquet", ranking.to_parquet(index=False))
@@ -195,9 +195,7 @@ def influence_of_run(
     if is_pictured(split.train) and is_pictured(chosen):
         for test, rows in ranking.groupby("test", sort=False):
             pictures.append(f"test-{test}")
-            train = split.train.at(rows["train_id"].drop_duplicates().tolist())
-            drawing = Drawing(influence_figure, (rows, train, chosen.at(int(rows["test_id"].iloc[0])), asked.words))
-            save_figure(drawing, folder, pictures[-1])
+            save_figure(drawn(rows, split.train, chosen, asked.words), folder, pictures[-1])
     return RunInfluence(folder.path, scores, ranking, asked.words, tuple(pictures), polished)
 
 
@@ -223,6 +221,11 @@ def _asked(
     check_predictable(objective, rows.data)
     measurement, words = rows.measured(request.measurement)
     return _Asked(rows.data, rows.data.ids, rows.has_targets, measurement, words)
+
+
+def files_of(config: dict[str, Any]) -> tuple[str, ...] | None:
+    """The file of every example of a run by its id, where examples are in files of their own; else None."""
+    return TrainRun.from_config(config).known().files
 
 
 def units_of(config: dict[str, Any]) -> tuple[Units | None, tuple[str, ...]]:

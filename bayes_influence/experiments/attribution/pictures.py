@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from bayes_influence.data.catalogue import picture
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.experiments.attribution.ranking import LOSS, heading
+from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.influence.shown import KINDS, draw_picture
 
 A_LINE = 10
@@ -23,6 +24,25 @@ A_LINE = 10
 def is_pictured(data: Dataset) -> bool:
     """Whether examples can be shown as images."""
     return picture(data, int(data.ids[0])) is not None
+
+
+def drawn(rows: pd.DataFrame, train: Dataset, test: Dataset, measured: str) -> Drawing:
+    """The figure of one test image, kept with all that it is drawn of.
+
+    Args:
+        rows: Of this test example, see `influence_figure`.
+        train: All training examples.
+        test: All test examples.
+        measured: What influence is on.
+    """
+    named = train.at(rows["train_id"].drop_duplicates().tolist())
+    return Drawing(influence_figure, (rows, _held(named), _held(test.at(int(rows["test_id"].iloc[0]))), measured))
+
+
+def _held(data: Dataset) -> Dataset:
+    """The examples in memory, also those that are read when needed."""
+    batch = data.batch()
+    return Dataset(batch.inputs, batch.targets, data.ids, data.name, class_names=data.class_names)
 
 
 def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset, measured: str = LOSS) -> Figure:

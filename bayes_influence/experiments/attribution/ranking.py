@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
 import pandas as pd
 import torch
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from bayes_influence.data.appearance import class_name
+from bayes_influence.data.appearance import class_name, short_name
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.scores import InfluenceScores
 from bayes_influence.influence.shown import KINDS
@@ -32,7 +34,7 @@ def heading(kind: str, measured: str) -> str:
     """What an end of a ranking is called: of a loss helpful or harmful, else what the example does to it."""
     if measured == LOSS:
         return f"most {kind}"
-    return f"holds the {measured.partition(' (')[0]} {'down' if kind == 'helpful' else 'up'}"
+    return f"holds the {measured.split(' (')[0]} {'down' if kind == 'helpful' else 'up'}"
 
 
 def described_tests(
@@ -94,6 +96,34 @@ def ranked(
     return pd.concat(frames, ignore_index=True)
 
 
+def with_files(table: pd.DataFrame, files: Sequence[str] | None) -> pd.DataFrame:
+    """A table with the file of every test and training example in a column beside its id, where they are in files.
+
+    Args:
+        table: With a column `test_id`, `train_id` or both.
+        files: The file of every id; None where there are none.
+    """
+    found = table.copy()
+    if files is None:
+        return found
+    for part in ("test", "train"):
+        if f"{part}_id" in found:
+            place = list(found.columns).index(f"{part}_id") + 1
+            found.insert(place, f"{part}_file", [files[one] for one in found[f"{part}_id"]])
+    return found
+
+
+def named(row: Any, part: str = "train") -> str:
+    """An example of a table's row by its id, with its file if it has one.
+
+    Args:
+        row: A row as `itertuples` has it.
+        part: "test" or "train".
+    """
+    file = getattr(row, f"{part}_file", None)
+    return f"{getattr(row, f'{part}_id')}{'' if file is None else ' ' + escape(short_name(file))}"
+
+
 def predicted_targets(task: str, outputs: Tensor, count: int) -> Tensor:
     """What outputs predict, as targets are: classes, labels of 0 and 1, or real numbers without the noise beside them.
 
@@ -130,40 +160,43 @@ def target_name(data: Dataset, target: Tensor, units: Units | None = None) -> st
     return class_name(data, int(target))
 
 
-def printed_rankings(ranking: pd.DataFrame, measured: str = LOSS) -> list[Table]:
+def printed_rankings(ranking: pd.DataFrame, measured: str = LOSS, *, new: bool = False) -> list[Table]:
     """The ranking as it is printed: a table per test example, or of more than `TABLES` one with a row for each.
 
     Args:
         ranking: See `RunInfluence.ranking`.
         measured: What influence is on.
+        new: Whether test examples are the rows of a file.
     """
     tests = [rows for _, rows in ranking.groupby("test", sort=False)]
     if len(tests) <= TABLES:
-        return [_table_of_one(rows, measured) for rows in tests]
+        return [_table_of_one(rows, measured, new) for rows in tests]
     left_out = "" if ranking["rank"].max() <= NAMED else f", the first {NAMED}; all that are ranked are in the files"
     table = Table(
-        title=f"{len(tests)} test examples",
+        title=f"{len(tests)} {'new rows' if new else 'test examples'}",
         caption=f"training examples by id, and the predicted change of the {measured} when one is left out{left_out}",
     )
-    for name in ("test", "target", "predicted", "loss"):
+    lost = ranking["test_loss"].isna().all()
+    for name in ("row" if new else "test", "target", "predicted", *(["loss"] * (not lost))):
         table.add_column(name, justify="right")
     for kind, (_, sign) in KINDS.items():
         table.add_column(f"{sign} {heading(kind, measured)}")
     for rows in tests:
         test = rows.iloc[0]
         ends = [rows[(rows["kind"] == kind) & (rows["rank"] <= NAMED)].itertuples() for kind in KINDS]
-        named = [", ".join(f"{one.train_id} ({one.removal:+.1e})" for one in end) for end in ends]
-        about = test["test"], test["test_target"], test["predicted_target"], _loss_of(test)
-        table.add_row(*map(str, about), *named)
+        first = [", ".join(f"{one.train_id} ({one.removal:+.1e})" for one in end) for end in ends]
+        about = [str(test["test"]), escape(test["test_target"]), escape(test["predicted_target"])]
+        table.add_row(*about, *([] if lost else [_loss_of(test)]), *first)
     return [table]
 
 
-def _table_of_one(rows: pd.DataFrame, measured: str) -> Table:
+def _table_of_one(rows: pd.DataFrame, measured: str, new: bool) -> Table:
     """The ranking for one test example."""
     test = rows.iloc[0]
+    which = f"row {test['test']}" if new else f"test {test['test']} (id {named(test, 'test')})"
     table = Table(
-        title=f"test {test['test']} (id {test['test_id']}): {test['test_target']}, predicted "
-        f"{test['predicted_target']}, {'loss ' * pd.notna(test['test_loss'])}{_loss_of(test)}".rstrip(", "),
+        title=f"{which}: {escape(test['test_target'])}, predicted "
+        f"{escape(test['predicted_target'])}, {'loss ' * pd.notna(test['test_loss'])}{_loss_of(test)}".rstrip(", "),
         caption=f"removal: predicted change of the {measured} when the training example is left out",
     )
     table.add_column("rank", justify="right")
@@ -179,7 +212,7 @@ def _table_of_one(rows: pd.DataFrame, measured: str) -> Table:
 
 def _cells(row: Any) -> tuple[str, str, str]:
     """A training example's id, target and effect in print."""
-    return str(row.train_id), str(row.train_target), f"{row.removal:+.3e}"
+    return named(row), escape(str(row.train_target)), f"{row.removal:+.3e}"
 
 
 def _loss_of(test: pd.Series) -> str:

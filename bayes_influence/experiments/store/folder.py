@@ -159,7 +159,7 @@ class StudyFolder:
             listed = "; ".join(f"{key} is {old} there and {new} here" for key, old, new in apart)
             raise ValueError(
                 f"the study folder {self.path} belongs to another configuration: {listed}. "
-                "Choose another folder, or the same configuration to continue"
+                "Choose another folder (--out on the command line), or the same configuration to continue"
             )
 
     def _sweep(self) -> None:

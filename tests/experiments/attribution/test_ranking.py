@@ -127,3 +127,17 @@ def test_another_measurement_is_called_by_its_name(objective, scores):
     in_units = "prediction (in standard deviations of the target)"
     assert heading("helpful", in_units) == "holds the prediction down"
     assert table.caption == "removal: predicted change of the margin when the training example is left out"
+
+
+def test_new_rows_are_called_rows_and_have_no_loss_where_they_have_no_target(objective, scores):
+    described = described_tests(objective, TEST, torch.tensor([0, 1]))
+    untold = [test | {"test_loss": float("nan"), "test": number} for number, test in enumerate(described * 2)]
+    found = pd.concat([ranked(scores, TRAIN, test, 1) for test in untold])
+    (table,) = printed_rankings(found, "prediction (in standard deviations)", new=True)
+    assert table.title == "4 new rows"
+    assert [str(column.header) for column in table.columns] == [
+        *("row", "target", "predicted", "▲ holds prediction down", "▼ holds prediction up")
+    ]
+    assert "change of the prediction (in standard deviations) when" in table.caption
+    (alone,) = printed_rankings(found[found["test"] == 1], new=True)
+    assert alone.title == "row 1: cat, predicted dog"

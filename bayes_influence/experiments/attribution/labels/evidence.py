@@ -11,8 +11,8 @@ from torch import Tensor
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
 
-TESTS = 100
-"""Examples whose scores are computed at a time, so that memory is that many rows of scores."""
+SCORES = 2**25
+"""Scores that are computed at a time: 256 MB in double precision. Each time where the network stands is judged anew."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,9 @@ def label_evidence(
             influential of all.
     """
     found = LabelEvidence([], [], [])
-    for start in range(0, len(ids), TESTS):
-        part = slice(start, start + TESTS)
+    tests = max(1, SCORES // len(data))
+    for start in range(0, len(ids), tests):
+        part = slice(start, start + tests)
         asked = data.at(ids[part])
         as_labelled = influence.on_loss(asked).removal
         as_proposed = influence.on_loss(with_targets(asked, proposed[part])).removal
@@ -74,6 +75,10 @@ def with_targets(data: Dataset, targets: Tensor) -> Dataset:
 
 def _strongest(removal: Float[Tensor, " n"], ids: Tensor, others: Tensor, count: int) -> list[int]:
     """Ids with the largest positive effects."""
+    if count == 0:
+        return []
     effects = torch.where(others, removal, 0.0)
-    order = effects.argsort(descending=True, stable=True)[:count]
-    return [int(ids[place]) for place in order.tolist() if effects[place] > 0]
+    least = effects.topk(min(count, len(effects))).values[-1]  # to sort all of them takes far longer
+    strong = ((effects >= least) & (effects > 0)).nonzero()[:, 0]
+    order = effects[strong].argsort(descending=True, stable=True)[:count]
+    return [int(ids[place]) for place in strong[order].tolist()]

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from bayes_influence.data.own_images import OwnImages
 from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.experiments.attribution.labels.of_examples import search_labels
 from bayes_influence.experiments.attribution.labels.result import LabelIssues
 from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings
 from bayes_influence.experiments.store.folder import StudyFolder
+
+LISTING = ("level", "listed", "evidence")
+"""Settings that say what is listed of a search, and change no network that is trained without a part of the rows."""
 
 RANKING = "labels"
 """Name of the ranking's files."""
@@ -38,7 +40,8 @@ def find_in_data(
 
     Args:
         data: Data and network.
-        out: The result folder; created, or written anew if it holds the same search.
+        out: The result folder; created, or written anew if it holds a search with the same networks, whose held-out
+            predictions are then taken: another level or length of the list needs no training of theirs.
         settings: What is done.
         progress: Whether to show a progress bar.
 
@@ -47,7 +50,8 @@ def find_in_data(
     """
     settings = settings or LabelSettings()
     examples = data.examples()
-    folder = StudyFolder(out, {"study": "labels", **data.to_config(), "settings": settings.to_config()})
+    trained = {name: value for name, value in settings.to_config().items() if name not in LISTING}
+    folder = StudyFolder(out, {"study": "labels", **data.to_config(), "settings": trained})
     known = data.known()
     table = known if isinstance(known, OwnTable) else None
     shape, outputs = tuple(examples.example.inputs.shape[1:]), data.n_outputs(examples)
@@ -59,7 +63,8 @@ def find_in_data(
         settings,
         frame=None if table is None else table.frame,
         target=None if table is None else table.form.target[0],
-        files=[str(path) for path in known.paths] if isinstance(known, OwnImages) else None,
+        files=known.files,
+        folder=folder,
         progress=progress,
     )
     with folder.writing():

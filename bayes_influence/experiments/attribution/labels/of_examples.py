@@ -21,6 +21,7 @@ from bayes_influence.data.standardisation import standardise
 from bayes_influence.evaluation.intervals import mean_interval
 from bayes_influence.evaluation.label_noise import LabelNoise, label_noise
 from bayes_influence.experiments.attribution.labels.evidence import LabelEvidence, label_evidence
+from bayes_influence.experiments.attribution.labels.kept import Predicted, kept_predictions
 from bayes_influence.experiments.attribution.labels.looks import looks_of
 from bayes_influence.experiments.attribution.labels.result import LabelIssues
 from bayes_influence.experiments.attribution.labels.settings import (
@@ -34,6 +35,7 @@ from bayes_influence.experiments.attribution.labels.settings import (
     in_minibatches,
     strengths,
 )
+from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.influence.influence import Influence
 from bayes_influence.models.mlp import MLP
 from bayes_influence.training.cross_validation import (
@@ -146,6 +148,7 @@ def search_labels(
     frame: pd.DataFrame | None = None,
     target: str | None = None,
     files: Sequence[str] | None = None,
+    folder: StudyFolder | None = None,
     progress: bool = False,
 ) -> LabelIssues:
     """The way of the data through the search, see `find_mislabelled`.
@@ -159,6 +162,7 @@ def search_labels(
         frame: The table that the examples are rows of, as it was read.
         target: Its column with the labels.
         files: Of images: the file of every id.
+        folder: Where the held-out predictions are kept; nowhere when not given.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -171,12 +175,17 @@ def search_labels(
             f"({len(data)},), got {data.targets.dtype} of shape {tuple(data.targets.shape)}"
         )
     data.check_classes()
-    tried = held_out_predictions(
-        schemes, make_network, data, settings.seeds, schedule, folds=settings.folds, progress=progress
-    )
-    fits = [_mean_log_probability(one, data) for one in tried]
-    best = fits.index(max(fits))
-    gains = gains_of_longer_training(tried[best], schemes[best], make_network, data, settings.seeds[0], schedule)
+
+    def predicted() -> Predicted:
+        tried = held_out_predictions(
+            schemes, make_network, data, settings.seeds, schedule, folds=settings.folds, progress=progress
+        )
+        best = _best(tried, data)
+        gains = gains_of_longer_training(tried[best], schemes[best], make_network, data, settings.seeds[0], schedule)
+        return Predicted(tried, gains)
+
+    found = kept_predictions(folder, predicted)
+    tried, best = found.tried, _best(found.tried, data)
     noise = label_noise(tried[best].probabilities, data.targets.cpu())
     order = noise.wrong.argsort(descending=True, stable=True)
     listed = order[: min(max(settings.listed, int(noise.flagged(settings.level).sum())), SHOWN_MOST, len(order))]
@@ -195,7 +204,7 @@ def search_labels(
         level=settings.level,
         noise_rate=noise.rate,
         scheme=schemes[best].name,
-        longer=mean_interval(gains.numpy()),
+        longer=mean_interval(found.gains.numpy()),
         agreement=float((tried[best].probabilities.argmax(dim=1) == data.targets.cpu()).double().mean()),
         class_names=every_class_name(data),
         looks=looks,
@@ -205,10 +214,11 @@ def search_labels(
     )
 
 
-def _mean_log_probability(found: HeldOut, data: Dataset) -> float:
-    """Of the labels as they are, held out: what a scheme is chosen by."""
-    own = found.probabilities.gather(1, data.targets.cpu()[:, None])
-    return float(own.clamp(min=torch.finfo().tiny).log().mean())
+def _best(tried: list[HeldOut], data: Dataset) -> int:
+    """Which scheme's networks give the labels as they are, held out, the highest mean log probability."""
+    labels = data.targets.cpu()[:, None]
+    fits = [float(one.probabilities.gather(1, labels).clamp(min=torch.finfo().tiny).log().mean()) for one in tried]
+    return fits.index(max(fits))
 
 
 def _influence(

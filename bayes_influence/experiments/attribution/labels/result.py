@@ -11,7 +11,7 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
-from bayes_influence.data.appearance import Appearance
+from bayes_influence.data.appearance import Appearance, short_name
 from bayes_influence.data.files import checked_place, write_whole
 from bayes_influence.evaluation.intervals import Interval
 from bayes_influence.experiments.attribution.labels.page import page_of
@@ -150,12 +150,14 @@ def printed_issues(issues: LabelIssues, count: int = PRINTED) -> Table:
     """
     table = Table(title=f"{escape(issues.name)}: labels that are likely to be wrong")
     columns = ("row", "label", "proposed", "wrong", "false discovery rate", "loss", "margin", "epistemic")
-    for column in (*columns, "self-influence", "for", "against", ""):
-        textual = column in ("label", "proposed", "for", "against", "")
+    files = ("file",) if "file" in issues.ranked else ()
+    for column in (columns[0], *files, *columns[1:], "self-influence", "for", "against", ""):
+        textual = column in ("file", "label", "proposed", "for", "against", "")
         table.add_column(column, justify="left" if textual else "right")
     numbers = ("wrong", "false_discovery_rate", "loss", "margin", "epistemic", "self_influence")
     for row in issues.ranked.head(count).to_dict("records"):
         words = [escape(str(row[name])) for name in ("row", "label", "proposed")]
+        words[1:1] = [escape(short_name(row[name])) for name in files]
         evidence = (row["supporting"], row["opposing"], "flagged" if row["flagged"] else "")
         table.add_row(*words, *(f"{row[name]:.3g}" for name in numbers), *evidence)
     return table

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.markup import escape
 from rich.table import Table
 
+from bayes_influence.experiments.attribution.ranking import named
 from bayes_influence.experiments.attribution.why.question import Question
 
 
@@ -26,12 +28,13 @@ class Explanation:
             class or the predicted number; "epistemic", "aleatoric", uncertainties; kind: "for" what holds
             the prediction, or the certainty, up, so that removing it raises the loss or the uncertainty, "against" the
             opposite; of a number "up" what holds it up, so that removing it lowers the number, "down" the opposite;
-            train_id, train_target, removal.
+            train_id, train_target, removal. Of images in a folder both tables have test_file and train_file, too.
         removed: Per test example what removing the rows of `removed_ids` together does, estimated (the sum of their
             effects) and retrained. Of classes these are the first for the prediction, the change is that of the
             predicted class's loss, and the predicted class and its probability then are given; of numbers the first of
             either kind, the change of the number, and number and deviation then.
         verdict: How far estimates can be trusted, from retraining without a few examples.
+        pictures: Names of the pictures in the folder, one per test image.
     """
 
     folder: Path
@@ -40,6 +43,7 @@ class Explanation:
     evidence: pd.DataFrame
     removed: pd.DataFrame
     verdict: str
+    pictures: tuple[str, ...] = ()
 
 
 def printed_explanation(found: Explanation) -> list[Table]:
@@ -67,7 +71,7 @@ def printed_explanation(found: Explanation) -> list[Table]:
 
 
 def _cell(row: Any) -> str:
-    return f"{row.train_id} ({row.train_target}): {row.removal:+.2e}"
+    return f"{named(row)} ({escape(str(row.train_target))}): {row.removal:+.2e}"
 
 
 def removal_sentences(found: Explanation) -> list[str]:

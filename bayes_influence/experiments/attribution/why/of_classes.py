@@ -8,10 +8,12 @@ from functools import cached_property
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from rich.markup import escape
 from torch import Tensor
 
 from bayes_influence.data.appearance import class_name
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.experiments.attribution.ranking import named
 from bayes_influence.experiments.attribution.why.asked import AskedRun
 from bayes_influence.experiments.attribution.why.question import FOR_AND_AGAINST, Effects, Question
 from bayes_influence.influence.influence import Influence
@@ -90,8 +92,9 @@ class OfClasses(Question):
     def title(self, described: pd.DataFrame) -> str:
         """Label, predicted class and uncertainties."""
         test = described.iloc[0]
+        label, predicted = escape(test["label"]), escape(test["predicted"])
         return (
-            f"test {test['test']} (id {test['test_id']}): {test['label']}, predicted {test['predicted']} with "
+            f"test {test['test']} (id {named(test, 'test')}): {label}, predicted {predicted} with "
             f"probability {test['probability']:.3g}; uncertainty epistemic {test['epistemic']:.2g}, aleatoric "
             f"{test['aleatoric']:.2g}"
         )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import log
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from bayes_influence.data.dataset import Split
 from bayes_influence.evaluation.agreement import MIN_POINTS
-from bayes_influence.experiments.attribution.of_run import InfluenceRequest, units_of
+from bayes_influence.experiments.attribution.of_run import InfluenceRequest, files_of, units_of
+from bayes_influence.experiments.attribution.pictures import drawn, is_pictured
+from bayes_influence.experiments.attribution.ranking import with_files
 from bayes_influence.experiments.attribution.why.asked import DAMPING, REFIT, asked_of_run
 from bayes_influence.experiments.attribution.why.explanation import Explanation
 from bayes_influence.experiments.attribution.why.of_classes import OfClasses
@@ -16,6 +21,7 @@ from bayes_influence.experiments.attribution.why.of_numbers import OfNumbers
 from bayes_influence.experiments.attribution.why.question import Question
 from bayes_influence.experiments.audit.of_networks import audit
 from bayes_influence.experiments.audit.settings import AuditSettings
+from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.run import load_run
 from bayes_influence.experiments.training.settings import TrainRun
@@ -37,9 +43,11 @@ def explain_run(
     A regularised last layer is brought to its minimum first, where estimate and retraining mean the same, and takes a
     damping of `DAMPING` when none is asked for; other networks are explained as training left them.
 
+    Writes tables, the verdict, and of images a picture per test example.
+
     Args:
         run: Folder of the run.
-        out: The result folder.
+        out: The result folder; created, or written anew if it holds the same question with another `top`.
         request: Which test examples; `top` is the number of rows named of each kind, and removed together.
         removals: Training examples without which estimates are held against retraining.
         data_folder: Where image sets are kept.
@@ -64,7 +72,9 @@ def explain_run(
     objective, _ = request.standing(objective, split.train, progress=progress)
     question = _question(objective, split, request, config)
     asked = question.asked
-    said = {name: value for name, value in request.to_config().items() if name not in ("test_ids", "on", "tests")}
+    # How many rows are named can be asked anew.
+    passed = ("test_ids", "on", "tests", "top")
+    said = {name: value for name, value in request.to_config().items() if name not in passed}
     folder = StudyFolder(
         out, {"study": "why", "run": config, **said, "tests": asked.tests.ids.tolist(), "removals": removals}
     )
@@ -75,15 +85,38 @@ def explain_run(
     found = audit(asked.network, asked.train, asked.tests, settings, progress=False)
     retrained = "the last layer" if asked.exact else "the selected parameters"
     verdict = f"Of rows removed one at a time, {retrained} retrained: {found.verdict.sentence}"
+    files = files_of(config)
     tables = {
-        "why": question.evidence(effects),
-        "predictions": question.described(),
+        "why": with_files(question.evidence(effects), files),
+        "predictions": with_files(question.described(), files),
         "removed": question.removed(effects),
     }
     folder.write_file("verdict.txt", f"{verdict}\n".encode())
     for name, table in tables.items():
         folder.write_table(name, table)
-    return Explanation(folder.path, question, tables["predictions"], tables["why"], tables["removed"], verdict)
+    pictures = _drawn(folder, tables["predictions"], tables["why"], split) if isinstance(question, OfClasses) else ()
+    return Explanation(
+        folder.path, question, tables["predictions"], tables["why"], tables["removed"], verdict, pictures
+    )
+
+
+def _drawn(folder: StudyFolder, predictions: pd.DataFrame, evidence: pd.DataFrame, split: Split) -> tuple[str, ...]:
+    """Draws every test image with the training images for and against its class; the names of the files."""
+    if not (is_pictured(split.train) and is_pictured(split.test)):
+        return ()
+    names, words = [], "loss of the predicted class"
+    rows = evidence[evidence["measurement"] == "prediction"]
+    for test in predictions.to_dict("records"):
+        own = rows[rows["test"] == test["test"]].replace({"kind": {"for": "helpful", "against": "harmful"}})
+        told = {
+            "test_id": test["test_id"],
+            "test_target": test["label"],
+            "predicted_target": test["predicted"],
+            "test_loss": -log(test["probability"]),
+        }
+        names.append(f"test-{test['test']}")
+        save_figure(drawn(own.assign(**told), split.train, split.test, words), folder, names[-1])
+    return tuple(names)
 
 
 def _question(objective: Objective, split: Split, request: InfluenceRequest, config: dict[str, Any]) -> Question:
