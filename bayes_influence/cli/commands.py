@@ -317,7 +317,7 @@ def influence(
             refuse_data_folder(data_of_run(run))
         where: dict[str, Any] = {"data_folder": data_folder, "device": given_or_none("device", device)}
         found = influence_of_run(run, out or run.with_name(named), request, **where)
-    for table in printed_rankings(found.ranking, found.measured):
+    for table in printed_rankings(found.ranking, found.measured, new=on is not None):
         print_wide(table)
     if found.polished:
         say(f"Note: {found.polished}.")
