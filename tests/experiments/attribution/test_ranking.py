@@ -136,7 +136,7 @@ def test_new_rows_are_called_rows_and_have_no_loss_where_they_have_no_target(obj
     (table,) = printed_rankings(found, "prediction (in standard deviations)", new=True)
     assert table.title == "4 new rows"
     assert [str(column.header) for column in table.columns] == [
-        *("row", "target", "predicted", "▲ holds prediction down", "▼ holds prediction up")
+        *("row", "target", "predicted", "▲ holds the prediction down", "▼ holds the prediction up")
     ]
     assert "change of the prediction (in standard deviations) when" in table.caption
     (alone,) = printed_rankings(found[found["test"] == 1], new=True)
