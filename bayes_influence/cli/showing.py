@@ -59,6 +59,7 @@ def merge(
     with clear_errors():
         merged = merge_studies(into, parts)
     say(
-        f"{len(merged.taken)} cells taken into {into}, {len(merged.there)} were there. The parts' own command, with "
-        f"--out {into}, goes on with them and draws the figures."
+        f"{len(merged.taken)} cells taken into {into}, {len(merged.there)} were there; it has "
+        f"{', '.join(merged.keys)}. The study's command with options that cover all of them, --repeats say, and "
+        f"--out {into} goes on with them."
     )

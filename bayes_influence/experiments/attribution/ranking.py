@@ -34,7 +34,7 @@ def heading(kind: str, measured: str) -> str:
     """What an end of a ranking is called: of a loss helpful or harmful, else what the example does to it."""
     if measured == LOSS:
         return f"most {kind}"
-    return f"holds {measured.split(' (')[0]} {'down' if kind == 'helpful' else 'up'}"
+    return f"holds the {measured.split(' (')[0]} {'down' if kind == 'helpful' else 'up'}"
 
 
 def described_tests(
