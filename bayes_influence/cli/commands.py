@@ -17,7 +17,6 @@ from bayes_influence.cli.options import (
     GivenOptions,
     clear_errors,
     columns_of,
-    console,
     data_of_run,
     errors,
     folder_of,
@@ -26,6 +25,7 @@ from bayes_influence.cli.options import (
     print_wide,
     refuse_data_folder,
     refuse_given,
+    say,
     settings_of,
     split_words,
     whole_numbers,
@@ -105,7 +105,7 @@ def run_program() -> None:
 
 def _print_version(asked: bool) -> bool:
     if asked:
-        console.print(f"bayes-influence {version('bayes-influence')}", highlight=False)
+        say(f"bayes-influence {version('bayes-influence')}")
         raise typer.Exit
     return asked
 
@@ -164,8 +164,8 @@ def compare(
     title = f"{study.data_name}, {study.title}, influence in {parameters.value} parameters"
     print_wide(printed_table(result.summary, title))
     for finding in result.findings:
-        console.print(finding, highlight=False)
-    console.print(f"Test example {result.test_example}. Tables, figure and configuration: {result.folder}")
+        say(finding)
+    say(f"Test example {result.test_example}. Tables, figure and configuration: {result.folder}")
 
 
 @app.command(cls=SchemeCommand)
@@ -214,9 +214,9 @@ def train(
     # What moments neglect was logged already, in a sentence each.
     shown = report.drop(columns="neglect", errors="ignore").dropna(axis="columns", how="all")
     text = shown.to_string(index=False, float_format="{:.4f}".format)
-    console.print(text, soft_wrap=True, highlight=False)
+    say(text)
     plot = "reliability plot, " if run.known().task == "classification" else ""
-    console.print(f"Report, {plot}checkpoint and configuration: {folder}")
+    say(f"Report, {plot}checkpoint and configuration: {folder}")
 
 
 @app.command(cls=SchemeCommand)
@@ -273,9 +273,9 @@ def audit(
     for shown in printed_audit(found):
         print_wide(shown)
     for note in [*found.notes, *found.polished]:
-        console.print(f"Note: {note}.", highlight=False, soft_wrap=True)
-    console.print(found.verdict.sentence)
-    console.print(f"Tables, figure and configuration: {folder}")
+        say(f"Note: {note}.")
+    say(found.verdict.sentence)
+    say(f"Tables, figure and configuration: {folder}")
 
 
 @app.command(cls=GivenOptions)
@@ -317,10 +317,10 @@ def influence(
             refuse_data_folder(data_of_run(run))
         where: dict[str, Any] = {"data_folder": data_folder, "device": given_or_none("device", device)}
         found = influence_of_run(run, out or run.with_name(named), request, **where)
-    for table in printed_rankings(found.ranking, found.measured):
+    for table in printed_rankings(found.ranking, found.measured, new=on is not None):
         print_wide(table)
     if found.polished:
-        console.print(f"Note: {found.polished}.", highlight=False, soft_wrap=True)
+        say(f"Note: {found.polished}.")
     if found.measured != LOSS and request.measurement is None:
-        console.print(f"{on} has no targets: influence is on the {found.measured}.", highlight=False)
-    console.print(f"Scores{', table and pictures' if found.pictures else ' and table'}: {found.folder}")
+        say(f"{on} has no targets: influence is on the {found.measured}.")
+    say(f"Scores{', table and pictures' if found.pictures else ' and table'}: {found.folder}")

@@ -10,12 +10,12 @@ import typer
 from bayes_influence.cli.options import (
     check_free,
     clear_errors,
-    console,
     data_of_run,
     given_or_none,
     is_study,
     print_wide,
     refuse_data_folder,
+    say,
     settings_of,
 )
 from bayes_influence.cli.parameters import DataFolder, Device
@@ -52,11 +52,13 @@ def why(
         found = explain_run(run, out or run.with_name(named), request, removals=removals, **where)
     for table in printed_explanation(found):
         print_wide(table)
+    for note in found.notes:
+        say(f"Note: {note}.")
     for sentence in removal_sentences(found):
-        console.print(f"{sentence}.", highlight=False, markup=False, soft_wrap=True)
-    console.print(found.verdict, highlight=False, markup=False, soft_wrap=True)
+        say(f"{sentence}.")
+    say(found.verdict)
     drawn = "Tables, pictures" if found.pictures else "Tables"
-    console.print(f"{drawn} and configuration: {found.folder}", highlight=False, soft_wrap=True)
+    say(f"{drawn} and configuration: {found.folder}")
 
 
 def predict(
@@ -75,5 +77,5 @@ def predict(
         check_free(target, run, table)
         found = predict_rows(run, table, index=index, device=given_or_none("device", device))
         write_whole(target, found.to_csv(index=False).encode())
-    console.print(found.head(SHOWN).to_string(index=False), soft_wrap=True, highlight=False)
-    console.print(f"{len(found)} predictions: {target}", highlight=False, soft_wrap=True)
+    say(found.head(SHOWN).to_string(index=False))
+    say(f"{len(found)} predictions: {target}")

@@ -10,10 +10,10 @@ import typer
 from bayes_influence.cli.options import (
     clear_errors,
     columns_of,
-    console,
     folder_of,
     print_wide,
     refuse_data_folder,
+    say,
     settings_of,
     whole_numbers,
 )
@@ -74,9 +74,9 @@ def find_mislabelled(
         data = settings_of(LabelData, given, **own)
         found = find_in_data(data, out or Path("runs") / f"labels-{data.data_name}", settings)
     print_wide(printed_issues(found.issues))
-    console.print(f"{found.issues.sentence}.", highlight=False, soft_wrap=True)
-    console.print(f"To go through them: {found.folder / 'labels.html'}", highlight=False, soft_wrap=True)
-    console.print(f"All rows and configuration: {found.folder}", highlight=False, soft_wrap=True)
+    say(f"{found.issues.sentence}.")
+    say(f"To go through them: {found.folder / 'labels.html'}")
+    say(f"All rows and configuration: {found.folder}")
 
 
 def apply(
@@ -93,6 +93,6 @@ def apply(
         found = read_marks(marks)
         searched = run_of_marks(found) if run is None else run
         done = apply_marks(found, searched, out or searched.with_name(f"{searched.name}-cleaned"))
-    console.print(done.comparison.to_string(index=False, float_format="{:.4f}".format), soft_wrap=True, highlight=False)
-    console.print(f"{done.sentence}.", highlight=False, soft_wrap=True)
-    console.print(f"Cleaned data: {done.cleaned}", highlight=False, soft_wrap=True)
+    say(done.comparison.to_string(index=False, float_format="{:.4f}".format))
+    say(f"{done.sentence}.")
+    say(f"Cleaned data: {done.cleaned}")

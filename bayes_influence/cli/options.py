@@ -174,6 +174,11 @@ class clear_errors:  # noqa: N801 - used like a function
             raise typer.Exit(2) from None
 
 
+def say(text: str) -> None:
+    """Prints a text as it is: in whole lines, so that a path can be copied, and nothing in it is markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_wide(table: Any) -> None:
     """Prints a table at its own width where the terminal is narrower or no terminal at all."""
     needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum

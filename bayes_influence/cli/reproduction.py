@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from bayes_influence.cli.options import clear_errors, console, split_words
+from bayes_influence.cli.options import clear_errors, say, split_words
 from bayes_influence.cli.scheme_options import SchemeCommand, said_scheme_options
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ def study_command(study: PaperStudy) -> Callable[..., None]:
             if SCHEME_OPTIONS in study.options:
                 options[SCHEME_OPTIONS] = said_scheme_options()
             found = reproduce(study.name, options, out, n_jobs=jobs, backend=backend)
-        console.print(found.table.to_string(index=False))
+        say(found.table.to_string(index=False))
         for sentence in found.findings:
-            console.print(sentence, soft_wrap=True, highlight=False)
+            say(sentence)
         for figure in found.figures:
-            console.print(f"Figure: {figure}", soft_wrap=True, highlight=False)
-        console.print(f"Tables and configuration: {found.folder}", soft_wrap=True, highlight=False)
+            say(f"Figure: {figure}")
+        say(f"Tables and configuration: {found.folder}")
 
     least = {"jobs": 1}
     command.__annotations__ = {

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from bayes_influence.cli.options import clear_errors, console, split_words
+from bayes_influence.cli.options import clear_errors, console, say, split_words
 
 
 def info(
@@ -46,7 +46,7 @@ def figure(
         chosen = page_of(page, **given, kinds=split_words(kinds) if kinds else None)
         files = redraw(folder, chosen, out or folder.with_name(f"{folder.name}-figures"), name or ())
     for file in files:
-        console.print(f"Figure: {file}", highlight=False, soft_wrap=True)
+        say(f"Figure: {file}")
 
 
 def merge(
@@ -58,9 +58,8 @@ def merge(
 
     with clear_errors():
         merged = merge_studies(into, parts)
-    console.print(
-        f"{len(merged.taken)} cells taken into {into}, {len(merged.there)} were there. The parts' own command, with "
-        f"--out {into}, goes on with them and draws the figures.",
-        highlight=False,
-        soft_wrap=True,
+    say(
+        f"{len(merged.taken)} cells taken into {into}, {len(merged.there)} were there; it has "
+        f"{', '.join(merged.keys)}. The study's command with options that cover all of them, --repeats say, and "
+        f"--out {into} goes on with them."
     )

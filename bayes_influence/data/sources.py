@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,11 @@ def _positions(sampler: Sampler[Any] | Any, loader: DataLoader[Any], name: str) 
 def _tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
+    if isinstance(value, Mapping):
+        raise TypeError(
+            f"{name}: a pair of arrays has one array of inputs, got {kind_of(value)} of {sorted(map(str, value))}; for "
+            "a network that takes them by name pass bi.Dataset(bi.Arguments(**inputs), targets, torch.arange(n))"
+        )
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name}: arrays must hold numbers, got {kind_of(value)} of {array.dtype}; encode them first")

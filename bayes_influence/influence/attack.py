@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bayes_influence.arguments import check_at_least, check_count, check_number, check_whole
+from bayes_influence.curvature.kinds import CurvatureLike
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import Margin
@@ -52,6 +53,7 @@ def attack(
     steps: int = 20,
     lower: float = 0.0,
     upper: float = 1.0,
+    curvature: CurvatureLike = "hessian",
     damping: str | float = 0.0,
     refit: Refit | None = None,
     progress: bool = False,
@@ -72,6 +74,7 @@ def attack(
         steps: How many at most.
         lower: Smallest valid input.
         upper: Largest valid input.
+        curvature: As of `Influence`: of a whole network that stands at no minimum `"ggn"`, which cannot be indefinite.
         damping: Of the influence; none is needed at the minimum of a regularised objective, and any shrinks effects.
         refit: As of `training_set_attack`.
         progress: Whether to show a progress bar.
@@ -103,7 +106,7 @@ def attack(
         raise ValueError(f"at most all {len(train)} training examples can be moved, got count={count}")
     aim, direction = _aim(victim, target)
     if ids is None:
-        slopes = Influence(objective, train, damping=damping).of_perturbation(train.ids, aim)[0]
+        slopes = Influence(objective, train, curvature=curvature, damping=damping).of_perturbation(train.ids, aim)[0]
         ids = train.ids[slopes.abs().flatten(1).mean(dim=1).argsort(descending=True, stable=True)[:count]]
     chosen, start, taken = torch.as_tensor(ids).reshape(-1), train, 0
     for _ in tqdm(range(steps), desc="attack", disable=None if progress else True):
@@ -117,6 +120,7 @@ def attack(
             lower=lower,
             upper=upper,
             direction=direction,
+            curvature=curvature,
             damping=damping,
             refit=refit,
         )
@@ -147,6 +151,11 @@ def _check_victim(objective: Objective, victim: Dataset, target: int | None) -> 
     """Refuses what is no single, rightly classified example, and a class that it cannot be turned to."""
     if len(victim) != 1:
         raise ValueError(f"an attack turns the prediction of one example, got {len(victim)}; take victim.select([0])")
+    with torch.no_grad():
+        outputs = objective.outputs(objective.params, victim.to(dtype=objective.dtype).batch().inputs)
+    classes, own = max(2, outputs.shape[-1]), int(victim.targets[0])  # one logit tells two classes apart
+    if not 0 <= own < classes:
+        raise ValueError(f"the example {int(victim.ids[0])} is of class {own}, but the network has 0 to {classes - 1}")
     if _margin(objective, victim) < 0:
         raise ValueError(
             f"the example {int(victim.ids[0])} is misclassified already: there is nothing to turn; take one that the "
@@ -155,9 +164,6 @@ def _check_victim(objective: Objective, victim: Dataset, target: int | None) -> 
     if target is None:
         return
     check_whole(target=target)
-    with torch.no_grad():
-        outputs = objective.outputs(objective.params, victim.to(dtype=objective.dtype).batch().inputs)
-    classes, own = max(2, outputs.shape[-1]), int(victim.targets[0])  # one logit tells two classes apart
     if not 0 <= target < classes or target == own:
         raise ValueError(
             f"the target must be one of the classes 0 to {classes - 1}, and not the example's own, {own}, got {target}"

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bayes_influence.arguments import check_count
+from bayes_influence.curvature.kinds import CurvatureLike
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.influence.directional import loss_slopes
 from bayes_influence.influence.influence import Influence
@@ -55,6 +56,7 @@ def culprit_feature(
     count: int = 4,
     *,
     ids: int | Iterable[int] | Tensor | None = None,
+    curvature: CurvatureLike = "hessian",
     damping: str | float = 0.0,
 ) -> CulpritFeature:
     """The feature that explains why a few training rows move a test loss as they do.
@@ -75,6 +77,7 @@ def culprit_feature(
         test: The examples whose mean loss is explained: one that is predicted wrongly, most often.
         count: How many rows are asked: those of the largest |influence| on that loss.
         ids: Which instead, when they are chosen already.
+        curvature: As of `Influence`: of a whole network that stands at no minimum `"ggn"`, which cannot be indefinite.
         damping: Of the influence; none is needed at the minimum of a regularised objective, and any shrinks effects.
 
     Raises:
@@ -93,7 +96,7 @@ def culprit_feature(
         )
     if count > len(train):
         raise ValueError(f"at most all {len(train)} training rows can be asked, got count={count}")
-    influence = Influence(objective, train, damping=damping)
+    influence = Influence(objective, train, curvature=curvature, damping=damping)
     removal = influence.on_loss(test).removal.mean(dim=0)
     chosen = removal.abs().argsort(descending=True, stable=True)[:count] if ids is None else train.positions(ids)
     effects = _effects(influence, train.at(train.ids[chosen]), test, train.inputs.median(dim=0).values)

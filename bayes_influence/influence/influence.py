@@ -160,6 +160,12 @@ class Influence:
             influence.problem.batch_size = max(influence.problem.batch_size, BATCH_SIZE)
         return influence
 
+    def __repr__(self) -> str:
+        return (
+            f"Influence({self.response.n_train} training examples, in {self.problem.selection}; "
+            f"{self.response.curvature}, damping {self.damping})"
+        )
+
     @property
     def damping(self) -> Damping:
         """D: what was given, or what "auto" came to."""

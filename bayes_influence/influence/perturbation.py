@@ -14,6 +14,7 @@ from torch.func import grad, vmap
 from tqdm.auto import tqdm
 
 from bayes_influence.arguments import shown
+from bayes_influence.curvature.kinds import CurvatureLike
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.forward_mode import jvp
@@ -112,6 +113,7 @@ def training_set_attack(
     lower: float = 0.0,
     upper: float = 1.0,
     direction: Direction = "increase",
+    curvature: CurvatureLike = "hessian",
     damping: str | float = 0.0,
     refit: Refit | None = None,
     progress: bool = False,
@@ -130,6 +132,7 @@ def training_set_attack(
         lower: Smallest valid input.
         upper: Largest valid input.
         direction: Whether the test loss is to `"increase"` or to `"decrease"`.
+        curvature: As of `Influence`: of a whole network that stands at no minimum `"ggn"`, which cannot be indefinite.
         damping: Of the influence; none is needed at the minimum of a regularised objective, where every refit ends, and
             any shrinks effects.
         refit: How the selected parameters are trained again; Newton's method when not given, for a last layer or a few
@@ -154,7 +157,7 @@ def training_set_attack(
     for _ in tqdm(range(steps), desc="training-set attack", disable=None if progress else True):
         problem = FittedProblem(objective, train)
         slope = problem.gradients(*problem.taken(test)).mean(dim=0, keepdim=True)
-        solved = make_response(problem, damping=damping).solve(slope.T).value
+        solved = make_response(problem, curvature, damping).solve(slope.T).value
         train = _moved(train, ids, perturbation_influence(problem, solved, ids), signed, (lower, upper))
         objective = again(objective, train)
         losses.append(_mean_loss(objective, test))

@@ -60,7 +60,10 @@ class Refitting:
         """Why so many picks with a refit between them are not to be tried unasked; empty where they are."""
         problem = self.response.problem
         if not (problem.is_linear_head and problem.reduced.is_regularised):
-            return "adaptive greedy was not tried: only a regularised last layer has one minimum to refit to"
+            return (
+                "adaptive greedy was not tried: only a regularised last layer has one minimum to refit to; "
+                f"method='{ADAPTIVE}' does it from where the network stands"
+            )
         operations = picks * HESSIANS * (len(problem.data) * problem.size**2 + problem.size**3 / 3)
         if operations <= AFFORDABLE:
             return ""

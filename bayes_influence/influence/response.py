@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isclose
 
 import torch
@@ -38,6 +38,7 @@ class Response:
         solver: How systems are solved.
         operator: C + D, a `DenseOperator` where it is factored.
         solve: A^{-1} V for V of shape (P,) or (P, K), with what depends on A alone done.
+        warned: Measurements of which it was said that their scores stand on no minimum.
     """
 
     problem: FittedProblem
@@ -47,6 +48,7 @@ class Response:
     solver: Solver
     operator: LinearOperator
     solve: Solve
+    warned: set[str] = field(default_factory=set, repr=False)
 
     @property
     def regulariser_examples(self) -> int | None:
@@ -124,8 +126,22 @@ def _automatic_delta(problem: FittedProblem, kind: Curvature, operator: LinearOp
     metric = fisher_metric(problem.reduced)
     gauss_newton = kind.gauss_newton(problem.reduced, problem.data, operator, problem.batch_size)
     trace = _trace(WhitenedOperator(gauss_newton, metric), gauss_newton.examples)
-    smallest = 0.0 if kind.is_semidefinite else extreme_eigenvalues(WhitenedOperator(operator, metric)).smallest
+    of_semidefinite = automatic_delta(0.0, trace, problem.size)
+    if kind.is_semidefinite and not _is_indefinite(operator, of_semidefinite * metric):
+        return of_semidefinite
+    smallest = extreme_eigenvalues(WhitenedOperator(operator, metric)).smallest
     return automatic_delta(smallest, trace, problem.size)
+
+
+def _is_indefinite(operator: LinearOperator, damping: Float[Tensor, " P"]) -> bool:
+    """Whether a damped matrix is not positive definite, as where a likelihood is not convex in the outputs.
+
+    Of what is no matrix it is not known, and the solver says so.
+    """
+    if not isinstance(operator, DenseOperator):
+        return False
+    _, failed = torch.linalg.cholesky_ex(operator.dense() + torch.diag(damping))
+    return bool(failed)
 
 
 def _trace(operator: LinearOperator, examples: int | None) -> float:

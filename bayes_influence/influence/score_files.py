@@ -129,13 +129,13 @@ class ScoreRequest:
     def _stationarity(self) -> float | None:
         return float(self.response.problem.gradient.norm()) if self._is_whole else None
 
-    @staticmethod
-    def _weighed(scores: InfluenceScores) -> InfluenceScores:
-        """The scores, with a warning where they stand on no minimum."""
+    def _weighed(self, scores: InfluenceScores) -> InfluenceScores:
+        """The scores, with a warning where they stand on no minimum: the first of a measurement at an objective."""
         if scores.drift is None:
             return scores
-        moved = scores.typical_drift
-        if moved >= DRIFT_FLAG:
+        moved, warned = scores.typical_drift, self.response.warned
+        if moved >= DRIFT_FLAG and scores.measurement not in warned:
+            warned.add(scores.measurement)
             logger.warning(
                 "the objective is at no minimum: its gradient norm is %.2g, and a step to the minimum would move the "
                 "%s %.2g times as much as removing an example does. %s",

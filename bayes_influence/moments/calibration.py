@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayes_influence.data.arguments import as_call
+from bayes_influence.moments.calibrated_norms import CalibratedNorm
 from bayes_influence.moments.layers import FACTOR, BayesianLayer, is_calibrated, multiplied
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Moments
 from bayes_influence.moments.passes import called_twice
@@ -41,7 +43,8 @@ def variance_factors(
     layer's output) / (mean of the propagated one), the latter with the factors of all layers before already in place;
     so one pass of moments does for all layers. Same inputs, draws and parameters, same factors: with one generator seed
     they change with the parameters only. A layer with fixed inputs, whose rule is exact, has the factors 1, and so has
-    a channel that does not vary.
+    a channel that does not vary. Layer and RMS norms over features have factors of their inputs, found likewise: sums
+    of branches come in there.
 
     They are constants wherever the network is differentiated: an influence, a refit or a Hessian holds them fixed.
 
@@ -69,6 +72,8 @@ def variance_factors(
         for path, layer in twin.named_modules():
             if isinstance(layer, BayesianLayer):
                 layer.register_forward_hook(_correction(path, sampled, found), prepend=True)
+            elif isinstance(layer, CalibratedNorm):
+                layer.register_forward_pre_hook(_correction_before(path, sampled, found))
         ones = {name: torch.ones_like(value) for name, value in twin.named_buffers() if _is_factor(name)}
         functional_call(twin, {**values, **ones}, *as_call(inputs))
     return {**ones, **found}
@@ -87,10 +92,17 @@ def _sampled_variances(
 ) -> dict[str, Float[Tensor, " channels"]]:
     """Variance of every layer's output over drawn weights, by path, the mean over all but the channels."""
     posterior = Posterior.of(twin, params)
-    axes = {path: layer.channel_axis for path, layer in twin.named_modules() if isinstance(layer, BayesianLayer)}
+    kinds = (BayesianLayer, CalibratedNorm)
+    layers = {path: layer for path, layer in twin.named_modules() if isinstance(layer, kinds)}
+    axes = {path: layer.channel_axis for path, layer in layers.items()}
     records: dict[str, Tensor] = {}
-    for path in axes:
-        posterior.network.get_submodule(path).register_forward_hook(_record(path, records), prepend=True)
+    for path, layer in layers.items():
+        record = _record(path, records)
+        if isinstance(layer, CalibratedNorm):
+            before = partial(_first_of_inputs, record)
+            posterior.network.get_submodule(path).register_forward_pre_hook(before)
+        else:
+            posterior.network.get_submodule(path).register_forward_hook(record, prepend=True)
 
     def outputs(weights: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
         records.clear()
@@ -115,6 +127,10 @@ def _record(path: str, records: dict[str, Tensor]) -> Callable[[nn.Module, Any, 
     return record
 
 
+def _first_of_inputs(record: Callable[..., None], module: nn.Module, inputs: Any) -> None:
+    record(module, inputs, inputs[0])
+
+
 def _correction(
     path: str, sampled: Mapping[str, Tensor], found: dict[str, Tensor]
 ) -> Callable[[BayesianLayer, Any, Moments], Moments | None]:
@@ -123,18 +139,37 @@ def _correction(
     def correct(layer: BayesianLayer, inputs: Any, output: Moments) -> Moments | None:
         if not isinstance(inputs[0], Moments):
             return None
-        propagated, drawn = _by_channel(output.variance, layer.channel_axis), sampled[path]
-        if not (torch.isfinite(propagated).all() and torch.isfinite(drawn).all()):
-            raise ValueError(
-                f"the output of layer {path!r} has variances that are not finite; start from a smaller initial_sigma, "
-                "or from a trained network, and look at a smaller learning rate"
-            )
-        varies = (propagated > VARIANCE_FLOOR) & (drawn > VARIANCE_FLOOR)
-        factor = torch.where(varies, drawn / propagated, 1.0)
+        factor = _factor(f"the output of layer {path!r}", output, sampled[path], layer.channel_axis)
         found[f"{path}.{FACTOR}" if path else FACTOR] = factor
         return multiplied(output, factor, layer.channel_axis)
 
     return correct
+
+
+def _correction_before(
+    path: str, sampled: Mapping[str, Tensor], found: dict[str, Tensor]
+) -> Callable[[CalibratedNorm, Any], Any]:
+    """A hook that finds the factors of a norm's inputs, and hands them on with these."""
+
+    def correct(norm: CalibratedNorm, inputs: Any) -> Any:
+        if not isinstance(inputs[0], Moments):
+            return None
+        factor = _factor(f"the input of {path!r}", inputs[0], sampled[path], norm.channel_axis)
+        found[f"{path}.{FACTOR}" if path else FACTOR] = factor
+        return multiplied(inputs[0], factor, norm.channel_axis)
+
+    return correct
+
+
+def _factor(what: str, moments: Moments, drawn: Tensor, channel_axis: int) -> Float[Tensor, " channels"]:
+    propagated = _by_channel(moments.variance, channel_axis)
+    if not (torch.isfinite(propagated).all() and torch.isfinite(drawn).all()):
+        raise ValueError(
+            f"{what} has variances that are not finite; start from a smaller initial_sigma, or from a trained network, "
+            "and look at a smaller learning rate"
+        )
+    varies = (propagated > VARIANCE_FLOOR) & (drawn > VARIANCE_FLOOR)
+    return torch.where(varies, drawn / propagated, 1.0)
 
 
 def _by_channel(variance: Tensor, channel_axis: int) -> Float[Tensor, " channels"]:

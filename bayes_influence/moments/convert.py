@@ -10,6 +10,7 @@ from torch import nn
 
 from bayes_influence.arguments import kind_of
 from bayes_influence.errors import BayesInfluenceError
+from bayes_influence.moments.calibrated_norms import calibrate_norm, without_factors
 from bayes_influence.moments.initial import InitialSigma, fan_in_sigma
 from bayes_influence.moments.layers import BayesianLayer, is_bayesian
 from bayes_influence.moments.moments import Approximation
@@ -79,6 +80,8 @@ def to_bayesian(
     for path, module in twin.named_modules():
         if not isinstance(module, BayesianLayer):
             make_random(module, approximation, sigma, path)
+        if approximation.calibrated:
+            calibrate_norm(module)
     return twin
 
 
@@ -97,6 +100,7 @@ def to_deterministic(network: nn.Module) -> nn.Module:
     )
     for module in plain.modules():
         make_fixed(module)
+        without_factors(module)
     return plain
 
 

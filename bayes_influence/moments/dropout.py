@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bayes_influence.moments.activations import SELU_ALPHA, SELU_SCALE
+from bayes_influence.moments.joint import descend
 from bayes_influence.moments.moments import Moments, assign
 from bayes_influence.moments.registry import rule
 
@@ -29,7 +30,9 @@ def dropout(input: Moments, p: float = 0.5, training: bool = True, inplace: bool
         return input
     _check_probability(p)
     variance = (input.variance + p * input.expectation.square()) / (1 - p)
-    dropped = Moments(input.expectation, variance, input.approximation, input.covariance)
+    covariance = input.covariance and input.covariance.scaled(1.0)
+    dropped = Moments(input.expectation, variance, input.approximation, covariance)
+    descend(dropped, input, lambda: 1.0, affine=False)
     return assign(input, dropped) if inplace else dropped
 
 
@@ -52,6 +55,7 @@ def alpha_dropout(input: Moments, p: float = 0.5, training: bool = False, inplac
     variance = scale**2 * (1 - p) * (input.variance + p * (input.expectation - limit).square())
     covariance = input.covariance and input.covariance.scaled(scale * (1 - p))
     dropped = Moments(mean, variance, input.approximation, covariance)
+    descend(dropped, input, lambda: scale * (1 - p), affine=False)
     return assign(input, dropped) if inplace else dropped
 
 

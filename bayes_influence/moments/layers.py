@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bayes_influence.moments.covariance import check_memory, covariant_linear
 from bayes_influence.moments.initial import InitialSigma
+from bayes_influence.moments.joint import descend
 from bayes_influence.moments.linear import gaussian_weights
 from bayes_influence.moments.linear_maps import Affine, LinearMap
 from bayes_influence.moments.moments import Approximation, Moments
@@ -181,7 +182,8 @@ def multiplied(moments: Moments, factor: Float[Tensor, " channels"], channel_axi
     """Moments whose variances are multiplied by a factor per channel; the axis is counted from the end."""
     factors = factor.reshape(-1, *[1] * (-channel_axis - 1))
     covariance = None if moments.covariance is None else moments.covariance.scaled(factors.sqrt())
-    return Moments(moments.expectation, moments.variance * factors, moments.approximation, covariance)
+    result = Moments(moments.expectation, moments.variance * factors, moments.approximation, covariance)
+    return descend(result, moments, factors.sqrt)
 
 
 def is_bayesian(network: nn.Module) -> bool:

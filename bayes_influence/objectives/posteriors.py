@@ -84,16 +84,26 @@ class WeightPosterior(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class LinearizedOutputs:
+class GaussianOutputs:
     """Gaussian outputs of n examples.
 
     Attributes:
-        mean: The outputs at the posterior's mean.
-        covariance: J Sigma J' of each example's C outputs, flat.
+        mean: Of the outputs, for a linearised network those at the posterior's mean.
+        covariance: Of each example's C outputs, flat; J Sigma J' of a linearised network.
     """
 
     mean: Float[Tensor, "n *out"]
     covariance: Float[Tensor, "n C C"]
+
+    @classmethod
+    def of_moments(cls, outputs: Moments) -> GaussianOutputs:
+        """Of propagated moments that carry what outputs have in common; the rest of each variance is its own."""
+        common = outputs.covariance
+        if common is None:
+            return cls(outputs.expectation, torch.diag_embed(outputs.variance))
+        columns = common.scale.unsqueeze(-1) * common.columns
+        shared = (columns * common.variances.unsqueeze(-2)) @ columns.mT
+        return cls(outputs.expectation, shared + torch.diag_embed((outputs.variance - common.shared).clamp(min=0)))
 
     @property
     def moments(self) -> Moments:
@@ -112,7 +122,7 @@ class LinearizedOutputs:
         return self.mean + torch.einsum("ncd,sd->snc", roots, normals).reshape(n_samples, *self.mean.shape)
 
 
-def linearized_outputs(objective: Objective, posterior: WeightPosterior, inputs: Any) -> LinearizedOutputs:
+def linearized_outputs(objective: Objective, posterior: WeightPosterior, inputs: Any) -> GaussianOutputs:
     """The outputs at the posterior's mean, and J Sigma J' with J their Jacobian in its parameters.
 
     Exact where the outputs are linear in them, as in a last layer. Memory: outputs x parameters for as many examples
@@ -135,7 +145,7 @@ def linearized_outputs(objective: Objective, posterior: WeightPosterior, inputs:
         posterior.output_covariance(per_example_jacobians(there, _rows(inputs, start, at_once)))
         for start in range(0, len(mean), at_once)
     ]
-    return LinearizedOutputs(mean, torch.cat(covariances))
+    return GaussianOutputs(mean, torch.cat(covariances))
 
 
 def drawn_outputs(

@@ -17,7 +17,12 @@ from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.prediction import diagonal_moments, linearized_moments
 from bayes_influence.moments.sampling import Posterior, RunningMoments
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.objectives.posteriors import WeightPosterior, drawn_outputs, linearized_outputs
+from bayes_influence.objectives.posteriors import (
+    GaussianOutputs,
+    WeightPosterior,
+    drawn_outputs,
+    linearized_outputs,
+)
 from bayes_influence.objectives.predictive import ClassPredictive, Predictive, RealPredictive, predictive_of
 
 LOGIT_DRAWS = 256
@@ -139,8 +144,9 @@ def predict(
         mode: `"diagonal"`, `"linearized"` or `"sampled"`, as the functions of those names say.
         averaging: How the first two modes come from logits to probabilities: `"probit"`, with the epistemic part to
             second order and at most the total; or `"sampled"`, by `LOGIT_DRAWS` draws of independent logits. Mode
-            `"sampled"` averages over its own draws of the weights, and `"linearized"` under a posterior beside the
-            network over draws of all logits of an example together.
+            `"sampled"` averages over its own draws of the weights. Where the logits' covariance is known, under a
+            posterior beside the network or moments whose structure follows it, both average over draws of all logits
+            of an example together.
         n_samples: Draws of the weights, in mode `"sampled"`.
         generator: Source of the draws; seeded with 0 if not given.
         posterior: Of a deterministic network's weights, such as Laplace's or SWAG's; `"linearized"` or `"sampled"`.
@@ -204,10 +210,11 @@ def predict_classes(
             draws = _draws(objective, inputs, n_samples, generator, posterior)
             return _averaged(vmap(classes.class_logits)(drawn) for drawn in draws)
     if posterior is not None:
-        linearized = linearized_outputs(objective, posterior, inputs)
-        drawn = _averaged([vmap(classes.class_logits)(linearized.draws(LOGIT_DRAWS))])
-        return replace(drawn, logits=classes.class_logits(linearized.moments))
-    logits = classes.class_logits(_output_moments(objective, inputs, mode, n_samples, generator, None))
+        return _averaged_together(classes, linearized_outputs(objective, posterior, inputs))
+    outputs = _output_moments(objective, inputs, mode, n_samples, generator, None)
+    if outputs.covariance is not None and outputs.ndim == 2:
+        return _averaged_together(classes, GaussianOutputs.of_moments(outputs))
+    logits = classes.class_logits(outputs)
     if averaging == "sampled":
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         noise = torch.randn(LOGIT_DRAWS, *logits.shape, generator=generator, dtype=logits.dtype).to(logits.device)
@@ -216,6 +223,12 @@ def predict_classes(
     probabilities = probit_probabilities(logits)
     total = _per_example(entropy(probabilities))
     return Prediction(logits, probabilities, torch.minimum(_per_example(mutual_information(logits)), total))
+
+
+def _averaged_together(classes: ClassPredictive, outputs: GaussianOutputs) -> Prediction:
+    """Averages over draws of all logits of an example together."""
+    drawn = _averaged([vmap(classes.class_logits)(outputs.draws(LOGIT_DRAWS))])
+    return replace(drawn, logits=classes.class_logits(outputs.moments))
 
 
 def _check_ways(mode: str, averaging: str, posterior: WeightPosterior | None) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayes_influence.arguments import shown
 from bayes_influence.curvature.errors import NotConvergedError
+from bayes_influence.curvature.kinds import CurvatureLike
 from bayes_influence.data.appearance import class_name
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.data.identities import shown_ids
@@ -37,6 +38,7 @@ class InfluentialGroup:
         true: The same by refits, None where none was asked for.
         method: What found the group.
         bend: Of the prediction, see `GroupInfluence`: above about 0.3 the group is too much for it.
+        untried: Why `"best"` did not try adaptive greedy; empty where it did, or was not asked for.
     """
 
     ids: Int[Tensor, " k"]
@@ -44,12 +46,15 @@ class InfluentialGroup:
     true: float | None
     method: str
     bend: float | None = None
+    untried: str = ""
 
     def __repr__(self) -> str:
         true = "" if self.true is None else f", true {self.true:+.3g}"
+        rest = f"; {self.untried}" if self.untried else ""
         return (
             f"InfluentialGroup({len(self.ids)} training examples by {self.method}: without them the mean test loss is "
-            f"predicted to change by {self.predicted:+.3g}{shown_bend(self.bend)}{true}; ids {shown_ids(self.ids)})"
+            f"predicted to change by {self.predicted:+.3g}{shown_bend(self.bend)}{true}; ids "
+            f"{shown_ids(self.ids)}{rest})"
         )
 
 
@@ -62,6 +67,7 @@ def influential_group(
     method: str = "best",
     direction: str = "increase",
     convention: Convention = "fixed",
+    curvature: CurvatureLike = "hessian",
     damping: str | float = 0.0,
     refit: RetrainingProtocol | None = None,
 ) -> InfluentialGroup:
@@ -77,6 +83,8 @@ def influential_group(
             affordable.
         direction: `"increase"` for the group that holds the loss down most, `"decrease"` for that which holds it up.
         convention: What becomes of the mean, see `Convention`.
+        curvature: As of `Influence`: of a whole network that stands at no minimum `"ggn"`, which cannot be indefinite,
+            with the methods `"first-order"` and `"adaptive-greedy"`.
         damping: Of the influence; none is needed at the minimum of a regularised objective, and any shrinks effects.
         refit: How the group is really removed, `Minimum()` say, to see whether the prediction holds. It moves the
             parameters that the objective has selected: of a last layer, what the layers below would do is not in it.
@@ -92,7 +100,7 @@ def influential_group(
     check_dataset(test, "the test examples")
     if refit is not None and not isinstance(refit, RetrainingProtocol):
         raise TypeError(f"refit must be a protocol such as Minimum(), got {shown(refit)}")
-    influence = Influence(objective, train, damping=damping)
+    influence = Influence(objective, train, curvature=curvature, damping=damping)
     found = influence.select_group(test, size, method=method, direction=direction, convention=convention)
     if (found.refitted.get(found.method, found.change) > 0) != (direction == "increase"):
         logger.warning(
@@ -109,7 +117,7 @@ def influential_group(
         )
     _check_classes_left(train, found.ids)
     true = None if refit is None else _true_change(refit, objective, train, test, found.ids, convention)
-    return InfluentialGroup(found.ids, found.change, true, found.method, found.bend)
+    return InfluentialGroup(found.ids, found.change, true, found.method, found.bend, found.untried)
 
 
 def _drift(influence: Influence, test: Dataset) -> float:

@@ -144,7 +144,7 @@ class IvonSteps:
         excess = slow * self.samples * gradient[:, self.rhos]
         flat[:, self.rhos] -= torch.log1p(excess + excess.square() / 2) / 2
         means = flat[:, self.means]
-        prior = self.prior * means
+        prior = self.prior.to(flat) * means
         state["first"].lerp_(gradient[:, self.means] - prior, 1 - self.settings.decay)
         slope = state["first"] / (1 - self.settings.decay ** int(state["steps"])) + prior
         curvature = torch.exp(-2 * flat[:, self.beside]) / self.samples

@@ -74,6 +74,12 @@ def _lower_factor(hessian: Float[Tensor, "P P"]) -> Float[Tensor, "P P"] | None:
     return None if int(info) else factor
 
 
+def _largest_entry(tolerance: float, size: int, factor: Float[Tensor, "P P"] | None) -> float:
+    """Entries of L^-1 g, at which scipy stops: of P below t / (sqrt(P) ||L||), the norm of g is at most t."""
+    stretch = 1.0 if factor is None else float(torch.linalg.matrix_norm(factor, 2))
+    return tolerance / (size**0.5 * stretch)
+
+
 def _minimise_one(
     problem: StackedProblem,
     index: int,
@@ -114,8 +120,6 @@ def _minimise_one(
             last = variables.copy()
             raise _WalksAwayError
 
-    # scipy stops at the largest entry of L^-1 g: of P entries below t / (sqrt(P) ||L||) the norm of g is at most t.
-    stretch = 1.0 if factor is None else float(torch.linalg.matrix_norm(factor, 2))
     taken: list[int] = []
     with suppress(_WalksAwayError):
         last = scipy.optimize.minimize(
@@ -125,7 +129,7 @@ def _minimise_one(
             method="L-BFGS-B",
             callback=lambda _: taken.append(1),
             options={
-                "gtol": tolerance / (len(start) ** 0.5 * stretch),
+                "gtol": _largest_entry(tolerance, len(start), factor),
                 "ftol": 0.0,
                 "maxiter": max_iterations,
                 "maxfun": 2 * max_iterations,

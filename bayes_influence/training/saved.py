@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Saved:
     """
 
     trained: Members | Objective
-    train_ids: Int[Tensor, " n"] | None
+    train_ids: Int[Tensor, " n"] | None = field(repr=False)
     preprocessing: Mapping[str, Any]
     versions: Mapping[str, str]
 

@@ -79,7 +79,7 @@ def test_new_rows_are_explained_and_it_is_said_on_what(towns):
     result = CliRunner().invoke(app, ["influence", str(towns / "run"), "--on", str(towns / "new.csv"), "--top", "2"])
     assert result.exit_code == 0, result.output
     shown = " ".join(result.output.split())
-    for expected in ("test 0 (id 0): not given", "test 1 (id 1)", "has no targets: influence is on the loss of the"):
+    for expected in ("row 0: not given", "row 1: ", "has no targets: influence is on the loss of the"):
         assert expected in shown
     assert "Scores and table:" in shown
     assert "pictures" not in shown

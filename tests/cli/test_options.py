@@ -8,6 +8,7 @@ from bayes_influence.cli.options import (
     GivenOptions,
     clear_errors,
     refuse_given,
+    say,
     settings_of,
     split_words,
     whole_numbers,
@@ -73,3 +74,9 @@ def test_errors_end_in_a_sentence(error, status, told):
     result = CliRunner().invoke(app, [])
     assert result.exit_code == status
     assert result.stderr == told
+
+
+def test_what_is_said_is_whole_and_no_markup(capsys):
+    path = "/".join(["[b]folder"] * 30)
+    say(f"Report: {path}")
+    assert capsys.readouterr().out == f"Report: {path}\n"

@@ -36,7 +36,8 @@ def test_a_merge_says_what_it_took_and_what_does_not_fit(tmp_path):
     arguments = ["merge", *(str(tmp_path / name) for name in ("part0", "part1"))]
     merged = CliRunner().invoke(app, arguments)
     assert merged.exit_code == 0, merged.output
-    assert f"1 cells taken into {tmp_path / 'part0'}, 1 were there" in " ".join(merged.output.split())
+    text = " ".join(merged.output.split())
+    assert f"1 cells taken into {tmp_path / 'part0'}, 1 were there; it has seed=0, seed=1. The study's command" in text
     refused = CliRunner().invoke(app, [*arguments, str(tmp_path / "nothing")])
     assert refused.exit_code == 2
     assert "holds no study" in " ".join(refused.output.split())

@@ -11,6 +11,7 @@ from bayes_influence.curvature.operators.gauss_newton import EmpiricalFisherOper
 from bayes_influence.curvature.operators.hessian import HessianOperator
 from bayes_influence.curvature.operators.traced import TracedProduct
 from bayes_influence.data.dataset import Dataset
+from bayes_influence.objectives.criteria import as_losses
 from bayes_influence.objectives.derivatives import dense_hessian
 from bayes_influence.objectives.likelihoods import CrossEntropy
 from bayes_influence.objectives.objective import Objective
@@ -99,6 +100,18 @@ class TestTracedProducts:
         for _ in range(2):
             vectors = torch.randn(43, 2, dtype=torch.float64)
             torch.testing.assert_close(operator.product_of(drawn, vectors), expected @ vectors)
+
+
+@pytest.mark.usefixtures("traced_at_once")
+@pytest.mark.parametrize("make", [HessianOperator, GaussNewtonOperator])
+def test_squared_errors_whose_targets_have_no_derivative_are_kept(make) -> None:
+    """The derivative of a target is a zero that torch holds without memory."""
+    inputs = torch.randn(12, 3, dtype=torch.float64)
+    data = Dataset(inputs, inputs.sum(1, keepdim=True).sin(), torch.arange(12))
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    objective = Objective(network, as_losses(nn.MSELoss()), WeightDecay(0.1))
+    assert_same_products(partial(make, batch_size=5), objective, data, 2)
+    torch.testing.assert_close(HessianOperator(objective, data).dense(), dense_hessian(objective, data.batch()))
 
 
 @pytest.mark.usefixtures("traced_at_once")

@@ -122,6 +122,10 @@ def test_loaders_that_leave_examples_out_or_repeat_some_are_refused(loader, mess
         (bi.Split(bi.Dataset(X, Y, torch.arange(11)), bi.Dataset(X, Y, torch.arange(11) + 20)), "got a Split"),
         ("mnist", "must be a Dataset, a torch Dataset or DataLoader, or a pair .* got str"),
         ((np.array(["a", "b"]), np.array([0, 1])), "arrays must hold numbers, got numpy's ndarray of"),
+        (
+            ({"wave": torch.zeros(2, 3)}, torch.zeros(2)),
+            r"one array of inputs, got dict of \['wave'\]; .* pass bi.Dataset\(bi.Arguments\(\*\*inputs\), targets",
+        ),
     ],
 )
 def test_what_is_no_data_is_refused(source, message):

@@ -51,6 +51,16 @@ def test_those_moved_matter_most(linear, train, victim):
     assert chosen.ids.tolist() == train.ids[[7]].tolist()
 
 
+def test_another_curvature_is_taken_where_it_is_said(linear, train, victim):
+    """For choosing who is moved, and for the way that each goes."""
+    options = {"curvature": "empirical-fisher", "damping": 0.1}
+    slopes = bi.Influence(linear, train, **options).of_perturbation(train.ids, victim)[0]
+    done = attack(linear, train, victim, 2, step=0.01, steps=1, **options, **RANGE)
+    assert done.ids.tolist() == train.ids[slopes.abs().mean(dim=1).argsort(descending=True)[:2]].tolist()
+    moved = (done.train.inputs - train.inputs)[train.positions(done.ids)]
+    torch.testing.assert_close(moved, 0.01 * slopes[train.positions(done.ids)].sign().to(moved))
+
+
 @pytest.mark.parametrize("target", [0, 1, 2])
 def test_a_prediction_turns_to_the_class_that_is_asked_for(linear, train, victim, target):
     if target == int(victim.targets[0]):
@@ -144,6 +154,13 @@ def test_an_example_that_is_misclassified_already_is_refused(linear, train, vict
     with pytest.raises(
         ValueError, match=f"the example {int(victim.ids[0])} is misclassified already: there is nothing"
     ):
+        attack(linear, train, wrong, **RANGE)
+
+
+def test_an_example_of_a_class_that_the_network_has_not_is_refused(linear, train, victim):
+    wrong = replace(victim, targets=victim.targets + 7, class_names=())
+    said = f"the example {int(victim.ids[0])} is of class {int(wrong.targets[0])}, but the network has 0 to 2"
+    with pytest.raises(ValueError, match=said):
         attack(linear, train, wrong, **RANGE)
 
 

@@ -111,6 +111,14 @@ def test_effects_are_those_of_dense_derivatives_with_the_weights_of_the_rows(lin
     torch.testing.assert_close(found.removal, removal[train.positions(found.ids)])
 
 
+def test_another_curvature_is_taken_where_it_is_said(linear, train, test):
+    found = culprit_feature(linear, train, test, 5, curvature="empirical-fisher", damping=0.1)
+    influence = bi.Influence(linear, train, curvature="empirical-fisher", damping=0.1)
+    removal = influence.on_loss(test).removal.mean(dim=0)
+    torch.testing.assert_close(found.removal, removal[train.positions(found.ids)])
+    assert not torch.allclose(found.removal, culprit_feature(linear, train, test, ids=found.ids, damping=0.1).removal)
+
+
 def test_features_go_by_their_names_or_by_their_numbers(linear, train, test):
     assert culprit_feature(linear, train, test).names == ("x0", "x1", "x2")
     unnamed = culprit_feature(linear, replace(train, feature_names=()), test)

@@ -116,3 +116,11 @@ def test_a_network_of_its_own_dtype_is_computed_in_that_or_refused_in_words():
     narrow = bi.Influence.of(own, nn.CrossEntropyLoss(), data, dtype=torch.float32, **options).on_loss(data)
     wide = bi.Influence.of(following, nn.CrossEntropyLoss(), data, **options).on_loss(data)
     torch.testing.assert_close(narrow.values.double(), wide.values, rtol=1e-3, atol=1e-6)
+
+
+def test_it_says_what_it_is_of():
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    assert repr(bi.Influence.of(network, F.cross_entropy, (X, Y), damping=0.5)) == (
+        "Influence(60 training examples, in 10 of 26 parameters: 2.weight, 2.bias; Hessian(), damping "
+        "IdentityDamping(delta=0.5))"
+    )

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from bayes_influence.curvature import cost
 from bayes_influence.curvature.damping import DiagonalDamping, FisherDamping
@@ -14,11 +15,15 @@ from bayes_influence.curvature.operators.whitened import WhitenedOperator
 from bayes_influence.curvature.solvers.conjugate_gradients import ConjugateGradients
 from bayes_influence.curvature.solvers.registry import SOLVERS
 from bayes_influence.curvature.solvers.solution import NotConvergedWarning
+from bayes_influence.data.dataset import Dataset
 from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.problem import FittedProblem
 from bayes_influence.influence.response import make_response
 from bayes_influence.objectives.derivatives import dense_hessian, per_example_gradients
+from bayes_influence.objectives.likelihoods import GaussianNoise
+from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
+from bayes_influence.training.noise import LearnedNoise
 
 DENSE = {
     "hessian": lambda objective, train: dense_hessian(objective, train.batch()),
@@ -152,3 +157,17 @@ def test_whitening_is_a_congruence(deep, train):
     torch.testing.assert_close(whitened.dense(), expected)
     torch.testing.assert_close(whitened @ torch.eye(31, dtype=torch.float64), expected)
     torch.testing.assert_close(whitened.diagonal(), expected.diagonal())
+
+
+def test_automatic_damping_holds_where_a_likelihood_makes_the_gauss_newton_matrix_indefinite():
+    """Noise that is learned: -log p is not convex in mean and log s together, where errors are larger than s."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(20, 2, generator=generator, dtype=torch.float64)
+    data = Dataset(inputs, torch.full((20, 1), 3.0, dtype=torch.float64), torch.arange(20))
+    network = LearnedNoise(nn.Linear(2, 1).double(), initial=0.5)
+    objective = Objective(network, GaussianNoise(None), WeightDecay(1e-3), parameters="all")
+    smallest = float(torch.linalg.eigvalsh(GaussNewtonOperator(objective, data).dense())[0])
+    assert smallest < 0
+    response = make_response(FittedProblem(objective, data), "ggn")
+    assert response.damping.delta == pytest.approx(-1.1 * smallest, rel=1e-6)
+    assert float(torch.linalg.eigvalsh(response.operator.dense())[0]) > 0

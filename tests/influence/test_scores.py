@@ -215,6 +215,11 @@ def test_what_an_estimate_stands_on_is_measured_and_said(train, test, caplog):
     with caplog.at_level(logging.WARNING):
         found = Influence(unfinished, train, damping=0.0).on_loss(test)
     assert "the objective is at no minimum: its gradient norm is" in caplog.text
+    caplog.clear()
+    again = Influence(unfinished, train, damping=0.0)
+    for asked in (test, train.select([0, 1])):
+        again.on_loss(asked)
+    assert len(caplog.messages) == 1  # of one objective it is said once
     slope = gradient(unfinished, train.batch())
     assert found.stationarity == pytest.approx(float(slope.norm()))
     step = -torch.linalg.solve(dense_hessian(unfinished, train.batch()), slope)

@@ -131,7 +131,10 @@ def test_best_is_the_best_of_the_cheap_ones_where_refits_cost_much(influence, te
 
 def test_no_refit_is_tried_where_there_is_no_one_minimum(deep, train, test):
     found = Influence(deep, train, damping=0.1).select_group(test, 2)
-    assert found.untried == "adaptive greedy was not tried: only a regularised last layer has one minimum to refit to"
+    assert found.untried == (
+        "adaptive greedy was not tried: only a regularised last layer has one minimum to refit to; "
+        "method='adaptive-greedy' does it from where the network stands"
+    )
     assert found.refitted == {}
 
 

@@ -155,6 +155,22 @@ def test_own_parts_keep_their_source_while_they_are_one_activation():
     assert torch.tanh(Moments(x.expectation, x.variance)).own is None
 
 
+@pytest.mark.parametrize(("dropped", "kept"), [(F.dropout, 1.0), (F.alpha_dropout, None)])
+def test_what_dropout_adds_is_an_entrys_own_and_the_rest_is_shared_with_what_was_dropped(dropped, kept):
+    x = F.layer_norm(activation("exact"), (4,))
+    assert x.covariance.complete
+    after = dropped(x, 0.25, True)
+    torch.testing.assert_close(own_variance(after), after.variance - after.covariance.shared)
+    assert (own_variance(after) > 0).all()
+    # Cov(x, dropped x) is Var x times the mean of what an entry is multiplied by.
+    y = activation("exact")
+    together, alone = y + dropped(y, 0.25, True), dropped(y, 0.25, True).variance
+    shared = (together.variance - y.variance - alone) / (2 * y.variance)
+    torch.testing.assert_close(shared, shared[0, 0].expand(5, 4))
+    if kept is not None:
+        torch.testing.assert_close(shared[0, 0], torch.tensor(kept, dtype=DOUBLE))
+
+
 def test_an_index_of_leading_axes_keeps_the_covariance():
     x = activation()
     torch.testing.assert_close(matrix(x[1:3]), matrix(x)[1:3])

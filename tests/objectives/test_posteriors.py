@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 import bayes_influence as bi
+from bayes_influence.moments import to_bayesian
 from bayes_influence.objectives import posteriors
 from bayes_influence.objectives.parameters import Flattening
-from bayes_influence.objectives.posteriors import WeightPosterior, drawn_outputs, linearized_outputs
+from bayes_influence.objectives.posteriors import GaussianOutputs, WeightPosterior, drawn_outputs, linearized_outputs
 from bayes_influence.objectives.prediction import predict, predict_classes
 from bayes_influence.training.averaging import SwagPosterior
 from tests.fitted import Recurrent
@@ -164,3 +165,20 @@ def test_what_a_posterior_is_not_for_is_refused(objective, x):
     with pytest.raises(ValueError, match="n_samples must be at least 2 to have a variance, got 1"):
         list(drawn_outputs(objective, posterior, x, 1, None))
     assert sum(map(len, drawn_outputs(objective, posterior, x, 2, None))) == 2
+
+
+def test_outputs_of_moments_have_the_covariance_that_these_carry():
+    """Of a linear network whose hidden h are independent: W Cov(h) W', and the variances that moments have."""
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).double()
+    twin = to_bayesian(network, structure="covariance", initial_sigma=0.4).eval()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    with torch.no_grad():
+        hidden, outputs = twin[0](x), twin(x)
+    found = GaussianOutputs.of_moments(outputs)
+    weight = network[1].weight.detach()
+    expected = torch.einsum("cj,bj,dj->bcd", weight, hidden.variance, weight)
+    expected.diagonal(dim1=1, dim2=2).copy_(outputs.variance)
+    torch.testing.assert_close(found.covariance, expected)
+    torch.testing.assert_close(found.moments.variance, outputs.variance)
+    alone = GaussianOutputs.of_moments(hidden)
+    torch.testing.assert_close(alone.covariance, torch.diag_embed(hidden.variance))

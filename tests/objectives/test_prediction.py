@@ -1,5 +1,6 @@
 """Predictions against samples and closed forms; what is no prediction of classes is refused."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -78,6 +79,34 @@ def test_modes_and_averages_agree_where_they_should(x):
             result = predict(network, x, mode=mode, averaging=averaging)
             assert torch.allclose(result.probabilities, referee.probabilities, atol=0.01)
             assert torch.allclose(result.epistemic, referee.epistemic, atol=0.005)
+
+
+@pytest.mark.parametrize("averaging", ["probit", "sampled"])
+def test_logits_whose_covariance_is_followed_are_drawn_together(averaging, x):
+    """All logits hang on one hidden unit h ~ N(m, v): p = E softmax(w h + b), by Gauss-Hermite quadrature over h."""
+    network = nn.Sequential(nn.Linear(4, 1), nn.Linear(1, 3)).double()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[1.0], [0.8], [-0.5]]))
+    predicted = {}
+    for structure in ("covariance", "diagonal"):
+        twin = to_bayesian(network, method="exact", structure=structure, initial_sigma=0.6).eval()
+        with torch.no_grad():
+            twin[1].weight_rho.fill_(-20.0)
+            twin[1].bias_rho.fill_(-20.0)
+        predicted[structure] = predict(
+            bi.Objective(twin, bi.TiltedCategorical()), x, mode="diagonal", averaging=averaging
+        )
+        hidden = twin[0](x)
+    points, weights = (torch.from_numpy(part) for part in np.polynomial.hermite_e.hermegauss(60))
+    h = hidden.expectation + hidden.variance.sqrt() * points
+    each = torch.softmax(h.unsqueeze(-1) * network[1].weight[:, 0] + network[1].bias, dim=-1).detach()
+    expected = torch.einsum("bsc,s->bc", each, weights / weights.sum())
+    information = entropy(expected) - torch.einsum("bs,s->b", entropy(each), weights / weights.sum())
+    found, independent = predicted["covariance"], predicted["diagonal"]
+    torch.testing.assert_close(found.probabilities, expected, rtol=0, atol=0.004)
+    torch.testing.assert_close(found.epistemic, information, rtol=0, atol=0.01)
+    assert float((independent.probabilities - expected).abs().max()) > 0.02
+    torch.testing.assert_close(found.logits.variance, independent.logits.variance)
 
 
 def test_a_certain_network_has_no_epistemic_uncertainty(x):

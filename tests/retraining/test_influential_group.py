@@ -45,6 +45,19 @@ def test_the_group_is_that_of_select_group_and_nothing_is_refitted_unasked(fit, 
     assert found.true is None
 
 
+def test_another_curvature_is_taken_where_it_is_said_and_what_was_not_tried_is_shown(fit, train, test):
+    options = {"curvature": "empirical-fisher", "damping": 0.1}
+    found = influential_group(fit, train, test, 3, method="first-order", **options)
+    same = bi.Influence(fit, train, **options).select_group(test, 3, method="first-order")
+    assert (found.ids.tolist(), found.predicted) == (same.ids.tolist(), same.change)
+    assert found.predicted != influential_group(fit, train, test, 3, method="first-order", damping=0.1).predicted
+    assert found.untried == same.untried == ""
+    listed = ", ".join(map(str, found.ids.tolist()))
+    assert repr(found).endswith(f"ids {listed})")
+    untried = replace(found, untried="adaptive greedy was not tried: because")
+    assert repr(untried).endswith(f"ids {listed}; adaptive greedy was not tried: because)")
+
+
 def test_the_mean_over_those_that_remain_is_another_truth(fit, train, test):
     options = {"method": "first-order", "damping": 0.0, "refit": bi.Minimum()}
     fixed, renormalised = (

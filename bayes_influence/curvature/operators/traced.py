@@ -66,7 +66,7 @@ class TracedProduct:
     def linearise(self, theta: Tensor, batch: Batch) -> tuple[Tensor, ...]:
         """What the tangent part needs of one batch, beside the batch itself."""
         with torch.no_grad():
-            return self.primal(theta, *tree_leaves(batch))
+            return tuple(map(_in_memory, self.primal(theta, *tree_leaves(batch))))
 
     def prepare(self, theta: Tensor, vectors: Tensor) -> tuple[Tensor, ...]:
         """What it needs of the vectors, once for all batches: V itself last."""
@@ -86,6 +86,15 @@ def kept_bytes(kept: Sequence[Tensor], free: Sequence[Tensor]) -> int:
     return sum(sizes.values()) - sum(
         sizes.get(pointer, 0) for pointer in {leaf.untyped_storage().data_ptr() for leaf in free}
     )
+
+
+def _in_memory(value: Tensor) -> Tensor:
+    """The value; written out where it is torch's zero without memory, which derivatives of a constant are."""
+    try:
+        value.untyped_storage().data_ptr()
+    except RuntimeError:
+        return torch.zeros(value.shape, dtype=value.dtype, device=value.device)
+    return value
 
 
 def _reached_from(sources: Sequence[Node], graph: Graph) -> set[Node]:

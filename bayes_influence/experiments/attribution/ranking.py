@@ -34,7 +34,7 @@ def heading(kind: str, measured: str) -> str:
     """What an end of a ranking is called: of a loss helpful or harmful, else what the example does to it."""
     if measured == LOSS:
         return f"most {kind}"
-    return f"holds {measured} {'down' if kind == 'helpful' else 'up'}"
+    return f"holds the {measured.split(' (')[0]} {'down' if kind == 'helpful' else 'up'}"
 
 
 def described_tests(
@@ -160,22 +160,24 @@ def target_name(data: Dataset, target: Tensor, units: Units | None = None) -> st
     return class_name(data, int(target))
 
 
-def printed_rankings(ranking: pd.DataFrame, measured: str = LOSS) -> list[Table]:
+def printed_rankings(ranking: pd.DataFrame, measured: str = LOSS, *, new: bool = False) -> list[Table]:
     """The ranking as it is printed: a table per test example, or of more than `TABLES` one with a row for each.
 
     Args:
         ranking: See `RunInfluence.ranking`.
         measured: What influence is on.
+        new: Whether test examples are the rows of a file.
     """
     tests = [rows for _, rows in ranking.groupby("test", sort=False)]
     if len(tests) <= TABLES:
-        return [_table_of_one(rows, measured) for rows in tests]
+        return [_table_of_one(rows, measured, new) for rows in tests]
     left_out = "" if ranking["rank"].max() <= NAMED else f", the first {NAMED}; all that are ranked are in the files"
     table = Table(
-        title=f"{len(tests)} test examples",
+        title=f"{len(tests)} {'new rows' if new else 'test examples'}",
         caption=f"training examples by id, and the predicted change of the {measured} when one is left out{left_out}",
     )
-    for name in ("test", "target", "predicted", "loss"):
+    lost = ranking["test_loss"].isna().all()
+    for name in ("row" if new else "test", "target", "predicted", *(["loss"] * (not lost))):
         table.add_column(name, justify="right")
     for kind, (_, sign) in KINDS.items():
         table.add_column(f"{sign} {heading(kind, measured)}")
@@ -183,16 +185,17 @@ def printed_rankings(ranking: pd.DataFrame, measured: str = LOSS) -> list[Table]
         test = rows.iloc[0]
         ends = [rows[(rows["kind"] == kind) & (rows["rank"] <= NAMED)].itertuples() for kind in KINDS]
         first = [", ".join(f"{one.train_id} ({one.removal:+.1e})" for one in end) for end in ends]
-        about = str(test["test"]), escape(test["test_target"]), escape(test["predicted_target"]), _loss_of(test)
-        table.add_row(*about, *first)
+        about = [str(test["test"]), escape(test["test_target"]), escape(test["predicted_target"])]
+        table.add_row(*about, *([] if lost else [_loss_of(test)]), *first)
     return [table]
 
 
-def _table_of_one(rows: pd.DataFrame, measured: str) -> Table:
+def _table_of_one(rows: pd.DataFrame, measured: str, new: bool) -> Table:
     """The ranking for one test example."""
     test = rows.iloc[0]
+    which = f"row {test['test']}" if new else f"test {test['test']} (id {named(test, 'test')})"
     table = Table(
-        title=f"test {test['test']} (id {named(test, 'test')}): {escape(test['test_target'])}, predicted "
+        title=f"{which}: {escape(test['test_target'])}, predicted "
         f"{escape(test['predicted_target'])}, {'loss ' * pd.notna(test['test_loss'])}{_loss_of(test)}".rstrip(", "),
         caption=f"removal: predicted change of the {measured} when the training example is left out",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -17,6 +18,10 @@ from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.experiments.store.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+QUICK = "This is the scale quick, which shows that the study runs: its numbers are too few to be held against a paper."
 
 UNSAID = ("scale", "repeats", "seed", "data_folder")
 """Settings that a folder does not depend on: seeds can be added to it, and where data are is no part of a result."""
@@ -158,7 +163,9 @@ class Measured:
 
     def published(self, drawing: Drawing, findings: Sequence[str], shown: pd.DataFrame) -> Reproduced:
         """As `publish`, by the study's name."""
-        return publish(self.folder, self.study.NAME, drawing, findings, shown)
+        quick = self.study.SCALES["quick"]
+        smallest = replace(self.study.size, repeats=quick.repeats) == quick
+        return publish(self.folder, self.study.NAME, drawing, [*findings, *[QUICK] * smallest], shown)
 
 
 def scaled_study(
@@ -178,6 +185,12 @@ def scaled_study(
 
     def run(study: ScaledStudy, out: str | Path, n_jobs: int | None, progress: bool) -> Reproduced:
         folder, cells = StudyFolder(out, study.configuration()), study.cells()
+        others = sorted(set(folder.keys()) - set(cells))
+        if others:
+            logger.warning(
+                "%s holds cells that this run leaves out: %s; --seed, --repeats and the like say which it takes",
+                *(folder.path, ", ".join(others)),
+            )
         missing = sum(not folder.cell_done(key) for key in cells)
         if missing:
             study.fetch()

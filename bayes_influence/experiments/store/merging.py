@@ -32,6 +32,11 @@ class Merged:
     taken: tuple[str, ...]
     there: tuple[str, ...]
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of all cells that the folder holds now."""
+        return tuple(StudyFolder.open(self.folder).keys())
+
 
 def merge_studies(into: str | Path, parts: Sequence[str | Path]) -> Merged:
     """Copies the finished cells of a study's folders into one; the study, run there again, goes on with them.

@@ -5,7 +5,7 @@ from torch import nn
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.experiments.attribution.pictures import influence_figure
-from bayes_influence.experiments.attribution.ranking import described_tests, printed_rankings, ranked
+from bayes_influence.experiments.attribution.ranking import described_tests, heading, printed_rankings, ranked
 from bayes_influence.influence.influence import Influence
 from bayes_influence.moments.convert import to_bayesian
 from bayes_influence.objectives.expected_likelihoods import TiltedCategorical
@@ -120,5 +120,24 @@ def test_more_test_examples_than_tables_are_printed_as_rows_of_one(objective, sc
 def test_another_measurement_is_called_by_its_name(objective, scores):
     described = described_tests(objective, TEST, torch.tensor([0, 1]))
     (table,) = printed_rankings(ranked(scores, TRAIN, described[0], 1), "margin")
-    assert [str(column.header) for column in table.columns][1::3] == ["▲ holds margin down", "▼ holds margin up"]
+    assert [str(column.header) for column in table.columns][1::3] == [
+        "▲ holds the margin down",
+        "▼ holds the margin up",
+    ]
+    in_units = "prediction (in standard deviations of the target)"
+    assert heading("helpful", in_units) == "holds the prediction down"
     assert table.caption == "removal: predicted change of the margin when the training example is left out"
+
+
+def test_new_rows_are_called_rows_and_have_no_loss_where_they_have_no_target(objective, scores):
+    described = described_tests(objective, TEST, torch.tensor([0, 1]))
+    untold = [test | {"test_loss": float("nan"), "test": number} for number, test in enumerate(described * 2)]
+    found = pd.concat([ranked(scores, TRAIN, test, 1) for test in untold])
+    (table,) = printed_rankings(found, "prediction (in standard deviations)", new=True)
+    assert table.title == "4 new rows"
+    assert [str(column.header) for column in table.columns] == [
+        *("row", "target", "predicted", "▲ holds the prediction down", "▼ holds the prediction up")
+    ]
+    assert "change of the prediction (in standard deviations) when" in table.caption
+    (alone,) = printed_rankings(found[found["test"] == 1], new=True)
+    assert alone.title == "row 1: cat, predicted dog"

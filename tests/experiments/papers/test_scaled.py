@@ -8,7 +8,7 @@ import pytest
 
 from bayes_influence.curvature import cost
 from bayes_influence.experiments.papers.registry import paper_studies
-from bayes_influence.experiments.papers.scaled import ScaledStudy, StudyScale, scaled_study
+from bayes_influence.experiments.papers.scaled import QUICK, ScaledStudy, StudyScale, scaled_study
 from bayes_influence.experiments.papers.study import Reproduced
 from bayes_influence.experiments.store.cells import CellResult
 
@@ -101,7 +101,7 @@ def test_the_plan_is_told_before_any_cell_and_without_those_that_are_stored(tmp_
     assert seen == [[first]] * 2 + [[first, "counted: 8 cells, 1 at a time of points=9, about 24 min"]] * 8
 
 
-def test_every_part_and_seed_is_measured_once_and_seeds_are_added(drawing, tmp_path):
+def test_every_part_and_seed_is_measured_once_and_seeds_are_added(drawing, tmp_path, caplog):
     measured = []
 
     def measure(cell):
@@ -120,9 +120,14 @@ def test_every_part_and_seed_is_measured_once_and_seeds_are_added(drawing, tmp_p
     )
     done = study.run(Counted(repeats=1), tmp_path, 1, False)
     assert measured == [("up", 0), ("down", 0)]
+    assert not caplog.messages
     more = study.run(Counted(seed=1), tmp_path, 1, False)
     assert measured[2:] == [("up", 1), ("up", 2), ("down", 1), ("down", 2)]
-    assert done.findings == ("a sentence",)
+    said = "holds cells that this run leaves out: part=down,seed=0, part=up,seed=0; --seed, --repeats and the like say"
+    assert said in caplog.text
+    assert done.findings == ("a sentence", QUICK)
+    larger = study.run(Counted(points=4, repeats=1), tmp_path / "larger", 1, False)
+    assert larger.findings == ("a sentence",)
     assert more.table["value"].tolist() == [2.0]
     assert pd.read_csv(tmp_path / "rows.csv")["value"].tolist() == [1.0, 2.0, 1.0, 2.0]
     assert (tmp_path / "counted.png").exists()
