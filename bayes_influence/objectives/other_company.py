@@ -99,7 +99,7 @@ class OtherCompany:
             ValueError: As for `meet`.
         """
         few, rows = company(part)
-        if self.waiting and _forms(self.waiting[0].few) != _forms(few):
+        if self.waiting and forms(self.waiting[0].few) != forms(few):
             self.meet()
         self.waiting.append(_Held(few, ids[rows.to(ids.device)], losses[rows], _rows_of(features, rows), len(losses)))
         if sum(len(held.losses) for held in self.waiting) >= self.most or self.kept.changed():
@@ -128,9 +128,9 @@ class OtherCompany:
         _check_forgets(self.objective, self.kept, self.call, few, own)
 
 
-def _forms(part: Batch) -> list[tuple[torch.Size, torch.dtype]]:
-    """Shapes and types of single examples' tensors."""
-    return [(leaf.shape[1:], leaf.dtype) for leaf in tree_leaves(part)]
+def forms(examples: Any) -> list[tuple[torch.Size, torch.dtype]]:
+    """Shapes and types of single examples' tensors, those of a batch or of any nesting."""
+    return [(leaf.shape[1:], leaf.dtype) for leaf in tree_leaves(examples)]
 
 
 def _rows_of(features: Any, rows: Tensor | slice) -> Any:

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from bayes_influence.data.batch import Batch
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.objectives.closeness import close
-from bayes_influence.objectives.company import Passed, check_targets, examine, own_params
+from bayes_influence.objectives.company import check_targets, examine, own_params
 from bayes_influence.objectives.head import Head, layer_path
 from bayes_influence.objectives.hidden import ByNameAlone, KeptState
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.other_company import Passed, forms
 from bayes_influence.objectives.parameters import Params, owners_of_parameters
 from bayes_influence.objectives.two_companies import is_compared
 from bayes_influence.torch_internals import tree_leaves, tree_map
@@ -189,16 +190,34 @@ def _features(members: Members, path: str, data: Dataset) -> Any:
     """What every member's last layer receives, leading axes (E, n), everything checked that passes."""
     each = []
     for one in members:
-        received: list[Any] = []
-
-        def take(whole: Passed, received: list[Any] = received) -> None:
-            if received and _shapes(received[0]) != _shapes(whole.features):
-                raise _StaysWholeError(f"what {path or 'the network'!r} receives varies in shape from batch to batch")
-            received.append(tree_map(Tensor.detach, whole.features))
-
-        examine(one, data, partial(_watched, one, path), take, partial(_check_rows, path), every=False)
-        each.append(tree_map(lambda *leaves: torch.cat(leaves), *received))
+        received = _Received(path, len(data))
+        examine(one, data, partial(_watched, one, path), received.take, partial(_check_rows, path), every=False)
+        each.append(received.features)
     return tree_map(lambda *leaves: torch.stack(leaves), *each) if len(each) > 1 else tree_map(_first_axis, each[0])
+
+
+class _Received:
+    """What a layer receives of all examples, written into one tensor as the parts pass.
+
+    Kept apart, the parts' small tensors would lie between the large ones that come and go, and the process would grow
+    by a megabyte with every part.
+    """
+
+    def __init__(self, path: str, examples: int) -> None:
+        self.path, self.examples, self.count = path, examples, 0
+        self.features: Any = None
+
+    def take(self, whole: Passed) -> None:
+        if self.count == 0:
+            self.features = tree_map(lambda leaf: leaf.new_empty((self.examples, *leaf.shape[1:])), whole.features)
+        if forms(self.features) != forms(whole.features):
+            raise _StaysWholeError(
+                f"what {self.path or 'the network'!r} receives varies in shape or type from batch to batch"
+            )
+        rows = slice(self.count, self.count + len(tree_leaves(whole.features)[0]))
+        for kept, leaf in zip(tree_leaves(self.features), tree_leaves(whole.features), strict=True):
+            kept[rows] = leaf.detach()
+        self.count = rows.stop
 
 
 def _examine_whole(members: Members, data: Dataset, *, every: bool = True) -> None:
@@ -278,11 +297,6 @@ def _watched(objective: Objective, path: str, inputs: Any, watch: ByNameAlone) -
 def _versions(values: Any) -> list[int]:
     """How often each tensor was written into."""
     return [leaf._version for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
-
-
-def _shapes(values: Any) -> list[torch.Size]:
-    """Shapes of single examples' tensors."""
-    return [leaf.shape[1:] for leaf in tree_leaves(values)]
 
 
 def _check_rows(path: str, features: Any, again: Any) -> None:
