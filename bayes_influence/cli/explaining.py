@@ -52,6 +52,8 @@ def why(
         found = explain_run(run, out or run.with_name(named), request, removals=removals, **where)
     for table in printed_explanation(found):
         print_wide(table)
+    for note in found.notes:
+        say(f"Note: {note}.")
     for sentence in removal_sentences(found):
         say(f"{sentence}.")
     say(found.verdict)

@@ -90,7 +90,7 @@ def read_new_rows(
     if not stored.is_file():
         raise ValueError(
             f"new rows are encoded as those of a table were, and the run in {run} is on {config['dataset']}, which is "
-            "no table in a file; name a test example"
+            "no table in a file; of such a run only the test part can be explained"
         )
     encoding = Encoding.from_config(json.loads(stored.read_text()))
     path = Path(path)

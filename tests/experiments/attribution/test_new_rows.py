@@ -155,7 +155,7 @@ def test_files_that_are_no_table_of_rows_are_refused(runs, tmp_path):
 
 def test_a_run_without_an_encoding_takes_no_new_rows(tmp_path, new):
     run_training(TrainRun("iris", "mlp", "none", epochs=1, width=2), tmp_path / "iris", progress=False)
-    with pytest.raises(ValueError, match=r"the run in .* is on iris, which is no table in a file; name a test example"):
+    with pytest.raises(ValueError, match=r"the run in .* is on iris, which is no table in a file; of such a run"):
         explained(tmp_path / "iris", new("a", "b", "c"), tmp_path)
 
 

@@ -45,9 +45,9 @@ MINIBATCH_RATE = 0.005
 these two, 91 % at the usual 0.002; on a table of 10 000 rows the wrong labels are ranked with an average precision of
 .97, and of .91."""
 
-MINIBATCH, MINIBATCH_STEPS = 64, 1500
+MINIBATCH, MINIBATCH_STEPS = 64, 500
 """Examples in a batch where nothing says how many, and steps that a training takes then, at least; ten passes are
-made at least, and three hundred at most."""
+made at least, and three hundred at most. On 3 000 images of MNIST with 2 % wrong labels twice as many learn those."""
 
 
 @dataclass(frozen=True)

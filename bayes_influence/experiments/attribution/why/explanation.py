@@ -35,6 +35,7 @@ class Explanation:
             either kind, the change of the number, and number and deviation then.
         verdict: How far estimates can be trusted, from retraining without a few examples.
         pictures: Names of the pictures in the folder, one per test image.
+        notes: Which test examples are predicted otherwise at the last layer's minimum than as training left it.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Explanation:
     removed: pd.DataFrame
     verdict: str
     pictures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def printed_explanation(found: Explanation) -> list[Table]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from bayes_influence.curvature.cost import tell
+from bayes_influence.data.appearance import class_name
 from bayes_influence.data.dataset import Split
 from bayes_influence.evaluation.agreement import MIN_POINTS
 from bayes_influence.experiments.attribution.of_run import InfluenceRequest, files_of, units_of
@@ -26,6 +28,7 @@ from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.training.run import load_run
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.objectives.objective import Objective
+from bayes_influence.objectives.prediction import predict_classes
 
 
 def explain_run(
@@ -69,6 +72,8 @@ def explain_run(
             f"of {len(split.train)} training examples {MIN_POINTS} to {len(split.train) - 1} can be removed, got "
             f"removals={removals} and top={request.top}"
         )
+    count = len(request.positions(split.test))
+    tell(f"explanation of {count} predictions of {run}, held against retraining without each of {removals} rows")
     objective, _ = request.standing(objective, split.train, progress=progress)
     question = _question(objective, split, request, config)
     asked = question.asked
@@ -96,7 +101,27 @@ def explain_run(
         folder.write_table(name, table)
     pictures = _drawn(folder, tables["predictions"], tables["why"], split) if isinstance(question, OfClasses) else ()
     return Explanation(
-        folder.path, question, tables["predictions"], tables["why"], tables["removed"], verdict, pictures
+        folder.path,
+        question,
+        tables["predictions"],
+        tables["why"],
+        tables["removed"],
+        verdict,
+        pictures,
+        _turned(objective, split, question) if asked.exact and isinstance(question, OfClasses) else (),
+    )
+
+
+def _turned(objective: Objective, split: Split, question: OfClasses) -> tuple[str, ...]:
+    """Which test examples the last layer's minimum predicts otherwise than the network as training left it."""
+    tests = split.test.select(question.positions).to(dtype=objective.dtype)
+    classes = (predict_classes(objective, tests.batch().inputs).classes, question.before.classes)
+    named = ([class_name(split.test, one) for one in own.tolist()] for own in classes)
+    return tuple(
+        f"test {position}: as training left it the network predicts {before}; explained is what it predicts at its "
+        f"last layer's minimum, {after}"
+        for position, before, after in zip(question.positions, *named, strict=True)
+        if before != after
     )
 
 

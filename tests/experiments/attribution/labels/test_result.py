@@ -48,6 +48,12 @@ def test_networks_that_a_longer_training_would_better_are_told(issues):
     assert "Trained twice as long" not in issues.sentence
 
 
+def test_a_rate_of_networks_that_know_little_is_not_to_be_believed(issues):
+    known = "more of the flagged ones can be right than the level says"
+    assert known in replace(issues, agreement=0.49).sentence
+    assert known not in replace(issues, agreement=0.5).sentence
+
+
 def test_the_sentence_says_how_many_and_what_it_rests_on(issues):
     assert issues.sentence.startswith("3 of 90 labels are flagged, of which 10% at most are expected to be right. ")
     assert "held-out networks predict 96.7% of the labels" in issues.sentence
