@@ -55,7 +55,7 @@ def test_a_training_whose_output_is_piped_tells_its_plan_its_epochs_and_its_repo
     assert len([line for line in said if "1 of 41 rows repeat an earlier row (40)" in line]) == 1
     assert (
         "training of towns: 32 training and 9 test examples; mlp (width 3, depth 1, activation tanh), 14 parameters, "
-        "none; 2 epochs of 2 batches, 1 network"
+        "scheme none; 2 epochs of 2 batches, 1 network"
     ) in said
     assert any(line.startswith("epoch 2 of 2: objective 0.") for line in said)
     assert done.stdout.splitlines()[0].split()[:3] == ["seed", "n", "accuracy"]

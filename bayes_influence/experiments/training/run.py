@@ -101,7 +101,7 @@ def _plan(run: TrainRun, start: _Start, split: Split) -> str:
     schedule, count = run.schedule(), len(split.train)
     return (
         f"training of {run.data_name}: {count} training and {len(split.test)} test examples; {run.network}"
-        f"{shape and f' ({shape})'}, {size} parameters, {run.scheme}; {schedule.epochs} epochs of "
+        f"{shape and f' ({shape})'}, {size} parameters, scheme {run.scheme}; {schedule.epochs} epochs of "
         f"{schedule.batches(count)} batches, {len(run.seeds)} network{'s' * (len(run.seeds) > 1)}"
     )
 

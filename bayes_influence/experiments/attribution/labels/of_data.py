@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from bayes_influence.curvature.cost import tell
 from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.experiments.attribution.labels.of_examples import search_labels
 from bayes_influence.experiments.attribution.labels.result import LabelIssues
@@ -52,6 +53,10 @@ def find_in_data(
     examples = data.examples()
     trained = {name: value for name, value in settings.to_config().items() if name not in LISTING}
     folder = StudyFolder(out, {"study": "labels", **data.to_config(), "settings": trained})
+    tell(
+        f"search for wrong labels in {data.data_name}: {len(examples)} rows in {settings.folds} parts, each predicted "
+        f"by {len(settings.seeds) * len(data.schemes(len(examples)))} networks that are trained on the others"
+    )
     known = data.known()
     table = known if isinstance(known, OwnTable) else None
     shape, outputs = tuple(examples.example.inputs.shape[1:]), data.n_outputs(examples)

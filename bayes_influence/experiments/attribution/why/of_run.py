@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from bayes_influence.curvature.cost import tell
 from bayes_influence.data.appearance import class_name
 from bayes_influence.data.dataset import Split
 from bayes_influence.evaluation.agreement import MIN_POINTS
@@ -71,6 +72,8 @@ def explain_run(
             f"of {len(split.train)} training examples {MIN_POINTS} to {len(split.train) - 1} can be removed, got "
             f"removals={removals} and top={request.top}"
         )
+    count = len(request.positions(split.test))
+    tell(f"explanation of {count} predictions of {run}, held against retraining without each of {removals} rows")
     objective, _ = request.standing(objective, split.train, progress=progress)
     question = _question(objective, split, request, config)
     asked = question.asked

@@ -12,12 +12,17 @@ from bayes_influence.experiments.stored import inspected
 QUICK = LabelSettings(folds=3, seeds=(0,), listed=5)
 
 
-def test_a_table_in_a_file_is_searched_and_stored(tmp_path, towns):
+def test_a_table_in_a_file_is_searched_and_stored(tmp_path, towns, caplog):
+    caplog.set_level("INFO", "bayes_influence.curvature.cost")
     path = tmp_path / "towns.csv"
     towns.to_csv(path, index=False)
     data = LabelData(str(path), target=("label",), epochs=60, learning_rate=0.05)
     found = find_in_data(data, tmp_path / "found", QUICK, progress=False)
     assert sorted(found.issues.flagged["row"]) == [5, 30, 61]
+    assert caplog.messages[0] == (
+        "search for wrong labels in towns: 90 rows in 3 parts, each predicted by 3 networks that are trained on the "
+        "others"
+    )
     stored = pd.read_parquet(found.folder / "labels.parquet")
     assert stored["row"].tolist() == found.issues.ranked["row"].tolist()
     assert (found.folder / "labels.csv").is_file()

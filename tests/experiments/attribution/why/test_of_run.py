@@ -56,9 +56,11 @@ def test_images_are_named_by_their_files_and_drawn(found, tmp_path):
     assert {file.stem for file in drawn} >= {"test-1", "test-3"}
 
 
-def test_another_number_of_rows_is_named_in_the_same_folder(run, found):
+def test_another_number_of_rows_is_named_in_the_same_folder(run, found, caplog):
+    caplog.set_level("INFO", "bayes_influence.curvature.cost")
     asked = InfluenceRequest((1, 3), top=4)
     more = explain_run(run, found.folder, asked, removals=3, progress=False)
+    assert f"explanation of 2 predictions of {run}, held against retraining without each of 3 rows" in caplog.messages
     assert len(more.evidence) == 2 * len(found.evidence)
     assert [len(ids.split()) for ids in more.removed["removed_ids"]] == [4, 4]
     assert len(pd.read_csv(found.folder / "why.csv")) == len(more.evidence)
