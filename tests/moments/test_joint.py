@@ -118,6 +118,18 @@ def test_of_whole_networks_the_variance_is_that_of_sampled_weights(kind):
     assert diagonal < 0.92
 
 
+def test_what_only_one_branch_has_of_its_own_is_multiplied_as_the_branch_is():
+    x = activation()
+    torch.manual_seed(0)
+    layer = to_bayesian(nn.Linear(4, 4).double(), structure=STRUCTURE, initial_sigma=0.5)
+    branch = layer(x)
+    found = torch.sub(x, branch, alpha=3)
+    jacobian = torch.eye(4, dtype=DOUBLE) - 3 * layer.weight
+    expected = jacobian @ matrix(x) @ jacobian.T + 9 * torch.diag_embed(own_variance(branch))
+    torch.testing.assert_close(matrix(found), expected)
+    torch.testing.assert_close(found.variance, expected.diagonal(dim1=-2, dim2=-1))
+
+
 def test_a_product_is_that_of_two_gaussians_that_covary():
     """Against draws of the pair itself: x and 2 x - 1 share all that varies, x and tanh(x) to first order."""
     x = activation("exact")
