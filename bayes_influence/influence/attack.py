@@ -91,15 +91,7 @@ def attack(
     check_count(count=count, steps=steps)
     check_at_least(0, step=step)
     _check_victim(objective, victim, target)
-    check_number(lower=lower, upper=upper)
-    if not lower < upper:
-        raise ValueError(f"the valid range must have lower < upper, got [{lower}, {upper}]")
-    if not (train.inputs >= lower).all() or not (train.inputs <= upper).all():
-        least, most = float(train.inputs.min()), float(train.inputs.max())
-        raise ValueError(
-            f"the training inputs lie in [{least:.4g}, {most:.4g}], outside the valid range [{lower}, {upper}]; give "
-            "the range of the inputs, as lower and upper"
-        )
+    _check_range(train, lower, upper)
     if ids is not None and torch.as_tensor(ids).numel() == 0:
         raise ValueError("an attack moves at least one training example, got ids=[]; leave ids out to have them chosen")
     if count > len(train):
@@ -129,6 +121,19 @@ def attack(
             break
     largest = float((train.inputs - start.inputs).abs().max())
     return Attack(train, objective, chosen, _turned(objective, aim, direction), taken, largest)
+
+
+def _check_range(train: Dataset, lower: float, upper: float) -> None:
+    """Refuses a range of valid inputs that is none, or that the training inputs are not in."""
+    check_number(lower=lower, upper=upper)
+    if not lower < upper:
+        raise ValueError(f"the valid range must have lower < upper, got [{lower}, {upper}]")
+    if not (train.inputs >= lower).all() or not (train.inputs <= upper).all():
+        least, most = float(train.inputs.min()), float(train.inputs.max())
+        raise ValueError(
+            f"the training inputs lie in [{least:.4g}, {most:.4g}], outside the valid range [{lower}, {upper}]; give "
+            "the range of the inputs, as lower and upper"
+        )
 
 
 def _aim(victim: Dataset, target: int | None) -> tuple[Dataset, Direction]:
