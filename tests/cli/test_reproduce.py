@@ -38,6 +38,7 @@ def test_a_study_s_options_are_its_settings():
     assert "none,weight-decay,swa" in shown
 
 
+@pytest.mark.slow
 def test_a_figure_is_reproduced_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setitem(settings.SCALES, "medium", settings.Scale(9, 9, 9, ((1, 5), (2, 5), (1, 8))))
     options = ["--repeats", 2, "--removals", 4, "--epochs", 40, "--schemes", "weight-decay, none", "--refit-epochs", 5]

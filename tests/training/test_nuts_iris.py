@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from bayes_influence.data.tables import hold_out, load_table
@@ -19,6 +20,7 @@ def test_the_stored_reference_converged():
     assert FIXTURE["between_chains"] < 0.01
 
 
+@pytest.mark.slow
 def test_the_tilted_network_predicts_as_the_posterior_does():
     split = hold_out(load_table("iris"))
     assert split.test.ids.tolist() == FIXTURE["test_ids"]

@@ -16,6 +16,7 @@ from bayes_influence.experiments.training.side_by_side import (
 RUN = TrainRun("iris", "mlp", seeds=(3, 4), epochs=4, width=5)
 
 
+@pytest.mark.slow
 def test_schemes_are_trained_side_by_side_and_their_seeds_summarised(tmp_path):
     summary = train_schemes(RUN, ["none", "bnn"], tmp_path, progress=False)
     assert summary.index.tolist() == ["none", "bnn"]

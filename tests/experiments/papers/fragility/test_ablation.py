@@ -35,6 +35,7 @@ def test_choices_go_one_by_one_from_as_published_to_everything_right(scheme):
     assert set(IRIS) <= set(together[-1].published)
 
 
+@pytest.mark.slow
 def test_the_last_step_together_is_the_corrected_protocol():
     study = Study(repeats=2, removals=6, epochs=150, refit_epochs=20, test_example=83, schemes=("weight-decay",))
     results = measure_choices(study).tables["results"]

@@ -13,6 +13,7 @@ def _three_small_networks(monkeypatch):
     monkeypatch.setitem(settings.SCALES, "quick", Scale(2, 40, 10, ((1, 5), (2, 5), (1, 8))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["corrected", "as-published"])
 def test_both_figures_come_from_the_same_cells(tmp_path, mode):
     study = FragilityStudy(**{**SMALL.to_config(), "mode": mode})
@@ -64,6 +65,7 @@ def test_a_network_s_numbers_as_published_do_not_depend_on_its_company():
     assert none["train_loss"].to_numpy() == pytest.approx(one["results"]["train_loss"].to_numpy(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_spectrum_of_a_network_is_drawn_once_for_all_its_estimators(compared):
     drawn = FIGURES["fig3"].series(compared.summary)
     assert drawn["scheme"].tolist() == ["none", "weight-decay", "swa", "weight-decay+swa", "bnn"]

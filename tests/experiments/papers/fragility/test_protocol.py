@@ -26,6 +26,7 @@ def by_scheme(pipeline):
     return networks
 
 
+@pytest.mark.slow
 def test_with_everything_right_it_is_the_comparison(pipeline):
     own = pipeline.measure(replace(CORRECTED, points=8)).differences
     schemes = ("weight-decay", "bnn")

@@ -76,6 +76,7 @@ def test_agreement_is_by_size_and_over_all_sizes():
         assert row["relative_error"] == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_the_study_shows_that_the_printed_signs_lose_and_newton_chebyshev_holds(tmp_path):
     """Random groups of a synthetic set: of 20 % and more eq. 17 gains over first order, eqs. 9 and 16 lose to it."""
     study = SyntheticGroups(repeats=1, groups=3, train=200)
