@@ -50,13 +50,18 @@ class HeldOut:
 
     @property
     def epistemic(self) -> Float[Tensor, " n"]:
-        """Mutual information between class and network: H(mean_m p_m) - mean_m (H(p_m) - epistemic_m), in nats."""
+        """Mutual information between class and network: H(mean_m p_m) - mean_m (H(p_m) - epistemic_m), in nats.
+
+        NaN of one deterministic network, which cannot tell.
+        """
+        if len(self.members) == 1 and not self.member_epistemic.any():
+            return torch.full_like(self.member_epistemic[0], torch.nan)
         within = entropy(self.members) - self.member_epistemic
         return (entropy(self.probabilities) - within.mean(dim=0)).clamp(min=0)
 
     @property
     def aleatoric(self) -> Float[Tensor, " n"]:
-        """Entropy of the averaged probabilities without the epistemic part, in nats."""
+        """Entropy of the averaged probabilities without the epistemic part, in nats; NaN where that is."""
         return entropy(self.probabilities) - self.epistemic
 
 

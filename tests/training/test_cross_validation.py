@@ -101,3 +101,10 @@ def test_uncertainty_of_an_ensemble_is_that_between_its_members():
     found = HeldOut(torch.zeros(2, dtype=torch.int64), members, torch.zeros(2, 2, dtype=torch.float64))
     assert found.epistemic.tolist() == pytest.approx([math.log(2), 0.0])
     assert found.aleatoric.tolist() == pytest.approx([0.0, math.log(2)])
+
+
+def test_one_deterministic_network_cannot_tell_what_is_epistemic():
+    folds, none = torch.zeros(2, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.float64)
+    found = HeldOut(folds, torch.full((1, 2, 2), 0.5, dtype=torch.float64), none)
+    assert found.epistemic.isnan().all()
+    assert found.aleatoric.isnan().all()

@@ -48,7 +48,7 @@ def data_id(rows: Sequence[int], labels: Sequence[str]) -> str:
 
 
 def _row(rank: int, row: dict[Any, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {name: float(row[name]) for name in NUMBERS}
+    found: dict[str, Any] = {name: None if pd.isna(row[name]) else float(row[name]) for name in NUMBERS}
     found |= {name: [int(word) for word in row[name].split()] for name in ROWS}
     found |= {"rank": rank, "row": int(row["row"]), "label": row["label"], "proposed": row["proposed"]}
     found["flagged"] = bool(row["flagged"])

@@ -168,5 +168,6 @@ def printed_issues(issues: LabelIssues, count: int = PRINTED) -> Table:
         words = [escape(str(row[name])) for name in ("row", "label", "proposed")]
         words[1:1] = [escape(short_name(row[name])) for name in files]
         evidence = (row["supporting"], row["opposing"], "flagged" if row["flagged"] else "")
-        table.add_row(*words, *(f"{row[name]:.3g}" for name in numbers), *evidence)
+        told = ("" if pd.isna(row[name]) else f"{row[name]:.3g}" for name in numbers)
+        table.add_row(*words, *told, *evidence)
     return table

@@ -29,6 +29,9 @@ def test_the_page_needs_nothing_else_and_holds_the_listed_rows(issues, tmp_path)
     assert [row["row"] for row in data["rows"]] == issues.ranked["row"].head(12).tolist()
     first, ranked = data["rows"][0], issues.ranked.iloc[0]
     assert first["wrong"] == ranked["wrong"]
+    assert issues.ranked["epistemic"].isna().all()  # one network a fold, which cannot tell
+    assert first["epistemic"] is None
+    assert not re.search(r":\s*NaN", page)
     assert first["opposing"] == [int(word) for word in ranked["opposing"].split()]
     mentioned = {
         str(row) for one in data["rows"] for name in ("supporting", "opposing", "proposing") for row in one[name]

@@ -65,4 +65,6 @@ def test_the_sentence_says_how_many_and_what_it_rests_on(issues):
 def test_the_table_is_as_long_as_asked_and_takes_names_as_they_are(issues):
     table = printed_issues(issues, 4)
     assert table.row_count == 4
-    assert [column.header for column in table.columns][:4] == ["row", "label", "proposed", "wrong"]
+    headers = [column.header for column in table.columns]
+    assert headers[:4] == ["row", "label", "proposed", "wrong"]
+    assert set(table.columns[headers.index("epistemic")].cells) == {""}

@@ -34,7 +34,7 @@
   }
   function evidence(row) {
     const facts = [["loss", row.loss], ["margin", row.margin], ["epistemic", row.epistemic],
-      ["self-influence", row.self_influence]].map(([name, value]) => name + " " + number(value)).join(", ");
+      ["self-influence", row.self_influence]].filter(([, value]) => value !== null).map(([name, value]) => name + " " + number(value)).join(", ");
     return element("div", {}, element("span", { class: "number" }, facts),
       row.twins.length ? element("div", { class: "flag" }, "same row with another label: " + row.twins.join(", ")) : null,
       element("details", {}, element("summary", {}, "rows that speak for and against"),
