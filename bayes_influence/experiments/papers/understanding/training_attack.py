@@ -148,9 +148,9 @@ def report_attack(measured: Measured) -> Reproduced:
 def _finding(row: Mapping[Any, Any]) -> str:
     return (
         f"{row['count']:.0f} training images moved: {row['flipped']:.0%} of {row['attacked']:.0f} test predictions "
-        f"turn ({row['flipped_low']:.0%} … {row['flipped_high']:.0%}, Wilson), the median by moves of "
-        f"{row['median_move']:.3g} of the range of a pixel; accuracy on all test images "
-        f"{row['accuracy_before']:.3f} before and {row['accuracy_after']:.3f} after."
+        f"turn ({row['flipped_low']:.0%} … {row['flipped_high']:.0%}, Wilson). Of those that turn, "
+        f"half do by moves of at most {row['median_move']:.3g} of the range of a pixel. Accuracy on all test images, "
+        f"mean over all attacks: {row['accuracy_before']:.3f} before and {row['accuracy_after']:.3f} after."
     )
 
 
