@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial, update_wrapper
+from functools import partial, update_wrapper
 from typing import Any
 
 import torch
@@ -117,8 +117,11 @@ def propagate(function: Callable[..., Tensor], x: Any, *args: Any, inplace: bool
     args = tuple(value for value in args if not isinstance(value, bool))
     moments = _elementwise_map(function, x.approximation.method, args, kwargs)
     mean, variance = recomputed(moments, x.expectation, x.variance)
-    find_slope = cache(partial(moments.slope, x.expectation, x.variance))
-    covariance = None if x.covariance is None else x.covariance.scaled(find_slope())
+    covariance = None
+    find_slope: Callable[[], Tensor] = partial(moments.slope, x.expectation, x.variance)
+    if x.covariance is not None:
+        slope = find_slope()
+        covariance, find_slope = x.covariance.scaled(slope), lambda: slope
     result = Moments(mean, variance, x.approximation, covariance)
     descend(result, x, find_slope, affine=x.approximation.method == "first-order")
     return assign(x, result) if inplace else result
