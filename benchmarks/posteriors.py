@@ -1,6 +1,6 @@
 """What posteriors beside a network are worth: accuracy, NLL and ECE of Laplace, SWAG, deep ensembles and their peers.
 
-    python benchmarks/posteriors.py --dataset digits --out /tmp/posteriors
+    python benchmarks/posteriors.py --dataset digits --out runs/posteriors
 
 Every scheme trains on three seeds with the defaults of `bayes-influence train`, and is predicted on the test part. The
 networks of `laplace` are trained once; each structure and prior precision is a posterior around them.
