@@ -19,6 +19,7 @@ def on_first(study):
     return replace(study, test_example=int(study.split().test.ids[0]))
 
 
+@pytest.mark.slow
 def test_real_targets_are_compared_under_every_scheme(table, tmp_path):
     study = Study(table("price"), target=("price",), schemes=("none", "weight-decay", "bnn"), **SMALL)
     result = compare_regularisers(study, tmp_path / "out", n_jobs=1, progress=False)
@@ -78,6 +79,7 @@ def test_the_sweep_is_left_out_where_the_curvature_is_large(table, monkeypatch, 
     assert "Spectrum of the loss, weight-decay: by Lanczos" in "".join(result.findings)
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_has_no_sizes_in_what_is_said(table, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mynets.py").write_text(

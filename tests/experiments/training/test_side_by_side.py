@@ -44,6 +44,7 @@ def test_schemes_are_trained_side_by_side_and_their_seeds_summarised(tmp_path):
     pd.testing.assert_frame_equal(again, summary)
 
 
+@pytest.mark.slow
 def test_schemes_are_added_with_learning_rates_of_their_own_and_other_settings_refused(tmp_path):
     train_schemes(RUN, ["none"], tmp_path, progress=False)
     train_schemes(RUN, ["none", "bnn"], tmp_path, progress=False)

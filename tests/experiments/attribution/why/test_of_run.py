@@ -56,6 +56,7 @@ def test_images_are_named_by_their_files_and_drawn(found, tmp_path):
     assert {file.stem for file in drawn} >= {"test-1", "test-3"}
 
 
+@pytest.mark.slow
 def test_another_number_of_rows_is_named_in_the_same_folder(run, found, caplog):
     caplog.set_level("INFO", "bayes_influence.curvature.cost")
     asked = InfluenceRequest((1, 3), top=4)
