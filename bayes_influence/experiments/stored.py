@@ -18,10 +18,9 @@ from bayes_influence.experiments.store.record import (
     CELL_SUFFIX,
     CELLS,
     CHECKPOINT,
-    CONFIG,
     FAILURES,
     REPORT,
-    read_record,
+    read_study,
 )
 from bayes_influence.influence.score_format import FORMAT
 
@@ -135,9 +134,7 @@ def _of_networks(path: Path, text: str) -> Stored:
 
 
 def _of_folder(path: Path) -> Stored:
-    if not (path / CONFIG).is_file():
-        raise FileNotFoundError(f"{path} holds no study: there is no {CONFIG} in it")
-    record = read_record(path / CONFIG)
+    record = read_study(path)
     config = dict(record["config"])
     study = str(config.pop("study", "unnamed"))
     cells = sorted(file.name.removesuffix(CELL_SUFFIX) for file in (path / CELLS).glob(f"*{CELL_SUFFIX}"))

@@ -18,6 +18,7 @@ from torch import Tensor
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.prediction import JACOBIAN_ENTRIES
 from bayes_influence.moments.sampling import SAMPLES_AT_ONCE
+from bayes_influence.moments.sources import own_part
 from bayes_influence.objectives.derivatives import per_example_jacobians
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Flattening, Params
@@ -98,12 +99,11 @@ class GaussianOutputs:
     @classmethod
     def of_moments(cls, outputs: Moments) -> GaussianOutputs:
         """Of propagated moments that carry what outputs have in common; the rest of each variance is its own."""
-        common = outputs.covariance
+        own, common = torch.diag_embed(own_part(outputs.variance, outputs.covariance)), outputs.covariance
         if common is None:
-            return cls(outputs.expectation, torch.diag_embed(outputs.variance))
+            return cls(outputs.expectation, own)
         columns = common.scale.unsqueeze(-1) * common.columns
-        shared = (columns * common.variances.unsqueeze(-2)) @ columns.mT
-        return cls(outputs.expectation, shared + torch.diag_embed((outputs.variance - common.shared).clamp(min=0)))
+        return cls(outputs.expectation, (columns * common.variances.unsqueeze(-2)) @ columns.mT + own)
 
     @property
     def moments(self) -> Moments:

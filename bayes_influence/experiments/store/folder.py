@@ -20,7 +20,7 @@ from bayes_influence.data.plain_fingerprint import plain_fingerprint
 from bayes_influence.data.sealed import DamagedFileError
 from bayes_influence.data.versions import environment
 from bayes_influence.experiments.store.cells import CellResult, checked_key, decode_cell, encode_cell
-from bayes_influence.experiments.store.record import CELL_SUFFIX, CELLS, CONFIG, read_record
+from bayes_influence.experiments.store.record import CELL_SUFFIX, CELLS, CONFIG, read_record, read_study
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +83,7 @@ class StudyFolder:
             FileNotFoundError: If the folder holds no study.
             ValueError: If its `config.json` is damaged.
         """
-        if not (Path(path) / CONFIG).exists():
-            raise FileNotFoundError(f"{path} holds no study: there is no {CONFIG} in it")
-        return cls(path, read_record(Path(path) / CONFIG)["config"])
+        return cls(path, read_study(Path(path))["config"])
 
     @property
     def _cells(self) -> Path:

@@ -13,7 +13,7 @@ from bayes_influence.data.files import write_whole
 from bayes_influence.data.sealed import DamagedFileError
 from bayes_influence.experiments.store.cells import decode_cell
 from bayes_influence.experiments.store.folder import StudyFolder, differences
-from bayes_influence.experiments.store.record import CELL_SUFFIX, CELLS, CONFIG, read_record
+from bayes_influence.experiments.store.record import CELL_SUFFIX, CELLS, CONFIG, read_study
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +26,13 @@ class Merged:
         folder: Where all cells are now.
         taken: Keys of the cells that were copied, sorted.
         there: Keys of those that the folder had already, byte for byte.
+        keys: Of all cells that the folder holds now, sorted.
     """
 
     folder: Path
     taken: tuple[str, ...]
     there: tuple[str, ...]
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Of all cells that the folder holds now."""
-        return tuple(StudyFolder.open(self.folder).keys())
+    keys: tuple[str, ...]
 
 
 def merge_studies(into: str | Path, parts: Sequence[str | Path]) -> Merged:
@@ -57,14 +54,14 @@ def merge_studies(into: str | Path, parts: Sequence[str | Path]) -> Merged:
     into, folders = Path(into), [Path(part) for part in parts]
     if not folders:
         raise ValueError("no folder to take cells from was given")
-    first = _record(folders[0])
+    first = read_study(folders[0])
     for part in folders[1:]:
-        record = _record(part)
+        record = read_study(part)
         _check_equal(folders[0], first["config"], part, record["config"])
         for name, old, new in differences(first["versions"], record["versions"]):
             logger.warning("%s was made with %s %s, and %s with %s", folders[0], name, old, part, new)
     if (into / CONFIG).exists():
-        _check_equal(into, _record(into)["config"], folders[0], first["config"])
+        _check_equal(into, read_study(into)["config"], folders[0], first["config"])
     found = _cells(into) if (into / CELLS).is_dir() else {}
     there, taken = set[str](), dict[str, bytes]()
     for part in folders:
@@ -83,13 +80,7 @@ def merge_studies(into: str | Path, parts: Sequence[str | Path]) -> Merged:
     with folder.writing():
         for key, content in taken.items():
             write_whole(into / CELLS / f"{key}{CELL_SUFFIX}", content)
-    return Merged(into, tuple(sorted(taken)), tuple(sorted(there)))
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"{folder} holds no study: there is no {CONFIG} in it")
-    return read_record(folder / CONFIG)
+    return Merged(into, tuple(sorted(taken)), tuple(sorted(there)), tuple(folder.keys()))
 
 
 def _check_equal(one: Path, mine: Any, other: Path, yours: Any) -> None:

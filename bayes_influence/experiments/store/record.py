@@ -36,3 +36,15 @@ def read_record(path: Path) -> dict[str, Any]:
         return read
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it, or choose another folder") from error
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """The configuration and the versions of the study that a folder holds.
+
+    Raises:
+        FileNotFoundError: If it holds none.
+        ValueError: If its `config.json` is damaged.
+    """
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} holds no study: there is no {CONFIG} in it")
+    return read_record(folder / CONFIG)
