@@ -50,7 +50,11 @@ def damaged(path):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda path: part_of(path, 3, config=CONFIG | {"epochs": 5}), ValueError, "epochs is 30 and 5"),
+        (
+            lambda path: part_of(path, 3, config=CONFIG | {"epochs": 5}),
+            ValueError,
+            "good and .*bad are of .*: epochs is 30 and 5",
+        ),
         (lambda path: part_of(path, 0, shift=1e-15), ValueError, "the cell seed=0 of .*bad has another result"),
         (damaged, ValueError, r"seed=3.safetensors is damaged .*copy it again, or delete it"),
         (lambda path: path, FileNotFoundError, "bad holds no study: there is no config.json in it"),
