@@ -142,11 +142,15 @@ class ImageStudy(Settings):
         if unknown:
             raise ValueError(f"unknown network {unknown[0]!r}; known: {', '.join(NETWORKS)}")
 
+    @property
+    def size(self) -> ImageScale:
+        """The scale that was asked for."""
+        return SCALES[self.scale]
+
     def said(self) -> ImageScale:
         """The scale with what was said instead."""
-        scale = SCALES[self.scale]
         names = ("networks", "repeats", "epochs", "refit_epochs", "train_examples")
-        return replace(scale, **{name: getattr(self, name) or getattr(scale, name) for name in names})
+        return replace(self.size, **{name: getattr(self, name) or getattr(self.size, name) for name in names})
 
     def configuration(self) -> dict[str, Any]:
         """What a result folder belongs to; networks and seeds may be added to it."""
