@@ -1,4 +1,4 @@
-"""Reproduces the fragility study of Epifano et al.: all figures and the ablation, with one summary in sentences.
+"""Reproduces the fragility study of Epifano et al.: all figures and the ablations, with one summary in sentences.
 
     python scripts/reproduce_fragility.py --scale quick
 

@@ -140,6 +140,8 @@ ROWS = [
     ("reproduce fig4 --scale nope", "unknown scale 'nope'; known: quick, medium, full"),
     ("reproduce fig5 --scale nope", "unknown scale 'nope'; known: quick, medium, full"),
     ("reproduce ablation --repeats 0", "repeats must be at least 1, got 0"),
+    ("reproduce ablation-images --networks MNIST", "unknown network 'MNIST'; known: digits FC-8, digits FC-32"),
+    ("reproduce ablation-images --mode corrected", "No such option: --mode"),
     ("reproduce refit-length --repeats 0", "repeats must be at least 1, got 0"),
     ("reproduce all-layers --orders 1", "orders must be at least 2, got 1"),
     ("reproduce all-layers --mode corrected", "No such option: --mode"),

@@ -17,6 +17,7 @@ FILES = (
     "fragility.images",
     "fragility.curves",
     "fragility.ablation",
+    "fragility.ablation_images",
     "fragility.refit_length",
     "fragility.all_layers",
     "fragility.training_recipe",

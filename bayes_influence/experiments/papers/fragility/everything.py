@@ -1,4 +1,4 @@
-"""All figures, the ablation and where fragility is real in one go, and one summary of what agrees with the paper."""
+"""All figures, the ablations and where fragility is real in one go, and one summary of what agrees with the paper."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from bayes_influence.experiments.papers.fragility.ablation import AblationStudy, reproduce_ablation
+from bayes_influence.experiments.papers.fragility.ablation_images import ImageAblationStudy, reproduce_image_ablation
 from bayes_influence.experiments.papers.fragility.all_layers import reproduce_all_layers
 from bayes_influence.experiments.papers.fragility.choices import MODES
 from bayes_influence.experiments.papers.fragility.curves import CurveStudy, reproduce_curves
@@ -30,7 +31,7 @@ from bayes_influence.experiments.store.settings import Settings
 SUMMARY = "summary.txt"
 """The sentences of all studies, each under its command."""
 
-WITHOUT_MODE = ("ablation", "all-layers", "training-recipe")
+WITHOUT_MODE = ("ablation", "ablation-images", "all-layers", "training-recipe")
 """Studies that are the same in either mode, whose commands have no such option."""
 
 Part = Callable[[Path, "int | None", bool], Reproduced]
@@ -41,7 +42,7 @@ class WholeStudy(Settings):
     """Everything of Epifano et al.
 
     Attributes:
-        mode: "corrected" or "as-published"; the ablation goes from the second to the first in either.
+        mode: "corrected" or "as-published"; the ablations go from the second to the first in either.
         scale: "quick", "medium" or "full".
         seed: The first seed.
         test_example: On Iris; the one with the largest leave-one-out loss when not given.
@@ -69,6 +70,7 @@ class WholeStudy(Settings):
         images = ImageStudy(mode=self.mode, scale=self.scale, seed=self.seed, data_folder=self.data_folder)
         curves = CurveStudy(**own, data_folder=self.data_folder)
         ablation = AblationStudy(**iris, removals=40)
+        on_images = ImageAblationStudy(scale=self.scale, seed=self.seed, data_folder=self.data_folder)
         recipes = RecipeStudy(scale=self.scale, seed=self.seed, data_folder=self.data_folder)
         return {
             "fig1": ("iris", partial(_run, partial(reproduce_figure, "fig1"), sizes)),
@@ -77,6 +79,7 @@ class WholeStudy(Settings):
             "fig4": ("curves", partial(_run, partial(reproduce_curves, "fig4"), curves)),
             "fig5": ("curves", partial(_run, partial(reproduce_curves, "fig5"), curves)),
             "ablation": ("ablation", partial(_run, reproduce_ablation, ablation)),
+            "ablation-images": ("ablation-images", partial(_run, reproduce_image_ablation, on_images)),
             "all-layers": ("all-layers", partial(_run, reproduce_all_layers, AllLayersStudy(**iris))),
             "training-recipe": ("training-recipe", partial(_run, reproduce_recipes, recipes)),
         }
@@ -144,7 +147,7 @@ def written_summary(table: pd.DataFrame) -> str:
 STUDIES = (
     PaperStudy(
         "all",
-        "All figures of Epifano et al., the ablation of its code's choices, the grid in all layers; with one summary",
+        "All figures of Epifano et al., the ablations of its code's choices, the grid in all layers; with one summary",
         reproduce_everything,
         WholeStudy(),
         folder="runs/fragility",

@@ -90,7 +90,7 @@ def head_of(objective: Objective, split: Split, choices: Choices) -> Head:
     layer = reduction.problem.at(0).to(dtype=dtype)
     train = reduction.examples().to(dtype=dtype)
     held = split.test.with_inputs(tree_map(lambda leaf: leaf[0], tests)).to(dtype=dtype)
-    if not choices.evaluation_mode and _drops(objective):
+    if not choices.evaluation_mode and drops(objective):
         path = layer_path(layer.network)
         train = train.with_inputs(features_with_dropout(objective, path, split.train).to(dtype))
     if choices.exact_refits and choices.double_precision:
@@ -98,7 +98,7 @@ def head_of(objective: Objective, split: Split, choices: Choices) -> Head:
     return Head(layer, train, held)
 
 
-def _drops(objective: Objective) -> bool:
+def drops(objective: Objective) -> bool:
     """Whether the network in training mode drops something; a Bayesian one has a moment rule for it instead."""
     modules = objective.network.modules()
     return not objective.is_bayesian and any(isinstance(one, nn.Dropout) and one.p > 0 for one in modules)
@@ -133,12 +133,14 @@ def estimated_effects(head: Head, test: Dataset, choices: Choices, *, summed: bo
         summed: Whether the published code sums LiSSA's iterates for this network, as for the small ones.
         seed: Of minibatches and shuffles.
     """
+    objective = head.objective if choices.biases else weight_only(head.objective, head.train, dropped=False)
+    if not choices.regulariser_in_hessian:
+        objective = without_regulariser(objective)
     if choices.solved:
-        objective = head.objective if choices.regulariser_in_hessian else without_regulariser(head.objective)
-        damping: str | float = 0.0 if objective.is_regularised and choices.damped else "auto"
+        damping: str | float = 0.0 if objective.is_regularised else "auto"
         effects = Influence(objective, head.train, damping=damping, dtype=objective.dtype).on_loss(test).removal[0]
     else:
-        effects = _published_effects(head, test, choices, summed=summed, seed=seed)
+        effects = _published_effects(objective, head.train, test, summed=summed, seed=seed)
     if not choices.removal_sign and summed:
         effects = -effects
     if not choices.by_id and not summed:
@@ -146,23 +148,18 @@ def estimated_effects(head: Head, test: Dataset, choices: Choices, *, summed: bo
     return effects.double()
 
 
-def _published_effects(head: Head, test: Dataset, choices: Choices, *, summed: bool, seed: int) -> Tensor:
+def _published_effects(objective: Objective, train: Dataset, test: Dataset, *, summed: bool, seed: int) -> Tensor:
     """LiSSA's result against every gradient, divided by n."""
-    objective = head.objective if choices.biases else weight_only(head.objective, head.train, dropped=False)
-    if not choices.regulariser_in_hessian:
-        objective = without_regulariser(objective)
-    batch = objective.fitting(test.batch())
-    rhs = per_example_gradients(objective, batch)[0]
+    rhs = per_example_gradients(objective, objective.fitting(test.batch()))[0]
     if summed:
-        solved, _ = lissa_summed(Hessian().operator(objective, head.train).dense(), rhs)
+        solved, _ = lissa_summed(Hessian().operator(objective, train).dense(), rhs)
     else:
-        operator = HessianOperator(objective, head.train)
-        solved = lissa_ended_early(operator.product_of, len(head.train), rhs, seed=seed)
+        operator = HessianOperator(objective, train)
+        solved = lissa_ended_early(operator.product_of, len(train), rhs, seed=seed)
     parts = [
-        per_example_gradients(objective, objective.fitting(part)) @ solved
-        for part in head.train.batches(GRADIENTS_AT_ONCE)
+        per_example_gradients(objective, objective.fitting(part)) @ solved for part in train.batches(GRADIENTS_AT_ONCE)
     ]
-    return torch.cat(parts) / len(head.train)
+    return torch.cat(parts) / len(train)
 
 
 def largest_effects(effects: Float[Tensor, " n"], train: Dataset, count: int) -> Int[Tensor, " k"]:

@@ -20,6 +20,9 @@ BATCH_SIZE = 1024
 LEARNING_RATE = 1e-3
 """As published; Bayesian networks of this library learn at their own."""
 
+BAYESIAN = {"method": "first-order", "structure": "diagonal"}
+"""Moments of Bayesian networks, as the documented runs had them."""
+
 
 @dataclass(frozen=True)
 class ImageNetwork:
@@ -139,11 +142,15 @@ class ImageStudy(Settings):
         if unknown:
             raise ValueError(f"unknown network {unknown[0]!r}; known: {', '.join(NETWORKS)}")
 
+    @property
+    def size(self) -> ImageScale:
+        """The scale that was asked for."""
+        return SCALES[self.scale]
+
     def said(self) -> ImageScale:
         """The scale with what was said instead."""
-        scale = SCALES[self.scale]
         names = ("networks", "repeats", "epochs", "refit_epochs", "train_examples")
-        return replace(scale, **{name: getattr(self, name) or getattr(scale, name) for name in names})
+        return replace(self.size, **{name: getattr(self, name) or getattr(self.size, name) for name in names})
 
     def configuration(self) -> dict[str, Any]:
         """What a result folder belongs to; networks and seeds may be added to it."""
@@ -197,7 +204,7 @@ class ImageCell:
             epochs=self.epochs,
             batch_size=BATCH_SIZE,
             learning_rate=None if bayesian else LEARNING_RATE,
-            scheme_options={} if bayesian else {"weight_decay": WEIGHT_DECAY},
+            scheme_options=BAYESIAN if bayesian else {"weight_decay": WEIGHT_DECAY},
             width=own.width,
             activation="relu" if own.small else None,
             train_examples=self.train_examples,

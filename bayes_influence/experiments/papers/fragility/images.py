@@ -4,33 +4,22 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bayes_influence.evaluation.agreement import agreement
 from bayes_influence.experiments.papers.fragility.choices import choices_of
-from bayes_influence.experiments.papers.fragility.heads import (
-    TESTS,
-    Head,
-    estimated_effects,
-    head_of,
-    largest_effects,
-    refitted,
-    relative_drift,
-    true_effects,
-)
+from bayes_influence.experiments.papers.fragility.head_pipeline import HeadPipeline
+from bayes_influence.experiments.papers.fragility.heads import TESTS
 from bayes_influence.experiments.papers.fragility.image_settings import NETWORKS, ImageCell, ImageStudy
 from bayes_influence.experiments.papers.means import mean_table, with_interval
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
-from bayes_influence.experiments.store.cells import CellResult, cell_key
+from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import figure_style
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import run_cells
-from bayes_influence.experiments.training.run import run_training
 
 
 def measure_images(cell: ImageCell, out: Path, data_folder: str | None, device: str = "cpu") -> CellResult:
@@ -45,34 +34,15 @@ def measure_images(cell: ImageCell, out: Path, data_folder: str | None, device: 
     Returns:
         Tables `results` (a row per test example) and `differences` (a row per removed image as well).
     """
-    name = cell_key(network=cell.network.label.replace(" ", "_"), seed=cell.seed)
-    trained, split = run_training(cell.run(device), out / "networks" / name, data_folder=data_folder, progress=False)
-    choices = choices_of(cell.mode)
-    head = head_of(trained.at(0), split, choices)
+    pipeline = HeadPipeline.of(cell, out, data_folder, device)
     rows, differences = [], []
     for which in TESTS:
-        row, frame = _measure_test(cell, head, which)
+        row, frame = pipeline.measure(choices_of(cell.mode), which)
         keys = {"network": cell.network.label, "seed": cell.seed, "test": which}
-        rows.append(keys | row | {"train_accuracy": float(trained.accuracies[-1, 0])})
+        rows.append(keys | row | {"train_accuracy": pipeline.train_accuracy})
         differences.append(frame.assign(network=cell.network.label, seed=cell.seed, test=which))
     tables = {"results": pd.DataFrame(rows), "differences": pd.concat(differences, ignore_index=True)}
     return CellResult(tables=tables)
-
-
-def _measure_test(cell: ImageCell, head: Head, which: str) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Agreement on one test example."""
-    choices, test = choices_of(cell.mode), head.test_example(which)
-    small = cell.network.small
-    estimated = estimated_effects(head, test, choices, summed=small, seed=cell.seed)
-    removed = largest_effects(estimated, head.train, min(cell.removals, len(head.train) - 1))
-    refits = refitted(head, removed, choices, cell.refit_epochs, slow=cell.network.slow)
-    effects = true_effects(head, refits, test, choices)
-    own = estimated[head.train.positions(removed)]
-    row: dict[str, Any] = agreement(own.numpy(), effects.numpy()).to_row()
-    row |= {"absolute_spearman": abs(row["spearman"]), "relative_drift": relative_drift(head, refits, test)}
-    row |= {"test_example": int(test.ids[0]), "converged": bool(refits.converged.all())}
-    pairs = {"example": removed.numpy(), "estimated": own.numpy(), "true": effects.numpy()}
-    return row, pd.DataFrame(pairs)
 
 
 STATISTICS = ("spearman", "absolute_spearman", "pearson", "slope", "top_k_overlap", "relative_drift", "train_accuracy")

@@ -27,6 +27,7 @@ def recorded(monkeypatch):
     monkeypatch.setattr(everything, "reproduce_curves", lambda name, *given: part(name)(*given))
     monkeypatch.setattr(everything, "reproduce_images", part("fig2"))
     monkeypatch.setattr(everything, "reproduce_ablation", part("ablation"))
+    monkeypatch.setattr(everything, "reproduce_image_ablation", part("ablation-images"))
     monkeypatch.setattr(everything, "reproduce_all_layers", part("all-layers"))
     monkeypatch.setattr(everything, "reproduce_recipes", part("training-recipe"))
     return asked
@@ -41,20 +42,28 @@ def test_every_study_runs_in_its_folder_and_speaks_in_the_summary(recorded, tmp_
         ("fig4", "curves"),
         ("fig5", "curves"),
         ("ablation", "ablation"),
+        ("ablation-images", "ablation-images"),
         ("all-layers", "all-layers"),
         ("training-recipe", "training-recipe"),
     ]
     assert all(settings.scale == "quick" for _, settings, _ in recorded)
-    assert recorded[2][1].data_folder == recorded[3][1].data_folder == recorded[7][1].data_folder == "data"
+    assert (
+        recorded[2][1].data_folder
+        == recorded[3][1].data_folder
+        == recorded[6][1].data_folder
+        == recorded[8][1].data_folder
+        == "data"
+    )
     assert found.findings[0] == "fig1 agrees."
     text = (tmp_path / "summary.txt").read_text()
     assert text.startswith("bayes-influence reproduce fig1 --mode corrected --scale quick\n- fig1 agrees.\n\n")
+    assert "bayes-influence reproduce ablation-images --scale quick\n- ablation-images agrees.\n" in text
     assert "bayes-influence reproduce all-layers --scale quick\n- all-layers agrees.\n" in text
 
 
 def test_what_fails_is_said_at_the_end_and_the_others_go_on(recorded, tmp_path):
     study = WholeStudy(mode="as-published", scale="quick")
-    with pytest.raises(FailedCellsError, match=r"1 of 8 cells failed.*fig2: FileNotFoundError: mnist: no such file"):
+    with pytest.raises(FailedCellsError, match=r"1 of 9 cells failed.*fig2: FileNotFoundError: mnist: no such file"):
         reproduce_everything(study, tmp_path, 1, progress=False)
     assert [name for name, _, _ in recorded][-1] == "training-recipe"
     assert "- failed: mnist: no such file; give the folder that has it" in (tmp_path / "summary.txt").read_text()
@@ -92,6 +101,7 @@ def test_everything_runs_at_the_quick_scale_in_both_modes(tmp_path):
             "fig4",
             "fig5",
             "ablation",
+            "ablation-images",
             "all-layers",
             "training-recipe",
         ]
