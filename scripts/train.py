@@ -27,11 +27,14 @@ def main() -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--activation")
+    parser.add_argument("--method", help="how moments of Bayesian networks pass activations")
+    parser.add_argument("--structure", help="what of the covariance between activations they take in")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data-folder", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
 
+    moments = {"method": options.method, "structure": options.structure}
     run = TrainRun(
         dataset=options.dataset,
         network=options.network,
@@ -39,6 +42,7 @@ def main() -> None:
         epochs=options.epochs,
         activation=options.activation,
         device=options.device,
+        scheme_options={name: word for name, word in moments.items() if word is not None},
     )
     out = options.out or Path("runs") / f"train-{options.dataset}-{options.network}"
     summary = train_schemes(run, options.schemes.split(","), out, data_folder=options.data_folder)

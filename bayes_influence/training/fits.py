@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from bayes_influence.data.checks import warn_of_equal_targets
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.models.initialisation import initial_state, seeded
 from bayes_influence.moments.layers import is_bayesian, is_calibrated
+from bayes_influence.moments.registry import UnsupportedOperationError
 from bayes_influence.moments.twins import check_twin
 from bayes_influence.objectives.company import check_targets, first_outputs
 from bayes_influence.objectives.members import Members, differing, member
@@ -37,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 CHECKED = 4
 """Training examples on which a Bayesian twin is held against its network."""
+
+SIMPLER = ({"structure": "calibrated"}, {"method": "first-order", "structure": "diagonal"})
+"""Moments that have rules for more operations, the more so."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -122,7 +127,7 @@ def fit_schemes(
         check_schedule(schedule)
     if tolerance is not None:
         check_at_least(0, tolerance=tolerance)
-    _check_built(make_network)
+    built_network(make_network)
     for members in ensembles(schemes):
         _check_targets(prepared_objective(members[0], make_network, train, seeds[0]), train, fewest)
     fits: dict[str, Fits] = {}
@@ -132,13 +137,21 @@ def fit_schemes(
     return [fits[scheme.name] for scheme in schemes]
 
 
-def _check_built(make_network: Callable[[], nn.Module]) -> None:
-    """Refuses what no scheme can turn into something trainable."""
+def built_network(make_network: Callable[[], nn.Module]) -> nn.Module:
+    """A network of a builder's, from seed 0.
+
+    Args:
+        make_network: Builds the deterministic network.
+
+    Raises:
+        TypeError: If it builds what no scheme can turn into something trainable.
+    """
     with seeded(0):
         network = make_network()
     if not isinstance(network, nn.Module) or is_bayesian(network):
         what = "a Bayesian network" if isinstance(network, nn.Module) else shown(network)
         raise TypeError(f"make_network must return a deterministic network, an nn.Module, got {what}")
+    return network
 
 
 def _check_targets(objective: Objective, train: Dataset, fewest: int) -> None:
@@ -170,6 +183,7 @@ def prepared_objective(
 
     Raises:
         TwinMismatchError: If the twin does not compute what its network computes.
+        UnsupportedOperationError: If the twin meets an operation that has no rule under the scheme's moments.
     """
     with seeded(seed):
         prepared = scheme.built(make_network)
@@ -178,10 +192,40 @@ def prepared_objective(
             network = make_network()
         if not is_bayesian(network):
             few = train.select(range(min(CHECKED, len(train)))).batch().inputs
-            twin = prepared.network if isinstance(prepared, LearnedNoise) else prepared
-            check_twin(network, twin, few.to(next(network.parameters())))
+            _check_prepared(scheme, network, prepared, few.to(next(network.parameters())))
     like = train.example.inputs
     return scheme.objective(prepared, len(train), parameters).to(like.dtype, like.device)
+
+
+def _check_prepared(scheme: Scheme, network: nn.Module, prepared: nn.Module, few: Tensor) -> None:
+    """Holds a twin against its network; where a rule is missing, the error says which moments have it."""
+    try:
+        check_twin(network, _twin_in(prepared), few)
+    except UnsupportedOperationError as error:
+        simpler = _simpler(scheme, network, few)
+        if not simpler:
+            raise
+        given = " and ".join(f"{name} {scheme.options[name]!r}" for name in simpler)
+        said = " ".join(f"--{name} {value}" for name, value in simpler.items())
+        raise UnsupportedOperationError(
+            f"{error}. The scheme {scheme.name} came with {given}; this network can be trained with "
+            f"find_schemes([{scheme.name!r}], {simpler}), on the command line {said}"
+        ) from error
+
+
+def _twin_in(prepared: nn.Module) -> nn.Module:
+    return prepared.network if isinstance(prepared, LearnedNoise) else prepared
+
+
+def _simpler(scheme: Scheme, network: nn.Module, few: Tensor) -> dict[str, Any]:
+    """The options in which a scheme must change to train a network; none, if that helps nothing."""
+    for options in SIMPLER:
+        changed = {name: value for name, value in scheme.own(options).items() if scheme.options[name] != value}
+        if changed:
+            with suppress(UnsupportedOperationError):
+                check_twin(network, _twin_in(scheme.with_options(**changed).prepare(network)), few)
+                return changed
+    return {}
 
 
 def _fit_ensemble(

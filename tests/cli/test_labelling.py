@@ -16,8 +16,8 @@ def run(*arguments, command="find-mislabelled"):
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     random = np.random.default_rng(2)
-    labels = np.arange(40) % 2
-    points = random.normal(size=(40, 2)) + 6.0 * labels[:, None]
+    labels = np.arange(60) % 2
+    points = random.normal(size=(60, 2)) + 6.0 * labels[:, None]
     labels[11] = 1 - labels[11]
     path = tmp_path_factory.mktemp("data") / "points.csv"
     words = np.array(["[bold]no", "yes"])[labels]
@@ -28,7 +28,7 @@ def table(tmp_path_factory):
 def test_the_command_prints_and_stores_what_it_found(table, tmp_path):
     done = run(table, "--target", "label", *QUICK, "--out", tmp_path / "found")
     assert done.exit_code == 0, done.output
-    assert "1 of 40 labels are flagged" in done.output
+    assert "1 of 60 labels are flagged" in done.output
     assert "[bold]no" in done.output
     ranked = pd.read_csv(tmp_path / "found" / "labels.csv")
     assert ranked["row"].iloc[0] == 11
@@ -39,7 +39,7 @@ def test_the_command_prints_and_stores_what_it_found(table, tmp_path):
     done = run(marks, "--run", tmp_path / "found", command="apply")
     assert done.exit_code == 0, done.output
     assert "0 relabelled, 1 dropped, 0 confirmed." in done.output
-    assert len(pd.read_csv(tmp_path / "found-cleaned" / "cleaned.csv")) == 39
+    assert len(pd.read_csv(tmp_path / "found-cleaned" / "cleaned.csv")) == 59
     refused = run(table, command="apply")
     assert refused.exit_code == 2
     assert "is no file of marks" in " ".join(refused.output.split())

@@ -12,14 +12,17 @@ from bayes_influence.training.schemes import SCHEMES
 from bayes_influence.training.tracing import can_compile, trace_members
 
 
-def _problem(iris, scheme):
+def _problem(iris, name, structure=None):
+    scheme = SCHEMES[name].with_options(**({"structure": structure} if structure else {}))
+
     def make():
-        return SCHEMES[scheme].prepare(nn.Sequential(nn.Linear(4, 6), nn.SELU(), nn.Linear(6, 3)).double())
+        hidden = [nn.Linear(6, 6), nn.SELU()] if structure else []
+        return scheme.prepare(nn.Sequential(nn.Linear(4, 6), nn.SELU(), *hidden, nn.Linear(6, 3)).double())
 
     params = initial_params(make, range(3), torch.float64)
     weights = torch.rand(3, 149, generator=torch.Generator().manual_seed(0)).double()
     strengths = torch.tensor([0.0, 0.5, 1.0]).double()
-    return SCHEMES[scheme].objective(make(), 149), (params, iris.train.batch(), weights, strengths)
+    return scheme.objective(make(), 149), (params, iris.train.batch(), weights, strengths)
 
 
 def check_equal_steps(step, objective, arguments):
@@ -47,12 +50,18 @@ def test_the_trace_holds_for_other_numbers_than_it_was_made_with(iris):
     check_equal_steps(step, objective, (moved, batch, weights.flip(1), strengths.flip(0)))
 
 
+@pytest.mark.parametrize("structure", ["calibrated", "covariance", "calibrated-covariance"])
+def test_the_trace_follows_covariances_and_holds_factors(iris, structure):
+    objective, arguments = _problem(iris, "bnn", structure)
+    check_equal_steps(trace_members(objective, *arguments), objective, arguments)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not can_compile(), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("scheme", ["weight-decay", "bnn"])
-def test_long_trainings_are_compiled_to_the_same_step(iris, scheme, monkeypatch):
+@pytest.mark.parametrize(("scheme", "structure"), [("weight-decay", None), ("bnn", None), ("bnn", "covariance")])
+def test_long_trainings_are_compiled_to_the_same_step(iris, scheme, structure, monkeypatch):
     monkeypatch.setattr(tracing, "COMPILE_FROM_STEPS", 10)
-    objective, arguments = _problem(iris, scheme)
+    objective, arguments = _problem(iris, scheme, structure)
     step = trace_members(objective, *arguments, steps=10)
     check_equal_steps(step, objective, arguments)
 

@@ -28,7 +28,7 @@ from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.experiments.store.settings import Settings
 from bayes_influence.experiments.training.settings import usual_rate, usual_scheme_options
 from bayes_influence.objectives.reweighting import largest_losses
-from bayes_influence.training.fits import fit_schemes
+from bayes_influence.training.fits import built_network, fit_schemes
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.scheme import Scheme
@@ -106,7 +106,7 @@ def compare(
             f"settings must be CompareSettings(...), got {shown(settings)}; leave them out for its defaults"
         )
     settings = settings or CompareSettings()
-    asked = _resolved_schemes(schemes, train)
+    asked = _resolved_schemes(schemes, make_network, train)
     train, test = train.to(dtype=torch.float64), test.to(dtype=torch.float64)
     example = settings.test_example
     if example is None:
@@ -151,14 +151,16 @@ def usual_schedule(examples: int, *, bayesian: bool) -> MinibatchSchedule:
     return MinibatchSchedule(usual_epochs(examples), Rows.batch_size, usual_rate(bayesian), decay="cosine")
 
 
-def _resolved_schemes(schemes: Sequence[str | Scheme], train: Dataset) -> list[Scheme]:
-    """Schemes by name for what the targets are, and others as they are."""
+def _resolved_schemes(
+    schemes: Sequence[str | Scheme], make_network: Callable[[], nn.Module], train: Dataset
+) -> list[Scheme]:
+    """Schemes by name for what network and targets are, and others as they are."""
     if isinstance(schemes, str) or not isinstance(schemes, Sequence):
         raise TypeError(f"schemes must be a list of names or schemes, such as ['none', 'bnn'], got {shown(schemes)}")
     task, count = task_of(train)
     rows = train.example.inputs
     on_table = isinstance(rows, Tensor) and rows.is_floating_point() and rows.ndim == 2
-    usual = usual_scheme_options(on_table=on_table)
+    usual = usual_scheme_options(built_network(make_network), on_table=on_table)
     found: list[Any] = []
     for scheme in schemes:
         if isinstance(scheme, str):

@@ -98,10 +98,11 @@ def _plan(run: TrainRun, start: _Start, split: Split) -> str:
     """What is going to be trained, in a sentence."""
     size = sum(value[0].numel() for value in start.params.values())
     shape = ", ".join(f"{name} {value}" for name, value in run.said_shape().items())
-    schedule, count = run.schedule(), len(split.train)
+    schedule, count, options = run.schedule(), len(split.train), run.resolved_scheme().options
+    moments = f" ({options['method']} moments, structure {options['structure']})" if "structure" in options else ""
     return (
         f"training of {run.data_name}: {count} training and {len(split.test)} test examples; {run.network}"
-        f"{shape and f' ({shape})'}, {size} parameters, scheme {run.scheme}; {schedule.epochs} epochs of "
+        f"{shape and f' ({shape})'}, {size} parameters, scheme {run.scheme}{moments}; {schedule.epochs} epochs of "
         f"{schedule.batches(count)} batches, {len(run.seeds)} network{'s' * (len(run.seeds) > 1)}"
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from bayes_influence.data.dataset import Split
 from bayes_influence.data.tables import Rows
@@ -17,6 +18,7 @@ from bayes_influence.training.optimisers import OPTIMISERS
 from bayes_influence.training.priors import RELATIVE_SIGMA
 from bayes_influence.training.scheme import Scheme
 from bayes_influence.training.schemes import SCHEMES, find_schemes
+from bayes_influence.training.usual_moments import usual_moments
 
 LEARNING_RATE = 2e-3
 """Of deterministic networks."""
@@ -40,16 +42,19 @@ def completed(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"scheme_options": later | config["scheme_options"]} if later else config
 
 
-def usual_scheme_options(*, on_table: bool) -> dict[str, Any]:
+def usual_scheme_options(network: nn.Module, *, on_table: bool) -> dict[str, Any]:
     """Numbers and words of a scheme that a training in minibatches has others of when nothing is said.
 
     The prior is by fan-in for images, N(0, 1) for the few columns of a table: there the test loss of a Bayesian MLP is
-    the lower one under it, on each of Iris, Wine, breast cancer, the digits and a regression.
+    the lower one under it, on each of Iris, Wine, breast cancer, the digits and a regression. Moments are as
+    `usual_moments` says.
 
     Args:
+        network: The deterministic network, or a `blueprint` of it.
         on_table: Whether inputs are rows of a table.
     """
-    return {"prior": "isotropic" if on_table else "fan-in", "initial_sigma": INITIAL_SIGMA}
+    prior = "isotropic" if on_table else "fan-in"
+    return {"prior": prior, "initial_sigma": INITIAL_SIGMA, **usual_moments(network)}
 
 
 def usual_rate(bayesian: bool) -> float:
@@ -72,7 +77,8 @@ class TrainRun(OfNetwork):
         annealing: Fraction of the steps over which the regulariser's weight rises to its own.
         clip: Longest gradient that is followed at its length.
         scheme_options: Numbers and words of the scheme that are to be others than its own, by field; of Bayesian
-            networks the prior and sigma at the start are those of `usual_scheme_options` when nothing is said.
+            networks the prior, sigma at the start, and of networks with convolutions method and structure, are those
+            of `usual_scheme_options` when nothing is said.
         warm_start: Folder of another run of the same network whose parameters this one starts from; sigma then starts
             at `RELATIVE_SIGMA` |w| instead.
         train_examples: How many of the training examples are used, the first ones; all when not given.
@@ -153,7 +159,7 @@ class TrainRun(OfNetwork):
         """The scheme with this run's numbers."""
         (scheme,) = find_schemes([self.scheme])
         known = self.known()
-        usual = usual_scheme_options(on_table=isinstance(known, Rows))
+        usual = usual_scheme_options(self.blueprint(), on_table=isinstance(known, Rows))
         usual = usual if self.warm_start is None else usual | {"relative_sigma": RELATIVE_SIGMA}
         found = find_schemes([self.scheme], scheme.own(usual) | self.scheme_options)[0]
         return found if known.task == "classification" else found.suited(known.task, known.n_targets)

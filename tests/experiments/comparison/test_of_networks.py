@@ -127,3 +127,34 @@ def test_what_cannot_be_compared_is_refused_before_any_training(parts, changes, 
 def test_settings_out_of_range_are_refused(said, message):
     with pytest.raises(ValueError, match=message):
         bi.CompareSettings(**said)
+
+
+def convolutions():
+    return nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
+
+
+def test_schemes_by_name_have_the_moments_that_are_usual_for_the_network(parts, monkeypatch):
+    asked = []
+
+    def stop(cell, **options):
+        asked.extend(cell.schemes)
+        raise KeyboardInterrupt("the first scheme was to be measured")
+
+    monkeypatch.setattr(of_networks, "measure_networks", stop)
+    settings = bi.CompareSettings(removals=3, test_example=145)
+    for network in (convolutions, make_network):
+        with pytest.raises(KeyboardInterrupt, match="to be measured"):
+            bi.compare(network, *parts, ["bnn"], settings, schedule=SHORT, progress=False)
+    moments = [(scheme.method, scheme.structure) for scheme in asked]
+    assert moments == [("exact", "calibrated-covariance"), ("first-order", "diagonal")]
+
+
+@pytest.mark.slow
+def test_influence_under_these_moments_is_what_retraining_with_their_factors_held_gives(parts):
+    schedule = MinibatchSchedule(30, 8, 0.02)
+    settings = bi.CompareSettings(seeds=(0,), removals=6, test_example=145)
+    found = bi.compare(convolutions, *parts, ["bnn"], settings, schedule=schedule, progress=False)
+    rows = found.differences.query("estimator == 'variational'")
+    assert set(found.summary["truth"]) == {"newton"}
+    assert np.corrcoef(rows["estimated"], rows["true"])[0, 1] > 0.99
+    assert np.polyfit(rows["true"], rows["estimated"], 1)[0] == pytest.approx(1, abs=0.1)

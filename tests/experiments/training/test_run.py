@@ -1,3 +1,4 @@
+import logging
 import os
 import shutil
 import signal
@@ -173,6 +174,29 @@ def test_what_is_usual_depends_on_what_the_data_are():
     assert TrainRun("mnist", "mlp", "bnn").resolved().activation == "tanh"
     assert replace(table, activation="relu").resolved().activation == "relu"
     assert table.resolved_scheme().initial_sigma == images.resolved_scheme().initial_sigma == 0.2
+
+
+def test_moments_are_what_the_network_is_usually_trained_under_unless_they_are_said():
+    lenet = TrainRun("mnist", "lenet", "bnn-tempered", activation="relu")
+    usual = {"method": "exact", "structure": "calibrated-covariance"}
+    assert lenet.to_config()["scheme_options"].items() >= usual.items()
+    told = replace(lenet, scheme_options={"structure": "diagonal"})
+    assert (told.resolved_scheme().method, told.resolved_scheme().structure) == ("exact", "diagonal")
+    assert TrainRun.from_config(told.to_config()).resolved_scheme() == told.resolved_scheme()
+    assert replace(lenet, network="vgg13").resolved_scheme().structure == "calibrated"
+    assert replace(lenet, network="resnet", scheme="ivon").resolved_scheme().structure == "calibrated-covariance"
+    assert replace(lenet, network="mlp").resolved_scheme().structure == "diagonal"
+    assert "method" not in replace(lenet, scheme="weight-decay").to_config()["scheme_options"]
+
+
+def test_the_plan_says_moments_and_structure(tmp_path, caplog):
+    options = {"method": "exact", "structure": "covariance"}
+    run = replace(RUN, scheme="bnn", scheme_options=options, epochs=1, seeds=(3,))
+    with caplog.at_level(logging.INFO):
+        run_training(run, tmp_path / "run", progress=False)
+        run_training(replace(RUN, epochs=1), tmp_path / "plain", progress=False)
+    assert "86 parameters, scheme bnn (exact moments, structure covariance); 1 epochs of" in caplog.text
+    assert "43 parameters, scheme weight-decay; 1 epochs of" in caplog.text
 
 
 def test_a_configuration_says_the_schemes_numbers_also_where_they_are_its_own():

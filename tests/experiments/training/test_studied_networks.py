@@ -52,3 +52,12 @@ def test_the_test_example_is_found_once_and_stored(tmp_path, monkeypatch):
     assert dataclasses.replace(networks, test_example=83).resolved(folder).test_example == 83
     # The reference network, whatever the study's own: 4 inputs, 5 units, 3 classes.
     assert asked == [("iris", 4 * 5 + 5 + 5 * 3 + 3, studied_networks.REFERENCE_SCHEDULE)]
+
+
+def test_moments_are_those_that_train_takes_except_for_the_papers_networks():
+    scheme = StudiedNetworks("mnist", network="lenet", activation="relu").suited_scheme("bnn", {})
+    assert (scheme.method, scheme.structure) == ("exact", "calibrated-covariance")
+    told = StudiedNetworks("mnist", network="lenet", activation="relu").suited_scheme("bnn", {"method": "first-order"})
+    assert (told.method, told.structure) == ("first-order", "calibrated-covariance")
+    scheme = StudiedNetworks().suited_scheme("bnn", {})
+    assert (scheme.method, scheme.structure, scheme.initial_sigma) == ("first-order", "diagonal", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.data.sources import as_dataset
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.evaluation.intervals import mean_interval
+from bayes_influence.evaluation.known_rate import doubt_of_rate
 from bayes_influence.evaluation.label_noise import LabelNoise, label_noise
 from bayes_influence.experiments.attribution.labels.evidence import LabelEvidence, label_evidence
 from bayes_influence.experiments.attribution.labels.kept import Predicted, kept_predictions
@@ -187,12 +189,16 @@ def search_labels(
     found = kept_predictions(folder, predicted)
     tried, best = found.tried, _best(found.tried, data)
     noise = label_noise(tried[best].probabilities, data.targets.cpu())
+    doubt = doubt_of_rate(tried[best].probabilities, data.targets.cpu())
     order = noise.wrong.argsort(descending=True, stable=True)
-    listed = order[: min(max(settings.listed, int(noise.flagged(settings.level).sum())), SHOWN_MOST, len(order))]
+    flagged = 0 if doubt else int(noise.flagged(settings.level).sum())
+    listed = order[: min(max(settings.listed, flagged), SHOWN_MOST, len(order))]
     influence = _influence(schemes[best], make_network, data, settings, schedule)
     witnesses = ~noise.flagged(settings.level)
     evidence = label_evidence(influence, data, data.ids[listed], noise.proposed[listed], settings.evidence, witnesses)
     ranked = _ranked(data, tried[best], noise, settings, order, influence, evidence)
+    if doubt is not None:
+        ranked = ranked.assign(false_discovery_rate=math.nan, flagged=False)
     if files is not None:
         ranked.insert(1, "file", [files[row] for row in ranked["row"]])
     mentioned = [*evidence.supporting, *evidence.opposing, *evidence.proposing]
@@ -203,6 +209,7 @@ def search_labels(
         ranked=ranked,
         level=settings.level,
         noise_rate=noise.rate,
+        doubt=doubt,
         scheme=schemes[best].name,
         longer=mean_interval(found.gains.numpy()),
         agreement=float((tried[best].probabilities.argmax(dim=1) == data.targets.cpu()).double().mean()),

@@ -23,9 +23,8 @@ UNFINISHED = 0.05
 """Share of the held-out loss that a longer training must not surely take away. After 200 steps on eight tables of
 `benchmarks/label_errors.py` it took 0.5 % at most, after 12 steps a tenth to a third on six."""
 
-AGREEING = 0.5
-"""Share of the labels that held-out networks must predict for the rate to be believed: of 3 000 images of CIFAR-10, of
-which they predict 30 to 41 %, a third to four fifths of the flagged labels were right at a level of a tenth."""
+UNKNOWN = "not known"
+"""What stands for a rate that cannot be told."""
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What a cell begins with that a spreadsheet would take for a formula."""
@@ -38,15 +37,16 @@ class LabelIssues:
     Attributes:
         name: What the data are called.
         ranked: One row per example, the most suspicious first. row: its id. index: its name in a frame that has
-            other names than numbers from 0. file: of an image. label, proposed: the
-            class that it has, and the most probable other one. wrong: probability that the label is wrong.
-            false_discovery_rate: expected share of right labels in the list that ends here. flagged: whether that is
-            at most `level`. loss, margin, predicted, epistemic, aleatoric: of held-out predictions, with the label.
+            other names than numbers from 0. file: of an image. label, proposed: the class that it has, and the most
+            probable other one. wrong: probability that the label is wrong. false_discovery_rate: expected share of
+            right labels in the list that ends here, NaN where it is not known. flagged: whether that is at most
+            `level`. loss, margin, predicted, epistemic, aleatoric: of held-out predictions, with the label.
             self_influence: in a network that was trained on everything. twins: rows that are the same but for the
             label. supporting, opposing, proposing: rows that argue for the label, against it, and for the proposed
             one, see `LabelEvidence`; of listed rows only.
         level: Highest expected share of right labels among those that are flagged.
         noise_rate: Estimated share of wrong labels.
+        doubt: Why no rate can be told, see `doubt_of_rate`, with none flagged; None where one can.
         scheme: How the networks were regularised.
         agreement: Share of the labels that held-out networks predict.
         longer: By how much held-out losses fall, per label, when a network is trained twice as long.
@@ -61,6 +61,7 @@ class LabelIssues:
     ranked: pd.DataFrame
     level: float
     noise_rate: float
+    doubt: str | None
     scheme: str
     agreement: float
     longer: Interval
@@ -79,22 +80,17 @@ class LabelIssues:
     def sentence(self) -> str:
         """What was found, in a few words."""
         count, total = len(self.flagged), len(self.ranked)
-        found = f"{count} of {total} labels are flagged, of which {self.level:.0%} at most are expected to be right"
-        found = found if count else f"none of {total} labels is flagged"
-        most = float(self.ranked["label"].value_counts(normalize=True).iloc[0])
-        if self.agreement <= most:
-            return (
-                f"{found}. Held-out networks predict {self.agreement:.1%} of the labels, and the most frequent one "
-                f"alone {most:.1%}: they learn nothing here that would tell wrong labels from right ones"
+        if self.doubt is not None:
+            found = (
+                f"rate: not known, as {self.doubt}. None of {total} labels is flagged, and `wrong` puts them in an "
+                "order and is no probability; search with a network that suits the data better, or with more data"
             )
-        found = (
-            f"{found}. Estimated share of wrong labels: {self.noise_rate:.1%}; held-out networks predict "
-            f"{self.agreement:.1%} of the labels"
-        )
-        if self.agreement < AGREEING:
+        else:
+            found = f"{count} of {total} labels are flagged, of which {self.level:.0%} at most are expected to be right"
+            found = found if count else f"none of {total} labels is flagged"
             found += (
-                ". Networks that know so little contradict many right labels, and more of the flagged ones can be "
-                "right than the level says; search with a network that suits the data better, or with more data"
+                f". Estimated share of wrong labels: {self.noise_rate:.1%}; held-out networks predict "
+                f"{self.agreement:.1%} of the labels"
             )
         loss = float(self.ranked["loss"].mean())
         if not (self.longer.low > 0 and self.longer.estimate > UNFINISHED * loss):
@@ -168,6 +164,8 @@ def printed_issues(issues: LabelIssues, count: int = PRINTED) -> Table:
         words = [escape(str(row[name])) for name in ("row", "label", "proposed")]
         words[1:1] = [escape(short_name(row[name])) for name in files]
         evidence = (row["supporting"], row["opposing"], "flagged" if row["flagged"] else "")
-        told = ("" if pd.isna(row[name]) else f"{row[name]:.3g}" for name in numbers)
+        told = ["" if pd.isna(row[name]) else f"{row[name]:.3g}" for name in numbers]
+        if issues.doubt is not None:
+            told[numbers.index("false_discovery_rate")] = UNKNOWN
         table.add_row(*words, *told, *evidence)
     return table

@@ -20,6 +20,9 @@ BATCH_SIZE = 1024
 LEARNING_RATE = 1e-3
 """As published; Bayesian networks of this library learn at their own."""
 
+BAYESIAN = {"method": "first-order", "structure": "diagonal"}
+"""Moments of Bayesian networks, as the documented runs had them."""
+
 
 @dataclass(frozen=True)
 class ImageNetwork:
@@ -201,7 +204,7 @@ class ImageCell:
             epochs=self.epochs,
             batch_size=BATCH_SIZE,
             learning_rate=None if bayesian else LEARNING_RATE,
-            scheme_options={} if bayesian else {"weight_decay": WEIGHT_DECAY},
+            scheme_options=BAYESIAN if bayesian else {"weight_decay": WEIGHT_DECAY},
             width=own.width,
             activation="relu" if own.small else None,
             train_examples=self.train_examples,

@@ -48,6 +48,9 @@ BNN = "bnn"
 NETWORKS = ("weight-decay", "weight-decay+swa", BNN)
 """Schemes: the paper's network, the average of its last iterates, and its Bayesian twin."""
 
+MOMENTS = {"method": "first-order", "structure": "diagonal"}
+"""Of the twin, as the documented runs had them."""
+
 WARM, PROXIMAL, PBRF, MINIMUM = "training goes on", "proximal", "PBRF", "minimum"
 TRUTHS = (WARM, PROXIMAL, PBRF, MINIMUM)
 
@@ -130,8 +133,7 @@ class LooCnn(RemovalStudy):
 
     def scheme(self, name: str) -> Scheme:
         """How a network is regularised."""
-        scheme = SCHEMES[name]
-        return scheme if name == BNN else scheme.with_options(weight_decay=self.decay)
+        return SCHEMES[name].with_options(**MOMENTS if name == BNN else {"weight_decay": self.decay})
 
 
 def measure_cnn(cell: ScaledCell) -> CellResult:

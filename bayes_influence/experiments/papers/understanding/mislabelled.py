@@ -22,7 +22,7 @@ from bayes_influence.experiments.papers.understanding.label_scores import RANDOM
 from bayes_influence.experiments.papers.understanding.mislabelled_figure import mislabelled_figure
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.drawings import Drawing
-from bayes_influence.experiments.training.settings import usual_rate, usual_scheme_options
+from bayes_influence.experiments.training.settings import INITIAL_SIGMA, usual_rate
 from bayes_influence.influence.measurements import Margin
 from bayes_influence.models.mlp import MLP
 from bayes_influence.training.fits import Fits, fit_schemes
@@ -44,6 +44,9 @@ TEST_IMAGES, TABLE_TEST_SHARE = 2000, 0.4
 
 IMAGES = ("mnist", "fashion-mnist")
 """Sets of one channel that are averaged down."""
+
+BAYESIAN = {"prior": "fan-in", "initial_sigma": INITIAL_SIGMA, "method": "first-order", "structure": "diagonal"}
+"""Options of Bayesian networks, as the documented runs had them."""
 
 KEYS = ["dataset", "scheme", "score"]
 
@@ -153,7 +156,7 @@ class Mislabelled(SmallImageStudy):
 
     def fitted(self, dataset: str, scheme: str, train: Dataset, seeds: Sequence[int]) -> Fits:
         """Networks of a scheme, one for each seed."""
-        found = SCHEMES[scheme].with_options(**SCHEMES[scheme].own(usual_scheme_options(on_table=False)))
+        found = SCHEMES[scheme].with_options(**SCHEMES[scheme].own(BAYESIAN))
         make = partial(MLP, train.inputs.shape[1], train.n_classes, width=self.width, activation="tanh")
         return fit_schemes([found], make, train, seeds, self.schedule(dataset, found), tolerance=1e-6)[0]
 

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -37,6 +38,13 @@ def test_the_page_needs_nothing_else_and_holds_the_listed_rows(issues, tmp_path)
         str(row) for one in data["rows"] for name in ("supporting", "opposing", "proposing") for row in one[name]
     }
     assert mentioned <= set(data["looks"])
+
+
+def test_a_rate_that_is_not_known_is_not_on_the_page(issues):
+    ranked = issues.ranked.assign(false_discovery_rate=float("nan"), flagged=False)
+    page = page_of(replace(issues, doubt="networks know little", ranked=ranked))
+    assert "<p>rate: not known, as networks know little. None of 90 labels is flagged" in page
+    assert [(row["false_discovery_rate"], row["flagged"]) for row in data_in(page)["rows"]] == [(None, False)] * 12
 
 
 def test_what_came_with_the_data_is_escaped(issues):

@@ -1,6 +1,7 @@
 """The page in a real browser, where one is installed: Chromium, and playwright to steer it."""
 
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -55,6 +56,15 @@ def test_rows_are_sorted_filtered_and_searched(page, issues):
     page.fill("#search", "no row has this")
     assert rows(page) == []
     assert page.inner_text("#summary").startswith("0 of 12 listed rows are shown; 0 are marked")
+
+
+def test_a_rate_that_is_not_known_is_said_in_every_row(page, issues, tmp_path):
+    ranked = issues.ranked.assign(false_discovery_rate=float("nan"), flagged=False)
+    replace(issues, doubt="networks know little", ranked=ranked).save(tmp_path / "doubted.html")
+    page.goto((tmp_path / "doubted.html").as_uri())
+    assert page.locator('td[data-name="List rate"]').all_inner_texts() == ["not known"] * 12
+    page.select_option("#status", "flagged")
+    assert rows(page) == []
 
 
 def test_marks_by_key_and_button_survive_a_reload_and_are_exported(page, issues, tmp_path):

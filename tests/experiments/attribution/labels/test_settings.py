@@ -46,6 +46,14 @@ def test_other_trainings_are_in_minibatches_with_one_strength(data):
     assert [scheme.regulariser_weight * scheme.weight_decay for scheme in data.schemes(150)] == [0.001]
 
 
+def test_a_scheme_that_is_named_has_the_options_that_it_usually_has():
+    (scheme,) = LabelData("mnist", network="lenet", activation="relu", scheme="bnn").schemes(150)
+    assert (scheme.prior, scheme.initial_sigma) == ("fan-in", 0.2)
+    assert (scheme.method, scheme.structure) == ("exact", "calibrated-covariance")
+    (scheme,) = LabelData("iris", scheme="bnn").schemes(150)
+    assert (scheme.prior, scheme.method, scheme.structure) == ("isotropic", "first-order", "diagonal")
+
+
 @pytest.mark.parametrize(("examples", "passes"), [(90, 300), (1000, 32), (3200, 10), (3199, 11), (10**6, 10)])
 def test_trainings_in_minibatches_take_some_steps_at_least(examples, passes):
     assert in_minibatches(examples) == MinibatchSchedule(passes, 64, 0.005, decay="cosine")

@@ -29,7 +29,9 @@ def test_cells_are_networks_times_seeds_trained_as_published():
     assert (first.width, first.activation, first.seeds) == (8, "relu", (4,))
     assert first.scheme_options == {"weight_decay": 1e-3}
     assert (first.batch_size, first.learning_rate, first.epochs, first.train_examples) == (1024, 1e-3, 6, 10_000)
-    assert (last.scheme, last.scheme_options, last.learning_rate) == ("bnn", {}, None)
+    assert (last.scheme, last.learning_rate) == ("bnn", None)
+    scheme = last.resolved_scheme()
+    assert (scheme.method, scheme.structure, scheme.prior) == ("first-order", "diagonal", "fan-in")
 
 
 def test_networks_and_seeds_may_be_added_to_a_folder_but_not_another_mode():

@@ -49,6 +49,12 @@ def test_networks_can_be_added_to_a_folder():
     assert SMALL.configuration() != replace(SMALL, damping=0.1).configuration()
 
 
+def test_schemes_are_those_of_the_documented_runs():
+    bayesian = SMALL.scheme(BNN)
+    assert (bayesian.method, bayesian.structure, bayesian.prior) == ("first-order", "diagonal", "isotropic")
+    assert SMALL.scheme("weight-decay+swa").weight_decay == 0.001
+
+
 def test_the_smallest_eigenvalue_is_that_of_the_whole_objective(patterns):
     split = SMALL.images(0, train=60, test=10)
     objective = fitted_regression(split.train, 0.03)

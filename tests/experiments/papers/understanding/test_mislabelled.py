@@ -47,6 +47,16 @@ def test_data_sets_and_schemes_can_be_added_to_a_folder():
     ]
 
 
+@pytest.mark.usefixtures("as_installed")
+def test_bayesian_networks_are_those_of_the_documented_runs(monkeypatch):
+    monkeypatch.setattr(mislabelled, "fit_schemes", lambda schemes, *_, **__: schemes)
+    study, train = Mislabelled(), Dataset(torch.zeros(4, 3), torch.arange(4) % 2, torch.arange(4), "none")
+    scheme = study.fitted("mnist", "bnn", train, [0])
+    assert (scheme.method, scheme.structure) == ("first-order", "diagonal")
+    assert (scheme.prior, scheme.initial_sigma) == ("fan-in", 0.2)
+    assert study.fitted("mnist", "weight-decay", train, [0]).weight_decay == 0.005
+
+
 def test_a_tenth_of_the_labels_becomes_another_class():
     data = Dataset(torch.zeros(200, 1), torch.arange(200) % 4, torch.arange(200), class_names=tuple("abcd"))
     wrong, flipped = flip_labels(data, 0.1, seed=0)

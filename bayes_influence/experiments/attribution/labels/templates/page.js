@@ -62,7 +62,7 @@
       cell("What it is", element("div", {}, row.file ? row.file + " " : "", look(row.row))), cell("Label", row.label),
       cell("Proposed", row.proposed, "proposed"),
       cell("Wrong", element("span", {}, number(row.wrong), row.flagged ? element("span", { class: "flag" }, " \u2691 flagged") : ""), "number"),
-      cell("List rate", number(row.false_discovery_rate), "number"), cell("Evidence", evidence(row)),
+      cell("List rate", row.false_discovery_rate === null ? "not known" : number(row.false_discovery_rate), "number"), cell("Evidence", evidence(row)),
       cell("Mark", marks(row)));
     if (state.marks[row.row]) own.setAttribute("data-mark", state.marks[row.row].mark);
     own.addEventListener("keydown", (event) => pressed(event, own, row));
