@@ -77,23 +77,30 @@ def paired_with_published(results: pd.DataFrame, keys: Sequence[str]) -> pd.Data
 
 
 def ablation_findings(summary: pd.DataFrame) -> list[str]:
-    """Per network: as published, which choice alone moves the signed Spearman most, and where all together end."""
+    """Per network: as published, which choice alone moves the signed Spearman most, and where all together end.
+
+    A correlation is undefined where estimates are no numbers (LiSSA diverged, an inverse failed) or effects are equal;
+    it counts as no order then.
+    """
     sentences = []
     for network, rows in summary.groupby(LABEL, sort=False):
         alone, together = (rows[rows["way"] == way] for way in WAYS)
         start = alone[alone["choice"] == "as published"].iloc[0]
         moved = alone[alone["choice"] != "as published"]
-        best = moved.loc[[(moved["spearman"] - start["spearman"]).idxmax()]].iloc[0]
-        steps = together["spearman"].diff()
+        best = moved.loc[[moved["spearman"].fillna(0).idxmax()]].iloc[0]
+        steps = together["spearman"].fillna(0).diff()
         largest = together.loc[[steps.idxmax()]].iloc[0]
         end = together.iloc[-1]
         sentences.append(
-            f"{network}: signed Spearman {with_interval(start, 'spearman')} as published; "
-            f"alone {best['choice']} gives most, {with_interval(best, 'spearman')}; one after the other the largest "
-            f"step is {largest['choice']}, to {with_interval(largest, 'spearman')}; everything right "
-            f"{with_interval(end, 'spearman')} ({int(start['repeats'])} seeds)."
+            f"{network}: signed Spearman {_signed(start)} as published; alone {best['choice']} gives most, "
+            f"{_signed(best)}; one after the other the largest step is {largest['choice']}, to {_signed(largest)}; "
+            f"everything right {_signed(end)} ({int(start['repeats'])} seeds)."
         )
     return sentences
+
+
+def _signed(row: pd.Series) -> str:
+    return "undefined" if np.isnan(row["spearman"]) else with_interval(row, "spearman")
 
 
 def ablation_figure(summary: pd.DataFrame) -> Figure:

@@ -57,6 +57,15 @@ def test_sentences_name_the_choice_that_moves_most(results):
     assert sentence.endswith("(3 seeds).")
 
 
+def test_an_undefined_correlation_is_said_and_is_no_order(results):
+    published = results["choice"].isin(["as published", "control"])
+    diverged = results.assign(spearman=results["spearman"].mask(published))
+    summary = mean_table(diverged, [LABEL, "way", "choice"], ["spearman"])
+    (sentence,) = ablation_findings(summary)
+    assert "signed Spearman undefined as published; alone biases gives most, 0.733" in sentence
+    assert "the largest step is biases, to 0.967" in sentence
+
+
 def test_choices_are_paired_with_as_published_over_seeds(results):
     pairs = paired_with_published(results, [LABEL, "depth"]).set_index(["way", "first"])
     assert pairs.loc[("alone", "biases"), "mean_difference"] == pytest.approx((0.5 + 0.5 + 0.6) / 3)
