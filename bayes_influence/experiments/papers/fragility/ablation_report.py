@@ -50,12 +50,23 @@ def report(folder: StudyFolder, name: str, results: pd.DataFrame, keys: Sequence
         keys: Columns that a network is one of, `LABEL` among them.
     """
     grouped = [*keys, "way", "choice"]
-    summary = mean_table(results, grouped, STATISTICS)
+    summary = summarised(results, grouped)
     folder.write_table("results", results)
     folder.write_table(name, summary)
     folder.write_table(f"{name}-pairs", paired_with_published(results, keys))
     shown = summary[[LABEL, "way", "choice", "spearman", "absolute_spearman"]]
     return publish(folder, name, Drawing(ablation_figure, (summary,)), ablation_findings(summary), shown)
+
+
+def summarised(results: pd.DataFrame, grouped: Sequence[str]) -> pd.DataFrame:
+    """Means over the seeds that have a correlation, and how many have none in `undefined`.
+
+    Args:
+        results: One row per network, way, choice and seed.
+        grouped: Columns that a row of means is one of.
+    """
+    missing = results["spearman"].isna().groupby([results[name] for name in grouped], sort=False).sum()
+    return mean_table(results, grouped, STATISTICS).assign(undefined=missing.to_numpy())
 
 
 def paired_with_published(results: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -100,7 +111,11 @@ def ablation_findings(summary: pd.DataFrame) -> list[str]:
 
 
 def _signed(row: pd.Series) -> str:
-    return "undefined" if np.isnan(row["spearman"]) else with_interval(row, "spearman")
+    """A mean correlation with its interval, and in how many seeds there is none."""
+    missing, seeds = int(row["undefined"]), int(row["repeats"])
+    if not missing:
+        return with_interval(row, "spearman")
+    return "undefined" if missing == seeds else f"{with_interval(row, 'spearman')}, undefined in {missing} of {seeds},"
 
 
 def ablation_figure(summary: pd.DataFrame) -> Figure:
