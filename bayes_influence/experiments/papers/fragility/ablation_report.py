@@ -115,7 +115,7 @@ def _signed(row: pd.Series) -> str:
     missing, seeds = int(row["undefined"]), int(row["repeats"])
     if not missing:
         return with_interval(row, "spearman")
-    return "undefined" if missing == seeds else f"{with_interval(row, 'spearman')}, undefined in {missing} of {seeds},"
+    return "undefined" if missing == seeds else f"{with_interval(row, 'spearman')} (undefined in {missing} of {seeds})"
 
 
 def ablation_figure(summary: pd.DataFrame) -> Figure:

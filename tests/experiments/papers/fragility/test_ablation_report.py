@@ -73,7 +73,7 @@ def test_seeds_without_a_correlation_are_counted_beside_the_mean_of_the_others(r
     assert summary["undefined"].tolist() == [1, 0, 0, 1, 0, 0]
     assert summary["spearman"].tolist() == pytest.approx([0.25, 0.8 / 3, 2.2 / 3, 0.25, 2.3 / 3, 2.9 / 3])
     (sentence,) = ablation_findings(summary)
-    assert "signed Spearman 0.25 (-0.385 … 0.885), undefined in 1 of 3, as published; alone biases" in sentence
+    assert "signed Spearman 0.25 (-0.385 … 0.885) (undefined in 1 of 3) as published; alone biases" in sentence
 
 
 def test_choices_are_paired_with_as_published_over_seeds(results):
