@@ -66,6 +66,45 @@ def test_long_trainings_are_compiled_to_the_same_step(iris, scheme, structure, m
     check_equal_steps(step, objective, arguments)
 
 
+def _classes():
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(3, 7, 4, generator=generator).double()
+    return values, torch.randint(4, (3, 7, 1), generator=generator), torch.randn(3, 7, 1, generator=generator).double()
+
+
+@pytest.mark.parametrize("dim", [2, -1])
+def test_one_of_a_few_classes_is_taken_and_placed_by_comparing(dim):
+    def function(values, index, source):
+        return values.gather(dim, index), values.new_zeros(3, 7, 4).scatter_add(dim, index, source)
+
+    arguments = _classes()
+    rewritten = tracing._classes_in_place(make_fx(function)(*arguments))
+    assert not {node.target for node in rewritten.graph.nodes} & set(tracing._ONE_OF_FEW)
+    for got, expected in zip(rewritten(*arguments), function(*arguments), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_what_takes_several_or_one_of_many_or_adds_to_something_keeps_its_index(monkeypatch):
+    values, index, source = _classes()
+
+    def kept(function, *arguments):
+        rewritten = tracing._classes_in_place(make_fx(function)(*arguments))
+        assert {node.target for node in rewritten.graph.nodes} & set(tracing._ONE_OF_FEW)
+        assert torch.equal(rewritten(*arguments), function(*arguments))
+
+    kept(lambda v, i: v.gather(2, i), values, index.expand(3, 7, 2))
+    kept(lambda v, i, s: v.scatter_add(2, i, s), values, index, source)
+    kept(lambda v, i: v.gather(2, i), values, index[:, :5])
+    monkeypatch.setattr(tracing, "FEW_CLASSES", 3)
+    kept(lambda v, i: v.gather(2, i), values, index)
+
+
+def test_a_class_beside_one_that_is_infinite_is_taken_as_it_is():
+    values = torch.tensor([[torch.inf, 2.0, torch.nan], [-torch.inf, torch.nan, 1.0]])
+    index = torch.tensor([[1], [0]])
+    assert torch.equal(tracing._gather_one(values, 1, index), values.gather(1, index))
+
+
 def test_softmaxes_of_large_numbers_do_not_overflow():
     values = torch.tensor([[1000.0, 999.0, -1000.0], [-3.0, 0.0, 2.0]], dtype=torch.float64)
     for dim in (0, 1):
@@ -108,6 +147,21 @@ def test_a_short_training_is_not_compiled_and_a_long_one_where_it_can_be(iris, m
             trace_members(objective, *arguments, steps=steps)
     assert compiled == [{"dynamic": False}]
     assert caplog.text.count("no C++ compiler for torch.compile: 10 steps run as traced") == 1
+
+
+def test_a_short_training_of_large_tensors_is_compiled(iris, monkeypatch):
+    objective, arguments = _problem(iris, "weight-decay")
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(function) or function)
+    monkeypatch.setattr(tracing, "can_compile", lambda: True)
+    largest = trace_members(objective, *arguments, steps=4).largest
+    monkeypatch.setattr(tracing, "COMPILE_FROM_WORK", 5 * largest)
+    trace_members(objective, *arguments, steps=4)
+    assert not compiled
+    step = trace_members(objective, *arguments, steps=5)
+    (made,) = compiled
+    assert not {node.target for node in made.graph.nodes} & set(tracing._ONE_OF_FEW)
+    check_equal_steps(step, objective, arguments)
 
 
 def test_one_mode_keeps_the_shapes_of_all_results(iris):

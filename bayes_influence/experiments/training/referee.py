@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +79,7 @@ def sampled_row(objective: Objective, data: Dataset, propagated: Float[Tensor, "
     return {"sampled_nll": found.nll, "sampled_ece": found.ece, "sampled_nll_error": error}
 
 
-def warn_where_parted(label: str, nll: float, sampled: dict[str, float]) -> None:
+def warn_where_parted(label: str, nll: float, sampled: dict[str, float], options: Mapping[str, Any]) -> None:
     """Warns where sampled weights predict another thing than the moments that were trained.
 
     That is a difference of the negative log-likelihoods of more than `PARTING` of the propagated one and more than two
@@ -87,14 +89,17 @@ def warn_where_parted(label: str, nll: float, sampled: dict[str, float]) -> None
         label: The network.
         nll: Of the predictions by moments.
         sampled: As `sampled_row` returns it.
+        options: Of the scheme: what moments it was trained with decides what may help.
     """
+    exact, calibrated = options.get("method") == "exact", str(options.get("structure")).startswith("calibrated")
+    better = ["the method 'exact'"] * (not exact) + ["the structure 'calibrated-covariance'"] * (not calibrated)
     difference = sampled["sampled_nll"] - nll
     if abs(difference) > max(PARTING * nll, 2 * sampled["sampled_nll_error"]):
         logger.warning(
             "%s: with sampled weights its negative log-likelihood is %.4f, by its moments %.4f: the moments are not "
-            "the posterior's; look at moment_check, and train with the method 'exact' and the structure "
-            "'calibrated-covariance'",
+            "the posterior's; look at moment_check, and train with %s",
             label,
             sampled["sampled_nll"],
             nll,
+            " and ".join(better) or "a smaller regulariser_weight, for a narrower posterior",
         )

@@ -221,7 +221,7 @@ def write_report(
         elsewhere = None if outside is None else predict_all(trained, index, outside, mode, posterior)
         row = report_row(predicted, split.test, elsewhere)
         refereed = sampled_row(trained.at(index), split.test, predicted.probabilities)
-        warn_where_parted(trained.labels[index], row["nll"], refereed)
+        warn_where_parted(trained.labels[index], row["nll"], refereed, run.resolved_scheme().options)
         checked = neglect(trained.at(index), split.test)
         if checked["neglect"]:
             logger.info("%s: %s", trained.labels[index], checked["neglect"])

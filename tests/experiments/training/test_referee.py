@@ -66,11 +66,26 @@ def test_a_single_network_has_none(data):
 )
 def test_a_report_warns_where_samples_and_moments_part(nll, sampled, error, warned, caplog):
     with caplog.at_level(logging.WARNING):
-        warn_where_parted("bnn, seed 3", nll, {"sampled_nll": sampled, "sampled_nll_error": error})
+        warn_where_parted("bnn, seed 3", nll, {"sampled_nll": sampled, "sampled_nll_error": error}, {})
     assert len(caplog.records) == int(warned)
     if warned:
         assert f"bnn, seed 3: with sampled weights its negative log-likelihood is {sampled:.4f}" in caplog.text
         assert f"by its moments {nll:.4f}: the moments are not the posterior's" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "structure", "advice"),
+    [
+        ("first-order", "diagonal", "the method 'exact' and the structure 'calibrated-covariance'"),
+        ("first-order", "calibrated", "the method 'exact'"),
+        ("exact", "covariance", "the structure 'calibrated-covariance'"),
+        ("exact", "calibrated-covariance", "a smaller regulariser_weight, for a narrower posterior"),
+    ],
+)
+def test_what_may_help_depends_on_the_moments_that_were_trained(method, structure, advice, caplog):
+    parted = {"sampled_nll": 0.071, "sampled_nll_error": 0.003}
+    warn_where_parted("bnn, seed 3", 0.02, parted, {"method": method, "structure": structure})
+    assert caplog.messages[0].endswith(f"look at moment_check, and train with {advice}")
 
 
 def test_the_neglect_of_a_network_is_that_of_its_moment_check(objective, data):
