@@ -99,8 +99,9 @@ class LabelData(OfNetwork):
     Attributes:
         network: LeNet on images of its sizes, an MLP on other data, when not given.
         scheme: A key of `SCHEMES`; weight decay, of the strength that predicts held-out labels best, when not given.
-        epochs: Passes over the data; 200 steps on all rows at once, or the data set's own number, when not given.
-        batch_size: Examples in a batch; all of a table, or the data set's own, when not given.
+        epochs: Passes over the data; 200 steps on all rows at once, of images as `in_minibatches` has them, or the
+            data set's own number, when not given.
+        batch_size: Examples in a batch; all of a table, of images 64, or the data set's own, when not given.
         learning_rate: At its highest; 0.02 on all rows at once, else 0.005.
         data_folder: Where image sets are kept; no part of what makes two searches the same.
 
@@ -154,8 +155,9 @@ class LabelData(OfNetwork):
         if self.at_once(examples):
             return Schedule(self.epochs or STEPS, self.learning_rate or LEARNING_RATE)
         known = self.known()
-        size, rate = self.batch_size or known.batch_size, self.learning_rate or MINIBATCH_RATE
-        return MinibatchSchedule(self.epochs or known.epochs, size, rate, decay="cosine")
+        usual = known if known.image_shape is None else in_minibatches(examples)
+        size, rate = self.batch_size or usual.batch_size, self.learning_rate or MINIBATCH_RATE
+        return MinibatchSchedule(self.epochs or usual.epochs, size, rate, decay="cosine")
 
     def schemes(self, examples: int) -> list[Scheme]:
         """That are tried; one where it is named, or where trainings are in minibatches.

@@ -39,12 +39,16 @@ def test_a_table_is_trained_on_at_once_with_weight_decay_of_three_strengths():
     torch.testing.assert_close(examples.inputs.mean(0), torch.zeros(4, dtype=torch.float64), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("data", [LabelData("iris", batch_size=16), LabelData("mnist")])
-def test_other_trainings_are_in_minibatches_with_one_strength(data):
-    schedule = data.schedule(150)
-    assert isinstance(schedule, MinibatchSchedule)
-    assert schedule.batch_size == (data.batch_size or data.known().batch_size)
-    assert schedule.learning_rate == 0.005
+@pytest.mark.parametrize(
+    ("data", "passes", "size"),
+    [
+        (LabelData("iris", batch_size=16), 300, 16),
+        (LabelData("mnist"), 214, 64),
+        (LabelData("mnist", epochs=3), 3, 64),
+    ],
+)
+def test_other_trainings_are_in_minibatches_with_one_strength(data, passes, size):
+    assert data.schedule(150) == MinibatchSchedule(passes, size, 0.005, decay="cosine")
     assert [scheme.regulariser_weight * scheme.weight_decay for scheme in data.schemes(150)] == [0.001]
 
 
@@ -91,7 +95,7 @@ def test_images_of_the_sizes_of_a_lenet_are_searched_with_it(tmp_path, side, net
     for path in ("photos", "photos.npz"):
         data = LabelData(str(tmp_path / path))
         assert (data.known().image_shape, data.network) == ((3, side, side), network)
-        assert isinstance(data.schedule(4), MinibatchSchedule)
+        assert data.schedule(3000) == in_minibatches(3000)
         assert len(data.schemes(4)) == 1
 
 
