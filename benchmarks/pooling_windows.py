@@ -98,20 +98,25 @@ def shared_correlation(layer: nn.Module, x: Moments) -> Tensor:
     return found
 
 
-def ways_to_pool(drawn: Tensor, layer: nn.Module, x: Moments) -> dict[str, Moments]:
-    """Moments of the largest of each window by every way, from the sampled moments of its entries."""
+def ways_to_pool(drawn: Tensor, layer: nn.Module, x: Moments) -> dict[str, tuple[Moments, float]]:
+    """Moments of the largest of each window, from the sampled moments of its entries, and their mean correlation."""
     entries = windows(drawn)
     mean, variance = entries.mean(0), entries.var(0)
+    scale = (variance.unsqueeze(-2) * variance.unsqueeze(-3)).sqrt()
     deviations = entries - mean
     sampled = torch.einsum("d...ip,d...jp->...ijp", deviations, deviations) / (len(entries) - 1)
-    scale = (variance.unsqueeze(-2) * variance.unsqueeze(-3)).sqrt()
-    top, where = mean.max(-2)
-    return {
-        "co-pooling": Moments(top, variance.gather(-2, where.unsqueeze(-2)).squeeze(-2)),
-        "Clark, independent": largest(mean, variance, torch.zeros_like(sampled)),
-        "Clark, covariance of shared weights": largest(mean, variance, shared_correlation(layer, x) * scale),
-        "Clark, sampled covariance": largest(mean, variance, sampled),
+    correlations = {
+        "Clark, independent": torch.zeros_like(sampled),
+        "Clark, covariance of shared weights": shared_correlation(layer, x),
+        "Clark, sampled covariance": sampled / scale.clamp(min=VARIANCE_FLOOR),
     }
+    top, where = mean.max(-2)
+    found = {"co-pooling": (Moments(top, variance.gather(-2, where.unsqueeze(-2)).squeeze(-2)), 1.0)}
+    first, second = zip(*combinations(range(4), 2), strict=True)
+    for name, correlation in correlations.items():
+        between = float(correlation[..., first, second, :].mean())
+        found[name] = largest(mean, variance, correlation * scale), between
+    return found
 
 
 def main(
@@ -149,9 +154,9 @@ def main(
                 continue
             before = Moments(inputs, torch.zeros_like(inputs)) if index == 2 else sampled[index - 3]
             target = Moments(*(part.flatten(-2) for part in (sampled[index].expectation, sampled[index].variance)))
-            for name, pooled in ways_to_pool(drawn[index - 1], layers[index - 2], before).items():
-                found = agreement(pooled, target)
-                print(f"pooling {index}, {name}: error {found['mean error']:.3f}, variances {found['sums']:.2f}")
+            for name, (pooled, correlation) in ways_to_pool(drawn[index - 1], layers[index - 2], before).items():
+                error = agreement(pooled, target)["mean error"]
+                print(f"pooling {index}, {name}: error {error:.3f}, correlation {correlation:.2f}")
 
 
 if __name__ == "__main__":
