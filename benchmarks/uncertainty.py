@@ -5,10 +5,12 @@ of some training examples: those of largest predicted effect on the uncertaintie
 correlation is over all pairs of removed example and test example.
 
     python -m benchmarks.uncertainty iris digits
+    python -m benchmarks.uncertainty mnist --examples 1000 --epochs 40
 """
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -26,13 +28,11 @@ from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.objectives.reweighting import Removals
 
 
-def measure(dataset: str, epochs: int | None, width: int, removals: int, tests: int) -> pd.DataFrame:
+def measure(run: TrainRun, removals: int, tests: int, data_folder: Path | None) -> pd.DataFrame:
     """One row per kind of uncertainty."""
     with TemporaryDirectory() as folder:
-        prior = {"prior": "fan-in"}
-        run = TrainRun(dataset, "mlp", "bnn", width=width, activation="selu", epochs=epochs, scheme_options=prior)
-        run_training(run, Path(folder) / "run", progress=False)
-        objective, split, _ = load_run(Path(folder) / "run")
+        run_training(run, Path(folder) / "run", data_folder=data_folder, progress=False)
+        objective, split, _ = load_run(Path(folder) / "run", data_folder=data_folder)
     request = InfluenceRequest((0,), damping=DAMPING)
     asked = asked_of_run(objective, split.train, split.test.select(range(tests)), request)
     effects = uncertainty_effects(request.influence(asked.objective, asked.train, progress=False), asked)
@@ -46,7 +46,7 @@ def measure(dataset: str, epochs: int | None, width: int, removals: int, tests: 
     for name, effect in effects.items():
         true = torch.stack([one[name] - control[name] for one in after]).reshape(-1).numpy()
         found = agreement(effect[:, both].T.reshape(-1).numpy(), true)
-        rows.append({"data": dataset, "uncertainty": name, "pearson": found.pearson, "slope": found.slope})
+        rows.append({"data": run.dataset, "uncertainty": name, "pearson": found.pearson, "slope": found.slope})
     return pd.DataFrame(rows)
 
 
@@ -56,11 +56,26 @@ def main(
     width: Annotated[int, typer.Option(help="Hidden units.")] = 8,
     removals: Annotated[int, typer.Option(help="Examples removed one at a time.")] = 20,
     tests: Annotated[int, typer.Option(help="Test examples.")] = 10,
+    examples: Annotated[int | None, typer.Option(help="Training examples, the first ones; all when not given.")] = None,
+    seeds: Annotated[str, typer.Option(help="Of the network, separated by commas.")] = "0",
+    data_folder: Annotated[Path | None, typer.Option(help="Where image sets are.")] = None,
 ) -> None:
     """Prints correlation and slope of true on predicted changes."""
     torch.set_num_threads(1)
-    for dataset in datasets:
-        print(measure(dataset, epochs, width, removals, tests).round(3).to_string(index=False), flush=True)
+    for dataset, seed in product(datasets, map(int, seeds.split(","))):
+        run = TrainRun(
+            dataset,
+            "mlp",
+            "bnn",
+            (seed,),
+            width=width,
+            activation="selu",
+            epochs=epochs,
+            scheme_options={"prior": "fan-in"},
+            train_examples=examples,
+        )
+        found = measure(run, removals, tests, data_folder)
+        print(found.assign(seed=seed).round(3).to_string(index=False), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from bayes_influence.models.sequential import ShapedSequential
 SIDE = 32
 """Height and width on which three 5x5 convolutions and two halvings leave one position."""
 
+SIDES = (28, SIDE)
+"""Heights and widths of the square images that it takes."""
+
 
 class LeNet(ShapedSequential):
     """Convolutions of 5x5 to 6, 16 and 120 channels, average pooling after the first two, then 84 units and the output.
@@ -37,7 +40,7 @@ class LeNet(ShapedSequential):
         activation: str = "tanh",
         seed: int | None = None,
     ) -> None:
-        if tuple(input_shape[1:]) not in {(28, 28), (SIDE, SIDE)} or n_outputs < 1:
+        if tuple(input_shape[1:]) not in {(side, side) for side in SIDES} or n_outputs < 1:
             raise ValueError(
                 f"LeNet takes images of shape (channels, 28, 28) or (channels, 32, 32) to at least one output, "
                 f"got input_shape={tuple(input_shape)} and n_outputs={n_outputs}; resize or pad the images"

@@ -27,7 +27,6 @@ from bayes_influence.cli.parameters import (
     Device,
     LearningRate,
     Missing,
-    Network,
     Separator,
     Target,
     Task,
@@ -47,7 +46,13 @@ def find_mislabelled(
     seeds: Annotated[str, typer.Option(help="Networks per part, separated by commas.")] = "0,1,2",
     listed: Annotated[int, typer.Option(help="Most suspicious rows that are listed with evidence.")] = 100,
     evidence: Annotated[int, typer.Option(help="Training rows that argue for a label, and against it.")] = 3,
-    network: Network = "mlp",
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="mlp, lenet, resnet, vgg11 to vgg19, module:Class, or own; on images of 28 x 28 or 32 x 32 pixels "
+            "lenet when not given, else mlp."
+        ),
+    ] = None,
     depth: Depth = None,
     width: Width = None,
     activation: Activation = None,

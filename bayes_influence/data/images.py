@@ -122,6 +122,7 @@ IMAGE_SETS = {
         ),
         read=read_idx_parts,
         class_names=tuple(str(digit) for digit in range(10)),
+        image_shape=(1, 28, 28),
         outside="fashion-mnist",
     ),
     "fashion-mnist": ImageSet(
@@ -153,6 +154,7 @@ IMAGE_SETS = {
             "bag",
             "ankle boot",
         ),
+        image_shape=(1, 28, 28),
         outside="mnist",
     ),
     "cifar10": ImageSet(
@@ -176,6 +178,7 @@ IMAGE_SETS = {
         ),
         read=read_cifar_parts,
         class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        image_shape=(3, 32, 32),
     ),
 }
 """What `load_images` knows, by name."""

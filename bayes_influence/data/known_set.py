@@ -21,12 +21,14 @@ class KnownSet(ABC):
         epochs: Passes over its training examples.
         batch_size: Examples in a batch.
         picture: (channels, height, width) in which one example's inputs can be drawn; None where they are no image.
+        image_shape: (channels, height, width) of the inputs; None where they are no images.
         outside: Name of the set whose test examples are out of its distribution; None where there is none.
     """
 
     epochs: int
     batch_size: int
     picture: tuple[int, int, int] | None = None
+    image_shape: tuple[int, int, int] | None = None
     outside: str | None = None
 
     @property

@@ -100,13 +100,15 @@ class OwnImages(KnownSet):
             raise ValueError(
                 f"{folder}: a folder of images has one sub-folder per class, two at least, got {len(classes)}"
             )
-        modes = _checked_sizes([path for path, _ in found])
+        (width, height), modes = _checked_sizes([path for path, _ in found])
+        grey = modes <= {"1", "L"}
         return cls(
             name=folder.name,
             paths=tuple(path for path, _ in found),
             labels=tuple(label for _, label in found),
             class_names=tuple(part.name for part in classes),
-            grey=modes <= {"1", "L"},
+            grey=grey,
+            image_shape=(1 if grey else 3, height, width),
             epochs=usual_epochs(len(found)),
             batch_size=32,
         )
@@ -149,8 +151,8 @@ def _images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
 
 
-def _checked_sizes(paths: list[Path]) -> set[str]:
-    """The images' modes.
+def _checked_sizes(paths: list[Path]) -> tuple[tuple[int, int], set[str]]:
+    """Width and height of the images, and their modes.
 
     Raises:
         ValueError: If one is no image, or of another size than the first.
@@ -171,7 +173,7 @@ def _checked_sizes(paths: list[Path]) -> set[str]:
                 f"{path} has {width} x {height} pixels, the first image ({paths[0].name}) {sizes[0][0]} x "
                 f"{sizes[0][1]}: a network takes images of one size; resize or crop them"
             )
-    return modes
+    return sizes[0], modes
 
 
 def _channel_units(train: Dataset) -> tuple[Tensor, Tensor]:

@@ -166,7 +166,9 @@ class OwnArrays(Rows):
             ValueError: If it holds no such arrays.
         """
         whole = arrays_dataset(*read_arrays(path), path.stem, task)
-        return cls(whole=whole, said=task, epochs=usual_epochs(len(whole)))
+        shape = tuple(whole.inputs.shape[1:])
+        images = shape if len(shape) == 3 else None
+        return cls(whole=whole, said=task, epochs=usual_epochs(len(whole)), image_shape=images)
 
     @property
     def task(self) -> str:

@@ -77,6 +77,7 @@ class _Descent:
         self.hessian = problem.hessians(self.theta, everyone) if hessians is None else hessians.clone()
         self.stale = torch.full_like(self.norm, hessians is not None, dtype=torch.bool)
         self.renew = torch.zeros_like(self.stale)
+        self.factor, self.factored = self.hessian.new_empty(0), torch.zeros_like(self.stale)
         self.damping = torch.zeros_like(self.norm)
         self.given_up = ~torch.isfinite(self.norm)
         self.trials = torch.zeros_like(self.norm)
@@ -87,22 +88,35 @@ class _Descent:
         due = members[self.renew[members]]
         if len(due):
             self.hessian[due] = self.problem.hessians(self.theta[due], due)
-            self.renew[due], self.stale[due] = False, False
+            self.renew[due], self.stale[due], self.factored[due] = False, False, False
 
     def _newton_step(self, members: Int[Tensor, " k"]) -> Float[Tensor, "k P"]:
-        matrices, gradient = self.hessian[members], self.gradient[members]
-        scale = torch.linalg.diagonal(matrices).abs().mean(1)
-        damping = self.damping[members]
-        identity = torch.eye(matrices.shape[1], dtype=matrices.dtype, device=matrices.device)
+        due = members[~self.factored[members]]
+        if len(due):
+            self._factor(due)
+        factor = self.factor if len(members) == len(self.theta) else self.factor[members]
+        return -torch.cholesky_solve(self.gradient[members].unsqueeze(2), factor).squeeze(2)
+
+    def _factor(self, members: Int[Tensor, " k"]) -> None:
+        """Cholesky factors of the Hessians, damped as far as they have none without; kept as long as both stay."""
+        matrices, damping = self.hessian[members], self.damping[members]
+        diagonal = torch.linalg.diagonal(matrices)
+        own, scale = diagonal.clone(), diagonal.abs().mean(1)
         while True:
-            factor, info = torch.linalg.cholesky_ex(matrices + (damping * scale)[:, None, None] * identity)
+            diagonal.copy_(own + (damping * scale)[:, None])
+            factor, info = torch.linalg.cholesky_ex(matrices)
             failed = (info > 0) & (damping < LARGEST_DAMPING)
             if not failed.any():
                 break
             damping = torch.where(failed, (damping * 10).clamp(min=1e-6), damping)
-        self.damping[members] = damping
+        self.damping[members], self.factored[members] = damping, True
         self.given_up[members[info > 0]] = True
-        return -torch.cholesky_solve(gradient.unsqueeze(2), factor).squeeze(2)
+        if len(members) == len(self.theta):
+            self.factor = factor
+            return
+        if not self.factor.numel():
+            self.factor = torch.empty_like(self.hessian)
+        self.factor[members] = factor
 
     def step(self, members: Int[Tensor, " k"]) -> None:
         """One trial step of the given members, taken where it lowers J (or, at rounding level, the gradient)."""
@@ -120,6 +134,7 @@ class _Descent:
         raised = torch.where(self.stale[members], damping, (damping * 10).clamp(min=1e-6))
         lowered = torch.where(damping / 10 < SMALLEST_DAMPING, 0.0, damping / 10)
         self.damping[members] = torch.where(taken, lowered, raised)
+        self.factored[members] &= self.damping[members] == damping
         self.given_up[members] |= self.damping[members] > LARGEST_DAMPING
         moved = members[taken]
         self.theta[moved], self.gradient[moved] = trial[taken], gradient[taken]

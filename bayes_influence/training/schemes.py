@@ -49,9 +49,10 @@ class Variational(Scheme):
         prior_scale: s, the scale of the prior's standard deviations.
         prior: `"isotropic"` for s everywhere, `"fan-in"` for s / sqrt(fan-in) in each layer, see `prior_scales`.
         method: How moments pass the activations: first-order, exact or gauss-hermite, see `to_bayesian`. Trainings in
-            minibatches take exact ones of networks with convolutions when nothing is said, see `usual_moments`.
+            minibatches take exact ones of networks of images when nothing is said, see `usual_moments`.
         structure: What of the covariance between activations is taken in: diagonal, calibrated, covariance or
-            calibrated-covariance. Such trainings take the last one, of wide layers and of tokens the second.
+            calibrated-covariance. Such trainings take the last one behind convolutions, covariance in an MLP, and
+            calibrated of wide layers and of tokens.
         initial_sigma: sigma sqrt(fan-in) at the start; `to_bayesian`'s default when not given.
         relative_sigma: sigma / |w| at the start instead (clamped), for a start from a trained network.
         learned_noise: Real targets whose noise the network carries as parameters, see `LearnedNoise`.

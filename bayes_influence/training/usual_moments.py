@@ -22,31 +22,38 @@ MOST_COLUMNS = 2**18
 units (VGG) 19 million."""
 
 
-def usual_moments(network: nn.Module) -> dict[str, str]:
+def usual_moments(network: nn.Module, *, on_table: bool) -> dict[str, str]:
     """The scheme options `method` and `structure` of a network when nothing is said; none, where they are the scheme's.
 
-    They are others of networks with convolutions: under first-order, diagonal moments the logits of these have a fifth
-    to a half of their variance, their means are off by some tenths of a standard deviation, and training settles on
-    posteriors that predict another thing when they are sampled. So their method is exact, also where that costs: an
-    epoch of a LeNet on some thousand images takes 2.4 times as long with ReLUs, and 6.4 times with tanh. Their
-    structure has variance factors, and follows the covariance of fully connected layers where these are not too wide
-    and not called token by token.
+    They are others of networks of images, and of all with convolutions. Under first-order, diagonal moments the logits
+    of a convolutional network have a fifth to a half of their variance, means are off by some tenths of a standard
+    deviation, and training settles on posteriors that predict another thing when they are sampled. So their method is
+    exact, also where that costs: an epoch of a LeNet on some thousand images takes 2.4 times as long with ReLUs, and
+    6.4 times with tanh; of an MLP it costs nothing. Their structure follows the covariance of fully connected layers
+    where these are not too wide and not called token by token, and has variance factors where they are or where there
+    are convolutions.
 
     Args:
         network: The deterministic network; of its modules the kinds and sizes matter alone.
+        on_table: Whether inputs are rows of a table.
     """
     kinds = {type(module) for module in network.modules()}
-    if kinds.isdisjoint(CONVOLUTIONS):
+    convolves = not kinds.isdisjoint(CONVOLUTIONS)
+    if on_table and not convolves:
         return {}
-    narrow = kinds.isdisjoint(OF_TOKENS) and _largest_columns(network) <= MOST_COLUMNS
-    return {"method": "exact", "structure": "calibrated-covariance" if narrow else "calibrated"}
+    narrow = kinds.isdisjoint(OF_TOKENS) and _largest_columns(network, convolves) <= MOST_COLUMNS
+    followed = "calibrated-covariance" if convolves else "covariance"
+    return {"method": "exact", "structure": followed if narrow else "calibrated"}
 
 
-def _largest_columns(network: nn.Module) -> int:
-    """Entries of the largest columns of one example, if fully connected layers follow each other as they are listed."""
+def _largest_columns(network: nn.Module, convolves: bool) -> int:
+    """Entries of the largest columns of one example, if fully connected layers follow each other as they are listed.
+
+    Columns begin with the first layer whose inputs are random: behind convolutions, or the second one.
+    """
+    linear = [module for module in network.modules() if type(module) is nn.Linear]
     largest = rank = 0
-    for module in network.modules():
-        if type(module) is nn.Linear:
-            rank += module.in_features
-            largest = max(largest, module.out_features * rank)
+    for layer in linear if convolves else linear[1:]:
+        rank += layer.in_features
+        largest = max(largest, layer.out_features * rank)
     return largest

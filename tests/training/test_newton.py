@@ -245,3 +245,37 @@ def test_a_matrix_that_is_not_definite_is_damped_until_it_is():
     descent.step(torch.arange(1))
     # Damping is relative to |H| = 1 and grows tenfold from 1e-6: 10 is the first above 1.
     assert descent.theta.tolist() == [[pytest.approx(-1 / 9)]]
+
+
+@pytest.mark.parametrize(
+    ("values", "slopes", "options", "factored"),
+    [
+        ([5.0, 4.0, 3.0, 2.0, 1.0, 0.5], [1.0, 0.09, 0.008, 0.001, 0.0005, 0.00004], {}, [1, 1, 1, 2, 3]),
+        ([1.0, 2.0, 2.0, 2.0, 0.5, 0.4], [1.0] * 6, {"hessians": torch.ones(1, 1, 1).double()}, [1, 2, 3, 4, 5]),
+    ],
+)
+def test_a_factor_is_kept_as_long_as_its_hessian_and_damping(values, slopes, options, factored, monkeypatch):
+    calls, cholesky = [], torch.linalg.cholesky_ex
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda matrices: (calls.append(1), cholesky(matrices))[1])
+    _, descent = descent_of(values, slopes, **options)
+    seen = []
+    for _ in range(5):
+        descent.step(torch.arange(1))
+        seen.append(len(calls))
+    assert seen == factored
+
+
+def test_members_that_end_at_different_steps_step_by_their_own_factors(regression, data):
+    weights = torch.ones(3, 60).double()
+    weights[1, :20], weights[2, :40] = 0.0, 5.0
+    alone = [
+        minimise_newton(StackedProblem(regression, _stack(regression, 1), data.batch(), one))
+        for one in weights.split(1)
+    ]
+    start = {name: value.clone() for name, value in _stack(regression, 3).items()}
+    for name in start:
+        start[name][0] = alone[0].free[name][0]
+    together = minimise_newton(StackedProblem(regression, start, data.batch(), weights))
+    assert together.converged.all()
+    for name in start:
+        assert torch.allclose(together.free[name], torch.cat([one.free[name] for one in alone]), atol=1e-9)

@@ -54,7 +54,7 @@ def usual_scheme_options(network: nn.Module, *, on_table: bool) -> dict[str, Any
         on_table: Whether inputs are rows of a table.
     """
     prior = "isotropic" if on_table else "fan-in"
-    return {"prior": prior, "initial_sigma": INITIAL_SIGMA, **usual_moments(network)}
+    return {"prior": prior, "initial_sigma": INITIAL_SIGMA, **usual_moments(network, on_table=on_table)}
 
 
 def usual_rate(bayesian: bool) -> float:
@@ -77,8 +77,8 @@ class TrainRun(OfNetwork):
         annealing: Fraction of the steps over which the regulariser's weight rises to its own.
         clip: Longest gradient that is followed at its length.
         scheme_options: Numbers and words of the scheme that are to be others than its own, by field; of Bayesian
-            networks the prior, sigma at the start, and of networks with convolutions method and structure, are those
-            of `usual_scheme_options` when nothing is said.
+            networks the prior, sigma at the start, and of networks of images method and structure, are those of
+            `usual_scheme_options` when nothing is said.
         warm_start: Folder of another run of the same network whose parameters this one starts from; sigma then starts
             at `RELATIVE_SIGMA` |w| instead.
         train_examples: How many of the training examples are used, the first ones; all when not given.

@@ -185,7 +185,8 @@ def test_moments_are_what_the_network_is_usually_trained_under_unless_they_are_s
     assert TrainRun.from_config(told.to_config()).resolved_scheme() == told.resolved_scheme()
     assert replace(lenet, network="vgg13").resolved_scheme().structure == "calibrated"
     assert replace(lenet, network="resnet", scheme="ivon").resolved_scheme().structure == "calibrated-covariance"
-    assert replace(lenet, network="mlp").resolved_scheme().structure == "diagonal"
+    assert replace(lenet, network="mlp").resolved_scheme().structure == "covariance"
+    assert replace(RUN, scheme="bnn").resolved_scheme().structure == "diagonal"
     assert "method" not in replace(lenet, scheme="weight-decay").to_config()["scheme_options"]
 
 

@@ -12,6 +12,7 @@ from bayes_influence.data.tables import Rows
 from bayes_influence.experiments.store.settings import Settings
 from bayes_influence.experiments.training.of_network import OfNetwork
 from bayes_influence.experiments.training.settings import usual_scheme_options
+from bayes_influence.models.lenet import SIDES
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.scheme import Scheme
@@ -33,6 +34,14 @@ best then."""
 NETWORK = {"width": 32, "activation": "relu"}
 """Of the MLP that is trained where none is given: the one that the rates of `benchmarks/label_errors.py` were measured
 with. Influence is taken in its last layer, where its kinks are in nobody's way."""
+
+OF_IMAGES = {"activation": "relu"}
+"""Of the LeNet that is trained on images of its sizes where no network is given. Of 3 000 images of MNIST,
+Fashion-MNIST and CIFAR-10 with 10 % wrong labels it ranks the wrong ones with an average precision of .98, .87 and .37,
+one of tanh with .95, .86 and .27, and the MLP with .89, .82 and .22."""
+
+USUAL = "usual"
+"""What stands for the network of data of that kind until it is known."""
 
 LARGEST_BATCH = 20_000
 """Rows of a table up to which all are trained on at once."""
@@ -88,9 +97,11 @@ class LabelData(OfNetwork):
     """Data whose labels are searched, and the networks that do it.
 
     Attributes:
+        network: LeNet on images of its sizes, an MLP on other data, when not given.
         scheme: A key of `SCHEMES`; weight decay, of the strength that predicts held-out labels best, when not given.
-        epochs: Passes over the data; 200 steps on all rows at once, or the data set's own number, when not given.
-        batch_size: Examples in a batch; all of a table, or the data set's own, when not given.
+        epochs: Passes over the data; 200 steps on all rows at once, of images as `in_minibatches` has them, or the
+            data set's own number, when not given.
+        batch_size: Examples in a batch; all of a table, of images 64, or the data set's own, when not given.
         learning_rate: At its highest; 0.02 on all rows at once, else 0.005.
         data_folder: Where image sets are kept; no part of what makes two searches the same.
 
@@ -98,6 +109,7 @@ class LabelData(OfNetwork):
         ValueError: If a setting is unknown or out of range, or the data are no classification.
     """
 
+    network: str = USUAL
     scheme: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -105,6 +117,8 @@ class LabelData(OfNetwork):
     data_folder: str | None = None
 
     def __post_init__(self) -> None:
+        if self.network == USUAL:
+            object.__setattr__(self, "network", _usual_network(self.known().image_shape))
         super().__post_init__()
         self.check_known(scheme=SCHEMES)
         self.check_at_least(epochs=1, batch_size=1)
@@ -116,8 +130,9 @@ class LabelData(OfNetwork):
             )
 
     def usual_shape(self) -> dict[str, Any]:
-        """As of all networks; an MLP is that of `NETWORK`."""
-        return super().usual_shape() | (NETWORK if self.network == "mlp" else {})
+        """As of all networks; an MLP is that of `NETWORK`, a LeNet that of `OF_IMAGES`."""
+        own: dict[str, dict[str, Any]] = {"mlp": NETWORK, "lenet": OF_IMAGES}
+        return super().usual_shape() | own.get(self.network, {})
 
     def examples(self) -> Dataset:
         """All examples, standardised."""
@@ -127,7 +142,9 @@ class LabelData(OfNetwork):
 
     def at_once(self, examples: int) -> bool:
         """Whether all of so many examples are trained on at once."""
-        return isinstance(self.known(), Rows) and self.batch_size is None and examples <= LARGEST_BATCH
+        known = self.known()
+        flat = isinstance(known, Rows) and known.image_shape is None
+        return flat and self.batch_size is None and examples <= LARGEST_BATCH
 
     def schedule(self, examples: int) -> Schedule | MinibatchSchedule:
         """Of each training.
@@ -138,8 +155,9 @@ class LabelData(OfNetwork):
         if self.at_once(examples):
             return Schedule(self.epochs or STEPS, self.learning_rate or LEARNING_RATE)
         known = self.known()
-        size, rate = self.batch_size or known.batch_size, self.learning_rate or MINIBATCH_RATE
-        return MinibatchSchedule(self.epochs or known.epochs, size, rate, decay="cosine")
+        usual = known if known.image_shape is None else in_minibatches(examples)
+        size, rate = self.batch_size or usual.batch_size, self.learning_rate or MINIBATCH_RATE
+        return MinibatchSchedule(self.epochs or usual.epochs, size, rate, decay="cosine")
 
     def schemes(self, examples: int) -> list[Scheme]:
         """That are tried; one where it is named, or where trainings are in minibatches.
@@ -157,6 +175,15 @@ class LabelData(OfNetwork):
         found = self.said_shape() | self.found_data() | {"code": self.found_code()}
         config = super(LabelData, replace(self, **found)).to_config()
         return {name: value for name, value in config.items() if name != "data_folder"}
+
+
+def _usual_network(shape: tuple[int, int, int] | None) -> str:
+    """The network of data where none is given.
+
+    Args:
+        shape: Of the images that they are; None where they are none.
+    """
+    return "lenet" if shape is not None and shape[1:] in {(side, side) for side in SIDES} else "mlp"
 
 
 def strengths() -> list[Scheme]:

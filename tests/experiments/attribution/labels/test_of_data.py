@@ -8,6 +8,7 @@ from bayes_influence.experiments.attribution.labels.of_data import find_in_data
 from bayes_influence.experiments.attribution.labels.result import printed_issues
 from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings
 from bayes_influence.experiments.stored import inspected
+from tests.documented import documented_columns
 
 QUICK = LabelSettings(folds=3, seeds=(0,), listed=5)
 
@@ -66,6 +67,9 @@ def test_a_folder_of_images_names_its_files(tmp_path):
     table = printed_issues(issues)
     assert [str(column.header) for column in table.columns][:3] == ["row", "file", "label"]
     assert next(iter(table.columns[1].cells)) == "dark/03.png"
+    documented = [name for name in documented_columns("find_mislabelled.md", "Of a search") if name != "index"]
     for name in ("labels.csv", "labels.parquet"):
         read = pd.read_csv if name.endswith("csv") else pd.read_parquet
-        assert read(tmp_path / "found" / name)["file"].iloc[0] == first["file"]
+        stored = read(tmp_path / "found" / name)
+        assert stored["file"].iloc[0] == first["file"]
+        assert stored.columns.tolist() == documented

@@ -9,6 +9,7 @@ from bayes_influence.experiments.attribution.labels import of_examples
 from bayes_influence.experiments.attribution.labels.of_examples import find_mislabelled
 from bayes_influence.experiments.attribution.labels.settings import LabelSettings, in_minibatches
 from bayes_influence.training.schedules import Schedule
+from tests.documented import documented_columns
 
 QUICK = {"settings": LabelSettings(folds=3, seeds=(0,), listed=5), "schedule": Schedule(60, 0.05)}
 
@@ -53,6 +54,8 @@ def test_rows_that_differ_in_the_label_alone_are_named(towns):
 )
 def test_rows_keep_the_names_that_a_frame_has_for_them(towns, issues, index):
     ranked = find_mislabelled(towns.set_index(index), "label", **QUICK).ranked
+    documented = documented_columns("find_mislabelled.md", "Of a search")
+    assert ranked.columns.tolist() == [name for name in documented if name != "file"]
     assert ranked["index"].tolist() == [index[row] for row in ranked["row"]]
     named = towns.set_index(index).loc[ranked["index"], "label"]
     assert named.tolist() == ranked["label"].tolist()

@@ -2,11 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from bayes_influence.data.tables import load_table
 from bayes_influence.experiments.attribution.labels.of_examples import _network
 from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings, in_minibatches
+from bayes_influence.models.lenet import LeNet
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import Schedule
 
@@ -37,12 +39,16 @@ def test_a_table_is_trained_on_at_once_with_weight_decay_of_three_strengths():
     torch.testing.assert_close(examples.inputs.mean(0), torch.zeros(4, dtype=torch.float64), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("data", [LabelData("iris", batch_size=16), LabelData("mnist")])
-def test_other_trainings_are_in_minibatches_with_one_strength(data):
-    schedule = data.schedule(150)
-    assert isinstance(schedule, MinibatchSchedule)
-    assert schedule.batch_size == (data.batch_size or data.known().batch_size)
-    assert schedule.learning_rate == 0.005
+@pytest.mark.parametrize(
+    ("data", "passes", "size"),
+    [
+        (LabelData("iris", batch_size=16), 300, 16),
+        (LabelData("mnist"), 214, 64),
+        (LabelData("mnist", epochs=3), 3, 64),
+    ],
+)
+def test_other_trainings_are_in_minibatches_with_one_strength(data, passes, size):
+    assert data.schedule(150) == MinibatchSchedule(passes, size, 0.005, decay="cosine")
     assert [scheme.regulariser_weight * scheme.weight_decay for scheme in data.schemes(150)] == [0.001]
 
 
@@ -61,6 +67,44 @@ def test_trainings_in_minibatches_take_some_steps_at_least(examples, passes):
 
 def test_many_rows_are_trained_on_in_minibatches():
     assert isinstance(LabelData("iris").schedule(20_001), MinibatchSchedule)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
+def test_image_sets_are_searched_with_a_lenet_of_relus(name):
+    data = LabelData(name)
+    shape = data.known().image_shape
+    network = data.network_for(shape, 10)
+    assert isinstance(network, LeNet)
+    assert network.input_shape == shape
+    assert isinstance(network[1], nn.ReLU)
+    assert (data.to_config()["network"], data.to_config()["activation"]) == ("lenet", "relu")
+    assert LabelData(name, network="mlp").network == "mlp"
+    assert isinstance(LabelData(name, activation="tanh").network_for(shape, 10)[1], nn.Tanh)
+    assert LabelData.from_config(data.to_config()).to_config() == data.to_config()
+
+
+@pytest.mark.parametrize(("side", "network"), [(28, "lenet"), (32, "lenet"), (30, "mlp")])
+def test_images_of_the_sizes_of_a_lenet_are_searched_with_it(tmp_path, side, network):
+    random = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(2):
+            pixels = random.integers(0, 255, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
+    np.savez(tmp_path / "photos.npz", inputs=np.zeros((4, 3, side, side)), targets=np.arange(4) % 2)
+    for path in ("photos", "photos.npz"):
+        data = LabelData(str(tmp_path / path))
+        assert (data.known().image_shape, data.network) == ((3, side, side), network)
+        assert data.schedule(3000) == in_minibatches(3000)
+        assert len(data.schemes(4)) == 1
+
+
+def test_images_that_are_no_square_and_rows_are_searched_with_an_mlp(tmp_path):
+    np.savez(tmp_path / "wide.npz", inputs=np.zeros((4, 3, 28, 32)), targets=np.arange(4) % 2)
+    np.savez(tmp_path / "rows.npz", inputs=np.zeros((4, 28)), targets=np.arange(4) % 2)
+    assert [LabelData(str(tmp_path / f"{name}.npz")).network for name in ("wide", "rows")] == ["mlp", "mlp"]
+    assert LabelData(str(tmp_path / "rows.npz")).at_once(4)
+    assert LabelData("iris").network == "mlp"
 
 
 @pytest.mark.parametrize(("values", "task"), [([0.5, 1.5, 2.5], None), ([1, 2, 3], "regression")])

@@ -12,6 +12,7 @@ from bayes_influence.experiments.training.report import train_and_report
 from bayes_influence.experiments.training.run import load_run
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.objectives.reweighting import Removals
+from tests.documented import documented_columns
 
 
 def rooms(count=60):
@@ -50,6 +51,14 @@ def test_numbers_are_told_in_their_own_units_with_their_intervals(found, run):
     prices = found.predictions[found.predictions["target"] == "price"]
     assert ((prices["predicted"] - prices["true"]).abs() < 4 * prices["deviation"]).all()
     assert ((prices["deviation"] > 5) & (prices["deviation"] < rooms()["price"].std())).all()
+
+
+def test_every_column_is_described(found):
+    rows = documented_columns("find_mislabelled.md", "Of `why`: the rows, `why.csv`")
+    assert pd.read_csv(found.folder / "why.csv").columns.tolist() == [name for name in rows if name != "train_file"]
+    for name in ("predictions", "removed"):
+        documented = documented_columns("find_mislabelled.md", f"Of `why` for numbers: `{name}.csv`")
+        assert pd.read_csv(found.folder / f"{name}.csv").columns.tolist() == documented
 
 
 def test_rows_that_hold_a_number_up_lower_it_when_they_go(found):

@@ -16,6 +16,7 @@ from bayes_influence.experiments.store.pages import page_of, redraw
 from bayes_influence.experiments.training.report import train_and_report
 from bayes_influence.experiments.training.run import load_run
 from bayes_influence.experiments.training.settings import TrainRun
+from tests.documented import documented_columns
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,19 @@ def test_images_are_named_by_their_files_and_drawn(found, tmp_path):
     assert {"test-1.png", "test-3.pdf"} <= {path.name for path in found.folder.iterdir()}
     drawn = redraw(found.folder, page_of(None, kinds=("svg",)), tmp_path / "figures", ())
     assert {file.stem for file in drawn} >= {"test-1", "test-3"}
+
+
+@pytest.mark.parametrize(
+    ("file", "heading"),
+    [
+        ("why.csv", "Of `why`: the rows, `why.csv`"),
+        ("predictions.csv", "Of `why` for classes: `predictions.csv`"),
+        ("removed.csv", "Of `why` for classes: `removed.csv`"),
+    ],
+)
+def test_every_column_is_described(found, file, heading):
+    stored = pd.read_csv(found.folder / file)
+    assert stored.columns.tolist() == documented_columns("find_mislabelled.md", heading)
 
 
 @pytest.mark.slow
