@@ -102,7 +102,7 @@ class DigitGroups(GroupStudy, SmallImageStudy):
         "full": DigitScale(repeats=3, side=14, groups=10, train=5_000, fractions=FRACTIONS),
     }
     NAME: ClassVar[str] = "group-mnist"
-    FULL_MINUTES: ClassVar[float] = 70
+    FULL_MINUTES: ClassVar[float] = 75
 
     def split(self, seed: int) -> Split:
         """Small images, with 1 000 test images."""
