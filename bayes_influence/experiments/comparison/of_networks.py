@@ -33,6 +33,7 @@ from bayes_influence.training.minibatch_schedule import MinibatchSchedule
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.scheme import Scheme
 from bayes_influence.training.schemes import DEFAULT_SCHEMES, SCHEMES, check_builder, check_schemes, find_schemes
+from bayes_influence.training.usual_moments import usual_moments
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ def _resolved_schemes(
     task, count = task_of(train)
     rows = train.example.inputs
     on_table = isinstance(rows, Tensor) and rows.is_floating_point() and rows.ndim == 2
-    usual = usual_scheme_options(built_network(make_network), on_table=on_table)
+    moments = usual_moments(built_network(make_network), on_table=on_table)
+    usual = usual_scheme_options(moments, on_table=on_table)
     found: list[Any] = []
     for scheme in schemes:
         if isinstance(scheme, str):

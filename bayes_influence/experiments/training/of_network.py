@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from bayes_influence.arguments import checked_device, kind_of
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.imported import imported
 from bayes_influence.data.own_function import OwnFunction
+from bayes_influence.data.tables import Rows
 from bayes_influence.experiments.store.fingerprint import fingerprint_of_builder
 from bayes_influence.experiments.training.of_data import OfData
 from bayes_influence.models.activations import activation_module
@@ -21,6 +23,7 @@ from bayes_influence.models.lenet import LeNet
 from bayes_influence.models.mlp import MLP
 from bayes_influence.models.resnet import ResNet
 from bayes_influence.models.vgg import CONVOLUTIONS, VGG
+from bayes_influence.training.usual_moments import usual_moments
 
 SIZES = {"width": 32, "depth": 1}
 """What a network's size is when nothing is said."""
@@ -149,6 +152,11 @@ class OfNetwork(OfData):
             return known.n_targets
         train.check_classes()
         return train.n_classes
+
+    @cached_property
+    def usual_moments(self) -> dict[str, str]:
+        """As `usual_moments` says of this network and data; the network is built once for it."""
+        return usual_moments(self.blueprint(), on_table=isinstance(self.known(), Rows))
 
     def blueprint(self) -> nn.Module:
         """A network of this kind, of which kinds and sizes of modules matter alone: for `USUAL_SHAPE`, two outputs."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bayes_influence.data.dataset import Split
 from bayes_influence.data.tables import Rows
@@ -18,7 +18,6 @@ from bayes_influence.training.optimisers import OPTIMISERS
 from bayes_influence.training.priors import RELATIVE_SIGMA
 from bayes_influence.training.scheme import Scheme
 from bayes_influence.training.schemes import SCHEMES, find_schemes
-from bayes_influence.training.usual_moments import usual_moments
 
 LEARNING_RATE = 2e-3
 """Of deterministic networks."""
@@ -42,19 +41,18 @@ def completed(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"scheme_options": later | config["scheme_options"]} if later else config
 
 
-def usual_scheme_options(network: nn.Module, *, on_table: bool) -> dict[str, Any]:
+def usual_scheme_options(moments: Mapping[str, str], *, on_table: bool) -> dict[str, Any]:
     """Numbers and words of a scheme that a training in minibatches has others of when nothing is said.
 
     The prior is by fan-in for images, N(0, 1) for the few columns of a table: there the test loss of a Bayesian MLP is
-    the lower one under it, on each of Iris, Wine, breast cancer, the digits and a regression. Moments are as
-    `usual_moments` says.
+    the lower one under it, on each of Iris, Wine, breast cancer, the digits and a regression.
 
     Args:
-        network: The deterministic network, or a `blueprint` of it.
+        moments: What `usual_moments` says of the network.
         on_table: Whether inputs are rows of a table.
     """
     prior = "isotropic" if on_table else "fan-in"
-    return {"prior": prior, "initial_sigma": INITIAL_SIGMA, **usual_moments(network, on_table=on_table)}
+    return {"prior": prior, "initial_sigma": INITIAL_SIGMA, **moments}
 
 
 def usual_rate(bayesian: bool) -> float:
@@ -159,7 +157,7 @@ class TrainRun(OfNetwork):
         """The scheme with this run's numbers."""
         (scheme,) = find_schemes([self.scheme])
         known = self.known()
-        usual = usual_scheme_options(self.blueprint(), on_table=isinstance(known, Rows))
+        usual = usual_scheme_options(self.usual_moments, on_table=isinstance(known, Rows))
         usual = usual if self.warm_start is None else usual | {"relative_sigma": RELATIVE_SIGMA}
         found = find_schemes([self.scheme], scheme.own(usual) | self.scheme_options)[0]
         return found if known.task == "classification" else found.suited(known.task, known.n_targets)
