@@ -19,9 +19,10 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.ensemble import train_ensemble
-from bayes_influence.training.fits import fit_schemes, prepared_objective
+from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import full_batches
+from bayes_influence.training.prepared import prepared_objective
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import Scheme
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,13 +12,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from bayes_influence.arguments import check_at_least, checked_seeds, shown
+from bayes_influence.arguments import check_at_least, checked_seeds
 from bayes_influence.data.checks import warn_of_equal_targets
 from bayes_influence.data.dataset import Dataset, check_dataset
-from bayes_influence.models.initialisation import initial_state, seeded
-from bayes_influence.moments.layers import is_bayesian, is_calibrated
-from bayes_influence.moments.registry import UnsupportedOperationError
-from bayes_influence.moments.twins import check_twin
+from bayes_influence.models.initialisation import initial_state
+from bayes_influence.moments.layers import is_calibrated
 from bayes_influence.objectives.company import check_targets, first_outputs
 from bayes_influence.objectives.members import Members, differing, member
 from bayes_influence.objectives.objective import Objective
@@ -30,18 +27,12 @@ from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule, full_batches
 from bayes_influence.training.minimum import minimised
-from bayes_influence.training.noise import LearnedNoise
+from bayes_influence.training.prepared import built_network, prepared_objective
 from bayes_influence.training.schedules import Schedule, check_schedule
 from bayes_influence.training.schemes import Scheme, check_builder, check_schemes, ensembles
 from bayes_influence.training.stacked import gradient_norms
 
 logger = logging.getLogger(__name__)
-
-CHECKED = 4
-"""Training examples on which a Bayesian twin is held against its network."""
-
-SIMPLER = ({"structure": "calibrated"}, {"method": "first-order", "structure": "diagonal"})
-"""Moments that have rules for more operations, the more so."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -137,95 +128,12 @@ def fit_schemes(
     return [fits[scheme.name] for scheme in schemes]
 
 
-def built_network(make_network: Callable[[], nn.Module]) -> nn.Module:
-    """A network of a builder's, from seed 0.
-
-    Args:
-        make_network: Builds the deterministic network.
-
-    Raises:
-        TypeError: If it builds what no scheme can turn into something trainable.
-    """
-    with seeded(0):
-        network = make_network()
-    if not isinstance(network, nn.Module) or is_bayesian(network):
-        what = "a Bayesian network" if isinstance(network, nn.Module) else shown(network)
-        raise TypeError(f"make_network must return a deterministic network, an nn.Module, got {what}")
-    return network
-
-
 def _check_targets(objective: Objective, train: Dataset, fewest: int) -> None:
     """Refuses targets that the network cannot learn, before any training."""
     check_targets(objective, train)
     if isinstance(objective.likelihood, ClassPredictive) and not train.targets.is_floating_point():
         outputs = first_outputs(objective, train.select(range(min(2, len(train)))).batch().inputs)
         train.check_classes(objective.likelihood.class_logits(outputs).shape[-1], fewest)
-
-
-def prepared_objective(
-    scheme: Scheme,
-    make_network: Callable[[], nn.Module],
-    train: Dataset,
-    seed: int,
-    parameters: str | Sequence[str] = "all",
-    *,
-    checked: bool = True,
-) -> Objective:
-    """What a scheme trains, in the examples' dtype and on their device.
-
-    Args:
-        scheme: What is trained.
-        make_network: Builds the deterministic network.
-        train: Training examples.
-        seed: Of the network.
-        parameters: The parameters that influence will be taken in.
-        checked: Whether a Bayesian twin is held against its network on some of the examples.
-
-    Raises:
-        TwinMismatchError: If the twin does not compute what its network computes.
-        UnsupportedOperationError: If the twin meets an operation that has no rule under the scheme's moments.
-    """
-    with seeded(seed):
-        prepared = scheme.built(make_network)
-    if checked and is_bayesian(prepared):
-        with seeded(seed):
-            network = make_network()
-        if not is_bayesian(network):
-            few = train.select(range(min(CHECKED, len(train)))).batch().inputs
-            _check_prepared(scheme, network, prepared, few.to(next(network.parameters())))
-    like = train.example.inputs
-    return scheme.objective(prepared, len(train), parameters).to(like.dtype, like.device)
-
-
-def _check_prepared(scheme: Scheme, network: nn.Module, prepared: nn.Module, few: Tensor) -> None:
-    """Holds a twin against its network; where a rule is missing, the error says which moments have it."""
-    try:
-        check_twin(network, _twin_in(prepared), few)
-    except UnsupportedOperationError as error:
-        simpler = _simpler(scheme, network, few)
-        if not simpler:
-            raise
-        given = " and ".join(f"{name} {scheme.options[name]!r}" for name in simpler)
-        said = " ".join(f"--{name} {value}" for name, value in simpler.items())
-        raise UnsupportedOperationError(
-            f"{error}. The scheme {scheme.name} came with {given}; this network can be trained with "
-            f"find_schemes([{scheme.name!r}], {simpler}), on the command line {said}"
-        ) from error
-
-
-def _twin_in(prepared: nn.Module) -> nn.Module:
-    return prepared.network if isinstance(prepared, LearnedNoise) else prepared
-
-
-def _simpler(scheme: Scheme, network: nn.Module, few: Tensor) -> dict[str, Any]:
-    """The options in which a scheme must change to train a network; none, if that helps nothing."""
-    for options in SIMPLER:
-        changed = {name: value for name, value in scheme.own(options).items() if scheme.options[name] != value}
-        if changed:
-            with suppress(UnsupportedOperationError):
-                check_twin(network, _twin_in(scheme.with_options(**changed).prepare(network)), few)
-                return changed
-    return {}
 
 
 def _fit_ensemble(

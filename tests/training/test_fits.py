@@ -7,16 +7,17 @@ import torch
 from torch import nn
 
 from bayes_influence.models.initialisation import initial_state
-from bayes_influence.moments import TwinMismatchError, UnsupportedOperationError, to_bayesian
+from bayes_influence.moments import TwinMismatchError, to_bayesian
 from bayes_influence.objectives.derivatives import gradient
 from bayes_influence.objectives.expected_likelihoods import ExpectedBernoulli
 from bayes_influence.objectives.likelihoods import Bernoulli, GaussianNoise
 from bayes_influence.training import fits as fits_module
 from bayes_influence.training.deterministic import Deterministic
 from bayes_influence.training.finiteness import NonFiniteTrainingError
-from bayes_influence.training.fits import fit_schemes, prepared_objective
+from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
+from bayes_influence.training.prepared import prepared_objective
 from bayes_influence.training.schedules import SWA, Schedule
 from bayes_influence.training.schemes import SCHEMES, Variational, find_schemes
 from tests.fitted import Recurrent
@@ -279,62 +280,6 @@ def test_a_twin_that_is_not_the_network_is_refused(iris):
 
     with pytest.raises(TwinMismatchError, match="outputs"):
         fit_schemes(find_schemes(["bnn"]), Branching, iris.train, [0], Schedule(3))
-
-
-class Unfollowed(nn.Module):
-    """A mean over features, two by two: no rule follows their covariance through it."""
-
-    def __init__(self):
-        super().__init__()
-        self.before, self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(2, 3)
-
-    def forward(self, inputs):
-        return self.head(self.layer(torch.relu(self.before(inputs))).unflatten(-1, (2, 2)).mean(-1))
-
-
-class Logarithms(nn.Module):
-    """A logarithm, which has moments to first order only."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
-
-    def forward(self, inputs):
-        return self.head((self.layer(inputs).abs() + 1).log())
-
-
-@pytest.mark.parametrize(
-    ("network", "message"),
-    [
-        (
-            Unfollowed,
-            r"with structure 'calibrated-covariance'; .* \{'structure': 'calibrated'\}\).*--structure calib",
-        ),
-        (Logarithms, r"method 'exact' and structure 'calibrated-covariance'; .*--method first-order --structure diag"),
-    ],
-)
-def test_a_rule_that_is_missing_says_which_moments_have_it(iris, network, message):
-    schemes = find_schemes(["bnn"], {"method": "exact", "structure": "calibrated-covariance"})
-    with pytest.raises(UnsupportedOperationError, match=message):
-        prepared_objective(schemes[0], network, iris.train, 0)
-    simple = find_schemes(["bnn"], {"method": "first-order", "structure": "diagonal"})
-    assert prepared_objective(simple[0], network, iris.train, 0).is_bayesian
-
-
-def test_a_rule_that_is_missing_under_all_moments_is_missing_without_advice(iris):
-    class Sorting(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
-
-        def forward(self, inputs):
-            return self.head(torch.cumprod(self.layer(inputs), -1))
-
-    for method in ("first-order", "exact"):
-        (scheme,) = find_schemes(["bnn"], {"method": method})
-        with pytest.raises(UnsupportedOperationError, match="cumprod") as caught:
-            prepared_objective(scheme, Sorting, iris.train, 0)
-        assert "find_schemes" not in str(caught.value)
 
 
 def test_a_polish_in_single_precision_names_the_precision(iris, caplog):

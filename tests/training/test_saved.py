@@ -18,9 +18,10 @@ from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.regularisers import WeightDecay
 from bayes_influence.training import saved
-from bayes_influence.training.fits import fit_schemes, prepared_objective
+from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.minibatch import Trained, train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
+from bayes_influence.training.prepared import prepared_objective
 from bayes_influence.training.saved import KIND, load, save
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.schemes import SCHEMES

@@ -28,8 +28,9 @@ from bayes_influence.experiments.store.runner import run_cells
 from bayes_influence.experiments.store.settings import Settings
 from bayes_influence.experiments.training.settings import usual_rate, usual_scheme_options
 from bayes_influence.objectives.reweighting import largest_losses
-from bayes_influence.training.fits import built_network, fit_schemes
+from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
+from bayes_influence.training.prepared import built_network
 from bayes_influence.training.schedules import Schedule
 from bayes_influence.training.scheme import Scheme
 from bayes_influence.training.schemes import DEFAULT_SCHEMES, SCHEMES, check_builder, check_schemes, find_schemes

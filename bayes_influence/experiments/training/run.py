@@ -27,8 +27,8 @@ from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.training.checkpoints import CheckpointError, encode_checkpoint, matching_state
-from bayes_influence.training.fits import prepared_objective
 from bayes_influence.training.minibatch import Trained, TrainingState, train_minibatches
+from bayes_influence.training.prepared import prepared_objective
 from bayes_influence.training.priors import network_at
 
 logger = logging.getLogger(__name__)

@@ -203,7 +203,6 @@ def search_labels(
         ranked.insert(1, "file", [files[row] for row in ranked["row"]])
     mentioned = [*evidence.supporting, *evidence.opposing, *evidence.proposing]
     ids = dict.fromkeys([*data.ids[listed].tolist(), *(row for rows in mentioned for row in rows)])
-    looks = looks_of(data, list(ids), frame, target)
     return LabelIssues(
         name=data.name,
         ranked=ranked,
@@ -214,7 +213,7 @@ def search_labels(
         longer=mean_interval(found.gains.numpy()),
         agreement=float((tried[best].probabilities.argmax(dim=1) == data.targets.cpu()).double().mean()),
         class_names=every_class_name(data),
-        looks=looks,
+        looks=looks_of(data, list(ids), frame, target),
         listed=len(listed),
         frame=frame,
         target=target,

@@ -23,8 +23,9 @@ from bayes_influence.objectives.members import Members, member
 from bayes_influence.objectives.objective import Likelihood, Objective
 from bayes_influence.objectives.parameters import Params
 from bayes_influence.training.ensemble import train_ensemble
-from bayes_influence.training.fits import fit_schemes, prepared_objective
+from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.minimum import minimised
+from bayes_influence.training.prepared import prepared_objective
 from bayes_influence.training.schedules import SWA
 from bayes_influence.training.schemes import Scheme, find_schemes
 
