@@ -17,7 +17,7 @@ from bayes_influence.experiments.store.record import CHECKPOINT
 from bayes_influence.experiments.training.run import epoch_seconds, load_run, load_trained, run_training
 from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.layers import BayesianLayer
-from bayes_influence.training import fits as fits_module
+from bayes_influence.training import prepared as prepared_module
 from bayes_influence.training.checkpoints import CheckpointError, decode_checkpoint
 from bayes_influence.training.dropout import DroppedLinear
 from bayes_influence.training.finiteness import NonFiniteTrainingError
@@ -91,7 +91,7 @@ def test_buffers_are_each_seeds_own(tmp_path, monkeypatch):
 
 def test_a_twin_is_checked_where_it_is_trained_and_not_again_where_it_is_loaded(tmp_path, monkeypatch):
     checks = []
-    monkeypatch.setattr(fits_module, "check_twin", lambda *_: checks.append(1))
+    monkeypatch.setattr(prepared_module, "check_twin", lambda *_: checks.append(1))
     run_training(replace(RUN, scheme="bnn"), tmp_path / "run", progress=False)
     assert len(checks) == 1
     load_run(tmp_path / "run")
