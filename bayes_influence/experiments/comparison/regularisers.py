@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from os import cpu_count
 from pathlib import Path
@@ -56,7 +56,7 @@ def draw_comparison(result: Comparison, folder: StudyFolder, title: str) -> None
 def run_study(
     study: Study,
     folder: StudyFolder,
-    sizes: Sequence[tuple[int, int]] | None = None,
+    cells: Mapping[str, Study] | None = None,
     *,
     n_jobs: int | None = None,
     progress: bool = True,
@@ -66,7 +66,7 @@ def run_study(
     Args:
         study: The settings that all cells share.
         folder: The study's own.
-        sizes: (depth, width) of the networks; the study's own when not given.
+        cells: Studies of one cell each, by key; the study's own when not given.
         n_jobs: Cells at once; as many as there are cores, when not given.
         progress: Whether to show progress bars.
 
@@ -74,7 +74,7 @@ def run_study(
         FailedCellsError: If a cell failed, after all others were stored.
     """
     study = study.resolved(folder, progress=progress)
-    cells = study.cells(sizes)
+    cells = study.cells() if cells is None else cells
     jobs = n_jobs or min(cpu_count() or 1, len(cells))
     # Bars of cells that run beside one another would overwrite each other.
     run_cells(cells, partial(measure, progress=progress and jobs == 1), folder, n_jobs=jobs, progress=progress)

@@ -76,13 +76,14 @@ class CurveStudy(FragilityStudy):
         return found | {cell_key(network=name.replace(" ", "_")): CurveCell(name, self.mode, self.shown, image=image)}
 
     def configuration(self, study: str = "fragility curves") -> dict[str, Any]:
-        """What a result folder belongs to."""
+        """What a result folder belongs to; the curves of all schemes are in one cell."""
         images = [
             {"network": cell.name, "epochs": cell.image.epochs, "train_examples": cell.image.train_examples}
             for cell in self.cells().values()
             if cell.image is not None
         ]
-        return super().configuration(study) | {"images": images, "shown": self.shown, "repeats": 1}
+        own = {"schemes": self.schemes, "images": images, "shown": self.shown, "repeats": 1}
+        return super().configuration(study) | own
 
 
 def reproduce_curves(

@@ -29,6 +29,11 @@ STATISTICS = ("spearman", "absolute_spearman", "pearson", "slope", "relative_dri
 """Columns of the published mode's results that get an interval."""
 
 
+TOGETHER = (("none", "swa"), ("weight-decay", "weight-decay+swa"))
+"""Schemes of one cell in the corrected mode: those of one objective, with and without averaging. Every other scheme has
+a cell of its own; so schemes can be added to a folder."""
+
+
 @dataclass(frozen=True)
 class FigureSpec:
     """What one of the paper's figures shows.
@@ -117,7 +122,8 @@ def reproduce_figure(
 
 def _corrected(study: FragilityStudy, folder: StudyFolder, n_jobs: int | None, progress: bool) -> Grid:
     """The comparison of schemes, at every size."""
-    result = run_study(study.networks(), folder, study.sizes, n_jobs=n_jobs, progress=progress)
+    networks = study.networks().resolved(folder, progress=progress)
+    result = run_study(networks, folder, corrected_cells(networks, study.sizes), n_jobs=n_jobs, progress=progress)
     return Grid(result.results, result.summary)
 
 
@@ -133,6 +139,20 @@ def _published(study: FragilityStudy, folder: StudyFolder, n_jobs: int | None, p
     folder.write_table("results", results)
     folder.write_table("summary", summary)
     return Grid(results, summary)
+
+
+def corrected_cells(study: Study, sizes: tuple[tuple[int, int], ...]) -> dict[str, Study]:
+    """One cell per network and group of schemes, see `TOGETHER`.
+
+    Args:
+        study: Settings that all share.
+        sizes: (depth, width) of the networks.
+    """
+    pairs = {scheme: pair for pair in TOGETHER for scheme in pair}
+    groups = dict.fromkeys(
+        tuple(name for name in pairs.get(scheme, (scheme,)) if name in study.schemes) for scheme in study.schemes
+    )
+    return {key: cell for group in groups for key, cell in replace(study, schemes=group).cells(sizes).items()}
 
 
 def published_cells(study: Study, sizes: tuple[tuple[int, int], ...]) -> dict[str, Study]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,6 +64,10 @@ class LengthStudy(FragilityStudy):
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """(depth, width) of the one network."""
         return ((1, 5),)
+
+    def configuration(self, study: str = "fragility, refit length") -> dict[str, Any]:
+        """What a result folder belongs to; a cell has all schemes."""
+        return super().configuration(study) | {"schemes": self.schemes}
 
 
 def steps_compared(epochs: int) -> list[int]:
@@ -135,7 +140,7 @@ def reproduce_length(
         ValueError: If the folder belongs to another study.
         FailedCellsError: If a cell failed, after all others were stored.
     """
-    folder = StudyFolder(out, study.configuration("fragility, refit length"))
+    folder = StudyFolder(out, study.configuration())
     shared = replace(study.networks().resolved(folder, progress=progress), depth=1, width=5)
     cells = {
         cell_key(parameters=parameters, activation=activation): replace(

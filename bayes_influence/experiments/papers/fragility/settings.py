@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bayes_influence.experiments.comparison.study import Study
@@ -109,10 +109,13 @@ class FragilityStudy(Settings):
         )
 
     def configuration(self, study: str = "fragility") -> dict[str, Any]:
-        """What a result folder belongs to: the numbers that the scale came to, and the mode; networks can be added."""
-        settings = {
-            key: value for key, value in self.networks().configuration().items() if key not in ("depth", "width")
-        }
+        """What a result folder belongs to: the numbers that the scale came to, and the mode.
+
+        Networks can be added, and the default schemes, which are all described in it.
+        """
+        described = replace(self.networks(), schemes=tuple(dict.fromkeys((*DEFAULT_SCHEMES, *self.schemes))))
+        added = ("depth", "width", "schemes")
+        settings = {key: value for key, value in described.configuration().items() if key not in added}
         return {"study": study, "mode": self.mode, **settings}
 
 

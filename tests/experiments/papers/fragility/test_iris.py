@@ -4,6 +4,7 @@ import pytest
 from bayes_influence.experiments.papers.fragility import iris, settings
 from bayes_influence.experiments.papers.fragility.iris import FIGURES, reproduce_figure
 from bayes_influence.experiments.papers.fragility.settings import FragilityStudy, Scale
+from bayes_influence.experiments.store.folder import StudyFolder
 
 SMALL = FragilityStudy(scale="quick", removals=4, schemes=("weight-decay", "none"), test_example=83)
 
@@ -34,6 +35,28 @@ def test_both_figures_come_from_the_same_cells(tmp_path, mode):
     other = FragilityStudy(**{**study.to_config(), "mode": other_mode})
     with pytest.raises(ValueError, match=f"belongs to another configuration: mode is {mode} there and {other_mode}"):
         reproduce_figure("fig1", other, tmp_path / "grid", progress=False)
+
+
+def test_schemes_of_one_objective_share_a_cell_and_every_other_has_its_own():
+    cells = iris.corrected_cells(FragilityStudy().networks(), ((1, 5), (2, 5)))
+    groups = ("none_swa", "weight-decay_weight-decay+swa", "bnn")
+    assert list(cells) == [f"depth={depth},width=5,schemes={group}" for group in groups for depth in (1, 2)]
+    asked = FragilityStudy(schemes=("weight-decay+swa", "swag", "none", "weight-decay")).networks()
+    assert [cell.schemes for cell in iris.corrected_cells(asked, ((1, 8),)).values()] == [
+        ("weight-decay", "weight-decay+swa"),
+        ("swag",),
+        ("none",),
+    ]
+
+
+def test_schemes_are_added_to_a_folder_and_the_report_has_those_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(settings.SCALES, "quick", Scale(2, 20, 5, ((1, 5),)))
+    for schemes in (("weight-decay",), ("none", "weight-decay"), ("none",)):
+        study = FragilityStudy(**{**SMALL.to_config(), "schemes": schemes})
+        grid = iris._corrected(study, StudyFolder(tmp_path, study.configuration()), 1, progress=False)
+        assert tuple(grid.summary["scheme"]) == tuple(grid.results["scheme"].unique()) == schemes
+    cells = sorted((tmp_path / "cells").iterdir())
+    assert [path.stem for path in cells] == ["depth=1,width=5,schemes=none", "depth=1,width=5,schemes=weight-decay"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 import pytest
 
+from bayes_influence.experiments.papers.fragility.curves import CurveStudy
+from bayes_influence.experiments.papers.fragility.refit_length import LengthStudy
 from bayes_influence.experiments.papers.fragility.settings import SCALES, SIZES, FragilityStudy
+from bayes_influence.training.schemes import DEFAULT_SCHEMES
 
 
 def test_the_grid_is_the_paper_s():
@@ -31,6 +34,20 @@ def test_networks_can_be_chosen_and_added_to_a_folder():
     some = FragilityStudy(only=("1x5", "4x5"))
     assert some.sizes == ((1, 5), (4, 5))
     assert some.configuration() == FragilityStudy().configuration()
+
+
+def test_default_schemes_can_be_chosen_and_added_to_a_folder_and_others_belong_to_it():
+    some = FragilityStudy(schemes=("weight-decay+swa", "bnn")).configuration()
+    assert some == FragilityStudy().configuration()
+    assert "schemes" not in some
+    other = FragilityStudy(schemes=("bnn", "swag")).configuration()
+    assert list(other["resolved_schemes"]) == [*DEFAULT_SCHEMES, "swag"]
+    assert other != some
+
+
+@pytest.mark.parametrize("study", [LengthStudy, CurveStudy])
+def test_a_folder_of_cells_with_all_schemes_belongs_to_those_that_were_asked_for(study):
+    assert study(schemes=("none",)).configuration()["schemes"] == ("none",)
 
 
 @pytest.mark.parametrize(
