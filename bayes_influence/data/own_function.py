@@ -42,7 +42,7 @@ class OwnFunction(Rows):
 
     @classmethod
     def named(cls, name: str) -> OwnFunction:
-        """What the function of this name returns.
+        """What the function of this name returns; it is called once, however often it is asked for.
 
         Raises:
             ValueError: If it does not import, or fails.
@@ -51,11 +51,16 @@ class OwnFunction(Rows):
         function = imported(name)
         if not callable(function):
             raise TypeError(f"{name} must be a function without arguments, got {kind_of(function)}")
+        held = _returned.get(name)
+        if held is not None and held[0] is function:
+            return held[1]
         try:
             found = function()
         except Exception as error:
             raise ValueError(f"{name} failed: {type(error).__name__}: {error}") from error
-        return cls._of(name, found)
+        _returned.clear()
+        _returned[name] = function, cls._of(name, found)
+        return _returned[name][1]
 
     @classmethod
     def _of(cls, name: str, found: Any) -> OwnFunction:
@@ -113,3 +118,7 @@ class OwnFunction(Rows):
     def standardise(self, train: Dataset, *others: Dataset) -> tuple[Dataset, ...]:
         """As they are."""
         return (train, *others)
+
+
+_returned: dict[str, tuple[Callable[[], Any], OwnFunction]] = {}
+"""The function that was called last, by its name, and what it returned: reading data may take long."""

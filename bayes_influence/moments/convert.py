@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from bayes_influence.arguments import kind_of
+from bayes_influence.arguments import check_positive, kind_of
 from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.moments.calibrated_norms import calibrate_norm, without_factors
 from bayes_influence.moments.initial import InitialSigma, fan_in_sigma
@@ -68,9 +68,10 @@ def to_bayesian(
     _check_unshared(network)
     plain = unfolded(network)
     _check_convertible(plain)
-    sigma = (
-        initial_sigma if callable(initial_sigma) else fan_in_sigma(*[] if initial_sigma is None else [initial_sigma])
-    )
+    if initial_sigma is not None and not callable(initial_sigma):
+        check_positive(initial_sigma=initial_sigma)
+        initial_sigma = fan_in_sigma(initial_sigma)
+    sigma = initial_sigma or fan_in_sigma()
     twin = _replaced(
         plain,
         lambda module, path: (

@@ -29,6 +29,9 @@ class BayesianEmbedding(BayesianLayer):
     def check_input(self, shape: torch.Size) -> None:
         """Takes tokens of any shape."""
 
+    def check_dtype(self, x: Tensor | Moments) -> None:
+        """Takes tokens, whose dtype is no weight's."""
+
     def propagated(
         self,
         x: Tensor | Moments,

@@ -82,6 +82,19 @@ class BayesianLayer(nn.Module, ABC):
             ValueError: Naming the layer, the shape it wants and the shape it got.
         """
 
+    def check_dtype(self, x: Tensor | Moments) -> None:
+        """Refuses an input of another dtype than the weights', unless autocast would cast it.
+
+        Raises:
+            TypeError: Naming the layer and both.
+        """
+        own: dict[str, Any] = self._parameters
+        if x.dtype != own["weight"].dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(
+                f"layer {self.path or type(self).__name__!r} has weights of {own['weight'].dtype}, got inputs of "
+                f"{x.dtype}; convert one of them with .to(dtype)"
+            )
+
     @abstractmethod
     def deterministic(self) -> nn.Module:
         """A deterministic layer with the means as its weights."""
@@ -91,12 +104,18 @@ class BayesianLayer(nn.Module, ABC):
         return x
 
     def forward(self, x: Tensor | Moments) -> Moments:
-        """Mean and variance of the layer's output, see `gaussian_weights`."""
+        """Mean and variance of the layer's output, see `gaussian_weights`.
+
+        Raises:
+            ValueError: If the input has another shape than the layer takes.
+            TypeError: If it has another dtype than the weights.
+        """
         self.check_input(x.shape)
         own: dict[str, Any] = self._parameters
         weight, bias, weight_rho, bias_rho = (own[name] for name in ("weight", "bias", "weight_rho", "bias_rho"))
         approximation = self.approximation
         if not torch.compiler.is_compiling():
+            self.check_dtype(x)
             calls = x.approximation.calls if isinstance(x, Moments) else Calls()
             approximation = replace(approximation, calls=calls.through(self.path, weight))
         moments = self.propagated(self.prepared(x), weight, bias, weight_rho, bias_rho, approximation)

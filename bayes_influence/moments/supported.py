@@ -113,6 +113,8 @@ PASSED: frozenset[type[nn.Module]] = frozenset(
 def reason_against(module: nn.Module) -> str | None:
     """Why moments cannot go through the module itself, its children aside; None if they can."""
     kind, own = type(module), {name for name, _ in module.named_parameters(recurse=False)}
+    if "_orig_mod" in module._modules:
+        return "is compiled; convert the network that it was compiled of, and compile the twin"
     if "forward" in vars(module):
         return "has a forward that was set on the instance; write it into a class of its own"
     if module._backward_hooks or module._backward_pre_hooks:

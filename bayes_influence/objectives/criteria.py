@@ -236,7 +236,10 @@ def _evaluated(criterion: Criterion, outputs: Any, targets: Tensor) -> Tensor:
 def _part_of(outputs: Any) -> str:
     """What outputs that are no tensor are, and how a loss takes a part of them."""
     if isinstance(outputs, Moments):
-        return "Moments of a Bayesian one; take the expected likelihood of that kind, bi.ExpectedBernoulli say"
+        return (
+            "Moments of a Bayesian one; take an expected likelihood: bi.TiltedCategorical() of classes, "
+            "bi.ExpectedBernoulli() of labels, objectives.expected_likelihoods.ExpectedGaussian(None) of real targets"
+        )
     if not isinstance(outputs, tuple | list | Mapping) or not outputs:
         return f"{kind_of(outputs)}; have it return a tensor"
     key = next(iter(outputs)) if isinstance(outputs, Mapping) else 0

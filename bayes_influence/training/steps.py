@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,8 @@ from bayes_influence.objectives.parameters import Flattening, Params
 from bayes_influence.objectives.predictive import Predictive
 from bayes_influence.objectives.ways import first_way
 from bayes_influence.torch_internals import AnyBatchNorm, tree_map
+
+logger = logging.getLogger(__name__)
 
 StepValue = Callable[[Params, Params, Batch, "Tensor | None", "float | Tensor"], tuple[Tensor, Tensor]]
 """What a step minimises, for one member: (params, buffers, batch, data weights, regulariser weight) -> (J over the
@@ -44,6 +47,8 @@ def step_objective(objective: Objective, held: Collection[str] = ()) -> StepValu
     for path, module in network.named_modules():
         if path in still or (bayesian and isinstance(module, AnyBatchNorm)):
             module.training = False
+    if bayesian:
+        _warn_of_fresh_norms(objective)
 
     def value(
         params: Params, buffers: Params, batch: Batch, weights: Tensor | None, regulariser_weight: float | Tensor
@@ -59,6 +64,23 @@ def step_objective(objective: Objective, held: Collection[str] = ()) -> StepValu
         return weighted.mean() + regulariser_weight * objective.regulariser(params), right
 
     return value
+
+
+def _warn_of_fresh_norms(objective: Objective) -> None:
+    """Says which batch norms of a Bayesian network have never seen a batch, and so only multiply and add."""
+    fresh = [
+        path
+        for path, module in objective.network.named_modules()
+        if isinstance(module, AnyBatchNorm)
+        and module.num_batches_tracked is not None
+        and not objective.buffers[f"{path}.num_batches_tracked".lstrip(".")].any()
+    ]
+    if fresh:
+        logger.warning(
+            "%s: no batch was seen, and a Bayesian network keeps the running statistics that it starts with, mean 0 "
+            "and variance 1 here; start from a trained deterministic network (--warm-start RUN, or to_bayesian of it)",
+            ", ".join(fresh),
+        )
 
 
 def right_predictions(likelihood: Likelihood, outputs: Any, targets: Tensor) -> Float[Tensor, ""]:

@@ -25,6 +25,18 @@ def test_data_are_taken_as_they_are(monkeypatch):
     assert torch.equal(split.train.inputs, DATA.at(split.train.ids).inputs)
 
 
+def test_a_function_is_called_once_and_another_of_the_name_again(monkeypatch):
+    calls = []
+
+    def returned():
+        calls.append(1)
+        return build, nn.CrossEntropyLoss(), DATA
+
+    assert of(monkeypatch, returned) is of(monkeypatch, returned)
+    assert len(calls) == 1
+    assert of(monkeypatch, lambda: (build, nn.MSELoss(), DATA)).task == "regression"
+
+
 def test_a_test_part_of_ones_own_is_kept(monkeypatch):
     parts = Split(DATA.select(range(15)), DATA.select(range(15, 20)))
     known = of(monkeypatch, lambda: (build, nn.MSELoss(), parts))

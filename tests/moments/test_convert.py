@@ -261,7 +261,7 @@ def test_shared_weights_are_refused():
 def test_options_are_checked_before_anything_is_built():
     with pytest.raises(ValueError, match="unknown method 'exakt'"):
         to_bayesian(small(), method="exakt")
-    with pytest.raises(ValueError, match="factor must be positive"):
+    with pytest.raises(ValueError, match="initial_sigma must be positive"):
         to_bayesian(small(), initial_sigma=-1.0)
 
 
@@ -322,3 +322,8 @@ def test_a_frozen_layer_is_random_and_its_sigma_is_frozen_with_its_mean():
 def test_what_is_no_network_is_refused(convert):
     with pytest.raises(TypeError, match=r"^only a network, an nn.Module, can be converted, got "):
         convert({"weight": torch.ones(2, 2)})
+
+
+def test_a_compiled_network_is_refused():
+    with pytest.raises(UnsupportedModuleError, match="is compiled; convert the network that it was compiled of, and"):
+        to_bayesian(torch.compile(nn.Linear(2, 2), backend="eager"))

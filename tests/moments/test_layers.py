@@ -68,10 +68,14 @@ def test_derivatives_in_rho_against_the_closed_form():
     assert torch.allclose(hessian(variance)(rho).reshape(2, 2), torch.diag(2 * expected[0]))
 
 
-def test_a_wrong_input_names_the_layer_and_the_shape_it_wants():
+def test_a_wrong_input_names_the_layer_and_what_it_wants():
     twin = converted(nn.Linear(4, 3), path="head.2")
     with pytest.raises(ValueError, match=r"layer 'head\.2' takes inputs of shape \(\.\.\., 4\), got \(2, 5\)"):
         twin(torch.zeros(2, 5))
+    with pytest.raises(
+        TypeError, match=r"layer 'head\.2' has weights of torch.float32, got inputs of torch.float64; con"
+    ):
+        twin(torch.zeros(2, 4, dtype=torch.float64))
     with pytest.raises(ValueError, match="layer 'BayesianLinear' takes inputs"):
         converted(nn.Linear(4, 3))(Moments(torch.zeros(5), torch.ones(5)))
 

@@ -291,7 +291,7 @@ class Wrapped(nn.Module):
     [
         (lambda out: (out, out.softmax(1)), r"tuple of 2; .* loss\(outputs\[0\], y\)", 0),
         (lambda out: {"logits": out}, r"dict with logits; .* loss\(outputs\['logits'\], y\)", "logits"),
-        (lambda out: bi.Moments(out, torch.ones_like(out)), "Moments of a Bayesian one; take the expected", None),
+        (lambda out: bi.Moments(out, torch.ones_like(out)), "Moments of a Bayesian one; take an expected l", None),
         (lambda out: str(out.sum()), "str; have it return a tensor", None),
     ],
     ids=["tuple", "dict", "moments", "word"],

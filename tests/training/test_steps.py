@@ -39,6 +39,18 @@ def test_running_statistics_move_but_those_of_bayesian_networks_and_held_ones():
     assert not moved_by_a_step(to_bayesian(network))
 
 
+def test_batch_norms_of_a_bayesian_network_that_saw_no_batch_are_named(caplog):
+    network = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2), nn.BatchNorm1d(2))
+    network[0](BATCH.inputs)
+    moved_by_a_step(network)
+    assert not caplog.messages
+    moved_by_a_step(to_bayesian(network))
+    (said,) = caplog.messages
+    assert said.startswith(
+        "2: no batch was seen, and a Bayesian network keeps the running statistics that it starts with"
+    )
+
+
 def test_a_buffer_that_is_assigned_anew_moves_too():
     class Counting(nn.Module):
         def __init__(self):

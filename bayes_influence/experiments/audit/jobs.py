@@ -135,7 +135,7 @@ def audit_plan(jobs: Mapping[str, AuditJob]) -> Plan:
     examples = None if is_linear_layer(objective, job.train.example.inputs) else len(job.train)
     response = response_plan(objective.layout.total, examples, 1, refits, objective.dtype.itemsize)
     return Plan(
-        f"audit of {len(jobs)} networks by {refits} refits of each at {stages} stages",
+        f"audit of {len(jobs)} network{'s' if len(jobs) > 1 else ''} by {refits} refits of each at {stages} stages",
         numbers * objective.dtype.itemsize + response.held_bytes,
         "remove fewer examples, or audit fewer parameters (parameters='last-layer')",
         passes=len(jobs) * refits * sum(schedule.epochs for schedule in trained),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bayes_influence.arguments import shown
+from bayes_influence.curvature.cost import tell
 from bayes_influence.data.dataset import Dataset, check_dataset
 from bayes_influence.data.fingerprint import fingerprint
 from bayes_influence.experiments.audit.cell import measure_network
@@ -68,6 +69,8 @@ def audit(
     if not isinstance(folder, StudyFolder):
         folder = StudyFolder(folder, audit_config(members, train, test, settings, cold))
     jobs = {key: replace(job, folder=folder) for key, job in jobs.items()}
+    if progress:
+        tell(str(plan))
     run_cells(jobs, measure_network, folder, n_jobs=n_jobs, progress=progress, plan=plan)
     found = summarise_audit({key: folder.load_cell(key) for key in jobs}, jobs)
     for name, frame in found.tables.items():

@@ -163,7 +163,7 @@ def _resolved_schemes(
     rows = train.example.inputs
     on_table = isinstance(rows, Tensor) and rows.is_floating_point() and rows.ndim == 2
     moments = usual_moments(built_network(make_network), on_table=on_table)
-    usual = usual_scheme_options(moments, on_table=on_table)
+    usual = usual_scheme_options(moments)
     found: list[Any] = []
     for scheme in schemes:
         if isinstance(scheme, str):

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from bayes_influence.data.dataset import Split
-from bayes_influence.data.tables import Rows
 from bayes_influence.experiments.training.of_network import OfNetwork
 from bayes_influence.training.ivon import IVON
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
@@ -41,17 +40,17 @@ def completed(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"scheme_options": later | config["scheme_options"]} if later else config
 
 
-def usual_scheme_options(moments: Mapping[str, str], *, on_table: bool) -> dict[str, Any]:
+def usual_scheme_options(moments: Mapping[str, str]) -> dict[str, Any]:
     """Numbers and words of a scheme that a training in minibatches has others of when nothing is said.
 
-    The prior is by fan-in for images, N(0, 1) for the few columns of a table: there the test loss of a Bayesian MLP is
-    the lower one under it, on each of Iris, Wine, breast cancer, the digits and a regression.
+    The prior is by fan-in where `usual_moments` has moments, for images and convolutions; N(0, 1) for the few columns
+    of a table: there the test loss of a Bayesian MLP is the lower one under it, on each of Iris, Wine, breast cancer,
+    the digits and a regression.
 
     Args:
-        moments: What `usual_moments` says of the network.
-        on_table: Whether inputs are rows of a table.
+        moments: What `usual_moments` says of the network and its data.
     """
-    prior = "isotropic" if on_table else "fan-in"
+    prior = "fan-in" if moments else "isotropic"
     return {"prior": prior, "initial_sigma": INITIAL_SIGMA, **moments}
 
 
@@ -157,7 +156,7 @@ class TrainRun(OfNetwork):
         """The scheme with this run's numbers."""
         (scheme,) = find_schemes([self.scheme])
         known = self.known()
-        usual = usual_scheme_options(self.usual_moments, on_table=isinstance(known, Rows))
+        usual = usual_scheme_options(self.usual_moments)
         usual = usual if self.warm_start is None else usual | {"relative_sigma": RELATIVE_SIGMA}
         found = find_schemes([self.scheme], scheme.own(usual) | self.scheme_options)[0]
         return found if known.task == "classification" else found.suited(known.task, known.n_targets)

@@ -141,7 +141,7 @@ class StudiedNetworks(OfNetwork):
             options: Numbers and words that are to be others, by field.
         """
         known = self.known()
-        usual = {} if self.full_batch else usual_scheme_options(self.usual_moments, on_table=isinstance(known, Rows))
+        usual = {} if self.full_batch else usual_scheme_options(self.usual_moments)
         return find_schemes([name], {**SCHEMES[name].own(usual), **options})[0].suited(known.task, known.n_targets)
 
     def to_config(self) -> dict[str, Any]:

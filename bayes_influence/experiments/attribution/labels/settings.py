@@ -166,7 +166,7 @@ class LabelData(OfNetwork):
             examples: That there are.
         """
         if self.scheme is not None:
-            usual = usual_scheme_options(self.usual_moments, on_table=isinstance(self.known(), Rows))
+            usual = usual_scheme_options(self.usual_moments)
             return find_schemes([self.scheme], SCHEMES[self.scheme].own(usual))
         return strengths() if self.at_once(examples) else [IN_MINIBATCHES]
 
