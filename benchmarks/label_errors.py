@@ -31,6 +31,7 @@ from statsmodels.stats.proportion import proportion_confint
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.standardisation import standardise
 from bayes_influence.data.tables import TABLES, load_table
+from bayes_influence.evaluation.intervals import mean_interval
 from bayes_influence.evaluation.known_rate import doubt_of_rate
 from bayes_influence.evaluation.label_noise import label_noise
 from bayes_influence.experiments.attribution.labels.settings import LEARNING_RATE, NETWORK, STEPS, strengths
@@ -176,6 +177,25 @@ def summarised(cells: pd.DataFrame, by: list[str]) -> pd.DataFrame:
             "AP cleanlab": means["precision of cleanlab"],
         }
     return pd.DataFrame(columns)
+
+
+def over_seeds(cells: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Of every seed the false-discovery proportion and recall of its searches together; means and their 95 % intervals.
+
+    Student's, over the seeds: wrong labels differ between them, images or rows do not. A seed in which nothing is
+    flagged has a proportion of 0.
+    """
+    sums = cells.groupby([*by, "seed"], sort=False)[["wrong", "flagged", "false"]].sum()
+    sums["fdp"] = sums["false"] / sums["flagged"].clip(lower=1)
+    sums["recall"] = (sums["flagged"] - sums["false"]) / sums["wrong"]
+    rows = {}
+    for group, seeds in sums.groupby(by, sort=False):
+        row: dict[str, float] = {"seeds": len(seeds), "flagged": seeds["flagged"].sum()}
+        for name in ("fdp", "recall"):
+            mean = mean_interval(seeds[name].to_numpy(), bounds=(0.0, 1.0))
+            row |= {name: mean.estimate, f"{name} from": mean.low, f"{name} to": mean.high}
+        rows[group] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def main(

@@ -29,7 +29,7 @@ from bayes_influence.evaluation.label_noise import label_noise
 from bayes_influence.experiments.attribution.labels.settings import IN_MINIBATCHES, in_minibatches
 from bayes_influence.models.lenet import LeNet
 from bayes_influence.training.cross_validation import held_out_predictions
-from benchmarks.label_errors import KINDS, RATES, flipped, measured, summarised
+from benchmarks.label_errors import KINDS, RATES, flipped, measured, over_seeds, summarised
 
 KNOWN = Path(__file__).with_name("known_label_errors.json")
 LEVEL = 0.1
@@ -113,7 +113,7 @@ def planted(
     folder: Folder = Path("runs/label-errors"),
     data_folder: DataFolder = None,
 ) -> None:
-    """Prints one row per set and share, and the whole by kind and by share."""
+    """Prints one row per set and share, the whole by kind and by share, and per set; then intervals over seeds."""
     torch.set_num_threads(1)
     cells = []
     for seed, name in product(map(int, seeds.split(",")), names):
@@ -123,10 +123,12 @@ def planted(
             labels = flipped(classes, rate, kind, seed)
             path = folder / f"{name}-{images}_{kind}_{rate}_{seed}_{members}_{folds}_{passes}.npz"
             found = measured(predicted(path, train.inputs, labels, members, folds, passes), labels, classes)
-            cells.append({"set": name, "kind": kind, "share": rate, **found})
+            cells.append({"set": name, "kind": kind, "share": rate, "seed": seed, **found})
     frame = pd.DataFrame(cells)
     for by in (["set", "share"], ["kind", "share"], ["set"]):
         print(summarised(frame, by).round(3).to_string(), end="\n\n")
+    for by in (["set", "share"], ["set", "kind", "share"], ["set"]):
+        print(over_seeds(frame, by).round(3).to_string(), end="\n\n")
 
 
 if __name__ == "__main__":

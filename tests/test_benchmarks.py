@@ -1,8 +1,13 @@
-"""The benchmarks say which peer library is missing, and go on without it."""
+"""The benchmarks say which peer library is missing and go on without it, and add up what they find as they say."""
 
 import subprocess
 import sys
 from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.label_errors import over_seeds
 
 ROOT = Path(__file__).parents[1]
 BESIDE = """
@@ -40,3 +45,16 @@ def test_every_benchmark_is_imported_without_any_peer():
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if "with_" not in path.name]
     done = run("-c", f"from importlib import import_module\nfor name in {names}: import_module(name)")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_proportion_over_seeds_is_the_mean_of_those_of_their_searches_together():
+    cells = pd.DataFrame(
+        [("a", 1, 10, 4, 1), ("a", 1, 10, 6, 1), ("a", 2, 20, 10, 3), ("a", 3, 20, 10, 4), ("b", 1, 5, 0, 0)],
+        columns=["set", "seed", "wrong", "flagged", "false"],
+    )
+    found = over_seeds(cells, ["set"])
+    assert found["flagged"].tolist() == [30, 0]
+    assert found["fdp"].tolist() == pytest.approx([(0.2 + 0.3 + 0.4) / 3, 0])
+    assert found["recall"].tolist() == pytest.approx([(8 + 7 + 6) / 60, 0])
+    half_width = 4.302653 * 0.1 / 3**0.5
+    assert [found["fdp from"].iloc[0], found["fdp to"].iloc[0]] == pytest.approx([0.3 - half_width, 0.3 + half_width])

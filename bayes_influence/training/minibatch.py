@@ -22,6 +22,7 @@ from bayes_influence.objectives.parameters import Flattening, Params, moved_like
 from bayes_influence.training.averaging import IterateAverage, SwagPosterior
 from bayes_influence.training.batch_norm import refreshed_buffers
 from bayes_influence.training.calibration import refresh_due, refreshed_factors
+from bayes_influence.training.denormals import zero_denormals
 from bayes_influence.training.effects import watch_step
 from bayes_influence.training.finiteness import CHECK_EVERY, check_finite
 from bayes_influence.training.learning_rates import LearningRates
@@ -212,7 +213,8 @@ class _Training:
             )
             values.append(value)
             right.append(hits)
-            if (number + 1) % CHECK_EVERY == 0 or number + 1 == self.batches:
+            checked = (number + 1) % CHECK_EVERY == 0 or number + 1 == self.batches
+            if checked:
                 recent = values[-CHECK_EVERY:]
                 check_finite(torch.stack(recent), step + 1 - len(recent), self.labels)
                 self._show(bar, number + 1, values, right, where.shape[1])
@@ -220,6 +222,8 @@ class _Training:
                 gradient[:, self.frozen] = 0
             gradient = gradient if self.schedule.clip is None else clipped(gradient, self.schedule.clip)
             self.optimiser.step(self.flat, gradient, self.rates.at(step), self.remembered)
+            if checked:
+                zero_denormals(self.flat)
         self._finish_epoch(torch.stack(values), torch.stack(right))
 
     def _orders(self) -> Int[Tensor, "E n"]:

@@ -257,3 +257,13 @@ def test_progress_shows_loss_and_accuracy(capsys, monkeypatch):
     assert "epoch 2/2" in shown
     assert "loss=" in shown
     assert "accuracy=" in shown
+
+
+def test_weights_that_decay_shrinks_to_denormal_numbers_become_zero():
+    dead = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    objective = Objective(dead, CrossEntropy(), WeightDecay(0.01))
+    params = stack_members([detached_params(dead)])
+    params["0.weight"][0, 1] = torch.tensor([1e-40, -1e-36])
+    params["0.bias"][0, 1] = -1.0
+    trained = train_minibatches(objective, params, DATA.to(dtype=torch.float32), MinibatchSchedule(2, 40, 1e-9), [0])
+    assert trained.params["0.weight"][0, 1].tolist() == [0.0, pytest.approx(-1e-36, rel=1e-3)]
