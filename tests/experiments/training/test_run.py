@@ -15,7 +15,7 @@ from bayes_influence.data.locks import BusyError
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.record import CHECKPOINT
 from bayes_influence.experiments.training.run import epoch_seconds, load_run, load_trained, run_training
-from bayes_influence.experiments.training.settings import TrainRun, usual_scheme_options
+from bayes_influence.experiments.training.settings import TrainRun
 from bayes_influence.moments.layers import BayesianLayer
 from bayes_influence.training import prepared as prepared_module
 from bayes_influence.training.checkpoints import CheckpointError, decode_checkpoint
@@ -129,12 +129,6 @@ def test_a_run_uses_the_first_training_examples():
     split = replace(RUN, train_examples=10).split()
     assert len(split.train) == 10
     assert torch.equal(split.train.ids, RUN.split().train.ids[:10])
-
-
-def test_the_usual_prior_goes_with_the_moments():
-    """By fan-in with those of images and of convolutions, N(0, 1) on the columns of a table."""
-    assert usual_scheme_options({"method": "exact", "structure": "calibrated"})["prior"] == "fan-in"
-    assert usual_scheme_options({})["prior"] == "isotropic"
 
 
 def test_settings_reach_the_scheme():
