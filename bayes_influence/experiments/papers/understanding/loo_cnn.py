@@ -106,7 +106,7 @@ class LooCnn(RemovalStudy):
     damping: float = 0.01
 
     NAME: ClassVar[str] = "loo-cnn"
-    FULL_MINUTES: ClassVar[float] = 180
+    FULL_MINUTES: ClassVar[float] = 300
     SCALES: ClassVar[Mapping[str, Any]] = {
         "quick": CnnScale(repeats=1, side=7, train=120, removals=6, width=1, epochs=200, refit_epochs=20, orders=2),
         "full": CnnScale(repeats=3, side=14, train=6_000, removals=100, width=4, epochs=300, refit_epochs=20, orders=3),
