@@ -100,17 +100,20 @@ def train_ensemble(
         _check_targets(objective, batch)
     layout = Flattening.of(objective.params, [name for name in objective.params if name in params])
     flat = layout.flatten(params).clone()
-    weights = _or_alike(data_weights, flat.new_ones(len(flat), batch.targets.shape[1 if own_data else 0]))
-    scales = _or_alike(regulariser_weights, flat.new_full((len(flat),), objective.regulariser_weight))
-    averaged = torch.zeros(len(flat), dtype=torch.bool, device=flat.device) if averaged is None else averaged
+    members = len(flat)
+    weights = _or_alike(data_weights, flat.new_ones(members, batch.targets.shape[1 if own_data else 0]))
+    scales = _or_alike(regulariser_weights, flat.new_full((members,), objective.regulariser_weight))
+    averaged = torch.zeros(members, dtype=torch.bool, device=flat.device) if averaged is None else averaged
     rates = _learning_rates(schedule, flat, averaging, averaged)
 
     views = layout.unflatten(flat)
-    plan = _plan(objective.taking(layout.names), batch, flat, schedule.epochs, own_data=own_data)
+    one = tree_map(lambda leaf: leaf[0], batch) if own_data else batch
+    plan = _plan(objective.taking(layout.names), one, flat, schedule.epochs)
     plan.check(flat.device)
     step = trace_members(objective, views, batch, weights, scales, held=held, own_data=own_data, steps=schedule.epochs)
     adam, average = Adam(schedule.betas, schedule.epsilon), IterateAverage(flat)
-    optimiser, trace = adam.start(flat), flat.new_empty(schedule.epochs, len(flat))
+    optimiser = adam.start(flat)
+    trace = flat.new_empty(schedule.epochs, members)
     recorded: list[Tensor] = []
 
     with (
@@ -139,10 +142,9 @@ def train_ensemble(
     )
 
 
-def _plan(objective: Objective, batch: Batch, flat: Float[Tensor, "E P"], epochs: int, *, own_data: bool) -> Plan:
+def _plan(objective: Objective, batch: Batch, flat: Float[Tensor, "E P"], epochs: int) -> Plan:
     """Of training E members: the trace of a step holds all that gradients make, and the optimiser its averages."""
     members, size = flat.shape
-    batch = tree_map(lambda leaf: leaf[0], batch) if own_data else batch
     examples = TRACE_COPIES * len(batch.targets) * held_per_example(objective, batch)
     return Plan(
         f"training of {members} networks for {epochs} steps",

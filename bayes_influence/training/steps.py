@@ -77,8 +77,8 @@ def _warn_of_fresh_norms(objective: Objective) -> None:
     ]
     if fresh:
         logger.warning(
-            "%s: no batch was seen, and a Bayesian network keeps the running statistics that it starts with, mean 0 "
-            "and variance 1 here; start from a trained deterministic network (--warm-start RUN, or to_bayesian of it)",
+            "%s: no batch was seen, and a Bayesian network keeps the running statistics that it starts with; start "
+            "from a trained deterministic network (--warm-start RUN, or to_bayesian of it)",
             ", ".join(fresh),
         )
 
