@@ -31,6 +31,9 @@ ROUNDING = 1e-12
 NEAR = 1e-5
 """Gradient norm below which what stopped L-BFGS is rounding, and a Hessian brings a member to its tolerance."""
 
+NEWTON_STEPS, NEWTON_STEPS_LINEAR = 100, 300
+"""Trial steps of Newton's method: of a whole network, which may creep on at a kink, and of a linear last layer, where
+progress leads to the minimum (behind a narrow smooth hinge 105 were needed)."""
 
 RENEWED_ENTRIES = 20_000
 """Parameters x examples of a whole network up to which Newton's method is quicker than L-BFGS.
@@ -167,7 +170,8 @@ def minimise(
     tolerance go on from there by Newton's method.
     """
     if is_dense(problem):
-        return minimise_newton(problem, tolerance=tolerance, hessians=hessians, progress=progress)
+        steps = NEWTON_STEPS if problem.linear is None else NEWTON_STEPS_LINEAR
+        return minimise_newton(problem, tolerance=tolerance, max_iterations=steps, hessians=hessians, progress=progress)
     found = minimise_lbfgs(problem, tolerance=tolerance, hessians=hessians, progress=progress)
     left = (~found.converged & (found.gradient_norms < NEAR)).nonzero()[:, 0]
     if not len(left) or not holds_hessians(problem):

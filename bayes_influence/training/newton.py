@@ -156,7 +156,7 @@ def minimise_newton(
     problem: StackedProblem,
     *,
     tolerance: float = 1e-10,
-    max_iterations: int = 300,
+    max_iterations: int = 100,
     hessians: Float[Tensor, "M P P"] | None = None,
     progress: bool = False,
 ) -> NewtonResult:
@@ -169,7 +169,7 @@ def minimise_newton(
     Args:
         problem: The members.
         tolerance: Gradient norm at which a member is done.
-        max_iterations: Trial steps per member; narrow smooth hinges took 105.
+        max_iterations: Trial steps per member.
         hessians: Hessians to start from, e.g. of the fit whose removals are refitted; computed when not given.
         progress: Whether to show a progress bar over trial steps, with the largest gradient norm.
 
