@@ -46,10 +46,12 @@ class TiltedCategorical(_Categorical):
 
     def __call__(self, outputs: Moments, targets: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Losses in nats, one per example."""
-        mean, variance = outputs.expectation, outputs.variance
-        tilt = optimal_tilt(mean, variance)
-        quadratic = 0.5 * (tilt.square() * variance).sum(-1)
-        return quadratic + torch.logsumexp(mean + (0.5 - tilt) * variance, dim=-1) - _pick(mean, targets)
+        # Classes first: sums over a few of them run several times faster on a strided axis.
+        mean, variance = outputs.expectation.mT.contiguous(), outputs.variance.mT.contiguous()
+        tilt = optimal_tilt(mean, variance, dim=0)
+        quadratic = 0.5 * (tilt.square() * variance).sum(0)
+        bound = torch.logsumexp(mean + (0.5 - tilt) * variance, dim=0)
+        return quadratic + bound - _pick(outputs.expectation, targets)
 
 
 @dataclass(frozen=True)

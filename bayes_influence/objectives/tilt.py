@@ -20,8 +20,9 @@ from torch import Tensor
 TILT_TRUST = 2.0
 """Largest change of a tilted logit in one step; the softmax turns within about one unit."""
 
-TILT_TOLERANCE = 1e3
-"""The iteration ends when |p(a) - a| is below this many units of rounding."""
+NORMALISER_TOLERANCE = 1e3
+"""The iteration in l ends when the sum of the tilts is this many units of rounding from one. The one in a ends when
+|p(a) - a| is below the square root of rounding: its last step squares that."""
 
 TILT_ITERATIONS = 40
 """Most steps in a: a logit variance v takes about sqrt(v) + v / 40 of them, so those beyond some hundreds are left to
@@ -66,22 +67,20 @@ def tilt_by_normaliser(mean: Float[Tensor, "C B"], variance: Float[Tensor, "C B"
         scaled = wright_omega(variance.log() + centre - normaliser)
         tilt = torch.where(scaled > 1, scaled / variance, (centre - normaliser - scaled).exp())
         excess = tilt.sum(0) - 1
-        if not excess.max() > TILT_TOLERANCE * torch.finfo(tilt.dtype).eps:
+        if not excess.max() > NORMALISER_TOLERANCE * torch.finfo(tilt.dtype).eps:
             break
         normaliser = normaliser + excess / (tilt / (1 + scaled)).sum(0)
     return tilt
 
 
 @torch.library.custom_op(
-    "bayes_influence::solve_tilt", mutates_args=(), schema="(Tensor mean, Tensor variance) -> Tensor"
+    "bayes_influence::solve_tilt", mutates_args=(), schema="(Tensor mean, Tensor variance, int dim) -> Tensor"
 )
-def _solve_tilt(mean: Tensor, variance: Tensor) -> Tensor:
+def _solve_tilt(mean: Tensor, variance: Tensor, dim: int) -> Tensor:
     # Classes first: softmaxes over a few classes run several times faster on a strided axis.
-    classes = mean.shape[-1]
-    m = mean.reshape(-1, classes).T.contiguous()
-    v = variance.reshape(-1, classes).T.contiguous()
+    m, v = (value.movedim(dim, 0).flatten(1).contiguous() for value in (mean, variance))
     tilt = torch.softmax(m / torch.sqrt(1 + v.mean(0, keepdim=True)), dim=0)
-    tolerance = TILT_TOLERANCE * torch.finfo(m.dtype).eps
+    tolerance = torch.finfo(m.dtype).eps ** 0.5
     for _ in range(TILT_ITERATIONS):
         step, residual = _newton_step(m + (0.5 - tilt) * v, tilt, v, dim=0)
         if not residual.abs().max() > tolerance:
@@ -94,23 +93,27 @@ def _solve_tilt(mean: Tensor, variance: Tensor) -> Tensor:
         tilt, left = tilt + step, residual.abs().amax(0) > tolerance
         if left.any():
             tilt[:, left] = tilt_by_normaliser(m[:, left].double(), v[:, left].double()).to(tilt.dtype)
-    return tilt.clamp(min=0).T.reshape(mean.shape).contiguous()
+    return tilt.clamp(min=0).reshape(mean.movedim(dim, 0).shape).movedim(0, dim).contiguous()
 
 
 @_solve_tilt.register_fake
-def _(mean: Tensor, variance: Tensor) -> Tensor:
+def _(mean: Tensor, variance: Tensor, dim: int) -> Tensor:
     return torch.empty(mean.shape, dtype=mean.dtype, device=mean.device)
 
 
 @_solve_tilt.register_vmap
-def _(info: object, in_dims: tuple[int | None, int | None], mean: Tensor, variance: Tensor) -> tuple[Tensor, int]:
+def _(info: object, in_dims: tuple[int | None, ...], mean: Tensor, variance: Tensor, dim: int) -> tuple[Tensor, int]:
+    mean_axis, variance_axis, _ = in_dims
     moved = [
-        value if dim is None else value.movedim(dim, 0) for value, dim in zip((mean, variance), in_dims, strict=True)
+        value if axis is None else value.movedim(axis, 0)
+        for value, axis in ((mean, mean_axis), (variance, variance_axis))
     ]
-    return _solve_tilt(*torch.broadcast_tensors(*moved)), 0
+    return _solve_tilt(*torch.broadcast_tensors(*moved), dim if dim < 0 else dim + 1), 0
 
 
-def optimal_tilt(mean: Float[Tensor, "B C"], variance: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+def optimal_tilt(
+    mean: Float[Tensor, "*shape"], variance: Float[Tensor, "*shape"], dim: int = -1
+) -> Float[Tensor, "*shape"]:
     """The tilt a at which the bound is tightest.
 
     The root is found on detached moments, with a trust region on the tilted logits. One more Newton step is
@@ -122,11 +125,12 @@ def optimal_tilt(mean: Float[Tensor, "B C"], variance: Float[Tensor, "B C"]) -> 
     Args:
         mean: m.
         variance: v, at least 0.
+        dim: The axis of the classes.
 
     Returns:
         a, with entries in [0, 1] that sum to one.
     """
     with torch.no_grad():
-        root = _solve_tilt(mean.detach(), variance.detach())
+        root = _solve_tilt(mean.detach(), variance.detach(), dim)
     tilted = mean + (0.5 - root) * variance
-    return root + _newton_step(root.log() + (tilted - tilted.detach()), root, variance, dim=-1)[0]
+    return root + _newton_step(root.log() + (tilted - tilted.detach()), root, variance, dim)[0]

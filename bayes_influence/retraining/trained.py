@@ -6,7 +6,7 @@ What `Warm` and `FromScratch` share.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -25,8 +25,14 @@ from bayes_influence.retraining.refits import Refits
 from bayes_influence.retraining.turns import per_network
 from bayes_influence.torch_internals import tree_map
 from bayes_influence.training.ensemble import TrainedEnsemble, train_ensemble
+from bayes_influence.training.linear_layers import are_linear
 from bayes_influence.training.schedules import SWA, Schedule
 from bayes_influence.training.stacked import StackedProblem
+from bayes_influence.training.tracing import TracedStep, trace_members
+
+LINEAR_NUMBERS = 250_000
+"""Outputs of linear last layers that are trained together, 2 MB: a step passes over them several times, which is slower
+where they leave the processor's own cache."""
 
 
 def trained_refits(
@@ -95,6 +101,9 @@ def trained_refits(
 def _company(whole: StackedProblem, refits: int) -> int:
     """How many refits are trained together: of one network, where a copy of the examples for every refit is large."""
     everyone = len(whole.start) * refits
+    if whole.linear is not None:
+        outputs = whole.layout.shapes[0][0]
+        return refits * max(1, LINEAR_NUMBERS // (refits * whole.examples * outputs))
     if not whole.own_data:
         return everyone
     held = everyone * whole.examples * numbers_per_example(whole.batch.inputs, leading=2)
@@ -135,6 +144,7 @@ class _Training:
     averaging: SWA | None
     watch: _Watched | None
     progress: bool
+    traced: dict[tuple[int, bool, int], TracedStep] = field(default_factory=dict)
 
     def run(self, members: Int[Tensor, " m"]) -> tuple[TrainedEnsemble, Float[Tensor, " m"]]:
         """The refits with these numbers, and their gradient norms."""
@@ -144,10 +154,14 @@ class _Training:
         batch, own_data = self._examples(rows)
         objective = self.reduction.problem.objective
         held = {name: value[rows] for name, value in self.whole.fixed.items()}
+        start = {name: value[rows] for name, value in self.start.items()}
+        together, whole_networks = batch, len(members) % refits == 0 and members[0] % refits == 0
+        if own_data and whole_networks and are_linear(objective, start, held, batch, own_data):
+            together = tree_map(lambda leaf: leaf[rows[::refits]], self.whole.batch)
         trained = train_ensemble(
             objective,
-            {name: value[rows] for name, value in self.start.items()},
-            batch,
+            start,
+            together,
             self.schedule,
             held=held,
             data_weights=self.weights[members],
@@ -156,12 +170,25 @@ class _Training:
             own_data=own_data,
             labels=[f"{labels[index // refits]}, refit {index % refits}" for index in members.tolist()],
             record=self._recorder(rows),
+            step=None if held else self._step(start, together, self.weights[members], own_data),
             progress=self.progress,
         )
         ends = {**held, **trained.params}
         problem = StackedProblem(objective, ends, batch, self.weights[members], own_data=own_data)
         gradients, _ = problem.gradients(problem.start, problem.everyone)
         return trained, gradients.norm(dim=1)
+
+    def _step(self, start: Params, batch: Batch, weights: Float[Tensor, "m n"], own_data: bool) -> TracedStep:
+        """The step of all turns of these shapes, traced once; whether compiling pays is a matter of all of them."""
+        shapes = (len(weights), own_data, len(batch.targets))
+        if shapes not in self.traced:
+            objective = self.reduction.problem.objective
+            strengths = weights.new_full((len(weights),), objective.regulariser_weight)
+            steps = self.schedule.epochs * (len(self.weights) // len(weights))
+            self.traced[shapes] = trace_members(
+                objective, start, batch, weights, strengths, own_data=own_data, steps=steps
+            )
+        return self.traced[shapes]
 
     def _examples(self, rows: Int[Tensor, " m"]) -> tuple[Batch, bool]:
         """What refits of these networks train on, and whether each has examples of its own."""

@@ -24,7 +24,7 @@ from bayes_influence.training.learning_rates import LearningRates
 from bayes_influence.training.optimisers import Adam
 from bayes_influence.training.schedules import SWA, Schedule
 from bayes_influence.training.threads import threads_for, torch_threads
-from bayes_influence.training.tracing import trace_members
+from bayes_influence.training.tracing import TracedStep, trace_members
 
 PARAMETER_COPIES, TRACE_COPIES = 6, 1.1
 """Numbers that are held for each parameter of a member; and of an example, for each that a gradient makes: 0.8 to 1.2
@@ -64,6 +64,7 @@ def train_ensemble(
     own_data: bool = False,
     labels: Sequence[str] | None = None,
     record: Callable[[Params], Tensor] | None = None,
+    step: TracedStep | None = None,
     progress: bool = False,
 ) -> TrainedEnsemble:
     """Minimises J(theta_e, w_e) for every member e with full-batch Adam.
@@ -81,9 +82,10 @@ def train_ensemble(
         regulariser_weights: s of each member, the objective's own when not given.
         averaged: Which members end at their SWA average and follow its learning rates.
         averaging: How they average.
-        own_data: Whether each member has its own examples.
+        own_data: Whether each member has its own examples, see `trace_members`.
         labels: What the members are called in error messages, e.g. "weight-decay, seed 3".
         record: Called with the stacked parameters before every step; returns one value or tensor per member.
+        step: One that was traced for tensors of these shapes; traced here when not given.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -110,7 +112,9 @@ def train_ensemble(
     one = tree_map(lambda leaf: leaf[0], batch) if own_data else batch
     plan = _plan(objective.taking(layout.names), one, flat, schedule.epochs)
     plan.check(flat.device)
-    step = trace_members(objective, views, batch, weights, scales, held=held, own_data=own_data, steps=schedule.epochs)
+    step = step or trace_members(
+        objective, views, batch, weights, scales, held=held, own_data=own_data, steps=schedule.epochs
+    )
     adam, average = Adam(schedule.betas, schedule.epsilon), IterateAverage(flat)
     optimiser = adam.start(flat)
     trace = flat.new_empty(schedule.epochs, members)

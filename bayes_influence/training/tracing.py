@@ -46,6 +46,7 @@ from bayes_influence.torch_internals import (
     tree_map,
     tree_unflatten,
 )
+from bayes_influence.training.linear_layers import are_linear, linear_gradients
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +204,8 @@ def trace_members(
         batch: Shared by all members, or with a leading member axis where `own_data`.
         data_weights: (E, n).
         regulariser_weights: (E,).
-        own_data: Whether each member has its own batch.
+        own_data: Whether each member has its own batch; of linear layers several that follow one another may share one,
+            see `linear_gradients`.
         steps: How often the step will run; from `COMPILE_FROM_STEPS` or `COMPILE_FROM_WORK` on it is compiled where
             there is a compiler.
 
@@ -215,7 +217,10 @@ def trace_members(
     def value(member: Params, fixed: Params, data: Batch, weights: Tensor, regulariser_weight: Tensor) -> Tensor:
         return objective.value({**fixed, **member}, data, weights, regulariser_weight)
 
-    of_all = vmap(grad_and_value(value), in_dims=(0, 0, 0 if own_data else None, 0, 0))
+    if are_linear(objective, params, held or {}, batch, own_data):
+        of_all = linear_gradients(objective, own_data)
+    else:
+        of_all = vmap(grad_and_value(value), in_dims=(0, 0, 0 if own_data else None, 0, 0))
 
     arguments = (params, batch, data_weights, regulariser_weights)
     leaves, structure = tree_flatten(arguments)
@@ -283,7 +288,7 @@ def _in_turns(
     for index, (own_weights, strength) in enumerate(zip(weights, regulariser_weights, strict=True)):
         leaves = {name: rows[index].detach().requires_grad_() for name, rows in params.items()}
         fixed = {name: rows[index] for name, rows in held.items()}
-        data = tree_map(lambda leaf, index=index: leaf[index], batch) if own_data else batch
+        data = tree_map(lambda leaf, index=index: leaf[index * len(leaf) // len(weights)], batch) if own_data else batch
         with torch.enable_grad():
             reached = value(leaves, fixed, data, own_weights, strength)
             slopes = torch.autograd.grad(reached, list(leaves.values()), allow_unused=True, materialize_grads=True)

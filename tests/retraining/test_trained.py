@@ -76,7 +76,9 @@ def test_averaging_is_repeated_only_where_it_is_asked_for(train, removed):
     assert 0 < moved[0] < moved[1]
 
 
-@pytest.mark.parametrize(("selection", "at_once"), [("last-layer", 1), ("last-layer", 3), ("all", 3)])
+@pytest.mark.parametrize(
+    ("selection", "at_once"), [("last-layer", 1), ("last-layer", 3), (["2.weight"], 3), ("all", 3)]
+)
 def test_refits_do_not_depend_on_how_many_train_together(train, test, removed, selection, at_once):
     (fits,) = fit_schemes([SCHEMES["none"]], tanh_network, train, [0, 1], SHORT, parameters=selection, tolerance=None)
     together = Warm(SHORT, watch=test).refit(fits, train, removed)
@@ -122,16 +124,17 @@ def test_an_ensemble_of_no_refits_is_refused(unfinished, train, removed, at_once
 
 
 def test_refits_of_one_network_after_the_other_are_those_of_all_together(train, test, removed, monkeypatch):
-    """Where copies of the last layers' inputs are large, the refits of a network share them."""
+    """Last layers are trained network by network where there are many outputs, and share what enters them."""
     (fits,) = fit_schemes([SCHEMES["none"]], tanh_network, train, [4, 7], SHORT)
-    together = Warm(SHORT, watch=test).refit(fits, train, removed)
-    monkeypatch.setattr(trained_module, "ENTRIES", 0)
     asked = []
     monkeypatch.setattr(
-        trained_module, "train_ensemble", lambda *said, **more: asked.append(more) or ensemble(*said, **more)
+        trained_module, "train_ensemble", lambda *said, **more: asked.append((said, more)) or ensemble(*said, **more)
     )
+    together = Warm(SHORT, watch=test).refit(fits, train, removed)
+    monkeypatch.setattr(trained_module, "LINEAR_NUMBERS", 0)
     apart = Warm(SHORT, watch=test).refit(fits, train, removed)
-    assert [(len(one["labels"]), one["own_data"]) for one in asked] == [(4, False), (4, False)]
+    companies = [(len(more["labels"]), more["own_data"], len(said[2].inputs)) for said, more in asked]
+    assert companies == [(8, True, 2), (4, False, len(train)), (4, False, len(train))]
     for name, value in together.params.items():
         torch.testing.assert_close(apart.params[name], value, rtol=0, atol=1e-10)
     torch.testing.assert_close(apart.watched, together.watched, rtol=0, atol=1e-10)
