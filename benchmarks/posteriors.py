@@ -5,7 +5,7 @@
 Every scheme trains on three seeds with the defaults of `bayes-influence train`, and is predicted on the test part. The
 networks of `laplace` are trained once; each structure and prior precision is a posterior around them. Epochs can be
 said scheme by scheme, so that all take the same processor time: `seconds` in the table, of a training and its reading
-of the data.
+of the data. With `--warm-epochs` Bayesian networks start from deterministic ones under weight decay, whose time counts.
 """
 
 from __future__ import annotations
@@ -36,9 +36,14 @@ LARGEST_FULL = 1000
 """Parameters up to which the whole curvature is taken."""
 
 
-def trained(run: TrainRun, folder: Path, tests: int | None) -> tuple[Trained, Split, float]:
+def trained(run: TrainRun, folder: Path, warm_epochs: int, tests: int | None) -> tuple[Trained, Split, float]:
     """The run's networks, its data with the first test examples, and the processor time that it took."""
     began = time.process_time()
+    if warm_epochs and find_schemes([run.scheme])[0].bayesian:
+        start = folder.with_name(f"{folder.name}-start")
+        deterministic = replace(run, scheme="weight-decay", epochs=warm_epochs, scheme_options={})
+        run_training(deterministic, start, progress=False)
+        run = replace(run, warm_start=str(start))
     members, split = run_training(run, folder, progress=False)
     seconds = time.process_time() - began
     return members, split if tests is None else replace(split, test=split.test.select(range(tests))), seconds
@@ -80,7 +85,7 @@ def laplace_rows(members: Trained, split) -> list[dict]:
 def rows_of(scheme: str, run: TrainRun, arguments: argparse.Namespace) -> list[dict]:
     """A row per seed, and mode of prediction where there is a choice."""
     folder = arguments.out / arguments.dataset / scheme
-    members, split, seconds = trained(run, folder, arguments.test_examples)
+    members, split, seconds = trained(run, folder, arguments.warm_epochs, arguments.test_examples)
     if scheme == "laplace":
         return laplace_rows(members, split)
     modes = ["diagonal"]
@@ -111,6 +116,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=None)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=epochs_of, default={}, help="of all, or scheme by scheme: none=48,bnn=7")
+    parser.add_argument("--warm-epochs", type=int, default=0, help="of the networks that Bayesian ones start from")
     parser.add_argument("--batch-size", type=int, default=None)
     parser.add_argument("--train-examples", type=int, default=None, help="the first ones; all when not given")
     parser.add_argument("--test-examples", type=int, default=None, help="the first ones; all when not given")

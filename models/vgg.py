@@ -32,6 +32,10 @@ class VGG(ShapedSequential):
     hidden layers, dropout, and the outputs. Images whose sides are not multiples of 32 are padded with zeros to the
     next one, by the first convolution.
 
+    Weights before a ReLU start with mean 0 and variance 2 / fan-in (He et al. 2015), biases at 0: the square of what
+    passes through keeps its mean. PyTorch's own variance, 1 / (3 fan-in), divides it by six in every layer, and VGG13
+    predicts no better than chance after a hundred steps. Other activations keep PyTorch's.
+
     Args:
         depth: 11, 13, 16 or 19.
         n_outputs: Number of outputs.
@@ -70,8 +74,18 @@ class VGG(ShapedSequential):
             hidden = [positions * _scaled(CHANNELS[-1], width), *(_scaled(units, width) for units in HIDDEN)]
             for before, after in pairwise(hidden):
                 modules += [nn.Linear(before, after), activation_module(activation)]
+            if activation == "relu":
+                _start(modules)
             modules += [nn.Dropout(dropout), nn.Linear(hidden[-1], n_outputs)]
         super().__init__(input_shape, modules)
+
+
+def _start(modules: list[nn.Module]) -> None:
+    """The initialisation of He et al., of every layer among these."""
+    for layer in modules:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
 
 
 def _blocks(depth: int, channels: int, padding: tuple[int, int], width: float, activation: str) -> list[nn.Module]:

@@ -46,6 +46,25 @@ def test_dropout_acts_in_training_mode_only():
     assert torch.equal(network(images), network(images))
 
 
+def test_what_passes_through_relus_keeps_its_size_from_the_start():
+    """Means of squares, whose average over weights He's variance keeps; PyTorch's own divides by six in every layer."""
+    network = VGG(13, width=1 / 4, dropout=0.0, seed=0).eval()
+    values = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for layer in list(network)[:-1]:
+        values = layer(values)
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            assert not layer.bias.any()
+            fan_in = layer.weight[0].numel()
+            assert layer.weight.var().item() == pytest.approx(2 / fan_in, rel=0.15)
+    assert 0.05 < values.square().mean() < 20
+
+
+def test_other_activations_start_as_pytorch_has_them():
+    layer = VGG(11, width=1 / 8, activation="tanh", seed=0)[0]
+    assert layer.bias.any()
+    assert layer.weight.abs().max() <= (1 / layer.weight[0].numel()) ** 0.5
+
+
 def test_arguments_out_of_range():
     with pytest.raises(ValueError, match="unknown VGG12; known depths: 11, 13, 16, 19"):
         VGG(12)

@@ -114,6 +114,8 @@ class ImageStudy(Settings):
         epochs: Passes of training; the scale's when not given.
         refit_epochs: Full-batch steps of a refit by training, which the corrected mode has none of.
         train_examples: The first so many training images; the scale's when not given.
+        batch_size: Images in a batch.
+        learning_rate: Of the deterministic networks' training.
         removals: Training images of largest |influence|, removed one at a time.
         seed: The first seed.
         data_folder: Where image sets are kept.
@@ -130,6 +132,8 @@ class ImageStudy(Settings):
     epochs: int | None = None
     refit_epochs: int | None = None
     train_examples: int | None = None
+    batch_size: int = BATCH_SIZE
+    learning_rate: float = LEARNING_RATE
     removals: int = 40
     seed: int = 0
     data_folder: str | None = None
@@ -137,7 +141,11 @@ class ImageStudy(Settings):
 
     def __post_init__(self) -> None:
         self.check_known(mode=MODES, scale=SCALES)
-        self.check_at_least(repeats=1, epochs=1, refit_epochs=1, train_examples=1, removals=MIN_POINTS, seed=0)
+        self.check_at_least(
+            repeats=1, epochs=1, refit_epochs=1, train_examples=1, batch_size=1, removals=MIN_POINTS, seed=0
+        )
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         unknown = [name for name in self.networks if name not in NETWORKS]
         if unknown:
             raise ValueError(f"unknown network {unknown[0]!r}; known: {', '.join(NETWORKS)}")
@@ -155,7 +163,8 @@ class ImageStudy(Settings):
     def configuration(self) -> dict[str, Any]:
         """What a result folder belongs to; networks and seeds may be added to it."""
         said = self.said()
-        own = {"study": "fragility images", "mode": self.mode, "removals": self.removals}
+        own = {"study": "fragility images"}
+        own |= {name: getattr(self, name) for name in ("mode", "removals", "batch_size", "learning_rate")}
         return own | {name: getattr(said, name) for name in ("epochs", "refit_epochs", "train_examples")}
 
     def cells(self) -> dict[str, ImageCell]:
@@ -163,7 +172,15 @@ class ImageStudy(Settings):
         said = self.said()
         return {
             cell_key(network=name.replace(" ", "_"), seed=seed): ImageCell(
-                NETWORKS[name], seed, self.mode, self.removals, said.epochs, said.refit_epochs, said.train_examples
+                NETWORKS[name],
+                seed,
+                self.mode,
+                self.removals,
+                said.epochs,
+                said.refit_epochs,
+                said.train_examples,
+                self.batch_size,
+                self.learning_rate,
             )
             for name in said.networks
             for seed in range(self.seed, self.seed + said.repeats)
@@ -182,6 +199,8 @@ class ImageCell:
         epochs: Passes of training.
         refit_epochs: Steps of a refit by training.
         train_examples: The first so many training images; all when None.
+        batch_size: Images in a batch.
+        learning_rate: Of deterministic networks.
     """
 
     network: ImageNetwork
@@ -191,6 +210,8 @@ class ImageCell:
     epochs: int
     refit_epochs: int
     train_examples: int | None
+    batch_size: int = BATCH_SIZE
+    learning_rate: float = LEARNING_RATE
 
     def run(self, device: str = "cpu") -> TrainRun:
         """How it is trained."""
@@ -202,8 +223,8 @@ class ImageCell:
             scheme=own.scheme,
             seeds=(self.seed,),
             epochs=self.epochs,
-            batch_size=BATCH_SIZE,
-            learning_rate=None if bayesian else LEARNING_RATE,
+            batch_size=self.batch_size,
+            learning_rate=None if bayesian else self.learning_rate,
             scheme_options=BAYESIAN if bayesian else {"weight_decay": WEIGHT_DECAY},
             width=own.width,
             activation="relu" if own.small else None,

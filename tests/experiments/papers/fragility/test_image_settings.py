@@ -34,6 +34,14 @@ def test_cells_are_networks_times_seeds_trained_as_published():
     assert (scheme.method, scheme.structure, scheme.prior) == ("first-order", "diagonal", "fan-in")
 
 
+def test_batches_and_rates_that_are_said_are_trained_with_and_belong_to_a_folder():
+    said = ImageStudy(networks=("CIFAR-10 VGG13",), repeats=1, batch_size=50, learning_rate=3e-4)
+    (cell,) = said.cells().values()
+    assert (cell.run().batch_size, cell.run().learning_rate) == (50, 3e-4)
+    usual = ImageStudy().configuration()
+    assert said.configuration() == usual | {"batch_size": 50, "learning_rate": 3e-4}
+
+
 def test_networks_and_seeds_may_be_added_to_a_folder_but_not_another_mode():
     some, more = ImageStudy(networks=("MNIST FC-8",)), ImageStudy(networks=("MNIST LeNet",), repeats=9, seed=2)
     assert some.configuration() == more.configuration()
@@ -45,6 +53,8 @@ def test_networks_and_seeds_may_be_added_to_a_folder_but_not_another_mode():
     [
         ({"networks": ("VGG",)}, "unknown network 'VGG'; known: digits FC-8"),
         ({"mode": "right"}, "unknown mode 'right'"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive, got 0"),
         ({"removals": 2}, "removals must be at least 3, got 2"),
     ],
 )
