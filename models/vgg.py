@@ -85,7 +85,7 @@ def _start(modules: list[nn.Module]) -> None:
     for layer in modules:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.get_parameter("bias"))
 
 
 def _blocks(depth: int, channels: int, padding: tuple[int, int], width: float, activation: str) -> list[nn.Module]:
