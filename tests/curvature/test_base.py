@@ -2,6 +2,12 @@ import pytest
 import torch
 
 from bayes_influence.curvature.operators.base import DenseOperator, LinearOperator, as_operator
+from bayes_influence.curvature.spectrum.extremes import extreme_eigenvalues
+from bayes_influence.data.batch import Batch
+from bayes_influence.models.mlp import MLP
+from bayes_influence.objectives.derivatives import dense_hessian
+from bayes_influence.objectives.likelihoods import CrossEntropy
+from bayes_influence.objectives.objective import Objective
 
 
 def test_dense_operator_refuses_what_is_not_square() -> None:
@@ -39,7 +45,7 @@ def test_dense_form_and_diagonal_from_several_blocks_of_products() -> None:
     torch.testing.assert_close(LinearOperator.diagonal(operator), torch.arange(600.0))
 
 
-@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e6])
 def test_a_matrix_may_be_off_symmetric_by_the_root_of_rounding(size) -> None:
     """1.49e-8 in double precision, of its largest entry."""
     matrix = size * torch.tensor([[2.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
@@ -48,6 +54,27 @@ def test_a_matrix_may_be_off_symmetric_by_the_root_of_rounding(size) -> None:
     matrix[0, 1] += 0.4e-8 * size
     with pytest.raises(ValueError, match="curvature is symmetric, but"):
         DenseOperator(matrix)
+
+
+def test_the_hessian_of_a_network_that_is_sure_of_every_label_is_symmetric_up_to_its_rounding() -> None:
+    """Where 1 - p is some units of rounding, so is the Hessian, and no more of it agrees with its transpose."""
+    torch.manual_seed(0)
+    network = MLP(4, 3, width=5, depth=3, activation="selu", seed=0).double()
+    inputs = torch.randn(40, 4).double()
+    with torch.no_grad():
+        network[-1].weight *= 12 / network(inputs).std()
+        logits = network(inputs)
+    clear = logits.topk(2).values.diff().abs().flatten() > 10
+    batch = Batch(inputs[clear], logits[clear].argmax(1))
+    hessian = dense_hessian(Objective(network, CrossEntropy(), parameters="all"), batch)
+    assert hessian.abs().max() < 1e-4
+    extremes = extreme_eigenvalues(hessian)
+    assert extremes.largest == pytest.approx(torch.linalg.eigvalsh(0.5 * (hessian + hessian.T)).max().item())
+
+
+def test_a_small_matrix_that_rounding_does_not_explain_is_refused() -> None:
+    with pytest.raises(ValueError, match="curvature is symmetric, but"):
+        DenseOperator(1e-10 * torch.tensor([[1.0, 2.0], [0.0, 1.0]], dtype=torch.float64))
 
 
 def test_damping_adds_to_the_diagonal(random_matrix) -> None:
