@@ -70,7 +70,8 @@ def train_ensemble(
     """Minimises J(theta_e, w_e) for every member e with full-batch Adam.
 
     A member's result is what training it alone with torch's `Adam`, `ReduceLROnPlateau` and `swa_utils` gives (up to
-    rounding): members share arithmetic, never numbers. Coupled weight decay is the regulariser's gradient.
+    rounding): members share arithmetic, never numbers. Coupled weight decay is the regulariser's gradient. Two members
+    that differ in nothing but in that one is averaged take their steps before averaging with one gradient.
 
     Args:
         objective: What is minimised.
@@ -115,6 +116,9 @@ def train_ensemble(
     step = step or trace_members(
         objective, views, batch, weights, scales, held=held, own_data=own_data, steps=schedule.epochs
     )
+    early = step
+    if 0 < averaged.sum() < members and rates.first_averaged > 0 and not own_data:
+        early = _before_averaging(objective, views, batch, weights, scales, held or {}, rates.first_averaged) or step
     adam, average = Adam(schedule.betas, schedule.epsilon), IterateAverage(flat)
     optimiser = adam.start(flat)
     trace = flat.new_empty(schedule.epochs, members)
@@ -128,7 +132,8 @@ def train_ensemble(
         for epoch in plan.timed(range(schedule.epochs), schedule.epochs):
             if record is not None:
                 recorded.append(record({**(held or {}), **views}))
-            gradients, trace[epoch] = step(views, batch, weights, scales)
+            due = early if epoch < rates.first_averaged else step
+            gradients, trace[epoch] = due(views, batch, weights, scales)
             adam.step(flat, layout.flatten(gradients), rates.at(epoch), optimiser)
             rates.observe(epoch, trace[epoch])
             if epoch >= rates.first_averaged:
@@ -144,6 +149,44 @@ def train_ensemble(
         trace=trace,
         recorded=torch.stack(recorded) if recorded else None,
     )
+
+
+def _before_averaging(
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    weights: Float[Tensor, "E n"],
+    strengths: Float[Tensor, " E"],
+    held: Params,
+    steps: int,
+) -> Callable[[Params, Batch, Tensor, Tensor], tuple[Params, Tensor]] | None:
+    """The step of one member for all that are alike in everything; None where no two are."""
+    rows = torch.cat([part.flatten(1) for part in (*params.values(), *held.values(), weights, strengths[:, None])], 1)
+    whose = torch.unique(rows, dim=0, return_inverse=True)[1]
+    count = int(whose.max()) + 1
+    if count == len(rows):
+        return None
+    places = torch.arange(len(rows), device=rows.device)
+    firsts = places.new_full((count,), len(rows)).scatter_reduce(0, whose, places, "amin")
+
+    def of_firsts(stacked: Params) -> Params:
+        return {name: value[firsts] for name, value in stacked.items()}
+
+    traced = trace_members(
+        objective,
+        of_firsts(params),
+        batch,
+        weights[firsts],
+        strengths[firsts],
+        held=of_firsts(held),
+        steps=steps,
+    )
+
+    def step(stacked: Params, data: Batch, own_weights: Tensor, own_strengths: Tensor) -> tuple[Params, Tensor]:
+        gradients, values = traced(of_firsts(stacked), data, own_weights[firsts], own_strengths[firsts])
+        return {name: gradient[whose] for name, gradient in gradients.items()}, values[whose]
+
+    return step
 
 
 def _plan(objective: Objective, batch: Batch, flat: Float[Tensor, "E P"], epochs: int) -> Plan:

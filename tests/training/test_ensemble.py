@@ -92,6 +92,44 @@ def test_members_do_not_depend_on_who_trains_beside_them(objective, start, iris)
         assert torch.allclose(together.params[name][2:3], value, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("strengths", "traced_together"),
+    [([1.0, 0.5, 1.0, 0.5], [4, 2]), ([1.0, 0.5, 1.0, 1.0], [4, 3]), ([1.0, 1.0, 0.5, 0.5], [4])],
+)
+def test_members_that_only_averaging_tells_apart_share_their_steps_before_it(
+    objective, start, iris, monkeypatch, strengths, traced_together
+):
+    """Members 0 and 2, and 1 and 3, start alike, and are twins where their regularisers are as strong."""
+    begun = {name: value[[0, 1, 0, 1]] for name, value in start.items()}
+    averaged, strong = torch.tensor([False, False, True, True]), torch.tensor(strengths).double()
+    weights = torch.ones(4, 149).double()
+    weights[:, 70] = 0.0
+    traced = []
+    trace = ensemble.trace_members
+    monkeypatch.setattr(
+        ensemble, "trace_members", lambda *said, **more: traced.append(len(said[3])) or trace(*said, **more)
+    )
+    options = {"averaged": averaged, "averaging": SWA()}
+    taken = {"data_weights": weights, "regulariser_weights": strong}
+    trained = train_ensemble(objective, begun, iris.train.batch(), Schedule(60, 1e-2), **options, **taken)
+    assert traced == traced_together
+    for row in range(4):
+        one = {name: value[row : row + 1] for name, value in begun.items()}
+        alone = train_ensemble(
+            objective,
+            one,
+            iris.train.batch(),
+            Schedule(60, 1e-2),
+            data_weights=weights[row : row + 1],
+            regulariser_weights=strong[row : row + 1],
+            averaged=averaged[row : row + 1],
+            averaging=SWA(),
+        )
+        torch.testing.assert_close(trained.trace[:, row], alone.trace[:, 0], rtol=0, atol=1e-12)
+        for name, value in alone.params.items():
+            torch.testing.assert_close(trained.params[name][row], value[0], rtol=0, atol=1e-12)
+
+
 def test_members_may_have_data_of_their_own(objective, start, iris):
     shared = train_ensemble(objective, start, iris.train.batch(), Schedule(30))
     inputs, targets = iris.train.inputs, iris.train.targets
