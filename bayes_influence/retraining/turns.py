@@ -17,6 +17,7 @@ from bayes_influence.objectives.reduction import Reduction
 from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.torch_internals import tree_map
+from bayes_influence.training.metric import Metric, output_metric
 from bayes_influence.training.minimum import holds_hessians, is_dense, minimise
 from bayes_influence.training.newton import NewtonResult, joined
 from bayes_influence.training.stacked import StackedProblem
@@ -97,7 +98,7 @@ def from_controls(
 
     The Hessian of a leave-one-out refit starts as that of the control minus the removed example's, H - H_i / n, so
     that a refit costs a handful of gradients instead of Hessians. In a whole network, whose Hessian is not renewed, it
-    is the metric of L-BFGS.
+    is the metric of L-BFGS. A last layer too large for Hessians has the metric of its control's outputs.
 
     Args:
         problem: Members network by network, each one's control first.
@@ -112,12 +113,19 @@ def from_controls(
         problem, controls = problem.from_start(ends.repeat_interleave(times, dim=0)), controls.from_start(ends)
     given = positions if starts_from_hessians(problem, times) else None
     hessians = None if given is None else controls.hessians(controls.start, controls.everyone)
+    metrics: dict[int, Metric | None] = {}
 
     def minimised(rows: Tensor) -> NewtonResult:
         without = None
         if given is not None and hessians is not None:
             without = _hessians_without(controls, hessians, given, rows)
-        return minimise(problem.only(rows), tolerance=tolerance, hessians=without)
+        network, metric = int(rows[0]) // times, None
+        if without is None and not is_dense(problem):
+            if network not in metrics:
+                metrics.clear()
+                metrics[network] = output_metric(controls, network)
+            metric = metrics[network]
+        return minimise(problem.only(rows), tolerance=tolerance, hessians=without, metric=metric)
 
     parts = problem.everyone.split(refits_at_once(problem, len(problem.start)))
     plan = refits_plan(problem, networks)

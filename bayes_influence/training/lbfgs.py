@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
 import numpy as np
 import scipy.optimize
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bayes_influence.training.metric import Metric
 from bayes_influence.training.newton import STEEPER, NewtonResult, steps_bar
 from bayes_influence.training.stacked import StackedProblem
 
@@ -21,24 +22,22 @@ def minimise_lbfgs(
     *,
     tolerance: float = 1e-8,
     max_iterations: int = 5000,
-    hessians: Float[Tensor, "M P P"] | None = None,
+    metrics: Sequence[Metric | None] | None = None,
     progress: bool = False,
 ) -> NewtonResult:
     """Minimises J of every member in its free parameters by L-BFGS (scipy's), each to the stated gradient norm.
 
-    Where a Hessian H = L L' near the minimum is given, the variables are u of theta = start + L'^-1 u, in which J is
-    curved alike in all directions: of a convolutional network with 456 parameters, refits without an example took 5 to
-    43 iterations in place of 350 to 500. One that is not positive definite is not used.
+    Where a `Metric` is given, the variables are u of theta = start + L'^-1 u: by that of the Hessian, refits without an
+    example of a convolutional network with 456 parameters took 5 to 43 iterations in place of 350 to 500.
 
-    Memory: some 20 vectors of length P beside the problem, and P^2 numbers for a given Hessian's factor. Arithmetic is
-    in float64 on the CPU around gradients in the problem's own dtype; in float32 norms below about 1e-4 cannot be
-    reached.
+    Memory: some 20 vectors of length P beside the problem. Arithmetic is in float64 on the CPU around gradients in the
+    problem's own dtype; in float32 norms below about 1e-4 cannot be reached.
 
     Args:
         problem: The members, taken one after the other.
         tolerance: Gradient norm at which a member is done.
         max_iterations: Iterations per member.
-        hessians: Hessians of the members near their minima.
+        metrics: Of each member, near its minimum.
         progress: Whether to show a progress bar over evaluations, with the gradient norm.
 
     Returns:
@@ -48,8 +47,8 @@ def minimise_lbfgs(
     ends, values, norms, iterations = [], [], [], 0
     with steps_bar(progress) as bar:
         for index in range(len(problem.start)):
-            factor = None if hessians is None else _lower_factor(hessians[index])
-            end, value, norm, taken = _minimise_one(problem, index, tolerance, max_iterations, factor, bar)
+            metric = None if metrics is None else metrics[index]
+            end, value, norm, taken = _minimise_one(problem, index, tolerance, max_iterations, metric, bar)
             ends.append(end)
             values.append(value)
             norms.append(norm)
@@ -68,16 +67,9 @@ class _WalksAwayError(Exception):
     """J has no minimum where it is looked for."""
 
 
-def _lower_factor(hessian: Float[Tensor, "P P"]) -> Float[Tensor, "P P"] | None:
-    """L of H = L L' in float64 on the CPU, None where H is not positive definite."""
-    factor, info = torch.linalg.cholesky_ex(hessian.double().cpu())
-    return None if int(info) else factor
-
-
-def _largest_entry(tolerance: float, size: int, factor: Float[Tensor, "P P"] | None) -> float:
+def _largest_entry(tolerance: float, size: int, metric: Metric | None) -> float:
     """Entries of L^-1 g, at which scipy stops: of P below t / (sqrt(P) ||L||), the norm of g is at most t."""
-    stretch = 1.0 if factor is None else float(torch.linalg.matrix_norm(factor, 2))
-    return tolerance / (size**0.5 * stretch)
+    return tolerance / (size**0.5 * (1.0 if metric is None else metric.stretch))
 
 
 def _minimise_one(
@@ -85,7 +77,7 @@ def _minimise_one(
     index: int,
     tolerance: float,
     max_iterations: int,
-    factor: Float[Tensor, "P P"] | None,
+    metric: Metric | None,
     bar: tqdm[NoReturn],
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     start = problem.start[index]
@@ -96,8 +88,8 @@ def _minimise_one(
 
     def place(variables: np.ndarray) -> Tensor:
         step = torch.from_numpy(variables)
-        if factor is not None:
-            step = torch.linalg.solve_triangular(factor.T, step.unsqueeze(1), upper=True).squeeze(1)
+        if metric is not None:
+            step = metric.step(step)
         return (begin + step).to(start)
 
     def value_and_gradient(variables: np.ndarray) -> tuple[float, np.ndarray]:
@@ -107,8 +99,8 @@ def _minimise_one(
         bar.update()
         bar.set_postfix_str(f"gradient norm {norm:.1e}", refresh=False)
         slope = gradient[0].double().cpu()
-        if factor is not None:
-            slope = torch.linalg.solve_triangular(factor, slope.unsqueeze(1), upper=False).squeeze(1)
+        if metric is not None:
+            slope = metric.slope(slope)
         return float(value[0]), slope.numpy()
 
     def walks_away(variables: np.ndarray, value: float, norm: float) -> None:
@@ -129,7 +121,7 @@ def _minimise_one(
             method="L-BFGS-B",
             callback=lambda _: taken.append(1),
             options={
-                "gtol": _largest_entry(tolerance, len(start), factor),
+                "gtol": _largest_entry(tolerance, len(start), metric),
                 "ftol": 0.0,
                 "maxiter": max_iterations,
                 "maxfun": 2 * max_iterations,

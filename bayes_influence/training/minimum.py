@@ -17,6 +17,7 @@ from bayes_influence.objectives.members import Members, check_objective, member
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reduction import reduce
 from bayes_influence.training.lbfgs import minimise_lbfgs
+from bayes_influence.training.metric import Metric, output_metric
 from bayes_influence.training.newton import NewtonResult, joined, minimise_newton
 from bayes_influence.training.stacked import StackedProblem, moved
 
@@ -162,9 +163,13 @@ def minimise(
     *,
     tolerance: float = TOLERANCE,
     hessians: Float[Tensor, "M P P"] | None = None,
+    metric: Metric | None = None,
     progress: bool = False,
 ) -> NewtonResult:
-    """Newton's method where Hessians cost little (`is_dense`), else L-BFGS, in the metric of Hessians that are given.
+    """Newton's method where Hessians cost little (`is_dense`), else L-BFGS.
+
+    The metric of L-BFGS is that of Hessians that are given, else the one given for all members, else that of each
+    member's outputs in a linear last layer (`output_metric`).
 
     Rounding stops L-BFGS at norms of some 1e-9 to 1e-8. Where Hessians can be held, members that end above the
     tolerance go on from there by Newton's method.
@@ -172,7 +177,11 @@ def minimise(
     if is_dense(problem):
         steps = NEWTON_STEPS if problem.linear is None else NEWTON_STEPS_LINEAR
         return minimise_newton(problem, tolerance=tolerance, max_iterations=steps, hessians=hessians, progress=progress)
-    found = minimise_lbfgs(problem, tolerance=tolerance, hessians=hessians, progress=progress)
+    if hessians is not None:
+        metrics = [Metric.of(hessian) for hessian in hessians]
+    else:
+        metrics = [metric or output_metric(problem, index) for index in range(len(problem.start))]
+    found = minimise_lbfgs(problem, tolerance=tolerance, metrics=metrics, progress=progress)
     left = (~found.converged & (found.gradient_norms < NEAR)).nonzero()[:, 0]
     if not len(left) or not holds_hessians(problem):
         return found

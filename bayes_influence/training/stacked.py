@@ -141,6 +141,14 @@ class StackedProblem:
                 hessians[row].add_(self.derivatives.hessians(theta[row : row + 1], *arguments)[0], alpha=share)
         return hessians
 
+    def mean_block(self, member: int) -> tuple[Float[Tensor, "D D"], Int[Tensor, " P"]]:
+        """Of a linear last layer, see `LastLayerOperator`, the mean block of one member's Hessian where it starts."""
+        block, places = self._last_layer(self.start[member], member).mean_block()
+        along = torch.empty_like(self.metric[member])
+        along[places] = self.metric[member]
+        block.diagonal().add_(along.view(-1, len(block)).mean(0))
+        return block, places
+
     def products(self, theta: Float[Tensor, " P"], member: int, vectors: Float[Tensor, "P K"]) -> Float[Tensor, "P K"]:
         """The Hessian of one member at `theta`, times K vectors; it is never formed."""
         together = held_per_example(self.derivatives.objective, self._examples_of(member)) * (1 + vectors.shape[1])
@@ -195,14 +203,16 @@ class StackedProblem:
             yield own.shape[1] / self.examples, (fixed, part, own, regulariser_weights)
 
     def _linear_hessian(self, theta: Float[Tensor, " P"], index: int) -> Float[Tensor, "P P"]:
+        return self._last_layer(theta, index).dense() + torch.diag(self.metric[index])
+
+    def _last_layer(self, theta: Float[Tensor, " P"], index: int) -> LastLayerOperator:
         assert self.linear is not None
         data = self._examples_of(index)
         examples = Dataset(
             data.inputs, data.targets, torch.arange(self.examples, device=theta.device), weights=data.weights
         )
         there = self.linear.at({**self.linear.params, **self.linear.layout.unflatten(theta)})
-        hessian = LastLayerOperator(there, examples, self.weights[index]).dense()
-        return hessian + torch.diag(self.metric[index])
+        return LastLayerOperator(there, examples, self.weights[index])
 
 
 def gradient_norms(reduction: Reduction) -> Float[Tensor, " E"]:

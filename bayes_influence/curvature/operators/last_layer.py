@@ -132,6 +132,23 @@ class LastLayerOperator(LinearOperator):
         del blocks
         return matrix.add_(self.regulariser.dense())
 
+    def mean_block(self) -> tuple[Float[Tensor, "D D"], Int[Tensor, " P"]]:
+        """(1/nC) sum_i tr(Lambda_i) a_i a_i' + the diagonal of s grad^2 R: H within an output, the mean over outputs.
+
+        n D^2 operations. Beside the block, the place of every parameter among the outputs' rows, one output after the
+        other.
+        """
+        classes, width = self.output_curvatures.outputs, self.inputs.shape[1]
+        block = self.inputs.new_zeros(width, width)
+        parts = zip(self.inputs.split(GRAM_SIZE), self.output_curvatures.parts(GRAM_SIZE), strict=True)
+        for inputs, curvatures in parts:
+            traces = torch.stack([curvatures.row(output)[:, output] for output in range(classes)]).sum(0)
+            block.addmm_(inputs.T, traces[:, None] * inputs)
+        block /= classes * len(self.inputs)
+        block.diagonal().add_(self._joined(self.regulariser.diagonal().unsqueeze(1)).squeeze(2).mean(0))
+        places = torch.arange(self.size, device=self.device).view(classes, width, 1)
+        return block, self._split(places).flatten()
+
     def _joined(self, vectors: Tensor) -> Tensor:
         """(P, K) as (C, D, K): each output's weights with its bias after them."""
         classes = self.output_curvatures.outputs
