@@ -62,7 +62,7 @@ def why(
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished training run on a table in a file.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished training run on a table in a file; not on images.")],
     table: Annotated[Path, typer.Argument(help="CSV or Parquet file with the same input columns.")],
     index: Annotated[int, typer.Option(help="Which of the run's seeds, counted from 0.")] = 0,
     device: Device = "cpu",

@@ -85,7 +85,7 @@ def find_mislabelled(
 
 
 def apply(
-    marks: Annotated[Path, typer.Argument(help="A file of marks, exported from the page.")],
+    marks: Annotated[Path, typer.Argument(help="A file of marks, exported from the page or written by a script.")],
     run: Annotated[
         Path | None, typer.Option(help="Folder of the search; the one in runs that is of the same data otherwise.")
     ] = None,
@@ -100,4 +100,7 @@ def apply(
         done = apply_marks(found, searched, out or searched.with_name(f"{searched.name}-cleaned"))
     say(done.comparison.to_string(index=False, float_format="{:.4f}".format))
     say(f"{done.sentence}.")
-    say(f"Cleaned data: {done.cleaned}")
+    kind = (
+        " (a folder of images by class, to search or to train on like the one before)" if done.cleaned.is_dir() else ""
+    )
+    say(f"Cleaned data: {done.cleaned}{kind}")

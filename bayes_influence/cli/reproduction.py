@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -33,11 +34,14 @@ class StudyCommands(TyperGroup):
         return list(paper_studies())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of one study, None where there is no such study."""
+        """The command of one study, None where there is no such study; one that is nearly called so is named."""
         from bayes_influence.experiments.papers.registry import paper_studies
 
-        study = paper_studies().get(cmd_name)
+        studies = paper_studies()
+        study = studies.get(cmd_name)
         if study is None:
+            if near := get_close_matches(cmd_name, studies):
+                ctx.fail(f"No such command {cmd_name!r}. Did you mean {', '.join(map(repr, near))}?")
             return None
         single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         kind = SchemeCommand if SCHEME_OPTIONS in study.options else None

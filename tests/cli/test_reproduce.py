@@ -53,7 +53,9 @@ def test_a_figure_is_reproduced_from_the_command_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fig9"], "No such command 'fig9'"),
+        (["nothing-like-it"], "No such command 'nothing-like-it'"),
+        (["fig9"], "No such command 'fig9'. Did you mean 'fig"),
+        (["group-syntetic"], "No such command 'group-syntetic'. Did you mean 'group-synthetic"),
         (["fig1", "--depth", 3], "No such option: --depth"),
         (["fig1", "--removals", 400], "removals must lie in 3..149"),
         (["fig1", "--mode", "published"], "unknown mode 'published'; known: corrected, as-published"),

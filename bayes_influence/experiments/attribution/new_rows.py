@@ -88,9 +88,14 @@ def read_new_rows(
     """
     stored = Path(run) / ENCODING
     if not stored.is_file():
+        other = (
+            "of such a run only the test part can be explained"
+            if with_targets
+            else "load its network and predict in Python, `load_run` and `predict`, see docs/your_own_data.md"
+        )
         raise ValueError(
             f"new rows are encoded as those of a table were, and the run in {run} is on {config['dataset']}, which is "
-            "no table in a file; of such a run only the test part can be explained"
+            f"no table in a file; {other}"
         )
     encoding = Encoding.from_config(json.loads(stored.read_text()))
     path = Path(path)

@@ -57,6 +57,12 @@ def test_real_numbers_are_those_of_the_report(frame, tmp_path, scheme):
         np.testing.assert_allclose(found[name], reported[name], rtol=1e-4)
 
 
+def test_a_run_on_something_else_says_how_it_predicts_in_python(tmp_path):
+    run_training(TrainRun("iris", "mlp", "none", epochs=1, width=2), tmp_path / "iris", progress=False)
+    with pytest.raises(ValueError, match=r"no table in a file; load its network and predict in Python, `load_run` and"):
+        predict_rows(tmp_path / "iris", tmp_path / "new.csv")
+
+
 def test_labels_have_a_probability_each(frame, tmp_path):
     run_training(trained(frame, tmp_path, "u", "v"), tmp_path / "run", progress=False)
     objective, split, _ = load_run(tmp_path / "run")

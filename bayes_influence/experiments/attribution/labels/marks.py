@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bayes_influence.data.appearance import every_class_name
@@ -29,7 +31,7 @@ from bayes_influence.experiments.store.record import CONFIG, read_record
 from bayes_influence.training.cross_validation import held_out_predictions
 
 COLUMNS = ("data", "row", "label", "mark", "new_label")
-"""Of a file of marks, as the page exports it."""
+"""Of a file of marks, as the page exports it or a script writes it."""
 
 KINDS = ("keep", "relabel", "drop")
 
@@ -40,13 +42,16 @@ class AppliedMarks:
 
     Attributes:
         folder: With the cleaned data and `comparison.csv`.
-        cleaned: The file of the cleaned data in it.
+        cleaned: The cleaned data in it: a file, or of a folder of images a folder.
         kept: Rows whose label was confirmed.
         relabelled: Rows with another label now.
         dropped: Rows that are gone.
         comparison: Held-out accuracy and loss on the rows that nothing was changed of, of networks that were trained
             on the data before and after.
-        loss_change: How the loss of such a row changes on average, with its 95 % interval over the rows.
+        seeds: What the networks of each seed predict alone: loss and accuracy on these rows before and after, and
+            their changes.
+        loss_change: How the loss of such a row changes on average, with its 95 % interval over the rows, for the
+            networks at hand: what other seeds would make of it is not in it.
         accuracy_change: How the share of such rows that are predicted right changes, likewise.
     """
 
@@ -56,6 +61,7 @@ class AppliedMarks:
     relabelled: int
     dropped: int
     comparison: pd.DataFrame
+    seeds: pd.DataFrame
     loss_change: Interval
     accuracy_change: Interval
 
@@ -69,12 +75,22 @@ class AppliedMarks:
             f"{after['judged']} rows that were not touched: loss {before['loss']:.4g}, then {after['loss']:.4g}, a "
             f"change of {loss.estimate:+.3g} ({loss.low:+.3g} to {loss.high:+.3g}); accuracy {before['accuracy']:.1%}, "
             f"then {after['accuracy']:.1%}, a change of {100 * points.estimate:+.2g} points ({100 * points.low:+.2g} "
-            f"to {100 * points.high:+.2g}); 95 % intervals over the rows"
+            f"to {100 * points.high:+.2g}); 95 % intervals over the rows, for these networks alone: {self._of_seeds()}"
+        )
+
+    def _of_seeds(self) -> str:
+        """How far the seeds differ."""
+        changes = self.seeds["loss_change"]
+        if len(changes) == 1:
+            return "trained with another seed they may differ by as much or more"
+        return (
+            f"of {len(changes)} seeds each changes the loss by {changes.min():+.3g} to {changes.max():+.3g}, and other "
+            "seeds may differ by as much"
         )
 
 
 def read_marks(path: str | Path) -> pd.DataFrame:
-    """A file of marks as the page exports it, one row per mark.
+    """A file of marks as the page exports it or a script writes it, one row per mark.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -86,7 +102,8 @@ def read_marks(path: str | Path) -> pd.DataFrame:
         raise ValueError(f"{path} is no file of marks, which has the columns {', '.join(COLUMNS)}; got no {absent[0]}")
     if len(found) == 0:
         raise ValueError(f"{path} holds no mark; mark rows on the page, then export them")
-    found = found.assign(**{name: words(found[name]) for name in ("data", "label", "mark", "new_label")})
+    cells = found.astype(str) if Path(path).suffix == ".parquet" else cells_of(Path(path))
+    found = found.assign(**{name: cells[name] for name in ("data", "label", "mark", "new_label")})
     if len(sets := set(found["data"])) > 1:
         raise ValueError(f"{path} holds marks of {len(sets)} data sets; apply one after the other")
     if found["row"].duplicated().any():
@@ -120,8 +137,8 @@ def run_of_marks(marks: pd.DataFrame, folder: str | Path = "runs") -> Path:
 def apply_marks(marks: pd.DataFrame, run: str | Path, out: str | Path, *, progress: bool = True) -> AppliedMarks:
     """Cleans the data of a search as its marks say, and trains the search's networks before and after.
 
-    A table is written in its own format, with its columns as they were; arrays as `cleaned.npz`; of other data a table
-    of ids, files and labels.
+    A table is written in its own format, with its columns as they were; arrays as `cleaned.npz`; a folder of images as
+    the folder `cleaned`, see `_write_images`; of other data a table of ids and labels.
 
     Args:
         marks: As `read_marks` has them.
@@ -130,7 +147,8 @@ def apply_marks(marks: pd.DataFrame, run: str | Path, out: str | Path, *, progre
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: If marks are of other data, name a row or a class that there is not, or leave too little.
+        ValueError: If marks are of other data, name a row or a class that there is not or a label that a row has not,
+            or leave too little.
     """
     data, settings = _stored(run)
     examples = data.examples()
@@ -145,11 +163,12 @@ def apply_marks(marks: pd.DataFrame, run: str | Path, out: str | Path, *, progre
     after.check_classes()
     touched = set(marks["row"][marks["mark"] != "keep"])
     same = torch.tensor([row for row in kept.tolist() if row not in touched])
-    comparison, loss_change, accuracy_change = _compared(data, settings, examples, after, same, progress)
+    comparison, seeds, loss_change, accuracy_change = _compared(data, settings, examples, after, same, progress)
     folder = StudyFolder(out, {"study": "marks", "run": str(run), "marks": marks.to_dict("records")})
     with folder.writing():
         cleaned = _write(data, examples, after, names, folder.path)
     folder.write_table("comparison", comparison)
+    folder.write_table("seeds", seeds)
     counts = marks["mark"].value_counts()
     numbers = {
         name: int(counts.get(kind, 0)) for name, kind in zip(("kept", "relabelled", "dropped"), KINDS, strict=True)
@@ -158,6 +177,7 @@ def apply_marks(marks: pd.DataFrame, run: str | Path, out: str | Path, *, progre
         folder.path,
         cleaned,
         comparison=comparison,
+        seeds=seeds,
         loss_change=loss_change,
         accuracy_change=accuracy_change,
         **numbers,
@@ -179,12 +199,17 @@ def _id_of(examples: Dataset) -> str:
 
 def _changed(examples: Dataset, marks: pd.DataFrame, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """Targets of all examples, and the ids that stay."""
-    known = set(examples.ids.tolist())
+    known = dict(zip(examples.ids.tolist(), [names[target] for target in examples.targets.tolist()], strict=True))
     places = {name: index for index, name in enumerate(names)}
     targets, dropped = examples.targets.clone(), set()
     for mark in marks.to_dict("records"):
         if mark["row"] not in known:
             raise ValueError(f"row {mark['row']} is marked, but {examples.name} has no such row")
+        if known[mark["row"]] not in _readings(mark["label"]):
+            raise ValueError(
+                f"row {mark['row']} is marked with the label {mark['label']!r}, but it has the label "
+                f"{known[mark['row']]!r} in {examples.name}; take rows and labels from one line of labels.csv"
+            )
         if mark["mark"] == "drop":
             dropped.add(mark["row"])
         elif mark["mark"] == "relabel":
@@ -195,19 +220,24 @@ def _changed(examples: Dataset, marks: pd.DataFrame, names: tuple[str, ...]) -> 
 
 
 def _class_of(word: str, places: Mapping[str, int]) -> str:
-    """A class as a file of marks has it, perhaps behind the apostrophe that keeps it from being a formula."""
-    for name in (word, word.removeprefix("'")):
+    """A class as a file of marks has it."""
+    for name in _readings(word):
         if name in places:
             return name
     raise ValueError(f"a row is relabelled {word!r}, which is no class; there are {', '.join(places)}")
 
 
+def _readings(word: str) -> tuple[str, ...]:
+    """What a cell may mean: itself, without the apostrophe that keeps it from being a formula, a whole number."""
+    return word, word.removeprefix("'"), word.removesuffix(".0")
+
+
 def _compared(
     data: LabelData, settings: LabelSettings, before: Dataset, after: Dataset, same: Tensor, progress: bool
-) -> tuple[pd.DataFrame, Interval, Interval]:
+) -> tuple[pd.DataFrame, pd.DataFrame, Interval, Interval]:
     """Held-out predictions of the untouched rows by networks that were trained before and after; how they changed."""
     shape, outputs = tuple(before.example.inputs.shape[1:]), data.n_outputs(before)
-    rows, losses, rights = [], [], []
+    rows, losses, rights, of_seeds = [], [], [], []
     for when, examples in (("before", before), ("after", after)):
         tried = held_out_predictions(
             data.schemes(len(examples)),
@@ -219,20 +249,35 @@ def _compared(
             progress=progress,
         )
         labels = examples.targets.cpu()
-        own = [one.probabilities.gather(1, labels[:, None])[:, 0].clamp(min=torch.finfo().tiny) for one in tried]
-        best = max(range(len(own)), key=lambda index: float(own[index].log().mean()))
+        own = [_losses(one.probabilities, labels) for one in tried]
+        best = min(range(len(own)), key=lambda index: float(own[index].mean()))
         places = examples.positions(same).cpu()
         rights.append((tried[best].probabilities.argmax(dim=1) == labels)[places].double().numpy())
-        losses.append(-own[best].log()[places].numpy())
+        losses.append(own[best][places].numpy())
+        members = tried[best].members
+        of_seeds.append(
+            pd.DataFrame(
+                {
+                    "loss": [float(_losses(one, labels)[places].mean()) for one in members],
+                    "accuracy": [float((one.argmax(dim=1) == labels)[places].double().mean()) for one in members],
+                }
+            )
+        )
         rows.append(
             {"trained": when, "rows": len(examples), "judged": len(same), "accuracy": float(rights[-1].mean())}
             | {"loss": float(losses[-1].mean())}
         )
-    return pd.DataFrame(rows), mean_interval(losses[1] - losses[0]), mean_interval(rights[1] - rights[0])
+    seeds = of_seeds[0].join(of_seeds[1].add_suffix("_then")).join((of_seeds[1] - of_seeds[0]).add_suffix("_change"))
+    seeds.insert(0, "seed", settings.seeds)
+    return pd.DataFrame(rows), seeds, mean_interval(losses[1] - losses[0]), mean_interval(rights[1] - rights[0])
+
+
+def _losses(probabilities: Float[Tensor, "n C"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    return -probabilities.gather(1, labels[:, None])[:, 0].clamp(min=torch.finfo().tiny).log()
 
 
 def _write(data: LabelData, examples: Dataset, after: Dataset, names: tuple[str, ...], folder: Path) -> Path:
-    """The cleaned data, in the format that they came in where that is a table or arrays."""
+    """The cleaned data, in the format that they came in where that is a table, arrays or a folder of images."""
     known, path = data.known(), Path(data.dataset)
     labels = dict(zip(after.ids.tolist(), after.targets.tolist(), strict=True))
     if isinstance(known, OwnTable):
@@ -251,10 +296,32 @@ def _write(data: LabelData, examples: Dataset, after: Dataset, names: tuple[str,
         np.savez(buffer, inputs=np.load(path)["inputs"][list(labels)], targets=np.array(list(labels.values())))
         write_whole(folder / "cleaned.npz", buffer.getvalue())
         return folder / "cleaned.npz"
-    columns: dict[str, Any] = {"row": list(labels), "label": [names[label] for label in labels.values()]}
     if isinstance(known, OwnImages):
-        columns["file"] = [str(known.paths[row]) for row in labels]
+        return _write_images(known, path, labels, folder / "cleaned")
+    columns = {"row": list(labels), "label": [names[label] for label in labels.values()]}
     return _written(pd.DataFrame(columns), folder / "cleaned.csv")
+
+
+def _write_images(known: OwnImages, source: Path, labels: Mapping[int, int], place: Path) -> Path:
+    """The images that stay, one sub-folder per class; one with another label in `from-CLASS` of its new class.
+
+    They are links to the same files where the file system has them (`os.link`), and copies elsewhere.
+    """
+    if place.exists():
+        shutil.rmtree(place)
+    moved = [row for row, label in labels.items() if label != known.labels[row]]
+    for row in [*(row for row in labels if labels[row] == known.labels[row]), *moved]:
+        path, old, new = known.paths[row], known.class_names[known.labels[row]], known.class_names[labels[row]]
+        within = path.relative_to(source / old)
+        target = place / new / within if old == new else place / new / f"from-{old}" / within
+        while target.exists():
+            target = target.with_name(f"{target.stem}-again{target.suffix}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copy2(path, target)
+    return place
 
 
 def _written(frame: pd.DataFrame, path: Path, separator: str = ",") -> Path:

@@ -14,7 +14,7 @@ from rich.table import Table
 from bayes_influence.data.appearance import Appearance, short_name
 from bayes_influence.data.files import checked_place, write_whole
 from bayes_influence.evaluation.intervals import Interval
-from bayes_influence.experiments.attribution.labels.page import page_of
+from bayes_influence.experiments.attribution.labels.page import data_id, page_of
 
 PRINTED = 20
 """Rows that are printed."""
@@ -106,6 +106,8 @@ class LabelIssues:
     def save(self, path: str | Path) -> None:
         """Writes the ranking as `.csv` or `.parquet`, or the listed rows as a page, `.html`; whole.
 
+        A last column of the tables, `data`, says in every row whose rows these are: a file of marks repeats it.
+
         Raises:
             ValueError: If the suffix is another, or something stands there that is no file.
             TypeError: If this is no path.
@@ -114,11 +116,12 @@ class LabelIssues:
         """
         place = checked_place(path, "label issues")
         kind = place.suffix.lower()
+        table = self.ranked.assign(data=data_id(self.ranked["row"].tolist(), self.ranked["label"].tolist()))
         if kind == ".csv":
-            content = guarded(self.ranked).to_csv(index=False).encode()
+            content = guarded(table).to_csv(index=False).encode()
         elif kind == ".parquet":
             buffer = io.BytesIO()
-            self.ranked.to_parquet(buffer, index=False)
+            table.to_parquet(buffer, index=False)
             content = buffer.getvalue()
         elif kind == ".html":
             content = page_of(self).encode()

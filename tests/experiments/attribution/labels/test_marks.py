@@ -1,7 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from bayes_influence.data.own_images import OwnImages
 from bayes_influence.experiments.attribution.labels.marks import apply_marks, read_marks, run_of_marks
 from bayes_influence.experiments.attribution.labels.of_data import find_in_data
 from bayes_influence.experiments.attribution.labels.page import data_id
@@ -19,11 +21,21 @@ def searched(towns, tmp_path_factory):
     return find_in_data(data, folder / "runs" / "labels-towns", QUICK, progress=False)
 
 
+def unsearched(folder, data, settings=QUICK):
+    """The folder of a search that never ran: marks need its configuration alone."""
+    return StudyFolder(folder, {"study": "labels", **data.to_config(), "settings": settings.to_config()}).path
+
+
 def written(folder, searched, marks, **changes):
     """A file of marks, (row, mark, new label) each."""
-    ranked = searched.issues.ranked
-    identity = data_id(ranked["row"].tolist(), ranked["label"].tolist())
-    frame = pd.DataFrame(marks, columns=["row", "mark", "new_label"]).assign(data=identity, label="x").assign(**changes)
+    return written_of(folder, searched.issues.ranked.set_index("row")["label"], marks, **changes)
+
+
+def written_of(folder, labels, marks, **changes):
+    """Likewise, of data with these labels."""
+    identity = data_id(labels.index.tolist(), labels.tolist())
+    frame = pd.DataFrame(marks, columns=["row", "mark", "new_label"]).assign(data=identity)
+    frame = frame.assign(label=frame["row"].map(labels).fillna("x")).assign(**changes)
     frame.to_csv(folder / "marks.csv", index=False)
     return folder / "marks.csv"
 
@@ -48,7 +60,67 @@ def test_marks_clean_the_table_and_leave_everything_else(searched, towns, tmp_pa
         f"{before['loss']:.4g}, then {after['loss']:.4g}, a change of -"
     )
     assert f"accuracy {before['accuracy']:.1%}, then {after['accuracy']:.1%}, a change of " in done.sentence
+    assert done.sentence.endswith(
+        "95 % intervals over the rows, for these networks alone: trained with another seed they may differ by as much "
+        "or more"
+    )
+    assert done.seeds["loss_change"].tolist() == pytest.approx([done.loss_change.estimate])
+    assert done.seeds["accuracy_change"].tolist() == pytest.approx([done.accuracy_change.estimate])
     assert (done.folder / "comparison.csv").is_file()
+    assert pd.read_csv(done.folder / "seeds.csv")["seed"].tolist() == [0]
+
+
+def test_seeds_differ_and_the_sentence_says_by_how_much(towns, tmp_path):
+    towns.to_csv(tmp_path / "towns.csv", index=False)
+    data = LabelData(str(tmp_path / "towns.csv"), target=("label",), epochs=5, learning_rate=0.05, width=3)
+    settings = LabelSettings(folds=2, seeds=(0, 3), listed=5, evidence=1)
+    marks = read_marks(written_of(tmp_path, towns["label"], [(5, "drop", "x")]))
+    done = apply_marks(marks, unsearched(tmp_path / "search", data, settings), tmp_path / "cleaned", progress=False)
+    assert done.seeds["seed"].tolist() == [0, 3]
+    low, high = done.seeds["loss_change"].agg(["min", "max"])
+    assert low < high
+    told = f"of 2 seeds each changes the loss by {low:+.3g} to {high:+.3g}, and other seeds may differ by as much"
+    assert done.sentence.endswith(told)
+    both = done.seeds["loss_then"] - done.seeds["loss"]
+    assert both.tolist() == pytest.approx(done.seeds["loss_change"].tolist())
+
+
+def test_a_script_makes_marks_of_the_table_beside_the_page(searched, tmp_path):
+    labels = pd.read_csv(searched.folder / "labels.csv", dtype=str)
+    marks = labels.head(3).assign(mark="relabel", new_label=labels["proposed"])
+    marks[["data", "row", "label", "mark", "new_label"]].to_csv(tmp_path / "marks.csv", index=False)
+    done = apply_marks(read_marks(tmp_path / "marks.csv"), searched.folder, tmp_path / "cleaned", progress=False)
+    assert done.relabelled == 3
+    assert pd.read_csv(done.cleaned)["label"].iloc[5] == searched.issues.ranked.set_index("row")["proposed"][5]
+
+
+def test_cells_of_marks_are_read_as_they_are_written(tmp_path):
+    (tmp_path / "marks.csv").write_text("data,row,label,mark,new_label\n1234567890123e45,4,007,relabel,NA\n")
+    mark = read_marks(tmp_path / "marks.csv").iloc[0]
+    assert (mark["data"], mark["row"], mark["label"], mark["new_label"]) == ("1234567890123e45", 4, "007", "NA")
+
+
+def test_images_are_cleaned_as_a_folder_of_images(tmp_path):
+    random, photos = np.random.default_rng(0), tmp_path / "photos"
+    for label, shade in (("dark", 40), ("light", 200)):
+        (photos / label / "more").mkdir(parents=True)
+        for name in ("0", "1", "2", "more/3"):
+            pixels = random.normal(shade, 10, (6, 6)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(photos / label / f"{name}.png")
+    data = LabelData(str(photos), epochs=1, batch_size=8, width=3)
+    search, labels = unsearched(tmp_path / "found", data), pd.Series(["dark"] * 4 + ["light"] * 4)
+    marks = [(1, "relabel", "light"), (3, "relabel", "light"), (6, "drop", "light"), (0, "keep", "dark")]
+    for _ in range(2):
+        path = written_of(tmp_path, labels, marks)
+        done = apply_marks(read_marks(path), search, tmp_path / "cleaned", progress=False)
+        files = sorted(str(path.relative_to(done.cleaned)) for path in done.cleaned.rglob("*.png"))
+        assert files == [
+            *("dark/0.png", "dark/2.png", "light/0.png", "light/1.png"),
+            *("light/from-dark/1.png", "light/from-dark/more/3.png", "light/more/3.png"),
+        ]
+    moved = done.cleaned / "light" / "from-dark" / "1.png"
+    assert moved.read_bytes() == (photos / "dark" / "1.png").read_bytes()
+    assert OwnImages.read(done.cleaned).labels == (0, 0, 1, 1, 1, 1, 1)
 
 
 def test_cells_that_nobody_marked_stay_as_they_were_written(towns, tmp_path):
@@ -77,15 +149,24 @@ def test_the_search_is_found_by_its_data(searched, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("marks", "message"),
+    ("marks", "changes", "message"),
     [
-        ([(700, "drop", "x")], "row 700 is marked, but towns.* has no such row"),
-        ([(5, "relabel", "west")], "a row is relabelled 'west', which is no class; there are"),
+        ([(700, "drop", "x")], {}, "row 700 is marked, but towns.* has no such row"),
+        (
+            [(2, "keep", "x")],
+            {"label": "x"},
+            r"row 2 is marked with the label 'x', but it has the label '=HYPERLINK\(\"x\"\)' in",
+        ),
+        ([(5, "relabel", "west")], {}, "a row is relabelled 'west', which is no class; there are"),
     ],
 )
-def test_marks_that_do_not_fit_are_refused(searched, tmp_path, marks, message):
+def test_marks_that_do_not_fit_are_refused_before_any_training(
+    searched, tmp_path, monkeypatch, marks, changes, message
+):
+    monkeypatch.setattr("bayes_influence.experiments.attribution.labels.marks.held_out_predictions", None)
+    read = read_marks(written(tmp_path, searched, marks, **changes))
     with pytest.raises(ValueError, match=message):
-        apply_marks(read_marks(written(tmp_path, searched, marks)), searched.folder, tmp_path / "none", progress=False)
+        apply_marks(read, searched.folder, tmp_path / "none", progress=False)
 
 
 def test_marks_of_another_data_set_are_refused(searched, tmp_path):

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from bayes_influence.evaluation.intervals import Interval
+from bayes_influence.experiments.attribution.labels.page import data_id
 from bayes_influence.experiments.attribution.labels.result import guarded, printed_issues
 
 
@@ -20,7 +21,9 @@ def test_files_hold_the_ranking(issues, tmp_path):
     stored = pd.read_csv(tmp_path / "found.csv", keep_default_na=False)
     assert stored["row"].tolist() == issues.ranked["row"].tolist()
     assert '\'=HYPERLINK("x")' in set(stored["label"])
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "found.parquet"), issues.ranked)
+    identity = data_id(issues.ranked["row"].tolist(), issues.ranked["label"].tolist())
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "found.parquet"), issues.ranked.assign(data=identity))
+    assert set(stored["data"]) == {identity}
     with pytest.raises(ValueError, match=r"found\.txt must end in \.csv, \.parquet or \.html, got '\.txt'"):
         issues.save(tmp_path / "found.txt")
 
