@@ -84,7 +84,8 @@ class InfluenceRequest(Settings):
         if unknown:
             raise ValueError(
                 f"{test.name}: no test example {unknown[0]}; the {len(test)} test examples are numbered from 0 to "
-                f"{len(test) - 1}; ids, from {int(test.ids.min())} to {int(test.ids.max())}, are given by test_ids (--test-id)"
+                f"{len(test) - 1}; ids, from {int(test.ids.min())} to {int(test.ids.max())}, are given by test_ids "
+                "(--test-id)"
             )
         by_id = test.positions(list(self.test_ids)).tolist() if self.test_ids else []
         return list(dict.fromkeys([*self.tests, *by_id]))
