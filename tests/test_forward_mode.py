@@ -24,6 +24,19 @@ def test_a_directional_derivative_and_one_within_another():
     torch.testing.assert_close(rows, torch.diag(6 * x))
 
 
+def test_tensors_that_were_expanded_have_derivatives_too():
+    """Within a transform torch writes tangents in the layout of their primals."""
+
+    def slope(scale):
+        held = scale.expand(3, 2)
+        return jvp(lambda values: values.square().sum(), (held,), (torch.ones(3, 2).double(),))[1]
+
+    scales = torch.tensor([[0.3, 2.0], [1.0, -1.0]]).double()
+    torch.testing.assert_close(vmap(slope)(scales), 6 * scales.sum(1))
+    (second,) = jvp(slope, (scales[0],), (torch.tensor([1.0, 0.0]).double(),))[1:]
+    torch.testing.assert_close(second, torch.tensor(6.0).double())
+
+
 def test_threads_get_the_matrices_that_they_get_alone():
     torch.manual_seed(0)
     x = torch.randn(40, 3, dtype=torch.float64)

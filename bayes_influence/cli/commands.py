@@ -311,10 +311,9 @@ def influence(
     rest = [*(f"id{identity}" for identity in test_ids), *said, *(["polished"] if polish else [])]
     named = "-".join([run.name, "influence", *new, *map(str, tests), *rest])
     with clear_errors():
+        refuse_data_folder(data_of_run(run))
         own: dict[str, Any] = {"tests": tests, "test_ids": test_ids, "on": None if on is None else str(on)}
         request = settings_of(InfluenceRequest, given, **own)
-        if is_study(str(run)):
-            refuse_data_folder(data_of_run(run))
         where: dict[str, Any] = {"data_folder": data_folder, "device": given_or_none("device", device)}
         found = influence_of_run(run, out or run.with_name(named), request, **where)
     for table in printed_rankings(found.ranking, found.measured, new=on is not None):

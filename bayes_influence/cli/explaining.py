@@ -12,7 +12,6 @@ from bayes_influence.cli.options import (
     clear_errors,
     data_of_run,
     given_or_none,
-    is_study,
     print_wide,
     refuse_data_folder,
     say,
@@ -45,9 +44,8 @@ def why(
     tests, test_ids = tuple(test or ()), tuple(test_id or ())
     named = "-".join([run.name, "why", *map(str, tests), *(f"id{identity}" for identity in test_ids)])
     with clear_errors():
+        refuse_data_folder(data_of_run(run))
         request = settings_of(InfluenceRequest, given, tests=tests, test_ids=test_ids)
-        if is_study(str(run)):
-            refuse_data_folder(data_of_run(run))
         where: dict[str, Any] = {"data_folder": data_folder, "device": given_or_none("device", device)}
         found = explain_run(run, out or run.with_name(named), request, removals=removals, **where)
     for table in printed_explanation(found):

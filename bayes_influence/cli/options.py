@@ -105,10 +105,14 @@ def is_study(name: str) -> bool:
 
 
 def data_of_run(folder: Path) -> str:
-    """The name of the data set that a stored run or study is on; nothing where it names none."""
-    from bayes_influence.experiments.store.record import CONFIG, read_record
+    """The name of the data set that a stored run or study is on; nothing where it names none.
 
-    return str(read_record(folder / CONFIG)["config"].get("dataset", ""))
+    Raises:
+        FileNotFoundError: If the folder holds neither.
+    """
+    from bayes_influence.experiments.store.record import read_study
+
+    return str(read_study(folder)["config"].get("dataset", ""))
 
 
 def check_free(target: Path, run: Path, table: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,19 @@ from bayes_influence.data.stream import Stream
 from bayes_influence.data.streamed import StreamedDataset
 from bayes_influence.data.tables import SPLIT_SEED, random_split
 
+logger = logging.getLogger(__name__)
+
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+GREY = ("1", "L")
+"""Modes, as Pillow calls them, of images without colour."""
 
 BATCH = 64
 """Images read at a time for their means and deviations."""
+
+
+TO_DO = "replace the file, or remove it from the folder"
+"""With an image that cannot be read."""
 
 
 class ImageFiles(TorchDataset[Any]):
@@ -54,8 +65,12 @@ class ImageFiles(TorchDataset[Any]):
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "channels height width"], int]:
         from PIL import Image
 
-        with Image.open(self.paths[index]) as image:
-            pixels = np.asarray(image.convert("L" if self.grey else "RGB"), dtype=np.float32) / 255
+        path = self.paths[index]
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("L" if self.grey else "RGB"), dtype=np.float32) / 255
+        except (OSError, SyntaxError) as error:  # the latter is Pillow's for broken PNG files
+            raise OSError(f"{path} ({error}); {TO_DO}") from error
         found = torch.from_numpy(pixels[None] if self.grey else pixels.transpose(2, 0, 1).copy())
         if self.means is not None and self.scales is not None:
             found = (found - self.means[:, None, None]) / self.scales[:, None, None]
@@ -82,7 +97,9 @@ class OwnImages(KnownSet):
 
     @classmethod
     def read(cls, folder: Path) -> OwnImages:
-        """The images in a folder; their sizes are read, nothing else.
+        """The images in a folder; their sizes and modes are read, nothing else.
+
+        Warns where images with colour are among grey ones, which then all get three channels.
 
         Raises:
             ValueError: If there are not two classes at least, with two images each, or the images differ in size.
@@ -101,7 +118,8 @@ class OwnImages(KnownSet):
                 f"{folder}: a folder of images has one sub-folder per class, two at least, got {len(classes)}"
             )
         (width, height), modes = _checked_sizes([path for path, _ in found])
-        grey = modes <= {"1", "L"}
+        grey = set(modes.values()) <= set(GREY)
+        _tell_of_colour(folder, modes)
         return cls(
             name=folder.name,
             paths=tuple(path for path, _ in found),
@@ -151,22 +169,22 @@ def _images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
 
 
-def _checked_sizes(paths: list[Path]) -> tuple[tuple[int, int], set[str]]:
-    """Width and height of the images, and their modes.
+def _checked_sizes(paths: list[Path]) -> tuple[tuple[int, int], dict[Path, str]]:
+    """Width and height of the images, and the mode of each.
 
     Raises:
         ValueError: If one is no image, or of another size than the first.
     """
     from PIL import Image, UnidentifiedImageError
 
-    sizes, modes = [], set()
+    sizes, modes = [], {}
     for path in paths:
         try:
             with Image.open(path) as image:
                 sizes.append(image.size)
-                modes.add(image.mode)
+                modes[path] = image.mode
         except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{path} is no image that Pillow reads ({error})") from error
+            raise ValueError(f"{path} is no image that Pillow reads ({error}); {TO_DO}") from error
         if sizes[-1] != sizes[0]:
             width, height = sizes[-1]
             raise ValueError(
@@ -174,6 +192,19 @@ def _checked_sizes(paths: list[Path]) -> tuple[tuple[int, int], set[str]]:
                 f"{sizes[0][1]}: a network takes images of one size; resize or crop them"
             )
     return sizes[0], modes
+
+
+def _tell_of_colour(folder: Path, modes: dict[Path, str]) -> None:
+    """Warns where some images have colour and some have none."""
+    coloured = [path for path, mode in modes.items() if mode not in GREY]
+    if 0 < len(coloured) < len(modes):
+        logger.warning(
+            "%s: grey images and images with colour (%s, say) are mixed, so every image gets three channels, and the "
+            "network weights for them; modes of the images, as Pillow calls them: %s. Convert all to one mode",
+            folder,
+            coloured[0],
+            ", ".join(f"{mode} {count}" for mode, count in Counter(modes.values()).most_common()),
+        )
 
 
 def _channel_units(train: Dataset) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,9 @@ PARAMETER_COPIES, TRACE_COPIES = 6, 1.1
 """Numbers that are held for each parameter of a member; and of an example, for each that a gradient makes: 0.8 to 1.2
 were measured of Bayesian and other networks of one hidden layer."""
 
+Gradients = Callable[[Params, Batch, Tensor, Tensor], tuple[Params, Tensor]]
+"""(params, batch, data weights, regulariser weights), stacked -> (stacked gradients, J of every member)."""
+
 
 @dataclass(frozen=True, eq=False)
 class TrainedEnsemble:
@@ -116,7 +119,7 @@ def train_ensemble(
     step = step or trace_members(
         objective, views, batch, weights, scales, held=held, own_data=own_data, steps=schedule.epochs
     )
-    early = step
+    early: Gradients = step
     if 0 < averaged.sum() < members and rates.first_averaged > 0 and not own_data:
         early = _before_averaging(objective, views, batch, weights, scales, held or {}, rates.first_averaged) or step
     adam, average = Adam(schedule.betas, schedule.epsilon), IterateAverage(flat)
@@ -159,7 +162,7 @@ def _before_averaging(
     strengths: Float[Tensor, " E"],
     held: Params,
     steps: int,
-) -> Callable[[Params, Batch, Tensor, Tensor], tuple[Params, Tensor]] | None:
+) -> Gradients | None:
     """The step of one member for all that are alike in everything; None where no two are."""
     rows = torch.cat([part.flatten(1) for part in (*params.values(), *held.values(), weights, strengths[:, None])], 1)
     whose = torch.unique(rows, dim=0, return_inverse=True)[1]

@@ -19,7 +19,16 @@ def test_a_prediction_is_explained_and_what_is_wrong_is_said(tmp_path):
     assert (tmp_path / "iris-why-3" / "removed.csv").is_file()
     refused = run(tmp_path / "iris")
     assert refused.exit_code == 2
-    assert "needs at least one test example" in " ".join(refused.output.split())
+    assert "needs at least one test example: by position (tests, --test), by id (test_ids, --test-id)" in refused.output
+    unknown = run(tmp_path / "iris", "--test", 999)
+    assert "no test example 999" in unknown.output
+    assert "are given by test_ids (--test-id)" in unknown.output
+
+
+def test_a_folder_that_is_no_run_is_refused_before_a_test_example_is_asked_for(tmp_path):
+    refused = run(tmp_path)
+    assert refused.exit_code == 2
+    assert f"{tmp_path} holds no study: there is no config.json in it" in refused.output
 
 
 def test_new_rows_are_predicted_into_a_file(tmp_path):

@@ -44,8 +44,8 @@ def test_another_answer_goes_to_another_folder_and_a_polish_is_said(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "needs at least one test example"),
-        (["--test", "99"], "iris: no test example 99; the 30 test examples are numbered from 0 to 29"),
+        ([], "needs at least one test example: by position (tests, --test), by id (test_ids, --test-id), or"),
+        (["--test", "99"], "iris: no test example 99; the 30 test examples are numbered from 0 to 29; ids, from "),
         (["--test-id", "999"], "iris: no example has id [999]"),
     ],
 )

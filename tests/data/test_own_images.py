@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from bayes_influence.data.own_images import OwnImages
+from bayes_influence.data.stream import UnreadableExampleError
 from bayes_influence.data.streamed import StreamedDataset
 
 
@@ -51,8 +52,33 @@ def test_images_of_another_size_are_refused(folder):
 
 def test_files_that_are_no_images_are_refused(folder):
     (folder / "dog" / "5.png").write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"5\.png is no image that Pillow reads"):
+    with pytest.raises(ValueError, match=r"dog.5\.png is no image that Pillow reads .*; replace the file"):
         OwnImages.read(folder)
+
+
+def test_images_that_break_off_are_named_by_their_path(folder):
+    path = folder / "dog" / "5.png"
+    noise = np.random.default_rng(0).integers(0, 256, size=(300, 400, 3), dtype=np.uint8)
+    for other in folder.rglob("*.png"):
+        Image.fromarray(noise).save(other)
+    path.write_bytes(path.read_bytes()[:20000])
+    with pytest.raises(UnreadableExampleError, match=r"dog.5\.png \(.*truncated.*\); replace the file, or remove it"):
+        OwnImages.read(folder).split(torch.float32)
+
+
+@pytest.mark.parametrize("coloured", [1, 20])
+def test_colour_among_grey_images_is_said_once(folder, caplog, coloured):
+    paths = sorted(folder.rglob("*.png"))
+    for path in paths[coloured:]:
+        Image.open(path).convert("L").save(path)
+    assert OwnImages.read(folder).image_shape == (3, 3, 4)
+    told = [record.getMessage() for record in caplog.records]
+    if coloured == 20:
+        assert told == []
+        return
+    (sentence,) = told
+    assert f"images with colour ({paths[0]}, say) are mixed, so every image gets three channels" in sentence
+    assert sentence.endswith("as Pillow calls them: L 19, RGB 1. Convert all to one mode")
 
 
 def test_a_class_needs_two_images_and_a_folder_two_classes(folder):

@@ -36,7 +36,7 @@ from bayes_influence.retraining.refits import control_drift
 from bayes_influence.training import minimum
 from bayes_influence.training.fits import fit_schemes
 from bayes_influence.training.schedules import Schedule
-from bayes_influence.training.schemes import SCHEMES
+from bayes_influence.training.schemes import SCHEMES, find_schemes
 from bayes_influence.training.stacked import StackedProblem
 from tests.fitted import DECAY, tanh_network
 from tests.tiny_transformers import LENGTH, VOCABULARY, TinyGPT
@@ -261,9 +261,10 @@ def test_groups_under_both_conventions_are_exact_where_nothing_is_linearised(reg
     torch.testing.assert_close(_flat(regression, pbrf), _flat(regression, exact), rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("structure", ["diagonal", "covariance"])
 @pytest.mark.parametrize("selection", ["all", "last-layer", "last-layer-means"])
-def test_variational_networks_are_held_in_the_fisher_metric(train, removed, selection):
-    scheme = SCHEMES["bnn"]
+def test_variational_networks_are_held_in_the_fisher_metric(train, removed, selection, structure):
+    (scheme,) = find_schemes(["bnn"], {"structure": structure})
     (fits,) = fit_schemes(
         [scheme], tanh_network, train, [0, 1], Schedule(60, 0.02), parameters=selection, tolerance=None
     )

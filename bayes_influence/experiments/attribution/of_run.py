@@ -69,7 +69,10 @@ class InfluenceRequest(Settings):
         if self.on is not None and self.test_ids:
             raise ValueError(f"ids are of a run's own test part, the rows of {self.on} are numbered from 0; name tests")
         if self.on is None and not self.tests and not self.test_ids:
-            raise ValueError("influence needs at least one test example, by position or by id, or a file of new rows")
+            raise ValueError(
+                "influence needs at least one test example: by position (tests, --test), by id (test_ids, --test-id), "
+                "or of `influence` a file of new rows (on, --on)"
+            )
 
     def positions(self, test: Dataset) -> list[int]:
         """Where the asked examples stand in the run's test part, each once.
@@ -81,7 +84,8 @@ class InfluenceRequest(Settings):
         if unknown:
             raise ValueError(
                 f"{test.name}: no test example {unknown[0]}; the {len(test)} test examples are numbered from 0 to "
-                f"{len(test) - 1}; name an id, from {int(test.ids.min())} to {int(test.ids.max())}, as such"
+                f"{len(test) - 1}; ids, from {int(test.ids.min())} to {int(test.ids.max())}, are given by test_ids "
+                "(--test-id)"
             )
         by_id = test.positions(list(self.test_ids)).tolist() if self.test_ids else []
         return list(dict.fromkeys([*self.tests, *by_id]))

@@ -6,7 +6,6 @@ from math import ceil
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,6 +18,9 @@ from bayes_influence.influence.shown import KINDS, draw_picture
 
 A_LINE = 10
 """Training images in a line, at most."""
+
+A_HEADING = 3
+"""Training images for whose width a heading has room, at least."""
 
 
 def is_pictured(data: Dataset) -> bool:
@@ -60,33 +62,34 @@ def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset, meas
     test = ranking.iloc[0]
     count = int(ranking["rank"].max())
     columns, lines = min(A_LINE, count), ceil(count / A_LINE)
-    exponent = int(np.floor(np.log10(max(ranking["removal"].abs().max(), np.finfo(float).tiny))))
+    wide = max(columns, A_HEADING)
     with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(1.05 * (columns + 2.2), 0.6 + 3.3 * lines), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=[2.2, columns])  # type: ignore[misc]
+        figure = Figure(figsize=(1.05 * (wide + 2.2), 0.9 + 3.3 * lines), layout="constrained")
+        left, right = figure.subfigures(1, 2, width_ratios=[2.2, wide])  # type: ignore[misc]
         axes = left.subplots()
         _draw(axes, tests, int(test["test_id"]))
         axes.set_title(f"test {test['test']}: {test['test_target']}")
         axes.set_xlabel(f"id {test['test_id']}\npredicted {test['predicted_target']}\nloss {test['test_loss']:.2g}")
         for (kind, (colour, sign)), part in zip(KINDS.items(), right.subfigures(2, 1), strict=True):
-            changed = f"removal changes the test {measured} by ... $\\times 10^{{{exponent}}}$"
-            part.suptitle(f"{sign} {heading(kind, measured)}: {changed}", color=colour)
+            what = "it" if measured != LOSS and measured in heading(kind, measured) else f"the test {measured}"
+            words = f"{sign} {heading(kind, measured)}: removal changes {what} by ..."
+            part.suptitle(words, color=colour, wrap=True)
             places = part.subplots(lines, columns, squeeze=False).ravel()
             examples = list(ranking[ranking["kind"] == kind].itertuples())
             for axes, example in zip(places, examples, strict=False):
-                _draw_ranked(axes, train, example, exponent)
+                _draw_ranked(axes, train, example)
             for axes in places[len(examples) :]:
                 axes.set_visible(False)
         return figure
 
 
-def _draw_ranked(axes: Axes, train: Dataset, example: Any, exponent: int) -> None:
+def _draw_ranked(axes: Axes, train: Dataset, example: Any) -> None:
     """A training image with its class above, and its id and removal effect below."""
     _draw(axes, train, int(example.train_id))
     alike = example.train_target == example.test_target
     colour, style = ("black", "normal") if alike else ("tab:purple", "italic")
     axes.set_title(example.train_target, fontsize=9, color=colour, fontstyle=style)
-    axes.set_xlabel(f"id {example.train_id}\n{example.removal / 10.0**exponent:+.1f}", labelpad=2, fontsize=8)
+    axes.set_xlabel(f"id {example.train_id}\n{example.removal:+.1e}", labelpad=2, fontsize=8)
 
 
 def _draw(axes: Axes, data: Dataset, example: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import count, product
 
 import numpy as np
 import pandas as pd
@@ -100,6 +100,13 @@ def _on_schemes(omnibus: pd.DataFrame, pairs: pd.DataFrame) -> str:
     if pairs["p_holm"].isna().all():
         return f"{start}no test between pairs: there are too few seeds, or they do not differ."
     apart = pairs["p_holm"] < ALPHA
+    seeds, tested = int(pairs["n"].iloc[0]), int(pairs["p_holm"].notna().sum())
+    if not apart.any() and least_corrected_p(seeds, tested) >= ALPHA:
+        return (
+            f"{start}nothing could be shown with so few seeds: of {tested} pair{'s' * (tested > 1)} the smallest "
+            f"corrected p that {seeds} seeds can have is {least_corrected_p(seeds, tested):.2g}; at least "
+            f"{_seeds_needed(tested)} seeds are needed."
+        )
     if not apart.any():
         return f"{start}no pair of schemes is shown to differ (smallest corrected p {pairs['p_holm'].min():.2g})."
     means = pd.concat(
@@ -111,6 +118,21 @@ def _on_schemes(omnibus: pd.DataFrame, pairs: pd.DataFrame) -> str:
         f"{start}{int(apart.sum())} of {len(pairs)} pairs differ (corrected p < {ALPHA:g}), by mean in the order "
         f"{' > '.join(order.index)}" + (f"; not shown to differ: {'; '.join(alike)}." if alike else ".")
     )
+
+
+def least_corrected_p(seeds: int, pairs: int) -> float:
+    """The smallest p-value, corrected by Holm's method, that pairs of schemes can have: pairs 2^(1 - seeds), at most 1.
+
+    Args:
+        seeds: Of each scheme.
+        pairs: That are tested.
+    """
+    return min(1.0, pairs * 2.0 ** (1 - seeds))
+
+
+def _seeds_needed(pairs: int) -> int:
+    """The fewest seeds with which a pair can be shown to differ."""
+    return next(seeds for seeds in count(2) if least_corrected_p(seeds, pairs) < ALPHA)
 
 
 def _series(results: pd.DataFrame, value: str) -> pd.DataFrame:

@@ -203,7 +203,8 @@ def redraw(folder: str | Path, page: Page, out: str | Path, names: Sequence[str]
                 write_whole(files[-1], encoded(figure, kind, page.dpi))
         if any("constrained_layout not applied" in str(warning.message) for warning in said):
             logger.warning(
-                "%s: its letters leave no room for what they stand at; take smaller ones or a larger page",
+                "%s: its letters leave no room for what they stand at; take smaller ones (font_size, --font-size) or a "
+                "larger page (width and height, --width and --height)",
                 name,
             )
     return files

@@ -1,18 +1,22 @@
 import pandas as pd
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.tables import hold_out, load_table
 from bayes_influence.experiments.attribution.pictures import influence_figure, is_pictured
+from bayes_influence.experiments.store.pages import page_of
+
+MIXED = Dataset(torch.rand(8, 1, 4, 4), torch.arange(8) % 2, torch.arange(8))
 
 
-def ranking(test_id):
+def ranking(test_id, top=3):
     test = {"test": 0, "test_id": test_id, "test_target": "1", "predicted_target": "0", "test_loss": 0.7}
     rows = [
         {**test, "kind": kind, "rank": rank, "train_id": rank, "train_target": str(rank % 2), "removal": sign * 2e-4}
         for kind, sign in (("helpful", 1), ("harmful", -1))
-        for rank in (1, 2, 3)
+        for rank in range(1, top + 1)
     ]
     return pd.DataFrame(rows)
 
@@ -27,8 +31,40 @@ def test_images_are_shown_with_their_most_helpful_and_harmful_ones():
     assert figure.axes[0].get_xlabel() == "id 6\npredicted 0\nloss 0.7"
     assert [axes.get_title() for axes in figure.axes[1:4]] == ["1", "0", "1"]
     assert [axes.get_xlabel() for axes in figure.axes[1:]] == [
-        f"id {rank}\n{sign}2.0" for sign in "+-" for rank in (1, 2, 3)
+        f"id {rank}\n{sign}2.0e-04" for sign in "+-" for rank in (1, 2, 3)
     ]
+
+
+@pytest.mark.parametrize("top", [1, 3, 5])
+@pytest.mark.parametrize("page", [None, "talk"])
+def test_headings_stay_in_the_figure_and_clear_of_its_images(top, page):
+    figure = influence_figure(ranking(6, top), MIXED, MIXED, "loss of the predicted class")
+    canvas = FigureCanvasAgg(figure)
+    page_of(page).fit(figure)
+    canvas.draw()
+    for part in figure.subfigs[1].subfigs:
+        (words,) = (text for text in part.texts if "removal changes" in text.get_text())
+        box = words.get_window_extent()
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+        assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ("loss", "▲ most helpful: removal changes the test loss by ..."),
+        ("loss of the predicted class", "▲ holds the loss of the predicted class down: removal changes it by ..."),
+        (
+            "prediction (in standard deviations)",
+            "▲ holds the prediction down: removal changes the test prediction (in standard deviations) by ...",
+        ),
+    ],
+)
+def test_headings_say_what_removal_changes(measured, words):
+    figure = influence_figure(ranking(6, 1), MIXED, MIXED, measured)
+    assert figure.subfigs[1].subfigs[0].get_suptitle() == words
 
 
 def test_all_ranked_images_are_shown_in_as_many_lines_as_they_take():

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from bayes_influence.experiments.comparison.significance import in_words, scheme_tests, size_trends
+from bayes_influence.experiments.comparison.significance import in_words, least_corrected_p, scheme_tests, size_trends
 
 SCHEMES = (("none", "influence"), ("swa", "influence"), ("bnn", "variational"))
 
@@ -92,12 +92,28 @@ def test_a_value_with_too_few_groups_for_friedman_is_said_without_it(results):
 
 
 def test_words_go_by_the_corrected_p_values(results):
-    """Six seeds of one sign have p = 1/32 for one pair, and three times that for three."""
-    few = results.query("seed < 6 and depth == 1")
+    """Seven seeds could show that pairs differ; of schemes that overlap none does."""
+    few = results.query("seed < 7 and depth == 1 and scheme != 'bnn'")
+    third = few.query("scheme == 'none'").assign(scheme="third")
+    few = pd.concat([few, third.assign(spearman=third["spearman"] + 0.1 * (third["seed"] % 2) - 0.05)])
     omnibus, pairs = scheme_tests(few, ["spearman"])
-    assert pairs["p_value"].min() == pytest.approx(1 / 32)
+    assert pairs["p_holm"].min() > 0.05
     (sentence,) = in_words(omnibus, pairs, pd.DataFrame())
-    assert sentence.endswith("no pair of schemes is shown to differ (smallest corrected p 0.094).")
+    assert sentence.endswith(
+        f"no pair of schemes is shown to differ (smallest corrected p {pairs['p_holm'].min():.2g})."
+    )
+
+
+@pytest.mark.parametrize(("seeds", "least"), [(3, "0.75"), (6, "0.094")])
+def test_words_say_that_few_seeds_can_show_nothing(results, seeds, least):
+    """Six seeds of one sign have p = 1/32 for one pair, and three times that for three."""
+    omnibus, pairs = scheme_tests(results.query("seed < @seeds and depth == 1"), ["spearman"])
+    assert pairs["p_holm"].min() == pytest.approx(least_corrected_p(seeds, 3))
+    (sentence,) = in_words(omnibus, pairs, pd.DataFrame())
+    assert sentence.endswith(
+        f"nothing could be shown with so few seeds: of 3 pairs the smallest corrected p that {seeds} seeds can have is "
+        f"{least}; at least 7 seeds are needed."
+    )
 
 
 def test_words_call_no_weak_trend_one(results):

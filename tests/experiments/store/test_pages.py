@@ -88,7 +88,9 @@ def test_all_figures_or_those_asked_for_are_written(folder, tmp_path):
 
 def test_letters_without_room_are_said(folder, tmp_path, caplog):
     redraw(folder, Page(kinds=("png",), width=1.0, font_size=40.0, dpi=30), tmp_path / "out", ["two"])
-    assert "two: its letters leave no room for what they stand at" in caplog.text
+    assert "two: its letters leave no room for what they stand at; take smaller ones (font_size, --font-size)" in (
+        caplog.text
+    )
 
 
 def test_pages_by_name_with_changes():
