@@ -113,15 +113,12 @@ def train_ensemble(
     rates = _learning_rates(schedule, flat, averaging, averaged)
 
     views = layout.unflatten(flat)
-    one = tree_map(lambda leaf: leaf[0], batch) if own_data else batch
-    plan = _plan(objective.taking(layout.names), one, flat, schedule.epochs)
+    plan = _plan(objective.taking(layout.names), batch, flat, schedule.epochs, own_data=own_data)
     plan.check(flat.device)
-    step = step or trace_members(
-        objective, views, batch, weights, scales, held=held, own_data=own_data, steps=schedule.epochs
-    )
-    early: Gradients = step
-    if 0 < averaged.sum() < members and rates.first_averaged > 0 and not own_data:
-        early = _before_averaging(objective, views, batch, weights, scales, held or {}, rates.first_averaged) or step
+    given = (views, batch, weights, scales)
+    step = step or trace_members(objective, *given, held=held, own_data=own_data, steps=schedule.epochs)
+    shared = None if own_data else _before_averaging(objective, *given, held or {}, averaged, rates.first_averaged)
+    early: Gradients = shared or step
     adam, average = Adam(schedule.betas, schedule.epsilon), IterateAverage(flat)
     optimiser = adam.start(flat)
     trace = flat.new_empty(schedule.epochs, members)
@@ -136,7 +133,7 @@ def train_ensemble(
             if record is not None:
                 recorded.append(record({**(held or {}), **views}))
             due = early if epoch < rates.first_averaged else step
-            gradients, trace[epoch] = due(views, batch, weights, scales)
+            gradients, trace[epoch] = due(*given)
             adam.step(flat, layout.flatten(gradients), rates.at(epoch), optimiser)
             rates.observe(epoch, trace[epoch])
             if epoch >= rates.first_averaged:
@@ -145,13 +142,9 @@ def train_ensemble(
             bar.update()
     if average.count:
         flat = torch.where(averaged.unsqueeze(1), average.mean, flat)
-    return TrainedEnsemble(
-        params={name: value.clone() for name, value in layout.unflatten(flat).items()},
-        values=trace[-1],
-        learning_rates=rates.at(schedule.epochs),
-        trace=trace,
-        recorded=torch.stack(recorded) if recorded else None,
-    )
+    ends = {name: value.clone() for name, value in layout.unflatten(flat).items()}
+    seen = torch.stack(recorded) if recorded else None
+    return TrainedEnsemble(ends, trace[-1], rates.at(schedule.epochs), trace, seen)
 
 
 def _before_averaging(
@@ -161,9 +154,12 @@ def _before_averaging(
     weights: Float[Tensor, "E n"],
     strengths: Float[Tensor, " E"],
     held: Params,
+    averaged: Bool[Tensor, " E"],
     steps: int,
 ) -> Gradients | None:
-    """The step of one member for all that are alike in everything; None where no two are."""
+    """The step of one member for all that are alike in everything but averaging; None where no two are."""
+    if averaged.all() or not averaged.any() or not steps:
+        return None
     rows = torch.cat([part.flatten(1) for part in (*params.values(), *held.values(), weights, strengths[:, None])], 1)
     whose = torch.unique(rows, dim=0, return_inverse=True)[1]
     count = int(whose.max()) + 1
@@ -176,13 +172,7 @@ def _before_averaging(
         return {name: value[firsts] for name, value in stacked.items()}
 
     traced = trace_members(
-        objective,
-        of_firsts(params),
-        batch,
-        weights[firsts],
-        strengths[firsts],
-        held=of_firsts(held),
-        steps=steps,
+        objective, of_firsts(params), batch, weights[firsts], strengths[firsts], held=of_firsts(held), steps=steps
     )
 
     def step(stacked: Params, data: Batch, own_weights: Tensor, own_strengths: Tensor) -> tuple[Params, Tensor]:
@@ -192,10 +182,11 @@ def _before_averaging(
     return step
 
 
-def _plan(objective: Objective, batch: Batch, flat: Float[Tensor, "E P"], epochs: int) -> Plan:
+def _plan(objective: Objective, batch: Batch, flat: Float[Tensor, "E P"], epochs: int, *, own_data: bool) -> Plan:
     """Of training E members: the trace of a step holds all that gradients make, and the optimiser its averages."""
     members, size = flat.shape
-    examples = TRACE_COPIES * len(batch.targets) * held_per_example(objective, batch)
+    one = tree_map(lambda leaf: leaf[0], batch) if own_data else batch
+    examples = TRACE_COPIES * len(one.targets) * held_per_example(objective, one)
     return Plan(
         f"training of {members} networks for {epochs} steps",
         round(members * (PARAMETER_COPIES * size + examples) * flat.itemsize),
