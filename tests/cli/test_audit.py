@@ -24,6 +24,7 @@ def test_audit_prints_every_part_and_a_verdict(tmp_path):
     assert {"figure.png", "figure.pdf", "agreement.csv", "waterfall.csv", "config.json"} <= files
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_audited_on_its_worst_test_examples(tmp_path):
     run = tmp_path / "run"
     trained = _run(

@@ -73,6 +73,7 @@ def test_an_unwritable_folder_is_refused(tmp_path):
     assert "cannot be written" in " ".join(result.stderr.split())
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
     """The first cell is stored, then the run is interrupted while the second one trains."""
     command = [sys.executable, "-m", "bayes_influence", "compare", "iris", "--test-example", "83", "--jobs", "1"]

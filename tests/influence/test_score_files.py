@@ -256,6 +256,7 @@ STREAMING = """
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_resumed_by_another(tmp_path):
     path = tmp_path / "scores.safetensors"
     blocks = tmp_path / "scores.safetensors.done"

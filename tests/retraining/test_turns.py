@@ -95,7 +95,8 @@ def test_refits_start_from_the_hessian_without_their_example(regression, train, 
     weights = as_removals(removed, 2).data_weights(train)
     problem = repeated_problem(reduction, StackedProblem.of(reduction), torch.arange(2), weights)
 
-    def minimise(problem, *, tolerance, hessians=None):
+    def minimise(problem, *, tolerance, hessians=None, metric=None):
+        assert metric is None
         given.append(hessians)
         return minimise_newton(problem, tolerance=tolerance, hessians=hessians)
 
@@ -118,8 +119,8 @@ def test_refits_by_lbfgs_share_the_hessian_of_their_control_where_there_are_many
     monkeypatch.setattr(minimum, "RENEWED_ENTRIES", 0)
     given, iterations = [], []
 
-    def minimise(problem, *, tolerance, hessians=None):
-        result = minimum.minimise(problem, tolerance=tolerance, hessians=hessians)
+    def minimise(problem, *, tolerance, hessians=None, metric=None):
+        result = minimum.minimise(problem, tolerance=tolerance, hessians=hessians, metric=metric)
         given.append(hessians is not None)
         iterations.append(result.iterations)
         return result

@@ -31,6 +31,7 @@ def test_the_potential_is_the_models_log_density():
     torch.testing.assert_close(values[0], values[1])
 
 
+@pytest.mark.slow
 def test_a_linear_models_posterior_is_the_closed_form():
     data, noise = line(), 0.3
     network = MLP(2, 1, depth=0, seed=0).double()

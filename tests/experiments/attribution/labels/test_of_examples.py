@@ -55,7 +55,7 @@ def test_rows_that_differ_in_the_label_alone_are_named(towns):
 def test_rows_keep_the_names_that_a_frame_has_for_them(towns, issues, index):
     ranked = find_mislabelled(towns.set_index(index), "label", **QUICK).ranked
     documented = documented_columns("find_mislabelled.md", "Of a search")
-    assert ranked.columns.tolist() == [name for name in documented if name != "file"]
+    assert ranked.columns.tolist() == [name for name in documented if name not in ("file", "data")]
     assert ranked["index"].tolist() == [index[row] for row in ranked["row"]]
     named = towns.set_index(index).loc[ranked["index"], "label"]
     assert named.tolist() == ranked["label"].tolist()

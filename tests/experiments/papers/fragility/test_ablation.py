@@ -45,6 +45,7 @@ def test_the_last_step_together_is_the_corrected_protocol():
     assert same["spearman"].tolist() == published["spearman"].tolist()  # no last layer, no single precision minimum
 
 
+@pytest.mark.slow
 def test_the_study_writes_table_figure_and_sentences(tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "ORDER", ("control", "regulariser_in_hessian"))
     study = AblationStudy(scale="quick", removals=4, epochs=30, refit_epochs=5, test_example=83)

@@ -100,6 +100,7 @@ def test_the_figures_have_a_panel_per_truth_and_per_scheme(results):
     assert np.allclose(figure.axes[0].lines[0].get_ydata(), LEAST_GAP)
 
 
+@pytest.mark.slow
 def test_the_study_writes_tables_figures_and_sentences(tmp_path):
     study = AllLayersStudy(
         scale="quick",

@@ -39,6 +39,7 @@ def test_with_everything_right_it_is_the_comparison(pipeline):
         assert mine["true"].to_numpy() == pytest.approx(theirs["true"].to_numpy(), rel=1e-6, abs=1e-10)
 
 
+@pytest.mark.slow
 def test_as_published_everything_is_single_precision_and_every_scheme_is_measured(pipeline, by_scheme):
     measured = pipeline.measure(replace(AS_PUBLISHED, points=5))
     assert len(measured.results) == 5 * 2

@@ -65,6 +65,7 @@ def test_sentences_have_the_best_length_and_the_last():
     assert sentence.endswith("slope of true on estimated 1 (1 … 1) (2 seeds).")
 
 
+@pytest.mark.slow
 def test_the_study_writes_table_figure_and_sentences(tmp_path):
     study = LengthStudy(repeats=1, removals=4, epochs=30, refit_epochs=12, schemes=("weight-decay",), test_example=83)
     found = reproduce_length(study, tmp_path, 1, progress=False)

@@ -1,4 +1,5 @@
 import pandas as pd
+import pytest
 
 from bayes_influence.experiments.papers.groups.data import gaussian_blobs
 from bayes_influence.experiments.papers.groups.selection import METHODS, RANDOM, STUDIES, selection_figure, selections
@@ -16,6 +17,7 @@ def test_every_method_gives_a_group_of_the_size():
     assert found[0][1].tolist() != found[1][1].tolist()
 
 
+@pytest.mark.slow
 def test_selected_groups_do_more_than_random_ones_and_the_table_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(SelectedGroups.SCALES, "quick", GroupScale(repeats=1, groups=3, train=120, fractions=(0.1,)))
     done = STUDIES[0].run(SelectedGroups(), tmp_path, 1, False)

@@ -82,6 +82,7 @@ def test_a_change_that_misleads_nothing_is_said(table):
         mismatched(table, 1e3, 0)
 
 
+@pytest.mark.slow
 def test_the_study_finds_the_rows_and_the_feature(table, tmp_path, monkeypatch):
     monkeypatch.setattr(domain_mismatch, "TABLES", {"planted": lambda seed: table})
     monkeypatch.setattr(DomainMismatch, "PARTS", ("planted",))

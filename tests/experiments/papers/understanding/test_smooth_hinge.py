@@ -106,6 +106,7 @@ def test_more_removals_than_images_of_the_pair_are_refused(pair):
         smooth_hinge.measure_hinge(cell)
 
 
+@pytest.mark.slow
 def test_the_hinge_itself_overestimates_and_its_smooth_ones_predict(pair, tmp_path):
     done = STUDIES[0].run(SMALL, tmp_path, 1, False)
     effects = pd.read_csv(tmp_path / "effects.csv")

@@ -39,6 +39,7 @@ def test_the_last_layer_stands_at_its_minimum_on_images_that_the_features_have_n
     assert float(slope.norm()) < 1e-9
 
 
+@pytest.mark.slow
 def test_the_study_counts_turned_predictions_and_keeps_pictures(pair, tmp_path):
     done = STUDIES[0].run(SMALL, tmp_path, 1, False)
     attacks = pd.read_csv(tmp_path / "attacks.csv")

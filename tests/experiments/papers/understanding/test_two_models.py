@@ -99,6 +99,7 @@ def test_the_image_that_is_explained_is_right_under_both_and_within_the_margin(p
         shared_example(kernel, network, features(wrong), wrong)
 
 
+@pytest.mark.slow
 def test_the_study_holds_both_models_against_retraining_on_one_test_image(pair, tmp_path):
     done = STUDIES[0].run(SMALL, tmp_path, 1, False)
     images = pd.read_csv(tmp_path / "images.csv")
