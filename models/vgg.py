@@ -34,7 +34,7 @@ class VGG(ShapedSequential):
 
     Weights before a ReLU start with mean 0 and variance 2 / fan-in (He et al. 2015), biases at 0: the square of what
     passes through keeps its mean. PyTorch's own variance, 1 / (3 fan-in), divides it by six in every layer, and VGG13
-    predicts no better than chance after a hundred steps. Other activations keep PyTorch's.
+    predicts no better than chance after sixty steps. Other activations keep PyTorch's.
 
     Args:
         depth: 11, 13, 16 or 19.
