@@ -86,24 +86,3 @@ def test_settings_out_of_range_are_refused():
 def test_a_summary_has_findings_under_their_commands():
     table = pd.DataFrame({"command": ["one", "one", "two"], "finding": ["a", "b", "c"]})
     assert written_summary(table) == "one\n- a\n- b\n\ntwo\n- c\n"
-
-
-@pytest.mark.slow
-def test_everything_runs_at_the_quick_scale_in_both_modes(tmp_path):
-    for mode in ("corrected", "as-published"):
-        found = reproduce_everything(
-            WholeStudy(mode=mode, scale="quick", test_example=83), tmp_path / mode, 1, progress=False
-        )
-        assert found.table["study"].tolist() == [
-            "fig1",
-            "fig3",
-            "fig2",
-            "fig4",
-            "fig5",
-            "ablation",
-            "ablation-images",
-            "all-layers",
-            "training-recipe",
-        ]
-        assert all(figure.stat().st_size > 10_000 for figure in found.figures)
-        assert "failed" not in (tmp_path / mode / "summary.txt").read_text()
