@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from bayes_influence.objectives.reduction import Reduction
 from bayes_influence.objectives.reweighting import Removals
 from bayes_influence.retraining.refits import Refits
 from bayes_influence.torch_internals import tree_map
-from bayes_influence.training.metric import Metric, output_metric
+from bayes_influence.training.metric import output_metric
 from bayes_influence.training.minimum import holds_hessians, is_dense, minimise
 from bayes_influence.training.newton import NewtonResult, joined
 from bayes_influence.training.stacked import StackedProblem
@@ -113,18 +114,14 @@ def from_controls(
         problem, controls = problem.from_start(ends.repeat_interleave(times, dim=0)), controls.from_start(ends)
     given = positions if starts_from_hessians(problem, times) else None
     hessians = None if given is None else controls.hessians(controls.start, controls.everyone)
-    metrics: dict[int, Metric | None] = {}
+    metric_of = lru_cache(maxsize=1)(lambda network: output_metric(controls, network))
 
     def minimised(rows: Tensor) -> NewtonResult:
         without = None
         if given is not None and hessians is not None:
             without = _hessians_without(controls, hessians, given, rows)
-        network, metric = int(rows[0]) // times, None
-        if without is None and not is_dense(problem):
-            if network not in metrics:
-                metrics.clear()
-                metrics[network] = output_metric(controls, network)
-            metric = metrics[network]
+        shared = without is None and not is_dense(problem)
+        metric = metric_of(int(rows[0]) // times) if shared else None
         return minimise(problem.only(rows), tolerance=tolerance, hessians=without, metric=metric)
 
     parts = problem.everyone.split(refits_at_once(problem, len(problem.start)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -48,7 +49,7 @@ class Metric:
         rows[self.places] = gradient
         return torch.linalg.solve_triangular(self.factor, rows.view(-1, len(self.factor)).T, upper=False).T.flatten()
 
-    @property
+    @cached_property
     def stretch(self) -> float:
         """||L||, by which a gradient may be longer than it is in u."""
         return float(torch.linalg.matrix_norm(self.factor, 2))
