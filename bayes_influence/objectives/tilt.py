@@ -13,6 +13,10 @@ sum_c a_c = 1, is convex and decreasing in l, so Newton's method from the left a
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import reduce
+from operator import add
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,6 +31,12 @@ NORMALISER_TOLERANCE = 1e3
 TILT_ITERATIONS = 40
 """Most steps in a: a logit variance v takes about sqrt(v) + v / 40 of them, so those beyond some hundreds are left to
 the normaliser, whose steps do not grow with v but cost several times as much."""
+
+STEPS_IN_LINE, CLASSES_IN_LINE = 2, 4
+"""Steps in a that compiled training takes before it looks whether they were enough, and classes up to which it does. A
+start that is off by .01 at a logit variance of one, by .001 at 100, is then within the square root of rounding, and the
+tilt of one optimiser step before mostly is; from nothing, trained Bayesian networks on Iris need five steps at depth 1
+and twelve at depth 8."""
 
 NORMALISER_ITERATIONS = 100
 """Most steps in l: about log C while the a_c are exponentials of l, and at most C while they are linear in it."""
@@ -73,27 +83,50 @@ def tilt_by_normaliser(mean: Float[Tensor, "C B"], variance: Float[Tensor, "C B"
     return tilt
 
 
+def _first_tilt(mean: Tensor, variance: Tensor, dim: int) -> Tensor:
+    """Where Newton's method in a starts: MacKay's softmax, with one variance for all classes."""
+    return torch.softmax(mean / torch.sqrt(1 + variance.mean(dim, keepdim=True)), dim=dim)
+
+
+def _within_trust(step: Tensor, variance: Tensor, dim: int) -> Tensor:
+    """A step that changes no tilted logit by more than `TILT_TRUST`."""
+    reach = (variance * step).abs().amax(dim, keepdim=True).clamp(min=TILT_TRUST)
+    return step * (TILT_TRUST / reach)
+
+
+def _is_solved(residual: Tensor) -> bool:
+    return not residual.abs().max() > torch.finfo(residual.dtype).eps ** 0.5
+
+
+def _solve_from(tilt: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Newton's method in a from a tilt, classes on the first of two axes, and then in l where it needs too long."""
+    for _ in range(TILT_ITERATIONS):
+        step, residual = _newton_step(mean + (0.5 - tilt) * variance, tilt, variance, dim=0)
+        if _is_solved(residual):
+            return tilt + step
+        tilt = tilt + _within_trust(step, variance, dim=0)
+    step, residual = _newton_step(mean + (0.5 - tilt) * variance, tilt, variance, dim=0)
+    tilt, left = tilt + step, residual.abs().amax(0) > torch.finfo(tilt.dtype).eps ** 0.5
+    if left.any():
+        tilt[:, left] = tilt_by_normaliser(mean[:, left].double(), variance[:, left].double()).to(tilt.dtype)
+    return tilt
+
+
+def _classes_first(values: Tensor, dim: int) -> Tensor:
+    # Softmaxes over a few classes run several times faster on a strided axis.
+    return values.movedim(dim, 0).flatten(1).contiguous()
+
+
+def _classes_back(tilt: Tensor, like: Tensor, dim: int) -> Tensor:
+    return tilt.clamp(min=0).reshape(like.movedim(dim, 0).shape).movedim(0, dim).contiguous()
+
+
 @torch.library.custom_op(
     "bayes_influence::solve_tilt", mutates_args=(), schema="(Tensor mean, Tensor variance, int dim) -> Tensor"
 )
 def _solve_tilt(mean: Tensor, variance: Tensor, dim: int) -> Tensor:
-    # Classes first: softmaxes over a few classes run several times faster on a strided axis.
-    m, v = (value.movedim(dim, 0).flatten(1).contiguous() for value in (mean, variance))
-    tilt = torch.softmax(m / torch.sqrt(1 + v.mean(0, keepdim=True)), dim=0)
-    tolerance = torch.finfo(m.dtype).eps ** 0.5
-    for _ in range(TILT_ITERATIONS):
-        step, residual = _newton_step(m + (0.5 - tilt) * v, tilt, v, dim=0)
-        if not residual.abs().max() > tolerance:
-            tilt = tilt + step
-            break
-        reach = (v * step).abs().amax(0, keepdim=True).clamp(min=TILT_TRUST)
-        tilt = tilt + step * (TILT_TRUST / reach)
-    else:
-        step, residual = _newton_step(m + (0.5 - tilt) * v, tilt, v, dim=0)
-        tilt, left = tilt + step, residual.abs().amax(0) > tolerance
-        if left.any():
-            tilt[:, left] = tilt_by_normaliser(m[:, left].double(), v[:, left].double()).to(tilt.dtype)
-    return tilt.clamp(min=0).reshape(mean.movedim(dim, 0).shape).movedim(0, dim).contiguous()
+    m, v = _classes_first(mean, dim), _classes_first(variance, dim)
+    return _classes_back(_solve_from(_first_tilt(m, v, dim=0), m, v), mean, dim)
 
 
 @_solve_tilt.register_fake
@@ -109,6 +142,75 @@ def _(info: object, in_dims: tuple[int | None, ...], mean: Tensor, variance: Ten
         for value, axis in ((mean, mean_axis), (variance, variance_axis))
     ]
     return _solve_tilt(*torch.broadcast_tensors(*moved), dim if dim < 0 else dim + 1), 0
+
+
+@torch.library.custom_op(
+    "bayes_influence::finish_tilt",
+    mutates_args=(),
+    schema="(Tensor tilt, Tensor residual, Tensor mean, Tensor variance, int dim) -> Tensor",
+)
+def _finish_tilt(tilt: Tensor, residual: Tensor, mean: Tensor, variance: Tensor, dim: int) -> Tensor:
+    if _is_solved(residual):
+        return tilt.clone()
+    start, m, v = (_classes_first(value, dim) for value in (tilt, mean, variance))
+    return _classes_back(_solve_from(start, m, v), mean, dim)
+
+
+@_finish_tilt.register_fake
+def _(tilt: Tensor, residual: Tensor, mean: Tensor, variance: Tensor, dim: int) -> Tensor:
+    return torch.empty_like(tilt, memory_format=torch.contiguous_format)
+
+
+SOLVE_TILT = torch.ops.bayes_influence.solve_tilt.default
+"""Finds the tilt: one operation, as nobody knows beforehand how many steps it takes."""
+
+
+Classes = Collection[Tensor]
+"""One tensor for each class."""
+
+
+def _total(classes: Classes) -> Tensor:
+    return reduce(add, classes)
+
+
+def _largest(classes: Classes) -> Tensor:
+    return reduce(torch.maximum, classes)
+
+
+def _softmax_of(logits: Classes) -> Classes:
+    largest = _largest(logits)
+    exponentials = [(logit - largest).exp() for logit in logits]
+    scale = 1 / _total(exponentials)
+    return [exponential * scale for exponential in exponentials]
+
+
+def _newton_step_of(tilt: Classes, mean: Classes, variance: Classes) -> tuple[Classes, Classes]:
+    """`_newton_step`, class by class."""
+    of_classes = list(zip(tilt, mean, variance, strict=True))
+    probabilities = _softmax_of([m + (0.5 - a) * v for a, m, v in of_classes])
+    scaled = [p * v for p, v in zip(probabilities, variance, strict=True)]
+    residual = [p - a for p, a in zip(probabilities, tilt, strict=True)]
+    gain = [1 / (1 + s) for s in scaled]
+    weighted = [s * g * r for s, g, r in zip(scaled, gain, residual, strict=True)]
+    shared = _total(weighted) / _total([p * g for p, g in zip(probabilities, gain, strict=True)])
+    step = [g * (r + p * shared) for g, r, p in zip(gain, residual, probabilities, strict=True)]
+    return step, residual
+
+
+def tilt_in_line(mean: Tensor, variance: Tensor, dim: int, start: Tensor) -> Tensor:
+    """What `SOLVE_TILT` returns, from a start close to it: steps written out, class by class, for a compiler to fuse.
+
+    Whether `STEPS_IN_LINE` and a last one are enough is looked up once; where not, Newton's method goes on from there.
+    """
+    m, v, tilt = (list(values.unbind(dim)) for values in (mean, variance, start))
+    for _ in range(STEPS_IN_LINE):
+        step, _ = _newton_step_of(tilt, m, v)
+        reach = _largest([(change * of).abs() for change, of in zip(step, v, strict=True)]).clamp(min=TILT_TRUST)
+        tilt = [a + change * (TILT_TRUST / reach) for a, change in zip(tilt, step, strict=True)]
+    step, residual = _newton_step_of(tilt, m, v)
+    reached, worst = torch.stack(tilt, dim), _largest([rest.abs() for rest in residual])
+    finished = torch.ops.bayes_influence.finish_tilt(reached, worst, mean, variance, dim)
+    return torch.where(finished == reached, reached + torch.stack(step, dim), finished).clamp(min=0)
 
 
 def optimal_tilt(

@@ -3,7 +3,8 @@ import scipy.special
 import torch
 from torch.func import grad, hessian, jacrev, vmap
 
-from bayes_influence.objectives.tilt import optimal_tilt, tilt_by_normaliser, wright_omega
+from bayes_influence.objectives import tilt as tilts
+from bayes_influence.objectives.tilt import SOLVE_TILT, optimal_tilt, tilt_by_normaliser, tilt_in_line, wright_omega
 
 MEANS = 2 * torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 SCALES = torch.logspace(-3, 3, 6, dtype=torch.float64).unsqueeze(1)
@@ -82,6 +83,26 @@ def test_both_ways_to_the_tilt_lead_to_one(scale):
     mean, variance = MEANS, scale * torch.rand(6, 4, dtype=torch.float64)
     by_normaliser = tilt_by_normaliser(mean.T.contiguous(), variance.T.contiguous()).T
     torch.testing.assert_close(by_normaliser, optimal_tilt(mean, variance), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+@pytest.mark.parametrize("off", [0.0, 1e-3, 1.0])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e2, 1e4, 1e6])
+def test_steps_in_line_end_at_the_same_tilt_wherever_they_start(scale, off, dim):
+    mean, variance = MEANS.movedim(-1, dim), (scale * torch.rand(6, 4, dtype=torch.float64)).movedim(-1, dim)
+    expected = SOLVE_TILT(mean, variance, dim)
+    start = (1 - off) * expected + off * torch.rand_like(mean).softmax(dim)
+    torch.testing.assert_close(tilt_in_line(mean, variance, dim, start), expected, atol=1e-13, rtol=0)
+
+
+def test_steps_in_line_go_on_only_where_they_were_not_enough(monkeypatch):
+    solved = []
+    close = SOLVE_TILT(MEANS, torch.ones_like(MEANS), -1) + 0.01 * torch.rand_like(MEANS)
+    monkeypatch.setattr(tilts, "_solve_from", lambda start, *_: solved.append(len(start)) or start)
+    tilt_in_line(MEANS, torch.ones_like(MEANS), -1, close)
+    assert not solved
+    tilt_in_line(MEANS, 1e4 * torch.ones_like(MEANS), -1, close)
+    assert solved == [4]
 
 
 def test_rows_that_are_solved_at_once_keep_their_tilt_beside_one_that_is_not():

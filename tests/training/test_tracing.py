@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.func import grad_and_value, vmap
 
+from bayes_influence.data.batch import Batch
 from bayes_influence.models.initialisation import initial_params
+from bayes_influence.objectives.tilt import SOLVE_TILT, optimal_tilt
 from bayes_influence.torch_internals import make_fx
 from bayes_influence.training import tracing
 from bayes_influence.training.schemes import SCHEMES
@@ -78,17 +80,39 @@ def test_one_of_a_few_classes_is_taken_and_placed_by_comparing(dim):
         return values.gather(dim, index), values.new_zeros(3, 7, 4).scatter_add(dim, index, source)
 
     arguments = _classes()
-    rewritten = tracing._classes_in_place(make_fx(function)(*arguments))
+    rewritten = tracing._for_compiling(make_fx(function)(*arguments))[0]
     assert not {node.target for node in rewritten.graph.nodes} & set(tracing._ONE_OF_FEW)
     for got, expected in zip(rewritten(*arguments), function(*arguments), strict=True):
         assert torch.equal(got, expected)
+
+
+def test_the_tilt_of_a_few_classes_goes_on_from_that_of_the_call_before(monkeypatch):
+    def function(mean, variance):
+        return vmap(optimal_tilt)(mean, variance), mean.sum()
+
+    generator = torch.Generator().manual_seed(1)
+    moments = torch.randn(2, 7, 4, generator=generator).double(), torch.rand(2, 7, 4, generator=generator).double()
+    listed, starts = tracing._for_compiling(make_fx(function)(*moments))
+    assert SOLVE_TILT not in {node.target for node in listed.graph.nodes}
+    torch.testing.assert_close(starts, [torch.full((2, 7, 4), 0.25).double()])
+    seen = []
+    step = tracing._OfLeaves(lambda *given: seen.append(given[-1]) or listed(*moments, given[-1]), ("a",), starts)
+    for _ in range(2):
+        gradients, value = step({"a": moments[0]}, Batch(moments[0], moments[1]), *moments)
+        torch.testing.assert_close((gradients["a"], value), function(*moments), atol=1e-14, rtol=0)
+    assert torch.equal(seen[0], starts[0])
+    torch.testing.assert_close(seen[1], function(*moments)[0], atol=1e-14, rtol=0)
+    monkeypatch.setattr(tracing, "CLASSES_IN_LINE", 3)
+    kept, starts = tracing._for_compiling(make_fx(function)(*moments))
+    assert SOLVE_TILT in {node.target for node in kept.graph.nodes}
+    assert not starts
 
 
 def test_what_takes_several_or_one_of_many_or_adds_to_something_keeps_its_index(monkeypatch):
     values, index, source = _classes()
 
     def kept(function, *arguments):
-        rewritten = tracing._classes_in_place(make_fx(function)(*arguments))
+        rewritten = tracing._for_compiling(make_fx(function)(*arguments))[0]
         assert {node.target for node in rewritten.graph.nodes} & set(tracing._ONE_OF_FEW)
         assert torch.equal(rewritten(*arguments), function(*arguments))
 
