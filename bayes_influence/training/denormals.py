@@ -1,6 +1,9 @@
-"""Weights so small that the processor computes with them slowly."""
+"""Numbers so small that the processor computes with them slowly."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -18,3 +21,22 @@ def zero_denormals(flat: Float[Tensor, "E P"]) -> None:
         flat: Parameters of all members.
     """
     flat.masked_fill_(flat.abs() < torch.finfo(flat.dtype).tiny, 0)
+
+
+@contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """Lets this thread, and those that it starts, round denormal results to zero; as it was before when left.
+
+    Small weights make denormal activations and gradients long before they are denormal themselves.
+    """
+    before = flushes_denormals()
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+def flushes_denormals() -> bool:
+    """Whether this thread rounds denormal results to zero."""
+    return not bool(torch.tensor(1e-30) * torch.tensor(1e-10))

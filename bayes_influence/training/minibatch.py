@@ -22,7 +22,7 @@ from bayes_influence.objectives.parameters import Flattening, Params, moved_like
 from bayes_influence.training.averaging import IterateAverage, SwagPosterior
 from bayes_influence.training.batch_norm import refreshed_buffers
 from bayes_influence.training.calibration import refresh_due, refreshed_factors
-from bayes_influence.training.denormals import zero_denormals
+from bayes_influence.training.denormals import denormals_flushed, zero_denormals
 from bayes_influence.training.effects import watch_step
 from bayes_influence.training.finiteness import CHECK_EVERY, check_finite
 from bayes_influence.training.learning_rates import LearningRates
@@ -119,7 +119,11 @@ def train_minibatches(
     if state is not None:
         training.restore(state)
     total, done = training.steps, training.epoch * training.batches
-    with torch.no_grad(), tqdm(total=total, initial=done, unit="step", disable=None if progress else True) as bar:
+    with (
+        torch.no_grad(),
+        denormals_flushed(),
+        tqdm(total=total, initial=done, unit="step", disable=None if progress else True) as bar,
+    ):
         hidden = not (progress and bar.disable)
         lines = ProgressLines("epoch", schedule.epochs, done=training.epoch, hidden=hidden)
         while training.epoch < schedule.epochs:

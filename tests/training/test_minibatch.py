@@ -20,6 +20,7 @@ from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, W
 from bayes_influence.training import minibatch
 from bayes_influence.training.averaging import SWAG
 from bayes_influence.training.ensemble import train_ensemble
+from bayes_influence.training.denormals import denormals_flushed, flushes_denormals
 from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
@@ -267,3 +268,19 @@ def test_weights_that_decay_shrinks_to_denormal_numbers_become_zero():
     params["0.bias"][0, 1] = -1.0
     trained = train_minibatches(objective, params, DATA.to(dtype=torch.float32), MinibatchSchedule(2, 40, 1e-9), [0])
     assert trained.params["0.weight"][0, 1].tolist() == [0.0, pytest.approx(-1e-36, rel=1e-3)]
+
+
+def test_what_is_denormal_between_the_weights_is_flushed_and_only_while_training(monkeypatch):
+    seen = []
+    monkeypatch.setattr(minibatch, "zero_denormals", lambda flat: seen.append(flushes_denormals()))
+    objective, params = problem()
+    assert not flushes_denormals()
+    train_minibatches(objective, params, DATA, MinibatchSchedule(1, 20), [0, 1, 2])
+    assert seen
+    assert all(seen)
+    assert not flushes_denormals()
+    with denormals_flushed(), denormals_flushed():
+        pass
+    with denormals_flushed():
+        train_minibatches(objective, params, DATA, MinibatchSchedule(1, 20), [0, 1, 2])
+        assert flushes_denormals()
