@@ -19,8 +19,8 @@ from bayes_influence.objectives.parameters import detached_params
 from bayes_influence.objectives.regularisers import GaussianKL, NoRegulariser, WeightDecay
 from bayes_influence.training import minibatch
 from bayes_influence.training.averaging import SWAG
-from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.denormals import denormals_flushed, flushes_denormals
+from bayes_influence.training.ensemble import train_ensemble
 from bayes_influence.training.finiteness import NonFiniteTrainingError
 from bayes_influence.training.minibatch import train_minibatches
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
