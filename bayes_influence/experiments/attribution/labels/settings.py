@@ -99,9 +99,10 @@ class LabelData(OfNetwork):
     Attributes:
         network: LeNet on images of its sizes, an MLP on other data, when not given.
         scheme: A key of `SCHEMES`; weight decay, of the strength that predicts held-out labels best, when not given.
-        epochs: Passes over the data; 200 steps on all rows at once, of images and of a network of one's own as
+        epochs: Passes over the data; 200 steps on all rows at once, of images and with a network of one's own as
             `in_minibatches` has them, or the data set's own number, when not given.
-        batch_size: Examples in a batch; all of a table, of images and of a network of one's own 64, or the data set's own, when not given.
+        batch_size: Examples in a batch; all of a table, of images and with a network of one's own 64, or the data
+            set's own, when not given.
         learning_rate: At its highest; 0.02 on all rows at once, else 0.005.
         data_folder: Where image sets are kept; no part of what makes two searches the same.
 
@@ -141,7 +142,7 @@ class LabelData(OfNetwork):
         return known.all_examples(dtype, self.data_folder).to(self.device)
 
     def at_once(self, examples: int) -> bool:
-        """Whether all of so many examples are trained on at once: rows of a table, by a network that is not one's own."""
+        """Whether all of so many examples are trained on at once: rows, in a network that is none of one's own."""
         known = self.known()
         flat = isinstance(known, Rows) and known.image_shape is None and self.network in NETWORKS
         return flat and self.batch_size is None and examples <= LARGEST_BATCH

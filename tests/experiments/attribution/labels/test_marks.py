@@ -152,7 +152,7 @@ def test_images_are_cleaned_as_a_folder_of_images(tmp_path):
 
 def test_cleaned_links_lead_to_the_images_themselves(tmp_path):
     for label in ("a", "b"):
-        for name in ("0", "1"):
+        for name in ("0", "1", "2"):
             image = tmp_path / "store" / f"{label}{name}.png"
             image.parent.mkdir(exist_ok=True)
             Image.fromarray(np.full((3, 3), 9 * int(name), np.uint8)).save(image)
@@ -160,9 +160,11 @@ def test_cleaned_links_lead_to_the_images_themselves(tmp_path):
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(Path("..", "..", "store", image.name))
     known = OwnImages.read(tmp_path / "photos")
-    place = _write_images(known, tmp_path / "photos", {0: 0, 1: 1, 2: 1, 3: 1}, tmp_path / "deep" / "down" / "cleaned")
+    place = _write_images(
+        known, tmp_path / "photos", {0: 0, 1: 1, 2: 0, 3: 1, 4: 1, 5: 1}, tmp_path / "deep" / "cleaned"
+    )
     assert (place / "b" / "from-a" / "1.png").read_bytes() == (tmp_path / "store" / "a1.png").read_bytes()
-    assert OwnImages.read(place).labels == (0, 1, 1, 1)
+    assert OwnImages.read(place).labels == (0, 0, 1, 1, 1, 1)
 
 
 def test_cells_that_nobody_marked_stay_as_they_were_written(towns, tmp_path):
@@ -242,7 +244,7 @@ def test_searches_of_the_same_labels_are_told_and_others_are_passed_over(searche
     shutil.copy(searched.folder / "labels.csv", tmp_path / "runs" / "second")
     assert run_of_marks(marks, tmp_path / "runs") == tmp_path / "runs" / "second"
     shutil.copy(searched.folder / "labels.csv", tmp_path / "runs" / "first")
-    with pytest.raises(ValueError, match="2 searches for wrong labels are of the data .*first, .*second; say --run"):
+    with pytest.raises(ValueError, match=r"2 searches for wrong labels are of the data .*first, .*second; say --run"):
         run_of_marks(marks, tmp_path / "runs")
 
 
