@@ -16,6 +16,7 @@ def check_all_figures(mode: str, folder: Path) -> None:
         "fig5",
         "ablation",
         "ablation-images",
+        "refit-length",
         "all-layers",
         "training-recipe",
     ]
