@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from bayes_influence.data.files import PARTIAL, write_whole
+from bayes_influence.data.files import PARTIAL, guarded, write_whole
 from bayes_influence.data.locks import LOCK, BusyError, only_writer
 from bayes_influence.data.plain_fingerprint import plain_fingerprint
 from bayes_influence.data.sealed import DamagedFileError
@@ -244,8 +244,11 @@ class StudyFolder:
         return pd.concat(frames, ignore_index=True)
 
     def write_table(self, name: str, frame: pd.DataFrame) -> Path:
-        """Writes `<name>.csv` whole into the folder, without the index, floats with all the digits they need."""
-        return self.write_file(f"{name}.csv", frame.to_csv(index=False).encode())
+        """Writes `<name>.csv` whole into the folder, without the index, floats with all the digits they need.
+
+        Text that a spreadsheet would take for a formula stands behind an apostrophe.
+        """
+        return self.write_file(f"{name}.csv", guarded(frame).to_csv(index=False).encode())
 
     def write_file(self, name: str, content: bytes) -> Path:
         """Writes a file whole into the folder, or into one within it, and returns its path.
