@@ -41,7 +41,7 @@ class AppliedMarks:
     """What marks did.
 
     Attributes:
-        folder: With the cleaned data and `comparison.csv`.
+        folder: With the cleaned data, `marks.csv`, and `comparison.csv`.
         cleaned: The cleaned data in it: a file, or of a folder of images a folder.
         kept: Rows whose label was confirmed.
         relabelled: Rows with another label now.
@@ -143,12 +143,12 @@ def apply_marks(marks: pd.DataFrame, run: str | Path, out: str | Path, *, progre
     Args:
         marks: As `read_marks` has them.
         run: Folder of the search.
-        out: Result folder.
+        out: Result folder; created, or written anew if it holds what other marks made of the same search.
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: If marks are of other data, name a row or a class that there is not or a label that a row has not,
-            or leave too little.
+        ValueError: If the folder belongs to another search, or marks are of other data, name a row or a class that
+            there is not or a label that a row has not, or leave too little.
     """
     data, settings = _stored(run)
     examples = data.examples()
@@ -163,10 +163,11 @@ def apply_marks(marks: pd.DataFrame, run: str | Path, out: str | Path, *, progre
     after.check_classes()
     touched = set(marks["row"][marks["mark"] != "keep"])
     same = torch.tensor([row for row in kept.tolist() if row not in touched])
+    folder = StudyFolder(out, {"study": "marks", "run": str(run)})
     comparison, seeds, loss_change, accuracy_change = _compared(data, settings, examples, after, same, progress)
-    folder = StudyFolder(out, {"study": "marks", "run": str(run), "marks": marks.to_dict("records")})
     with folder.writing():
         cleaned = _write(data, examples, after, names, folder.path)
+    folder.write_table("marks", marks)
     folder.write_table("comparison", comparison)
     folder.write_table("seeds", seeds)
     counts = marks["mark"].value_counts()

@@ -70,6 +70,21 @@ def test_marks_clean_the_table_and_leave_everything_else(searched, towns, tmp_pa
     assert pd.read_csv(done.folder / "seeds.csv")["seed"].tolist() == [0]
 
 
+def test_more_marks_are_applied_in_the_same_folder(searched, towns, tmp_path):
+    for marks, rows in (([(5, "drop", "x")], 89), ([(5, "drop", "x"), (30, "drop", "x")], 88)):
+        read = read_marks(written(tmp_path, searched, marks))
+        done = apply_marks(read, searched.folder, tmp_path / "cleaned", progress=False)
+        assert len(pd.read_csv(done.cleaned)) == rows
+        assert read_marks(done.folder / "marks.csv")["row"].tolist() == [row for row, *_ in marks]
+
+
+def test_the_folder_of_something_else_is_refused_before_any_training(searched, tmp_path, monkeypatch):
+    monkeypatch.setattr("bayes_influence.experiments.attribution.labels.marks.held_out_predictions", None)
+    read = read_marks(written(tmp_path, searched, [(5, "drop", "x")]))
+    with pytest.raises(ValueError, match="belongs to another configuration"):
+        apply_marks(read, searched.folder, searched.folder, progress=False)
+
+
 def test_seeds_differ_and_the_sentence_says_by_how_much(towns, tmp_path):
     towns.to_csv(tmp_path / "towns.csv", index=False)
     data = LabelData(str(tmp_path / "towns.csv"), target=("label",), epochs=5, learning_rate=0.05, width=3)
