@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -83,7 +82,6 @@ def test_a_curvature_too_large_for_a_sweep_leaves_a_table_of_the_same_kinds(cell
     sweep, none = cell.tables["damping"], large.tables["damping"]
     assert none.empty
     assert none.dtypes.to_dict() == sweep.dtypes.to_dict()
-    assert pd.concat([none, sweep]).dtypes.to_dict() == sweep.dtypes.to_dict()
 
 
 def test_estimators_follow_the_parameters_of_the_study():
