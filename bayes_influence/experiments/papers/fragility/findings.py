@@ -83,8 +83,12 @@ def against_published(results: pd.DataFrame, column: str) -> pd.DataFrame:
     merged = own.merge(published_iris(), on=keys)
     told = merged[merged["count"] >= 2]
     test = scipy.stats.ttest_ind_from_stats(
-        *(told[name].to_numpy() for name in ("mean", "std", "count")),
-        *(told[name].to_numpy() for name in (theirs, f"{theirs}_sd", "seeds")),
+        told["mean"].to_numpy(),
+        told["std"].to_numpy(),
+        told["count"].to_numpy(),
+        told[theirs].to_numpy(),
+        told[f"{theirs}_sd"].to_numpy(),
+        told["seeds"].to_numpy(),
         equal_var=False,
     )
     compared = merged[[*keys, "mean", theirs]].set_axis([*keys, "ours", "published"], axis=1)
