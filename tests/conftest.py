@@ -1,4 +1,4 @@
-"""The test run: type and shape annotations checked on every call, one thread, fixed seeds.
+"""The test run: type and shape annotations checked on every call, one thread, one job, fixed seeds.
 
 Property tests run on the same examples every time, and with the slow tests (`-m slow`) once more on fresh ones; a
 failing example is printed with the line that repeats it.
@@ -8,6 +8,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")  # no processes where a test asks for none
 
 import hypothesis
 import pytest

@@ -67,13 +67,13 @@ def predict(
     out: Annotated[Path | None, typer.Option(help="CSV file; TABLE-predicted.csv beside it when not given.")] = None,
 ) -> None:
     """Predict new rows of a table: classes and their probabilities, or real numbers with 95 % intervals."""
-    from bayes_influence.data.files import write_whole
+    from bayes_influence.data.files import guarded, write_whole
     from bayes_influence.experiments.attribution.predictions import predict_rows
 
     target = out or table.with_name(f"{table.stem}-predicted.csv")
     with clear_errors():
         check_free(target, run, table)
         found = predict_rows(run, table, index=index, device=given_or_none("device", device))
-        write_whole(target, found.to_csv(index=False).encode())
+        write_whole(target, guarded(found).to_csv(index=False).encode())
     say(found.head(SHOWN).to_string(index=False))
     say(f"{len(found)} predictions: {target}")

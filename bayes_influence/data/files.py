@@ -6,13 +6,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from bayes_influence.arguments import shown
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PARTIAL = ".partial"
 """Ending of a file that is still being written; one that a killed process left behind may be deleted."""
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a cell begins with that a spreadsheet would take for a formula."""
 
 
 def checked_place(path: Any, what: str) -> Path:
@@ -84,3 +90,26 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def guarded(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with an apostrophe before every text that a spreadsheet would take for a formula; numbers stay.
+
+    Args:
+        frame: To be written as CSV that people open.
+    """
+    return frame.map(_guarded_cell).rename(columns=_guarded_cell)
+
+
+def _guarded_cell(value: object) -> object:
+    if isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value):
+        return "'" + value
+    return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

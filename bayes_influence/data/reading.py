@@ -69,6 +69,21 @@ def cells_of(path: Path, separator: str = ",") -> pd.DataFrame:
     return cells.rename(columns=str)
 
 
+def names_in(path: Path, separator: str = ",") -> list[str]:
+    """The names of a CSV file's columns as its first line has them, where some may be empty.
+
+    Args:
+        path: The file.
+        separator: What stands between its columns.
+    """
+    import pandas as pd
+
+    first = pd.read_csv(
+        path, sep=separator, skipinitialspace=True, header=None, nrows=1, dtype=str, keep_default_na=False
+    )
+    return first.iloc[0].tolist()
+
+
 def _check_there(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
@@ -95,7 +110,7 @@ def _csv(path: Path, separator: str) -> pd.DataFrame:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(path, sep=separator, skipinitialspace=True, low_memory=False, index_col=False)
             # pandas gives a second column of a name another one without a word.
-            names = pd.read_csv(path, sep=separator, skipinitialspace=True, header=None, nrows=1, dtype=str).iloc[0]
+            names = names_in(path, separator)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not in UTF-8 (byte {error.object[error.start]:#x}); save it in UTF-8") from error
     except pd.errors.ParserWarning:
@@ -106,9 +121,9 @@ def _csv(path: Path, separator: str) -> pd.DataFrame:
         raise ValueError(
             f"{path} is no table: {str(error).strip()}; every row needs as many values as there are columns"
         ) from error
-    twice = names[names.notna() & names.duplicated()]
-    if len(twice):
-        raise ValueError(f"{path} has more than one column called {twice.iloc[0]!r}; rename or drop all but one")
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{path} has more than one column called {twice[0]!r}; rename or drop all but one")
     if len(frame.columns) == 1:
         header = str(frame.columns[0])
         other = next((mark for mark in SEPARATORS if mark in header and mark != separator), None)

@@ -198,7 +198,7 @@ def _draw_one(axes: Axes, appearance: Appearance, title: str, label: str, colour
     axes.set_axis_on()
     if appearance.picture is not None:
         draw_picture(axes, appearance.picture)
-    axes.set_title(title, color=colour, fontsize=8)
+    axes.set_title(title, color=colour, fontsize=8, parse_math=False)
     axes.set_xlabel(label)
 
 
@@ -212,10 +212,11 @@ def _draw_bars(axes: Axes, test: ShownTest, measurement: str) -> None:
             xycoords=("axes fraction", "data"),
             va="center",
             fontsize=7,
+            parse_math=False,
         )
     axes.axvline(0, color="gray", linewidth=0.8)
     axes.set_yticks([])
-    axes.set_title(f"test {test.id}: {_words(test.appearance)}"[:110], loc="left", fontsize=8)
+    axes.set_title(f"test {test.id}: {_words(test.appearance)}"[:110], loc="left", fontsize=8, parse_math=False)
     axes.set_xlabel(f"change of the {measurement} when removed")
 
 

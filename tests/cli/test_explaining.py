@@ -32,7 +32,7 @@ def test_a_folder_that_is_no_run_is_refused_before_a_test_example_is_asked_for(t
 
 
 def test_new_rows_are_predicted_into_a_file(tmp_path):
-    frame = pd.DataFrame({"x": range(40), "y": ["n", "p"] * 20})
+    frame = pd.DataFrame({"x": range(40), "y": ["=n", "@p"] * 20})
     frame.to_csv(tmp_path / "towns.csv", index=False)
     told = TrainRun(str(tmp_path / "towns.csv"), "mlp", "weight-decay", target=("y",), epochs=2, width=3)
     train_and_report(told, tmp_path / "run", progress=False)
@@ -40,7 +40,8 @@ def test_new_rows_are_predicted_into_a_file(tmp_path):
     done = CliRunner().invoke(app, ["predict", str(tmp_path / "run"), str(tmp_path / "new.csv")])
     assert done.exit_code == 0, done.output
     found = pd.read_csv(tmp_path / "new-predicted.csv")
-    assert found.columns.tolist() == ["row", "predicted", "p(n)", "p(p)"]
+    assert found.columns.tolist() == ["row", "predicted", "p(=n)", "p(@p)"]
+    assert set(found["predicted"]) <= {"'=n", "'@p"}
     assert "40 predictions: " in done.output
     assert len(done.output.splitlines()) == 22  # a header, 20 of the rows, and where all of them are
     refused = CliRunner().invoke(app, ["predict", str(tmp_path / "run"), str(tmp_path / "none.csv")])

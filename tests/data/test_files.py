@@ -1,6 +1,7 @@
+import pandas as pd
 import pytest
 
-from bayes_influence.data.files import PARTIAL, write_whole
+from bayes_influence.data.files import PARTIAL, guarded, write_whole
 
 
 def test_writes_and_replaces_leaving_nothing_else(tmp_path):
@@ -23,3 +24,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_partial_one(tmp_path, mon
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert not list(tmp_path.glob(f"*{PARTIAL}"))
+
+
+def test_text_that_would_be_a_formula_is_guarded_and_numbers_are_not():
+    frame = pd.DataFrame({"=a": ["=1+1", "@x", "\tx", "-1.5", "north"], "b": [-1.0, 2.0, 3.0, 4.0, 5.0]})
+    found = guarded(frame)
+    assert found["'=a"].tolist() == ["'=1+1", "'@x", "'\tx", "-1.5", "north"]
+    assert found["b"].tolist() == frame["b"].tolist()

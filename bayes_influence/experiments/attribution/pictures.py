@@ -68,8 +68,9 @@ def influence_figure(ranking: pd.DataFrame, train: Dataset, tests: Dataset, meas
         left, right = figure.subfigures(1, 2, width_ratios=[2.2, wide])  # type: ignore[misc]
         axes = left.subplots()
         _draw(axes, tests, int(test["test_id"]))
-        axes.set_title(f"test {test['test']}: {test['test_target']}")
-        axes.set_xlabel(f"id {test['test_id']}\npredicted {test['predicted_target']}\nloss {test['test_loss']:.2g}")
+        axes.set_title(f"test {test['test']}: {test['test_target']}", parse_math=False)
+        told = f"id {test['test_id']}\npredicted {test['predicted_target']}\nloss {test['test_loss']:.2g}"
+        axes.set_xlabel(told, parse_math=False)
         for (kind, (colour, sign)), part in zip(KINDS.items(), right.subfigures(2, 1), strict=True):
             what = "it" if measured != LOSS and measured in heading(kind, measured) else f"the test {measured}"
             words = f"{sign} {heading(kind, measured)}: removal changes {what} by ..."
@@ -88,7 +89,7 @@ def _draw_ranked(axes: Axes, train: Dataset, example: Any) -> None:
     _draw(axes, train, int(example.train_id))
     alike = example.train_target == example.test_target
     colour, style = ("black", "normal") if alike else ("tab:purple", "italic")
-    axes.set_title(example.train_target, fontsize=9, color=colour, fontstyle=style)
+    axes.set_title(example.train_target, fontsize=9, color=colour, fontstyle=style, parse_math=False)
     axes.set_xlabel(f"id {example.train_id}\n{example.removal:+.1e}", labelpad=2, fontsize=8)
 
 

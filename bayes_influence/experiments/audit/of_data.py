@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from os import cpu_count
 from pathlib import Path
 
 from bayes_influence.data.dataset import Dataset
@@ -13,6 +12,7 @@ from bayes_influence.experiments.audit.settings import AuditedData, AuditSetting
 from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.store.runner import jobs_at_once
 from bayes_influence.objectives.reweighting import largest_losses
 from bayes_influence.retraining.from_scratch import FromScratch
 from bayes_influence.training.fits import Fits, fit_schemes
@@ -71,7 +71,7 @@ def audit_data(
         settings,
         cold=cold,
         folder=folder,
-        n_jobs=n_jobs or min(cpu_count() or 1, data.repeats),
+        n_jobs=jobs_at_once(data.repeats, n_jobs),
         progress=progress,
     )
     named = f"test example{'s' * (len(tests) > 1)} {', '.join(map(str, tests.ids.tolist()))}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from os import cpu_count
 from pathlib import Path
 
 from bayes_influence.experiments.audit.of_networks import audit, audit_config
@@ -12,6 +11,7 @@ from bayes_influence.experiments.audit.settings import AuditSettings
 from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
+from bayes_influence.experiments.store.runner import jobs_at_once
 from bayes_influence.experiments.training.run import load_trained
 from bayes_influence.objectives.members import Members
 from bayes_influence.objectives.reweighting import largest_losses
@@ -58,7 +58,7 @@ def audit_run(
     hardest = split.test.at(largest_losses(networks.at(0), split.test, tests))
     identity = {**audit_config(networks, split.train, hardest, settings, None), "run": config}
     folder = StudyFolder(out, identity)
-    jobs = n_jobs or min(cpu_count() or 1, len(networks))
+    jobs = jobs_at_once(len(networks), n_jobs)
     found = audit(networks, split.train, hardest, settings, folder=folder, n_jobs=jobs, progress=progress)
     title = f"{split.train.name}, {config['network']}, {config['scheme']}, {parameters}"
     save_figure(Drawing(audit_figure, (found, title)), folder, "figure")

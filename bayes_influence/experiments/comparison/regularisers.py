@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from os import cpu_count
 from pathlib import Path
 
 from bayes_influence.experiments.comparison.cell import measure
@@ -14,7 +13,7 @@ from bayes_influence.experiments.comparison.study import Study
 from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.figures import save_figure
 from bayes_influence.experiments.store.folder import StudyFolder
-from bayes_influence.experiments.store.runner import run_cells
+from bayes_influence.experiments.store.runner import jobs_at_once, run_cells
 
 
 def compare_regularisers(
@@ -75,7 +74,7 @@ def run_study(
     """
     study = study.resolved(folder, progress=progress)
     cells = study.cells() if cells is None else cells
-    jobs = n_jobs or min(cpu_count() or 1, len(cells))
+    jobs = jobs_at_once(len(cells), n_jobs)
     # Bars of cells that run beside one another would overwrite each other.
     run_cells(cells, partial(measure, progress=progress and jobs == 1), folder, n_jobs=jobs, progress=progress)
     tables = {name: folder.table(name, list(cells)) for name in TABLES}

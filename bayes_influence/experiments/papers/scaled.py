@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
-from joblib import effective_n_jobs
 
 from bayes_influence.curvature.cost import announce
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced, publish
 from bayes_influence.experiments.store.cells import CellResult, cell_key
 from bayes_influence.experiments.store.drawings import Drawing
 from bayes_influence.experiments.store.folder import StudyFolder
-from bayes_influence.experiments.store.runner import run_cells
+from bayes_influence.experiments.store.runner import jobs_at_once, run_cells
 from bayes_influence.experiments.store.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -194,7 +193,7 @@ def scaled_study(
         missing = sum(not folder.cell_done(key) for key in cells)
         if missing:
             study.fetch()
-        study.announce(missing, effective_n_jobs(n_jobs))
+        study.announce(missing, jobs_at_once(missing, n_jobs))
         run_cells(cells, measure, folder, n_jobs=n_jobs, progress=progress)
         return report(Measured(study, folder, tuple(cells)))
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from bayes_influence.data.files import PARTIAL, write_whole
+from bayes_influence.data.files import PARTIAL, guarded, write_whole
 from bayes_influence.data.locks import LOCK, BusyError, only_writer
 from bayes_influence.data.plain_fingerprint import plain_fingerprint
 from bayes_influence.data.sealed import DamagedFileError
@@ -44,6 +44,7 @@ class StudyFolder:
     Args:
         path: The folder; created when it does not exist, continued when it holds the same configuration.
         config: Everything needed to repeat the study, as JSON can hold it.
+        versions: That its cells are computed with, which a new folder records; this environment's when not given.
 
     Attributes:
         path: The folder.
@@ -56,9 +57,10 @@ class StudyFolder:
         OSError: If the folder cannot be written. All of these are raised before any work is done.
     """
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path, config: Mapping[str, Any], versions: Mapping[str, Any] | None = None) -> None:
         self.path = Path(path)
         self.config = _as_json(config)
+        self._versions = environment() if versions is None else dict(versions)
         self._writing = False
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -70,7 +72,7 @@ class StudyFolder:
                 f"the study folder {self.path} cannot be written ({error.strerror}); choose another one"
             ) from error
         self._claim()
-        for name, old, new in differences(read_record(self.path / CONFIG)["versions"], environment()):
+        for name, old, new in differences(read_record(self.path / CONFIG)["versions"], self._versions):
             logger.warning("%s was started with %s %s, and continues with %s", self.path, name, old, new)
         self._cells.mkdir(exist_ok=True)
         self._sweep()
@@ -118,7 +120,7 @@ class StudyFolder:
             try:
                 with only_writer(self.path / CONFIG, f"the study folder {self.path}"):
                     if not self._is_mine():
-                        record = {"config": self.config, "versions": environment()}
+                        record = {"config": self.config, "versions": self._versions}
                         sealed = record | {"sha256": plain_fingerprint(**record)}
                         write_whole(self.path / CONFIG, json.dumps(sealed, indent=2).encode())
             except BusyError:
@@ -242,8 +244,11 @@ class StudyFolder:
         return pd.concat(frames, ignore_index=True)
 
     def write_table(self, name: str, frame: pd.DataFrame) -> Path:
-        """Writes `<name>.csv` whole into the folder, without the index, floats with all the digits they need."""
-        return self.write_file(f"{name}.csv", frame.to_csv(index=False).encode())
+        """Writes `<name>.csv` whole into the folder, without the index, floats with all the digits they need.
+
+        Text that a spreadsheet would take for a formula stands behind an apostrophe.
+        """
+        return self.write_file(f"{name}.csv", guarded(frame).to_csv(index=False).encode())
 
     def write_file(self, name: str, content: bytes) -> Path:
         """Writes a file whole into the folder, or into one within it, and returns its path.

@@ -38,7 +38,8 @@ class Merged:
 def merge_studies(into: str | Path, parts: Sequence[str | Path]) -> Merged:
     """Copies the finished cells of a study's folders into one; the study, run there again, goes on with them.
 
-    All is read and compared first: where one part cannot be taken, nothing is written.
+    All is read and compared first: where one part cannot be taken, nothing is written. A new folder records the
+    versions of the first part, and a warning says where those of another part, or of the folder, differ.
 
     Args:
         into: A folder of the same study, or a new one; it may hold cells already.
@@ -46,8 +47,8 @@ def merge_studies(into: str | Path, parts: Sequence[str | Path]) -> Merged:
 
     Raises:
         FileNotFoundError: If a part holds no study.
-        ValueError: If no part is given, configurations differ, a cell is damaged, or two folders hold different
-            results of one cell.
+        ValueError: If no part is given, one holds nothing but other studies, configurations differ, a cell is damaged,
+            or two folders hold different results of one cell.
         BusyError: If a study is at work in the folder.
         OSError: If it cannot be written.
     """
@@ -65,7 +66,10 @@ def merge_studies(into: str | Path, parts: Sequence[str | Path]) -> Merged:
     found = _cells(into) if (into / CELLS).is_dir() else {}
     there, taken = set[str](), dict[str, bytes]()
     for part in folders:
-        for key, content in _cells(part).items():
+        own = _cells(part)
+        if not own:
+            _check_no_studies(part)
+        for key, content in own.items():
             known = found.get(key, taken.get(key, content))
             if known != content:
                 raise ValueError(
@@ -76,11 +80,21 @@ def merge_studies(into: str | Path, parts: Sequence[str | Path]) -> Merged:
                 there.add(key)
             else:
                 taken[key] = content
-    folder = StudyFolder(into, first["config"])
+    folder = StudyFolder(into, first["config"], first["versions"])
     with folder.writing():
         for key, content in taken.items():
             write_whole(into / CELLS / f"{key}{CELL_SUFFIX}", content)
     return Merged(into, tuple(sorted(taken)), tuple(sorted(there)), tuple(folder.keys()))
+
+
+def _check_no_studies(part: Path) -> None:
+    """Refuses a folder without cells whose subfolders are the studies."""
+    nested = sorted(path.parent.name for path in part.glob(f"*/{CONFIG}"))
+    if nested:
+        raise ValueError(
+            f"{part} holds no cells of its own: the studies in it are {', '.join(nested)}. Merge them one by one, "
+            f"{part / nested[0]} into a folder {nested[0]}"
+        )
 
 
 def _check_equal(one: Path, mine: Any, other: Path, yours: Any) -> None:

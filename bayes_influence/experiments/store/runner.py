@@ -48,9 +48,12 @@ class FailedCellsError(BayesInfluenceError, RuntimeError):
         )
 
 
-BACKENDS = ("loky", "multiprocessing", "threading", "dask", "ray")
-"""What joblib can run cells on; the last two need their package, and a cluster that the user has started. With
-"multiprocessing" and "ray" the cells of a turn, one for each job, are stored together."""
+CLUSTERS = ("dask", "ray")
+"""Backends that need their package, and a cluster that the user has started."""
+
+BACKENDS = ("loky", "multiprocessing", "threading", *CLUSTERS)
+"""What joblib can run cells on. With "multiprocessing" and "ray" the cells of a turn, one for each job, are stored
+together."""
 
 
 @contextmanager
@@ -58,7 +61,8 @@ def workers(backend: str | None) -> Iterator[None]:
     """Runs the cells of a block on a backend of joblib; on joblib's own choice where None.
 
     Args:
-        backend: One of `BACKENDS`. "dask" takes the current `dask.distributed.Client`, "ray" the current ray session.
+        backend: One of `BACKENDS`. "dask" takes the current `dask.distributed.Client`, "ray" the current ray session;
+            where the number of jobs is not said, it is the cluster's.
 
     Raises:
         ValueError: If there is no such backend, or it is not ready: its package is missing, or no cluster is there.
@@ -71,11 +75,23 @@ def workers(backend: str | None) -> Iterator[None]:
     try:
         if backend == "ray":
             import_module("ray.util.joblib").register_ray()
-        chosen = parallel_config(backend=backend)
+        chosen = parallel_config(backend=backend, **({"n_jobs": -1} if backend in CLUSTERS else {}))
     except (ImportError, ValueError) as error:
         raise ValueError(f"the backend {backend} is not ready: {error}; install it, and start its cluster") from error
     with chosen:
         yield
+
+
+def jobs_at_once(n_cells: int, n_jobs: int | None = None) -> int:
+    """How many of the cells are computed at once.
+
+    Args:
+        n_cells: Cells that wait.
+        n_jobs: As in joblib. `None` takes what `joblib.parallel_config` says, else a job for each cell, but no more
+            than the cores that this process may use: those of its container, where it is in one.
+    """
+    said = get_active_backend()[1] if n_jobs is None else n_jobs
+    return min(effective_n_jobs(-1), max(n_cells, 1)) if said is None else effective_n_jobs(said)
 
 
 @dataclass(frozen=True)
@@ -110,7 +126,8 @@ def run_cells(
         cells: What `compute` takes, by the key under which the result is stored (`cell_key` makes one).
         compute: Importable by name when the backend uses processes.
         folder: Where results are stored; finished cells in it are not computed again.
-        n_jobs: As in joblib; `None` leaves it, like the backend, to `joblib.parallel_config`.
+        n_jobs: Cells at once, see `jobs_at_once`; as many as there are cores, when not given. The backend is that of
+            `joblib.parallel_config`.
         progress: Show a bar with the time left, if a terminal watches.
         plan: Of the whole work, else it is so many cells; announced when the first one is done, with its time for every
             cell that waits in turn.
@@ -140,7 +157,7 @@ def _run(
 ) -> RunReport:
     skipped = tuple(key for key in cells if folder.cell_done(key))
     pending = {key: cell for key, cell in cells.items() if key not in set(skipped)}
-    jobs = effective_n_jobs(n_jobs)
+    jobs = jobs_at_once(len(pending), n_jobs)
     threads = max(1, cpu_count() // jobs) if jobs > 1 else None
     failures: dict[str, str] = {}
     bar = tqdm(total=len(cells), initial=len(skipped), desc=folder.path.name, disable=None if progress else True)
@@ -150,7 +167,7 @@ def _run(
             began, turns = time.perf_counter(), ceil(len(pending) / jobs)
             lines = ProgressLines("cell", len(cells), done=len(skipped), hidden=not (progress and bar.disable))
             heard: set[str] = set()
-            for number, (key, outcome, said) in enumerate(_outcomes(pending, compute, n_jobs, threads)):
+            for number, (key, outcome, said) in enumerate(_outcomes(pending, compute, jobs, threads)):
                 for sentence in dict.fromkeys(said):
                     if sentence not in heard:
                         logger.warning("%s", sentence)
@@ -182,7 +199,7 @@ def _record(folder: StudyFolder, failures: Mapping[str, str]) -> None:
 
 
 def _outcomes(
-    pending: Mapping[str, Cell], compute: Callable[[Cell], CellResult], n_jobs: int | None, threads: int | None
+    pending: Mapping[str, Cell], compute: Callable[[Cell], CellResult], jobs: int, threads: int | None
 ) -> Iterator[tuple[str, CellResult | str, list[str]]]:
     """Results or tracebacks of the pending cells, and what they warned of in other processes.
 
@@ -192,11 +209,10 @@ def _outcomes(
     tasks = [delayed(_compute)(key, cell, compute, threads, caller) for key, cell in pending.items()]
     # One cell per task: joblib would otherwise batch quick ones and hand their results over late.
     if get_active_backend()[0].supports_return_generator:
-        yield from Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)(tasks)
+        yield from Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks)
         return
-    jobs = effective_n_jobs(n_jobs)
     for first in range(0, len(tasks), jobs):
-        yield from Parallel(n_jobs=n_jobs, batch_size=1)(tasks[first : first + jobs])
+        yield from Parallel(n_jobs=jobs, batch_size=1)(tasks[first : first + jobs])
 
 
 def _compute(

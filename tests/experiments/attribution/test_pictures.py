@@ -35,6 +35,13 @@ def test_images_are_shown_with_their_most_helpful_and_harmful_ones():
     ]
 
 
+def test_dollars_in_the_name_of_a_class_are_drawn_as_they_are():
+    named = ranking(6).assign(test_target="$x^{$", predicted_target="$_{$", train_target="$\\frac{$")
+    figure = influence_figure(named, MIXED, MIXED)
+    FigureCanvasAgg(figure).draw()
+    assert figure.axes[0].get_title() == "test 0: $x^{$"
+
+
 @pytest.mark.parametrize("top", [1, 3, 5])
 @pytest.mark.parametrize("page", [None, "talk"])
 def test_headings_stay_in_the_figure_and_clear_of_its_images(top, page):

@@ -59,6 +59,11 @@ def test_a_written_table_has_all_digits_and_no_index(folder):
     assert [float(loss) for _, loss in rows] == [1 / 3, 0.1 + 0.2]
 
 
+def test_text_that_would_be_a_formula_is_guarded_in_a_written_table(folder):
+    path = folder.write_table("results", pd.DataFrame({"predicted": ["=1+1", "north"], "loss": [-1.0, 2.0]}))
+    assert path.read_text() == "predicted,loss\n'=1+1,-1.0\nnorth,2.0\n"
+
+
 def test_the_configuration_and_the_versions_are_in_the_folder(folder):
     record = json.loads((folder.path / "config.json").read_text())
     assert record["config"] == CONFIG

@@ -8,6 +8,7 @@ from bayes_influence.data.locks import BusyError
 from bayes_influence.data.plain_fingerprint import plain_fingerprint
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.merging import merge_studies
+from bayes_influence.experiments.store.record import read_study
 
 CONFIG = {"study": "of-test", "epochs": 30}
 
@@ -83,11 +84,37 @@ def test_a_merge_takes_parts_and_a_folder_at_rest(tmp_path):
     assert busy.keys() == []
 
 
+def of_torch(version, part):
+    """The folder, as if it had been made with another torch."""
+    record = json.loads((part / "config.json").read_text())
+    plain = {"config": record["config"], "versions": record["versions"] | {"torch": version}}
+    (part / "config.json").write_text(json.dumps(plain | {"sha256": plain_fingerprint(**plain)}))
+    return part
+
+
 def test_parts_of_other_versions_are_taken_and_said(tmp_path, caplog):
-    one, other = part_of(tmp_path / "one", 0), part_of(tmp_path / "other", 1)
-    record = json.loads((other / "config.json").read_text())
-    plain = {"config": record["config"], "versions": record["versions"] | {"torch": "2.0.0"}}
-    (other / "config.json").write_text(json.dumps(plain | {"sha256": plain_fingerprint(**plain)}))
+    one, other = part_of(tmp_path / "one", 0), of_torch("2.0.0", part_of(tmp_path / "other", 1))
     with caplog.at_level(logging.WARNING):
         assert len(merge_studies(tmp_path / "all", [one, other]).taken) == 2
     assert "other with 2.0.0" in caplog.text
+
+
+def test_a_new_folder_has_the_versions_of_the_first_part_and_one_that_is_there_its_own(tmp_path, caplog):
+    parts = [of_torch(f"2.0.{seed}", part_of(tmp_path / str(seed), seed)) for seed in range(2)]
+    with caplog.at_level(logging.WARNING):
+        merge_studies(tmp_path / "all", parts[:1])
+        assert caplog.messages == []
+        merge_studies(tmp_path / "all", parts[1:])
+    assert caplog.messages == [f"{tmp_path / 'all'} was started with torch 2.0.0, and continues with 2.0.1"]
+    assert read_study(tmp_path / "all")["versions"] == read_study(parts[0])["versions"]
+
+
+def test_a_folder_of_studies_is_no_part(tmp_path):
+    whole = part_of(tmp_path / "whole")
+    merge_studies(tmp_path / "all", [whole])  # nothing is finished, and nothing is lost
+    part_of(whole / "iris", 0)
+    part_of(whole / "curves", 0)
+    with pytest.raises(
+        ValueError, match=r"whole holds no cells of its own: the studies in it are curves, iris\. Merge"
+    ):
+        merge_studies(tmp_path / "all", [whole])

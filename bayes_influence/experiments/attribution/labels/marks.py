@@ -21,13 +21,13 @@ from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.files import write_whole
 from bayes_influence.data.own_images import OwnImages
 from bayes_influence.data.own_rows import OwnTable
-from bayes_influence.data.reading import cells_of, read_table
+from bayes_influence.data.reading import SEPARATORS, cells_of, names_in, read_table
 from bayes_influence.evaluation.intervals import Interval, mean_interval
 from bayes_influence.experiments.attribution.labels.evidence import with_targets
 from bayes_influence.experiments.attribution.labels.page import data_id
+from bayes_influence.experiments.attribution.labels.result import RANKING
 from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings
 from bayes_influence.experiments.store.folder import StudyFolder
-from bayes_influence.experiments.store.record import CONFIG, read_record
 from bayes_influence.training.cross_validation import held_out_predictions
 
 COLUMNS = ("data", "row", "label", "mark", "new_label")
@@ -41,7 +41,7 @@ class AppliedMarks:
     """What marks did.
 
     Attributes:
-        folder: With the cleaned data and `comparison.csv`.
+        folder: With the cleaned data, `marks.csv`, and `comparison.csv`.
         cleaned: The cleaned data in it: a file, or of a folder of images a folder.
         kept: Rows whose label was confirmed.
         relabelled: Rows with another label now.
@@ -96,13 +96,18 @@ def read_marks(path: str | Path) -> pd.DataFrame:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no such file, is of several data sets, or marks a row twice or with an unknown mark.
     """
-    found = read_table(Path(path))
+    separator = _separator(Path(path))
+    found = read_table(Path(path), separator)
     absent = [name for name in COLUMNS if name not in found.columns]
     if absent:
         raise ValueError(f"{path} is no file of marks, which has the columns {', '.join(COLUMNS)}; got no {absent[0]}")
     if len(found) == 0:
         raise ValueError(f"{path} holds no mark; mark rows on the page, then export them")
-    cells = found.astype(str) if Path(path).suffix == ".parquet" else cells_of(Path(path))
+    try:
+        found["row"] = found["row"].astype("int64")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} must say rows by their numbers in the column row: {error}") from error
+    cells = found.astype(str) if Path(path).suffix == ".parquet" else cells_of(Path(path), separator)
     found = found.assign(**{name: cells[name] for name in ("data", "label", "mark", "new_label")})
     if len(sets := set(found["data"])) > 1:
         raise ValueError(f"{path} holds marks of {len(sets)} data sets; apply one after the other")
@@ -114,6 +119,15 @@ def read_marks(path: str | Path) -> pd.DataFrame:
     return found
 
 
+def _separator(path: Path) -> str:
+    """What stands between the columns of a file of marks: a spreadsheet may have stored it with another one."""
+    if path.suffix == ".parquet" or not path.is_file():
+        return ","
+    with path.open(errors="replace") as stream:
+        header = stream.readline()
+    return next((mark for mark in SEPARATORS if mark in header), ",")
+
+
 def run_of_marks(marks: pd.DataFrame, folder: str | Path = "runs") -> Path:
     """The search that marks were made on, among those in a folder.
 
@@ -122,16 +136,21 @@ def run_of_marks(marks: pd.DataFrame, folder: str | Path = "runs") -> Path:
         folder: Where searches are stored.
 
     Raises:
-        ValueError: If none of them is of the data that were marked.
+        ValueError: If none of them is of the data that were marked, or several are.
     """
-    for path in sorted(Path(folder).glob(f"*/{CONFIG}")):
-        if read_record(path)["config"].get("study") == "labels":
-            data, _ = _stored(path.parent)
-            if _id_of(data.examples()) == marks["data"].iloc[0]:
-                return path.parent
-    raise ValueError(
-        f"no search for wrong labels in {folder} is of the data that were marked; say --run, the folder of the search"
-    )
+    marked = marks["data"].iloc[0]
+    found = [path.parent for path in sorted(Path(folder).glob(f"*/{RANKING}.csv")) if _listed_data(path) == marked]
+    if len(found) > 1:
+        raise ValueError(
+            f"{len(found)} searches for wrong labels are of the data that were marked: {', '.join(map(str, found))}; "
+            "say --run, the folder of the one whose networks shall be trained"
+        )
+    if not found:
+        raise ValueError(
+            f"no search for wrong labels in {folder} is of the data that were marked; say --run, the folder of the "
+            "search"
+        )
+    return found[0]
 
 
 def apply_marks(marks: pd.DataFrame, run: str | Path, out: str | Path, *, progress: bool = True) -> AppliedMarks:
@@ -143,12 +162,12 @@ def apply_marks(marks: pd.DataFrame, run: str | Path, out: str | Path, *, progre
     Args:
         marks: As `read_marks` has them.
         run: Folder of the search.
-        out: Result folder.
+        out: Result folder; created, or written anew if it holds what other marks made of the same search.
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: If marks are of other data, name a row or a class that there is not or a label that a row has not,
-            or leave too little.
+        ValueError: If the folder belongs to another search, or marks are of other data, name a row or a class that
+            there is not or a label that a row has not, or leave too little.
     """
     data, settings = _stored(run)
     examples = data.examples()
@@ -163,10 +182,11 @@ def apply_marks(marks: pd.DataFrame, run: str | Path, out: str | Path, *, progre
     after.check_classes()
     touched = set(marks["row"][marks["mark"] != "keep"])
     same = torch.tensor([row for row in kept.tolist() if row not in touched])
+    folder = StudyFolder(out, {"study": "marks", "run": str(run)})
     comparison, seeds, loss_change, accuracy_change = _compared(data, settings, examples, after, same, progress)
-    folder = StudyFolder(out, {"study": "marks", "run": str(run), "marks": marks.to_dict("records")})
     with folder.writing():
         cleaned = _write(data, examples, after, names, folder.path)
+    folder.write_table("marks", marks)
     folder.write_table("comparison", comparison)
     folder.write_table("seeds", seeds)
     counts = marks["mark"].value_counts()
@@ -182,6 +202,14 @@ def apply_marks(marks: pd.DataFrame, run: str | Path, out: str | Path, *, progre
         accuracy_change=accuracy_change,
         **numbers,
     )
+
+
+def _listed_data(ranking: Path) -> str | None:
+    """What the ranking of a search says its data are; None where a file of that name is no such ranking."""
+    try:
+        return pd.read_csv(ranking, nrows=1, dtype=str).get("data", pd.Series([None])).iloc[0]
+    except (ValueError, IndexError):
+        return None
 
 
 def _stored(run: str | Path) -> tuple[LabelData, LabelSettings]:
@@ -283,14 +311,19 @@ def _write(data: LabelData, examples: Dataset, after: Dataset, names: tuple[str,
     if isinstance(known, OwnTable):
         target = known.form.target[0]
         separator = "\t" if path.suffix == ".tsv" else data.separator
-        cells = known.frame if path.suffix == ".parquet" else cells_of(path, separator)
-        values = dict(zip(words(known.frame[target]), cells[target], strict=True))
-        cleaned = cells.loc[list(labels)].copy()
+        cells = pd.read_parquet(path) if path.suffix == ".parquet" else cells_of(path, separator)
+        column = list(known.frame.columns).index(target)
+        values = dict(zip(words(known.frame[target]), cells.iloc[:, column], strict=True))
+        cleaned = cells.iloc[list(labels)].copy()
         before = dict(zip(examples.ids.tolist(), examples.targets.tolist(), strict=True))
-        for row, label in labels.items():
+        for place, (row, label) in enumerate(labels.items()):
             if label != before[row]:
-                cleaned.loc[row, target] = values[names[label]]
-        return _written(cleaned, folder / f"cleaned{path.suffix.lower()}", separator)
+                cleaned.iloc[place, column] = values[names[label]]
+        if isinstance(cells.index, pd.RangeIndex):
+            cleaned = cleaned.reset_index(drop=True)
+        if path.suffix == ".parquet":
+            return _written(cleaned, folder / "cleaned.parquet")
+        return _written(cleaned, folder / f"cleaned{path.suffix.lower()}", separator, names_in(path, separator))
     if path.suffix.lower() == ".npz":
         buffer = io.BytesIO()
         np.savez(buffer, inputs=np.load(path)["inputs"][list(labels)], targets=np.array(list(labels.values())))
@@ -314,21 +347,21 @@ def _write_images(known: OwnImages, source: Path, labels: Mapping[int, int], pla
         path, old, new = known.paths[row], known.class_names[known.labels[row]], known.class_names[labels[row]]
         within = path.relative_to(source / old)
         target = place / new / within if old == new else place / new / f"from-{old}" / within
-        while target.exists():
+        while os.path.lexists(target):
             target = target.with_name(f"{target.stem}-again{target.suffix}")
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(path, target)
+            os.link(path.resolve(), target)
         except OSError:
             shutil.copy2(path, target)
     return place
 
 
-def _written(frame: pd.DataFrame, path: Path, separator: str = ",") -> Path:
+def _written(frame: pd.DataFrame, path: Path, separator: str = ",", header: list[str] | None = None) -> Path:
     buffer = io.BytesIO()
     if path.suffix == ".parquet":
-        frame.to_parquet(buffer, index=False)
+        frame.to_parquet(buffer)
     else:
-        frame.to_csv(buffer, index=False, sep=separator)
+        frame.to_csv(buffer, index=False, sep=separator, header=header or True)
     write_whole(path, buffer.getvalue())
     return path

@@ -9,15 +9,12 @@ from pathlib import Path
 from bayes_influence.curvature.cost import tell
 from bayes_influence.data.own_rows import OwnTable
 from bayes_influence.experiments.attribution.labels.of_examples import search_labels
-from bayes_influence.experiments.attribution.labels.result import LabelIssues
+from bayes_influence.experiments.attribution.labels.result import RANKING, LabelIssues
 from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings
 from bayes_influence.experiments.store.folder import StudyFolder
 
 LISTING = ("level", "listed", "evidence")
 """Settings that say what is listed of a search, and change no network that is trained without a part of the rows."""
-
-RANKING = "labels"
-"""Name of the ranking's files."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -217,6 +217,7 @@ def search_labels(
         listed=len(listed),
         frame=frame,
         target=target,
+        folder=None if folder is None else folder.path,
     )
 
 

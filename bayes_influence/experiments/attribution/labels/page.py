@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -32,6 +33,7 @@ def page_of(issues: LabelIssues) -> str:
     return pages.get_template("page.html").render(
         name=issues.name,
         sentence=issues.sentence,
+        command=None if issues.folder is None else f"bayes-influence apply marks.csv --run {quote(str(issues.folder))}",
         data={
             "id": data_id(issues.ranked["row"].tolist(), issues.ranked["label"].tolist()),
             "classes": list(issues.class_names),

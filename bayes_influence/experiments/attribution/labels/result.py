@@ -12,9 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from bayes_influence.data.appearance import Appearance, short_name
-from bayes_influence.data.files import checked_place, write_whole
+from bayes_influence.data.files import checked_place, guarded, write_whole
 from bayes_influence.evaluation.intervals import Interval
 from bayes_influence.experiments.attribution.labels.page import data_id, page_of
+
+RANKING = "labels"
+"""Name of a stored ranking's files."""
 
 PRINTED = 20
 """Rows that are printed."""
@@ -25,9 +28,6 @@ UNFINISHED = 0.05
 
 UNKNOWN = "not known"
 """What stands for a rate that cannot be told."""
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a cell begins with that a spreadsheet would take for a formula."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,6 +55,7 @@ class LabelIssues:
         listed: How many rows, the first ones, have evidence.
         frame: The table that the examples are rows of, as it was read.
         target: Its column with the labels.
+        folder: Where the search is stored, which marks are then applied to; None where it is not.
     """
 
     name: str
@@ -70,6 +71,7 @@ class LabelIssues:
     listed: int
     frame: pd.DataFrame | None = None
     target: str | None = None
+    folder: Path | None = None
 
     @property
     def flagged(self) -> pd.DataFrame:
@@ -86,8 +88,11 @@ class LabelIssues:
                 "order and is no probability; search with a network that suits the data better, or with more data"
             )
         else:
-            found = f"{count} of {total} labels are flagged, of which {self.level:.0%} at most are expected to be right"
+            level = f"{100 * self.level:.3g}%"
+            found = f"{count} of {total} labels are flagged, of which {level} at most are expected to be right"
             found = found if count else f"none of {total} labels is flagged"
+            if count > self.listed:
+                found += f"; evidence, and a line on the page, have the first {self.listed}"
             found += (
                 f". Estimated share of wrong labels: {self.noise_rate:.1%}; held-out networks predict "
                 f"{self.agreement:.1%} of the labels"
@@ -128,25 +133,6 @@ class LabelIssues:
         else:
             raise ValueError(f"{place.name} must end in .csv, .parquet or .html, got {kind!r}")
         write_whole(place, content)
-
-
-def guarded(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with an apostrophe before every text that a spreadsheet would take for a formula; numbers stay."""
-    return frame.map(_guarded_cell).rename(columns=_guarded_cell)
-
-
-def _guarded_cell(value: object) -> object:
-    if isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value):
-        return "'" + value
-    return value
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def printed_issues(issues: LabelIssues, count: int = PRINTED) -> Table:

@@ -10,7 +10,7 @@ import torch
 from bayes_influence.data.dataset import Dataset
 from bayes_influence.data.tables import Rows
 from bayes_influence.experiments.store.settings import Settings
-from bayes_influence.experiments.training.of_network import OfNetwork
+from bayes_influence.experiments.training.of_network import NETWORKS, OfNetwork
 from bayes_influence.experiments.training.settings import usual_scheme_options
 from bayes_influence.models.lenet import SIDES
 from bayes_influence.training.minibatch_schedule import MinibatchSchedule
@@ -99,9 +99,10 @@ class LabelData(OfNetwork):
     Attributes:
         network: LeNet on images of its sizes, an MLP on other data, when not given.
         scheme: A key of `SCHEMES`; weight decay, of the strength that predicts held-out labels best, when not given.
-        epochs: Passes over the data; 200 steps on all rows at once, of images as `in_minibatches` has them, or the
-            data set's own number, when not given.
-        batch_size: Examples in a batch; all of a table, of images 64, or the data set's own, when not given.
+        epochs: Passes over the data; 200 steps on all rows at once, of images and with a network of one's own as
+            `in_minibatches` has them, or the data set's own number, when not given.
+        batch_size: Examples in a batch; all of a table, of images and with a network of one's own 64, or the data
+            set's own, when not given.
         learning_rate: At its highest; 0.02 on all rows at once, else 0.005.
         data_folder: Where image sets are kept; no part of what makes two searches the same.
 
@@ -141,9 +142,9 @@ class LabelData(OfNetwork):
         return known.all_examples(dtype, self.data_folder).to(self.device)
 
     def at_once(self, examples: int) -> bool:
-        """Whether all of so many examples are trained on at once."""
+        """Whether all of so many examples are trained on at once: rows, in a network that is none of one's own."""
         known = self.known()
-        flat = isinstance(known, Rows) and known.image_shape is None
+        flat = isinstance(known, Rows) and known.image_shape is None and self.network in NETWORKS
         return flat and self.batch_size is None and examples <= LARGEST_BATCH
 
     def schedule(self, examples: int) -> Schedule | MinibatchSchedule:
@@ -155,7 +156,8 @@ class LabelData(OfNetwork):
         if self.at_once(examples):
             return Schedule(self.epochs or STEPS, self.learning_rate or LEARNING_RATE)
         known = self.known()
-        usual = known if known.image_shape is None else in_minibatches(examples)
+        own = self.network not in NETWORKS
+        usual = in_minibatches(examples) if own or known.image_shape is not None else known
         size, rate = self.batch_size or usual.batch_size, self.learning_rate or MINIBATCH_RATE
         return MinibatchSchedule(self.epochs or usual.epochs, size, rate, decay="cosine")
 

@@ -29,10 +29,10 @@ class Explanation:
             the prediction, or the certainty, up, so that removing it raises the loss or the uncertainty, "against" the
             opposite; of a number "up" what holds it up, so that removing it lowers the number, "down" the opposite;
             train_id, train_target, removal. Of images in a folder both tables have test_file and train_file, too.
-        removed: Per test example what removing the rows of `removed_ids` together does, estimated (the sum of their
-            effects) and retrained. Of classes these are the first for the prediction, the change is that of the
-            predicted class's loss, and the predicted class and its probability then are given; of numbers the first of
-            either kind, the change of the number, and number and deviation then.
+        removed: Per test example what removing the rows of `removed_ids`, where there are any, together does,
+            estimated (the sum of their effects) and retrained. Of classes these are the first for the prediction, the
+            change is that of the predicted class's loss, and the predicted class and its probability then are given;
+            of numbers the first of either kind, the change of the number, and number and deviation then.
         verdict: How far estimates can be trusted, from retraining without a few examples.
         pictures: Names of the pictures in the folder, one per test image.
         notes: Which test examples are predicted otherwise at the last layer's minimum than as training left it.
@@ -61,7 +61,7 @@ def printed_explanation(found: Explanation) -> list[Table]:
         table.add_column("rank", justify="right")
         wanted = list(dict.fromkeys(zip(rows["measurement"], rows["kind"], strict=True)))
         for measurement, kind in wanted:
-            table.add_column(found.question.heading(measurement, kind))
+            table.add_column(escape(found.question.heading(measurement, kind)))
         for rank in sorted(rows["rank"].unique()):
             cells = [
                 rows[(rows["measurement"] == name) & (rows["kind"] == kind) & (rows["rank"] == rank)].itertuples()

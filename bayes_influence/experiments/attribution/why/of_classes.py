@@ -22,6 +22,12 @@ from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.prediction import Prediction, predict_classes
 from bayes_influence.objectives.reweighting import Removals
 
+REMOVED = [
+    *("test", "removed_ids", "estimated", "retrained", "predicted", "predicted_then"),
+    *("probability", "probability_then"),
+]
+"""Columns of what removing rows does to predicted classes."""
+
 
 @dataclass(frozen=True, eq=False)
 class OfClasses(Question):
@@ -59,22 +65,25 @@ class OfClasses(Question):
         )
 
     def removed(self, effects: dict[str, Effects]) -> pd.DataFrame:
-        """Without the first rows for each prediction; changes are to the control."""
+        """Without the first rows for each prediction that some are for; changes are to the control."""
         tests, effect = self.asked.tests, effects["prediction"]
-        firsts = [effect.first(index, "for", self.top) for index in range(len(tests))]
-        groups = [self.asked.train.ids[places] for places in firsts]
+        firsts = [(index, effect.first(index, "for", self.top)) for index in range(len(tests))]
+        firsts = [(index, places) for index, places in firsts if len(places)]
+        if not firsts:
+            return pd.DataFrame(columns=REMOVED)
+        groups = [self.asked.train.ids[places] for _, places in firsts]
         refits = self.asked.protocol.refit(self.asked.network, self.asked.train, Removals.of_groups(groups, 1))
         control = predict_classes(refits.at(0, 0), tests.inputs)
         losses = _losses(refits.at(0, 0), tests, self.before.classes)
         rows = []
-        for index, (test, places) in enumerate(zip(self.positions, firsts, strict=True)):
-            refitted, chosen = refits.at(0, index + 1), int(self.before.classes[index])
+        for group, (index, places) in enumerate(firsts):
+            refitted, chosen = refits.at(0, group + 1), int(self.before.classes[index])
             after = predict_classes(refitted, tests.inputs)
             change = _losses(refitted, tests, self.before.classes)[index] - losses[index]
             rows.append(
                 {
-                    "test": test,
-                    "removed_ids": " ".join(map(str, groups[index].tolist())),
+                    "test": self.positions[index],
+                    "removed_ids": " ".join(map(str, groups[group].tolist())),
                     "estimated": float(effect.removal[index][places].sum()),
                     "retrained": float(change),
                     "predicted": class_name(tests, chosen),
@@ -83,7 +92,7 @@ class OfClasses(Question):
                     "probability_then": float(after.probabilities[index, chosen]),
                 }
             )
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=REMOVED)
 
     def target_of(self, place: int) -> str:
         """The class."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from jaxtyping import Float
+from rich.markup import escape
 from torch import Tensor
 
 from bayes_influence.experiments.attribution.ranking import Units, target_name
@@ -16,6 +17,12 @@ from bayes_influence.influence.influence import Influence
 from bayes_influence.influence.measurements import EpistemicDeviation, PredictedValue
 from bayes_influence.objectives.objective import Objective
 from bayes_influence.objectives.reweighting import Removals
+
+REMOVED = [
+    *("test", "target", "kind", "removed_ids", "estimated", "retrained", "predicted", "predicted_then"),
+    *("deviation", "deviation_then"),
+]
+"""Columns of what removing rows does to predicted numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +74,18 @@ class OfNumbers(Question):
         return pd.concat([pd.DataFrame(tests), told], axis=1)
 
     def removed(self, effects: dict[str, Effects]) -> pd.DataFrame:
-        """Without the first rows that hold each number up, and without those that hold it down."""
+        """Without the first rows that hold each number up, and without those that hold it down, where there are any."""
         asked, rows, groups = self.asked, [], []
         for index, test in enumerate(self.positions):
             for number, name in enumerate(self.targets):
                 effect = effects[self._called("prediction", name)]
                 for kind in UP_AND_DOWN:
                     places = effect.first(index, kind, self.top)
-                    groups.append(asked.train.ids[places])
-                    rows.append((index, number, places, {"test": test, "target": name, "kind": kind}, effect))
+                    if len(places):
+                        groups.append(asked.train.ids[places])
+                        rows.append((index, number, places, {"test": test, "target": name, "kind": kind}, effect))
+        if not groups:
+            return pd.DataFrame(columns=REMOVED)
         refits = asked.protocol.refit(asked.network, asked.train, Removals.of_groups(groups, 1))
         control = self._told(refits.at(0, 0))
         told = []
@@ -93,7 +103,7 @@ class OfNumbers(Question):
                     "deviation_then": float(after[1][index, number]),
                 }
             )
-        return pd.DataFrame(told)
+        return pd.DataFrame(told, columns=REMOVED)
 
     def _told(self, objective: Objective) -> tuple[Float[Tensor, "t K"], Float[Tensor, "t K"]]:
         """Predicted numbers and their deviations, in the targets' units."""
@@ -113,8 +123,8 @@ class OfNumbers(Question):
         """Numbers, and their intervals."""
         first = described.iloc[0]
         parts = [
-            f"{one['target']} {one['true']:.4g}, predicted {one['predicted']:.4g} (95 % interval {one['low']:.4g} to "
-            f"{one['high']:.4g})"
+            f"{escape(one['target'])} {one['true']:.4g}, predicted {one['predicted']:.4g} (95 % interval "
+            f"{one['low']:.4g} to {one['high']:.4g})"
             for _, one in described.iterrows()
         ]
         return f"test {first['test']} (id {first['test_id']}): {'; '.join(parts)}"

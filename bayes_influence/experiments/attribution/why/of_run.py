@@ -133,6 +133,8 @@ def _drawn(folder: StudyFolder, predictions: pd.DataFrame, evidence: pd.DataFram
     rows = evidence[evidence["measurement"] == "prediction"]
     for test in predictions.to_dict("records"):
         own = rows[rows["test"] == test["test"]].replace({"kind": {"for": "helpful", "against": "harmful"}})
+        if own.empty:
+            continue
         told = {
             "test_id": test["test_id"],
             "test_target": test["label"],

@@ -6,18 +6,21 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import pandas as pd
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from bayes_influence.experiments.attribution.why.asked import AskedRun
 from bayes_influence.influence.influence import Influence
-from bayes_influence.influence.shown import both_ends
 
 FOR_AND_AGAINST = {"for": 1, "against": -1}
 """Rows that hold a prediction or a certainty up, so that removing them raises loss or uncertainty; and the others."""
 
 UP_AND_DOWN = {"up": -1, "down": 1}
 """Rows that hold a predicted number up, so that removing them lowers it; and the others."""
+
+EVIDENCE = ["test", "measurement", "kind", "rank", "train_id", "train_target", "removal"]
+"""Columns of the rows that are named."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +36,10 @@ class Effects:
     kinds: dict[str, int]
 
     def first(self, test: int, kind: str, top: int) -> Int[Tensor, " k"]:
-        """Positions of the first training examples of a kind for one test example, see `both_ends`."""
-        most_positive, most_negative = both_ends(self.removal[test], top)
-        return most_positive if self.kinds[kind] > 0 else most_negative
+        """Positions of the first training examples of a kind for one test example; fewer where there are no more."""
+        removal = self.removal[test] * self.kinds[kind]
+        strongest = torch.argsort(removal, descending=True, stable=True)[:top]
+        return strongest[removal[strongest] > 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,4 +103,4 @@ class Question(ABC):
                             "removal": float(effect.removal[index, place]),
                         }
                         rows.append(known | example)
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=EVIDENCE)

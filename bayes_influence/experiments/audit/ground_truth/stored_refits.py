@@ -61,7 +61,7 @@ def stored_refits(
         removed: What to remove, or ids to remove one at a time: (E, k), or (k,) the same for all.
         folder: Where refits are kept.
         per_cell: Removals (of every network) that are refitted and stored together.
-        n_jobs: Cells at once.
+        n_jobs: Cells at once; as many as there are cores, when not given.
         progress: Whether to show a progress bar.
 
     Raises:

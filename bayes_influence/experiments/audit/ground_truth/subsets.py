@@ -102,7 +102,7 @@ def retrain_on_subsets(
         n_subsets: m.
         fraction: Size of every subset as a share of n.
         seed: Of the subsets.
-        n_jobs: Cells of 10 subsets at once.
+        n_jobs: Cells of 10 subsets at once; as many as there are cores, when not given.
         progress: Whether to show a progress bar.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 
@@ -46,10 +47,12 @@ class AblationStudy(FragilityStudy):
     """The ablation: its networks are `NETWORKS`, or the scale's where that is quick.
 
     Attributes:
-        schemes: Keys of `SCHEMES`.
+        schemes: Some of the published ones, `DEFAULT_SCHEMES`.
     """
 
     schemes: tuple[str, ...] = ("weight-decay",)
+
+    ONLY_DEFAULT_SCHEMES: ClassVar[bool] = True
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:

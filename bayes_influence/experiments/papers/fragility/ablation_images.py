@@ -71,7 +71,7 @@ def reproduce_image_ablation(
     Args:
         study: Networks and settings; its mode is of no consequence, since it goes from one to the other.
         out: The result folder; networks and seeds can be added to it.
-        n_jobs: Cells at once; as many as there are cores, when not given.
+        n_jobs: Cells at once; when not given, as many as there are cores, or one on an accelerator.
         progress: Whether to show progress bars.
 
     Raises:
@@ -81,7 +81,7 @@ def reproduce_image_ablation(
     folder = StudyFolder(out, study.configuration())
     cells = study.cells()
     compute = partial(measure_image_choices, out=folder.path, data_folder=study.data_folder, device=study.device)
-    run_cells(cells, compute, folder, n_jobs=n_jobs, progress=progress)
+    run_cells(cells, compute, folder, n_jobs=study.jobs(n_jobs), progress=progress)
     return report(folder, "ablation-images", named(folder.table("results", list(cells))), [LABEL, "test"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,9 @@ IMAGE_SCALES: dict[str, tuple[str, int, int | None]] = {
 }
 """Image network, passes of its training, and training images (all when None) of every scale."""
 
+IMAGE_SETTINGS = ("epochs", "train_examples", "removals")
+"""What a result folder says of its image network."""
+
 SHOWN_METRICS = ("spearman", "pearson", "slope", "top_k_overlap", "miss_relation")
 """What stands in a panel of figure 4: the metrics that see a miss-relation beside the one that does not."""
 
@@ -43,6 +46,7 @@ class CurveStudy(FragilityStudy):
     """Figures 4 and 5: Iris at depth 1 and width 5, and a small network on images.
 
     Attributes:
+        schemes: Some of the published ones, `DEFAULT_SCHEMES`.
         network: The image network, a key of `NETWORKS` in `image_settings`; "none" for Iris alone; the scale's when
             not given.
         image_epochs: Passes of its training; the scale's when not given.
@@ -56,6 +60,8 @@ class CurveStudy(FragilityStudy):
     train_examples: int | None = None
     shown: int = 5
     data_folder: str | None = None
+
+    ONLY_DEFAULT_SCHEMES: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +84,7 @@ class CurveStudy(FragilityStudy):
     def configuration(self, study: str = "fragility curves") -> dict[str, Any]:
         """What a result folder belongs to; the curves of all schemes are in one cell."""
         images = [
-            {"network": cell.name, "epochs": cell.image.epochs, "train_examples": cell.image.train_examples}
+            {"network": cell.name} | {name: getattr(cell.image, name) for name in IMAGE_SETTINGS}
             for cell in self.cells().values()
             if cell.image is not None
         ]

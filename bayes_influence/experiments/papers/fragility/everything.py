@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from bayes_influence.experiments.papers.fragility.ablation import AblationStudy, reproduce_ablation
-from bayes_influence.experiments.papers.fragility.ablation_images import ImageAblationStudy, reproduce_image_ablation
-from bayes_influence.experiments.papers.fragility.all_layers import reproduce_all_layers
+from bayes_influence.experiments.papers.fragility import (
+    ablation,
+    ablation_images,
+    all_layers,
+    curves,
+    images,
+    iris,
+    refit_length,
+    training_recipe,
+)
 from bayes_influence.experiments.papers.fragility.choices import MODES
-from bayes_influence.experiments.papers.fragility.curves import CurveStudy, reproduce_curves
-from bayes_influence.experiments.papers.fragility.grid_cells import AllLayersStudy
-from bayes_influence.experiments.papers.fragility.image_settings import ImageStudy
-from bayes_influence.experiments.papers.fragility.images import reproduce_images
-from bayes_influence.experiments.papers.fragility.iris import reproduce_figure
-from bayes_influence.experiments.papers.fragility.recipes import RecipeStudy
 from bayes_influence.experiments.papers.fragility.settings import SCALES, FragilityStudy
-from bayes_influence.experiments.papers.fragility.training_recipe import reproduce_recipes
 from bayes_influence.experiments.papers.study import PaperStudy, Reproduced
 from bayes_influence.experiments.store.folder import StudyFolder
 from bayes_influence.experiments.store.runner import FailedCellsError
@@ -31,10 +29,20 @@ from bayes_influence.experiments.store.settings import Settings
 SUMMARY = "summary.txt"
 """The sentences of all studies, each under its command."""
 
-WITHOUT_MODE = ("ablation", "ablation-images", "all-layers", "training-recipe")
-"""Studies that are the same in either mode, whose commands have no such option."""
+PARTS: dict[str, tuple[PaperStudy, ...]] = {
+    "iris": iris.STUDIES,
+    "images": images.STUDIES,
+    "curves": curves.STUDIES,
+    "ablation": ablation.STUDIES,
+    "ablation-images": ablation_images.STUDIES,
+    "refit-length": refit_length.STUDIES,
+    "all-layers": all_layers.STUDIES,
+    "training-recipe": training_recipe.STUDIES,
+}
+"""Every study, by the subfolder that it goes into."""
 
-Part = Callable[[Path, "int | None", bool], Reproduced]
+ALWAYS_SAID = ("mode", "scale")
+"""Options that a command of the summary has even where they are the study's own."""
 
 
 @dataclass(frozen=True)
@@ -62,33 +70,25 @@ class WholeStudy(Settings):
         self.check_known(mode=MODES, scale=SCALES)
         FragilityStudy(seed=self.seed, test_example=self.test_example)
 
-    def parts(self) -> dict[str, tuple[str, Part]]:
-        """Every study by name, with the subfolder that it goes into and what runs it."""
-        iris: dict[str, Any] = {"scale": self.scale, "seed": self.seed, "test_example": self.test_example}
-        own = iris | {"mode": self.mode}
-        sizes = FragilityStudy(**own)
-        images = ImageStudy(mode=self.mode, scale=self.scale, seed=self.seed, data_folder=self.data_folder)
-        curves = CurveStudy(**own, data_folder=self.data_folder)
-        ablation = AblationStudy(**iris, removals=40)
-        on_images = ImageAblationStudy(scale=self.scale, seed=self.seed, data_folder=self.data_folder)
-        recipes = RecipeStudy(scale=self.scale, seed=self.seed, data_folder=self.data_folder)
-        return {
-            "fig1": ("iris", partial(_run, partial(reproduce_figure, "fig1"), sizes)),
-            "fig3": ("iris", partial(_run, partial(reproduce_figure, "fig3"), sizes)),
-            "fig2": ("images", partial(_run, reproduce_images, images)),
-            "fig4": ("curves", partial(_run, partial(reproduce_curves, "fig4"), curves)),
-            "fig5": ("curves", partial(_run, partial(reproduce_curves, "fig5"), curves)),
-            "ablation": ("ablation", partial(_run, reproduce_ablation, ablation)),
-            "ablation-images": ("ablation-images", partial(_run, reproduce_image_ablation, on_images)),
-            "all-layers": ("all-layers", partial(_run, reproduce_all_layers, AllLayersStudy(**iris))),
-            "training-recipe": ("training-recipe", partial(_run, reproduce_recipes, recipes)),
-        }
+    def of(self, study: PaperStudy) -> Settings:
+        """The settings of one of the studies: its own, with what was said here and is an option of it."""
+        said = {name: value for name, value in asdict(self).items() if name in study.options}
+        return replace(study.settings, **said)
 
 
-def _run(
-    run: Callable[..., Reproduced], settings: Settings, out: Path, n_jobs: int | None, progress: bool
-) -> Reproduced:
-    return run(settings, out, n_jobs, progress)
+def command_of(study: PaperStudy, settings: Settings) -> str:
+    """The command that does a study alone, with these settings.
+
+    Args:
+        study: Which.
+        settings: Its own, or others.
+    """
+    words = ["bayes-influence", "reproduce", study.name]
+    for name, own in study.options.items():
+        value = getattr(settings, name)
+        if value != own or name in ALWAYS_SAID:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
 
 
 def reproduce_everything(
@@ -111,18 +111,17 @@ def reproduce_everything(
     rows: list[dict[str, str]] = []
     figures: list[Path] = []
     failures: dict[str, str] = {}
-    parts = study.parts()
-    for name, (where, run) in parts.items():
-        mode = "" if name in WITHOUT_MODE else f" --mode {study.mode}"
-        command = f"bayes-influence reproduce {name}{mode} --scale {study.scale}"
+    parts = [(where, one, study.of(one)) for where, studies in PARTS.items() for one in studies]
+    for where, part, settings in parts:
+        keys = {"study": part.name, "command": command_of(part, settings)}
         try:
-            found = run(folder.path / where, n_jobs, progress)
-        except (FailedCellsError, OSError) as error:
-            failures[name] = traceback.format_exc()
-            rows.append({"study": name, "command": command, "finding": f"failed: {error}"})
+            found = part.run(settings, folder.path / where, n_jobs, progress)
+        except Exception as error:
+            failures[part.name] = traceback.format_exc()
+            rows.append(keys | {"finding": f"failed: {error}"})
             continue
         figures.extend(found.figures[:1])
-        rows.extend({"study": name, "command": command, "finding": sentence} for sentence in found.findings)
+        rows.extend(keys | {"finding": sentence} for sentence in found.findings)
     table = pd.DataFrame(rows)
     folder.write_table("summary", table)
     folder.write_file(SUMMARY, written_summary(table).encode())
@@ -147,7 +146,7 @@ def written_summary(table: pd.DataFrame) -> str:
 STUDIES = (
     PaperStudy(
         "all",
-        "All figures of Epifano et al., the ablations of its code's choices, the grid in all layers; with one summary",
+        "All figures of Epifano et al., the ablations of its code's choices, and what goes beyond; with one summary",
         reproduce_everything,
         WholeStudy(),
         folder="runs/fragility",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -72,7 +73,7 @@ class Head:
 
 
 def head_of(objective: Objective, split: Split, choices: Choices) -> Head:
-    """The last layer of a trained network; at its minimum where refits are exact.
+    """The last layer of a trained network, on the CPU; at its minimum where refits are exact.
 
     Args:
         objective: The trained network.
@@ -86,13 +87,13 @@ def head_of(objective: Objective, split: Split, choices: Choices) -> Head:
     tests = reduction.features_of(split.test)
     if not reduction.is_head or tests is None:
         raise ValueError(f"the last layer has to stand for the network here, but {reduction.reason}")
-    dtype = dtype_of(choices)
-    layer = reduction.problem.at(0).to(dtype=dtype)
-    train = reduction.examples().to(dtype=dtype)
-    held = split.test.with_inputs(tree_map(lambda leaf: leaf[0], tests)).to(dtype=dtype)
+    place: dict[str, Any] = {"dtype": dtype_of(choices), "device": "cpu"}
+    layer = reduction.problem.at(0).to(**place)
+    train = reduction.examples().to(**place)
+    held = split.test.with_inputs(tree_map(lambda leaf: leaf[0], tests)).to(**place)
     if not choices.evaluation_mode and drops(objective):
         path = layer_path(layer.network)
-        train = train.with_inputs(features_with_dropout(objective, path, split.train).to(dtype))
+        train = train.with_inputs(features_with_dropout(objective, path, split.train).to(**place))
     if choices.exact_refits and choices.double_precision:
         layer = minimised(layer, train).members.at(0)
     return Head(layer, train, held)

@@ -167,6 +167,10 @@ class ImageStudy(Settings):
         own |= {name: getattr(self, name) for name in ("mode", "removals", "batch_size", "learning_rate")}
         return own | {name: getattr(said, name) for name in ("epochs", "refit_epochs", "train_examples")}
 
+    def jobs(self, n_jobs: int | None) -> int | None:
+        """Cells at once: one where nothing is said on an accelerator, whose memory they would share."""
+        return 1 if n_jobs is None and self.device != "cpu" else n_jobs
+
     def cells(self) -> dict[str, ImageCell]:
         """One cell per network and seed."""
         said = self.said()

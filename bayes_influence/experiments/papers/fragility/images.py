@@ -56,7 +56,7 @@ def reproduce_images(
     Args:
         study: Mode, networks and settings.
         out: The result folder; networks and seeds can be added to it.
-        n_jobs: Cells at once; as many as there are cores, when not given.
+        n_jobs: Cells at once; when not given, as many as there are cores, or one on an accelerator.
         progress: Whether to show progress bars.
 
     Raises:
@@ -66,7 +66,7 @@ def reproduce_images(
     folder = StudyFolder(out, study.configuration())
     cells = study.cells()
     compute = partial(measure_images, out=folder.path, data_folder=study.data_folder, device=study.device)
-    run_cells(cells, compute, folder, n_jobs=n_jobs, progress=progress)
+    run_cells(cells, compute, folder, n_jobs=study.jobs(n_jobs), progress=progress)
     results = folder.table("results", list(cells))
     summary = mean_table(results, ["network", "test"], STATISTICS)
     folder.write_table("results", results)

@@ -139,6 +139,4 @@ RECIPES = scaled_study(
     report_recipes,
 )
 
-reproduce_recipes = RECIPES.run
-
 STUDIES = (RECIPES,)

@@ -1,10 +1,22 @@
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from bayes_influence.data.appearance import every_class_name
 from bayes_influence.data.own_images import OwnImages
-from bayes_influence.experiments.attribution.labels.marks import apply_marks, read_marks, run_of_marks
+from bayes_influence.experiments.attribution.labels.evidence import with_targets
+from bayes_influence.experiments.attribution.labels.marks import (
+    _write,
+    _write_images,
+    apply_marks,
+    read_marks,
+    run_of_marks,
+)
 from bayes_influence.experiments.attribution.labels.of_data import find_in_data
 from bayes_influence.experiments.attribution.labels.page import data_id
 from bayes_influence.experiments.attribution.labels.settings import LabelData, LabelSettings
@@ -70,6 +82,21 @@ def test_marks_clean_the_table_and_leave_everything_else(searched, towns, tmp_pa
     assert pd.read_csv(done.folder / "seeds.csv")["seed"].tolist() == [0]
 
 
+def test_more_marks_are_applied_in_the_same_folder(searched, towns, tmp_path):
+    for marks, rows in (([(5, "drop", "x")], 89), ([(5, "drop", "x"), (30, "drop", "x")], 88)):
+        read = read_marks(written(tmp_path, searched, marks))
+        done = apply_marks(read, searched.folder, tmp_path / "cleaned", progress=False)
+        assert len(pd.read_csv(done.cleaned)) == rows
+        assert read_marks(done.folder / "marks.csv")["row"].tolist() == [row for row, *_ in marks]
+
+
+def test_the_folder_of_something_else_is_refused_before_any_training(searched, tmp_path, monkeypatch):
+    monkeypatch.setattr("bayes_influence.experiments.attribution.labels.marks.held_out_predictions", None)
+    read = read_marks(written(tmp_path, searched, [(5, "drop", "x")]))
+    with pytest.raises(ValueError, match="belongs to another configuration"):
+        apply_marks(read, searched.folder, searched.folder, progress=False)
+
+
 def test_seeds_differ_and_the_sentence_says_by_how_much(towns, tmp_path):
     towns.to_csv(tmp_path / "towns.csv", index=False)
     data = LabelData(str(tmp_path / "towns.csv"), target=("label",), epochs=5, learning_rate=0.05, width=3)
@@ -123,6 +150,23 @@ def test_images_are_cleaned_as_a_folder_of_images(tmp_path):
     assert OwnImages.read(done.cleaned).labels == (0, 0, 1, 1, 1, 1, 1)
 
 
+def test_cleaned_links_lead_to_the_images_themselves(tmp_path):
+    for label in ("a", "b"):
+        for name in ("0", "1", "2"):
+            image = tmp_path / "store" / f"{label}{name}.png"
+            image.parent.mkdir(exist_ok=True)
+            Image.fromarray(np.full((3, 3), 9 * int(name), np.uint8)).save(image)
+            link = tmp_path / "photos" / label / f"{name}.png"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(Path("..", "..", "store", image.name))
+    known = OwnImages.read(tmp_path / "photos")
+    place = _write_images(
+        known, tmp_path / "photos", {0: 0, 1: 1, 2: 0, 3: 1, 4: 1, 5: 1}, tmp_path / "deep" / "cleaned"
+    )
+    assert (place / "b" / "from-a" / "1.png").read_bytes() == (tmp_path / "store" / "a1.png").read_bytes()
+    assert OwnImages.read(place).labels == (0, 0, 1, 1, 1, 1)
+
+
 def test_cells_that_nobody_marked_stay_as_they_were_written(towns, tmp_path):
     table = towns[["east", "up"]].round(2).assign(code=[f"{row:04d}" for row in range(90)], sure="TRUE")
     lines = [
@@ -141,11 +185,67 @@ def test_cells_that_nobody_marked_stay_as_they_were_written(towns, tmp_path):
     assert done.cleaned.read_text().splitlines()[1:] == expected
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_columns_keep_their_names_and_rows_theirs(towns, tmp_path, kind):
+    path, table = tmp_path / f"t.{kind}", towns[["east", "up", "label"]]
+    named = table.set_axis([f"town {row}" for row in range(90)]).rename_axis("town")
+    if kind == "csv":
+        table.to_csv(path)
+    else:
+        named.to_parquet(path)
+    data = LabelData(str(path), target=("label",), epochs=5, width=3)
+    marks = {0: table["label"][1], 1: table["label"][1]}
+    examples = data.examples()
+    names = every_class_name(examples)
+    targets = examples.targets.clone()
+    targets[0] = targets[1]
+    after = with_targets(examples, targets).at(torch.tensor([row for row in range(90) if row != 7]))
+    cleaned = _write(data, examples, after, names, tmp_path)
+    if kind == "csv":
+        lines = path.read_text().splitlines()
+        assert cleaned.read_text().splitlines()[0] == ",east,up,label"
+        assert cleaned.read_text().splitlines()[2:] == [line for row, line in enumerate(lines[1:]) if row not in (0, 7)]
+        assert pd.read_csv(cleaned)["label"][0] == marks[0]
+    else:
+        expected = named.drop(index="town 7")
+        expected.loc["town 0", "label"] = marks[0]
+        pd.testing.assert_frame_equal(pd.read_parquet(cleaned), expected)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_marks_that_a_spreadsheet_stored_with_another_separator_are_read(tmp_path, separator):
+    lines = "data,row,label,mark,new_label\na,4,007,relabel,x\n"
+    (tmp_path / "marks.csv").write_text(lines.replace(",", separator))
+    mark = read_marks(tmp_path / "marks.csv").iloc[0]
+    assert (mark["row"], mark["label"], mark["new_label"]) == (4, "007", "x")
+
+
+def test_rows_that_are_text_in_parquet_are_read_as_numbers(tmp_path):
+    marks = pd.DataFrame({"data": ["a"], "row": ["4"], "label": ["x"], "mark": ["drop"], "new_label": ["x"]})
+    marks.to_parquet(tmp_path / "marks.parquet")
+    assert read_marks(tmp_path / "marks.parquet")["row"].tolist() == [4]
+
+
 def test_the_search_is_found_by_its_data(searched, tmp_path):
     marks = read_marks(written(tmp_path, searched, [(5, "drop", "x")]))
     assert run_of_marks(marks, searched.folder.parent) == searched.folder
     with pytest.raises(ValueError, match="is of the data that were marked; say --run"):
         run_of_marks(marks.assign(data="other"), searched.folder.parent)
+
+
+def test_searches_of_the_same_labels_are_told_and_others_are_passed_over(searched, tmp_path):
+    marks = read_marks(written(tmp_path, searched, [(5, "drop", "x")]))
+    for name in ("first", "second"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    for name, text in (("first", ""), ("second", "row,label\n")):
+        (tmp_path / "runs" / name / "labels.csv").write_text(text)
+    with pytest.raises(ValueError, match="no search for wrong labels in"):
+        run_of_marks(marks, tmp_path / "runs")
+    shutil.copy(searched.folder / "labels.csv", tmp_path / "runs" / "second")
+    assert run_of_marks(marks, tmp_path / "runs") == tmp_path / "runs" / "second"
+    shutil.copy(searched.folder / "labels.csv", tmp_path / "runs" / "first")
+    with pytest.raises(ValueError, match=r"2 searches for wrong labels are of the data .*first, .*second; say --run"):
+        run_of_marks(marks, tmp_path / "runs")
 
 
 @pytest.mark.parametrize(
@@ -185,6 +285,10 @@ def test_marks_of_another_data_set_are_refused(searched, tmp_path):
         ("data,row,label,mark,new_label\n", "holds no mark; mark rows on the page"),
         ("data,row,label,mark,new_label\na,1,x,drop,x\nb,2,x,drop,x\n", "holds marks of 2 data sets"),
         ("data,row,label,mark,new_label\na,1,x,drop,x\na,1,x,keep,x\n", "marks row 1 twice"),
+        (
+            "data,row,label,mark,new_label\na,first,x,drop,x\n",
+            "must say rows by their numbers in the column row: .*first",
+        ),
         ("data,row,label,mark,new_label\na,1,x,burn,x\n", "holds the unknown mark 'burn'; known: keep, relabel, drop"),
     ],
 )

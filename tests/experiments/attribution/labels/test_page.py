@@ -1,6 +1,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -38,6 +39,14 @@ def test_the_page_needs_nothing_else_and_holds_the_listed_rows(issues, tmp_path)
         str(row) for one in data["rows"] for name in ("supporting", "opposing", "proposing") for row in one[name]
     }
     assert mentioned <= set(data["looks"])
+
+
+def test_the_page_says_how_marks_are_applied(issues):
+    assert "bayes-influence apply" not in page_of(issues)
+    assert "by <code>read_marks</code> in Python" in page_of(issues)
+    stored = page_of(replace(issues, folder=Path("runs") / "my labels"))
+    assert "<code>bayes-influence apply marks.csv --run &#39;runs/my labels&#39;</code>" in stored
+    assert "read_marks" not in stored
 
 
 def test_a_rate_that_is_not_known_is_not_on_the_page(issues):

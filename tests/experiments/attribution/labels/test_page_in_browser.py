@@ -106,7 +106,38 @@ def test_another_class_than_the_proposed_one_can_be_chosen(page, issues):
     other = next(name for name in issues.class_names if name not in (first["label"], first["proposed"]))
     page.select_option(f'tr[data-row="{first["row"]}"] select', other)
     stored = page.evaluate("Object.values(JSON.parse(Object.values(localStorage)[0]))")
-    assert stored == [{"mark": "relabel", "label": other}]
+    assert stored == [{"mark": "relabel", "from": first["label"], "label": other}]
+
+
+def test_a_chosen_class_stays_whatever_is_typed_after_it(page, issues):
+    first = issues.ranked.iloc[0]
+    other = next(name for name in issues.class_names if name not in (first["label"], first["proposed"]))
+    choice = f'tr[data-row="{first["row"]}"] select'
+    page.focus(choice)
+    page.select_option(choice, other)
+    assert page.evaluate("document.activeElement.tagName") == "SELECT"
+    page.focus(f'tr[data-row="{first["row"]}"]')
+    page.keyboard.press("r")
+    assert page.input_value(choice) == other
+    stored = page.evaluate("Object.values(JSON.parse(Object.values(localStorage)[0]))")
+    assert [mark["label"] for mark in stored] == [other]
+
+
+def test_marks_of_rows_that_a_shorter_list_leaves_out_are_exported(page, issues, tmp_path):
+    *_, last = issues.ranked["row"].head(12).tolist()
+    page.focus(f'tr[data-row="{last}"]')
+    page.keyboard.press("d")
+    replace(issues, listed=3).save(tmp_path / "labels.html")
+    page.reload()
+    assert last not in rows(page)
+    assert "1 are marked, 1 of them on a longer list of this search" in page.inner_text("#summary")
+    with page.expect_download() as download:
+        page.click("#export")
+    download.value.save_as(tmp_path / "marks.csv")
+    marks = pd.read_csv(tmp_path / "marks.csv")
+    assert marks[["row", "mark"]].to_numpy().tolist() == [[last, "drop"]]
+    label = issues.ranked.set_index("row")["label"][last]
+    assert marks["label"].tolist() == [("'" if label.startswith("=") else "") + label]
 
 
 def test_everything_has_a_name_for_a_screen_reader_and_nothing_runs_off_a_narrow_page(page):

@@ -5,14 +5,7 @@ import pytest
 
 from bayes_influence.evaluation.intervals import Interval
 from bayes_influence.experiments.attribution.labels.page import data_id
-from bayes_influence.experiments.attribution.labels.result import guarded, printed_issues
-
-
-def test_text_that_would_be_a_formula_is_guarded_and_numbers_are_not():
-    frame = pd.DataFrame({"=a": ["=1+1", "@x", "\tx", "-1.5", "north"], "b": [-1.0, 2.0, 3.0, 4.0, 5.0]})
-    found = guarded(frame)
-    assert found["'=a"].tolist() == ["'=1+1", "'@x", "'\tx", "-1.5", "north"]
-    assert found["b"].tolist() == frame["b"].tolist()
+from bayes_influence.experiments.attribution.labels.result import printed_issues
 
 
 def test_files_hold_the_ranking(issues, tmp_path):
@@ -26,6 +19,14 @@ def test_files_hold_the_ranking(issues, tmp_path):
     assert set(stored["data"]) == {identity}
     with pytest.raises(ValueError, match=r"found\.txt must end in \.csv, \.parquet or \.html, got '\.txt'"):
         issues.save(tmp_path / "found.txt")
+
+
+def test_small_levels_and_flagged_rows_without_evidence_are_said(issues):
+    found = replace(issues, level=0.005, listed=2).sentence
+    assert found.startswith(
+        "3 of 90 labels are flagged, of which 0.5% at most are expected to be right; evidence, and a line on the page, "
+        "have the first 2. Estimated"
+    )
 
 
 @pytest.fixture

@@ -65,6 +65,18 @@ def test_trainings_in_minibatches_take_some_steps_at_least(examples, passes):
     assert in_minibatches(examples) == MinibatchSchedule(passes, 64, 0.005, decay="cosine")
 
 
+def test_a_network_of_ones_own_is_trained_in_minibatches_as_in_python(tmp_path, monkeypatch):
+    (tmp_path / "own_net_of_labels.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Linear(4, 3))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    data = LabelData("iris", network="own_net_of_labels:Net")
+    assert not data.at_once(150)
+    assert data.schedule(150) == in_minibatches(150)
+    assert len(data.schemes(150)) == 1
+
+
 def test_many_rows_are_trained_on_in_minibatches():
     assert isinstance(LabelData("iris").schedule(20_001), MinibatchSchedule)
 

@@ -1,12 +1,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from bayes_influence.experiments.attribution.of_run import InfluenceRequest
 from bayes_influence.experiments.attribution.why.asked import asked_of_run
 from bayes_influence.experiments.attribution.why.explanation import printed_explanation, removal_sentences
-from bayes_influence.experiments.attribution.why.of_classes import uncertainties, uncertainty_effects
+from bayes_influence.experiments.attribution.why.of_classes import OfClasses, uncertainties, uncertainty_effects
 from bayes_influence.experiments.attribution.why.of_run import explain_run
+from bayes_influence.experiments.attribution.why.question import FOR_AND_AGAINST, Effects
 from bayes_influence.experiments.stored import inspected
 from bayes_influence.experiments.training.report import train_and_report
 from bayes_influence.experiments.training.run import load_run
@@ -55,6 +57,18 @@ def test_removing_the_first_rows_does_what_was_estimated(found):
     assert ((ratio > 0.7) & (ratio < 1.6)).all()
     first = found.evidence.query("measurement == 'prediction' and kind == 'for'")
     assert found.removed["estimated"].tolist() == pytest.approx(first.groupby("test")["removal"].sum().tolist())
+
+
+def test_predictions_that_no_row_is_for_are_not_asked_again(run):
+    objective, split, _ = load_run(run)
+    asked = asked_of_run(objective, split.train, split.test.select([3, 12]), InfluenceRequest((3, 12)))
+    question, nothing = OfClasses(asked, [3, 12], 4), torch.zeros(2, len(split.train))
+    one = nothing.clone()
+    one[1, 5] = 1.0
+    found = question.removed({"prediction": Effects(one, FOR_AND_AGAINST)})
+    assert found[["test", "removed_ids"]].to_numpy().tolist() == [[12, str(int(split.train.ids[5]))]]
+    empty = question.removed({"prediction": Effects(nothing, FOR_AND_AGAINST)})
+    assert (len(empty), list(empty.columns)) == (0, list(found.columns))
 
 
 def test_predicted_changes_of_uncertainty_are_those_of_retraining(run):

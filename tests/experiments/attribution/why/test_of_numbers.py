@@ -1,13 +1,17 @@
+from unittest.mock import Mock
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.text import Text
 
 from bayes_influence.experiments.attribution.of_run import InfluenceRequest
 from bayes_influence.experiments.attribution.why.asked import asked_of_run
 from bayes_influence.experiments.attribution.why.explanation import printed_explanation, removal_sentences
 from bayes_influence.experiments.attribution.why.of_numbers import OfNumbers
 from bayes_influence.experiments.attribution.why.of_run import explain_run
+from bayes_influence.experiments.attribution.why.question import UP_AND_DOWN, Effects
 from bayes_influence.experiments.training.report import train_and_report
 from bayes_influence.experiments.training.run import load_run
 from bayes_influence.experiments.training.settings import TrainRun
@@ -59,6 +63,23 @@ def test_every_column_is_described(found):
     for name in ("predictions", "removed"):
         documented = documented_columns("find_mislabelled.md", f"Of `why` for numbers: `{name}.csv`")
         assert pd.read_csv(found.folder / f"{name}.csv").columns.tolist() == documented
+
+
+def test_predictions_that_no_row_holds_are_not_asked_again(run):
+    objective, split, _ = load_run(run)
+    request = InfluenceRequest((1, 4))
+    asked = asked_of_run(objective, split.train, split.test.select([1, 4]), request)
+    count = split.train.targets.reshape(len(split.train), -1).shape[1]
+    question = OfNumbers(asked, [1, 4], 3, None, ("a", "b")[:count])
+    names = [question._called("prediction", name) for name in question.targets]
+    nothing = torch.zeros(2, len(split.train))
+    one = nothing.clone()
+    one[1, 0] = -1.0
+    effects = {name: Effects(one if name == names[0] else nothing, UP_AND_DOWN) for name in names}
+    found = question.removed(effects)
+    assert found[["test", "target", "kind"]].to_numpy().tolist() == [[4, "a", "up"]]
+    empty = question.removed({name: Effects(nothing, UP_AND_DOWN) for name in names})
+    assert (len(empty), list(empty.columns)) == (0, list(found.columns))
 
 
 def test_rows_that_hold_a_number_up_lower_it_when_they_go(found):
@@ -120,6 +141,16 @@ def test_predicted_changes_of_numbers_and_deviations_are_those_of_retraining(run
         assert correlation > 0.97, name
         slope = float((true * estimated).sum() / estimated.square().sum())
         assert 0.8 < slope < 1.4, name
+
+
+def test_brackets_in_the_name_of_a_number_are_printed():
+    numbers = {"test": 1, "test_id": 7, "true": 1.0, "predicted": 2.0, "low": 0.0, "high": 4.0}
+    described = pd.DataFrame([numbers | {"target": name} for name in ("speed [km/h]", "rate [/day]")])
+    title = Text.from_markup(OfNumbers(Mock(), [1], 3, None, ()).title(described)).plain
+    assert title == (
+        "test 1 (id 7): speed [km/h] 1, predicted 2 (95 % interval 0 to 4); rate [/day] 1, predicted 2 (95 % interval "
+        "0 to 4)"
+    )
 
 
 def test_they_are_printed_with_what_they_mean(found):

@@ -4,5 +4,5 @@ from tests.experiments.papers.fragility.all_figures import check_all_figures
 
 
 @pytest.mark.slow
-def test_everything_runs_corrected(tmp_path):
-    check_all_figures("corrected", tmp_path / "all")
+def test_everything_runs_corrected(tmp_path, monkeypatch):
+    check_all_figures("corrected", tmp_path / "all", monkeypatch)

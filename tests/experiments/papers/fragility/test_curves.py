@@ -59,6 +59,14 @@ def test_a_folder_of_other_images_is_refused(folder):
         reproduce_curves("fig4", replace(SMALL, mode=mode, image_epochs=3), path, 1, progress=False)
 
 
+def test_a_folder_says_how_many_images_are_removed():
+    """As published 25 rows of Iris, and 40 images, are removed where nothing is said."""
+    unsaid = CurveStudy(mode="as-published", scale="quick").configuration()
+    said = CurveStudy(mode="as-published", scale="quick", removals=25).configuration()
+    assert unsaid["removals"] == said["removals"] == 25
+    assert [one["images"][0]["removals"] for one in (unsaid, said)] == [40, 25]
+
+
 def test_iris_can_stand_alone():
     assert list(replace(SMALL, network="none").cells()) == ["iris"]
     assert list(SMALL.cells()) == ["iris", "network=digits_FC-8"]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bayes_influence.curvature.operators.hessian import Hessian
-from bayes_influence.data.dataset import Split
+from bayes_influence.data.dataset import Dataset, Split
 from bayes_influence.data.tables import hold_out, load_table
 from bayes_influence.experiments.papers.fragility.choices import AS_PUBLISHED, CORRECTED
 from bayes_influence.experiments.papers.fragility.heads import (
@@ -54,6 +54,31 @@ def test_a_head_stands_at_its_minimum_in_double_precision_or_where_it_was_traine
     assert gradient(right.objective, right.train.batch()).norm() < 1e-9
     assert torch.equal(published.objective.params["2.weight"], objective.params["2.weight"])
     assert published.objective.dtype == torch.float32
+
+
+def test_a_head_is_taken_from_where_its_network_was_trained_to_the_cpu(split, monkeypatch):
+    """Layer, features, and those with dropout: what follows makes arrays of them."""
+    moved = []
+    for kind in (Objective, Dataset):
+
+        def recorded(own, *args, to=kind.to, **options):
+            moved.append((type(own), options.get("device")))
+            return to(own, *args, **options)
+
+        monkeypatch.setattr(kind, "to", recorded)
+    head_of(Objective(MLP(64, 10, 6, seed=0), CrossEntropy()), split, AS_PUBLISHED)
+    assert [(Objective, "cpu"), (Dataset, "cpu"), (Dataset, "cpu")] == [one for one in moved if one[1] is not None]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+def test_a_network_on_an_accelerator_has_the_head_that_it_has_on_the_cpu(objective, split, published):
+    there = Split(split.train.to("cuda"), split.test.to("cuda"))
+    found = head_of(objective.to(device="cuda"), there, AS_PUBLISHED)
+    assert found.objective.device == torch.device("cpu")
+    assert torch.allclose(found.train.inputs, published.train.inputs, rtol=1e-4, atol=1e-5)
+    test = found.test_example("max")
+    removed = largest_effects(estimated_effects(found, test, CORRECTED, summed=True, seed=0), found.train, 4)
+    assert len(true_effects(found, refitted(found, removed, AS_PUBLISHED, 2), test, AS_PUBLISHED).numpy()) == 4
 
 
 def test_test_examples_are_those_of_largest_and_of_median_loss(right):

@@ -1,5 +1,7 @@
 import pytest
 
+from bayes_influence.experiments.papers.fragility.ablation import AblationStudy
+from bayes_influence.experiments.papers.fragility.choices import MODES
 from bayes_influence.experiments.papers.fragility.curves import CurveStudy
 from bayes_influence.experiments.papers.fragility.refit_length import LengthStudy
 from bayes_influence.experiments.papers.fragility.settings import SCALES, SIZES, FragilityStudy
@@ -48,6 +50,14 @@ def test_default_schemes_can_be_chosen_and_added_to_a_folder_and_others_belong_t
 @pytest.mark.parametrize("study", [LengthStudy, CurveStudy])
 def test_a_folder_of_cells_with_all_schemes_belongs_to_those_that_were_asked_for(study):
     assert study(schemes=("none",)).configuration()["schemes"] == ("none",)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("study", [CurveStudy, AblationStudy])
+def test_where_networks_are_trained_as_choices_say_there_are_the_published_schemes(study, mode):
+    assert study(mode=mode, schemes=("swa", "bnn")).schemes == ("swa", "bnn")
+    with pytest.raises(ValueError, match=r"here there are the schemes none, .*, bnn, got bnn-evi, swag"):
+        study(mode=mode, schemes=("weight-decay", "bnn-evi", "swag"))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@
       button.addEventListener("click", () => set(row, name, true));
       return button;
     });
-    const choice = element("select", { "aria-label": "new label of row " + row.row });
+    const choice = element("select", { "data-do": "choose", "aria-label": "new label of row " + row.row });
     for (const name of data.classes.filter((one) => one !== row.label)) choice.append(element("option", { value: name }, name));
     choice.value = mark && mark.label !== undefined && mark.mark === "relabel" ? mark.label : row.proposed;
     choice.addEventListener("change", () => set(row, "relabel", false, choice.value));
@@ -79,7 +79,10 @@
   function set(row, mark, toggles, label) {
     const old = state.marks[row.row];
     if (!mark || (toggles && old && old.mark === mark)) delete state.marks[row.row];
-    else state.marks[row.row] = { mark, label: mark === "relabel" ? label || row.proposed : row.label };
+    else {
+      const chosen = label || (old && old.mark === "relabel" ? old.label : row.proposed);
+      state.marks[row.row] = { mark, from: row.label, label: mark === "relabel" ? chosen : row.label };
+    }
     store();
     const own = document.querySelector('tr[data-row="' + row.row + '"]');
     if (own) {
@@ -103,10 +106,11 @@
     return rows.sort((a, b) => (rising ? compared(a, b) : compared(b, a)) || a.rank - b.rank);
   }
   function summarise(count) {
-    const marked = data.rows.filter((row) => state.marks[row.row]);
-    const flagged = marked.filter((row) => row.flagged);
+    const marked = Object.keys(state.marks).length, listed = data.rows.filter((row) => state.marks[row.row]);
+    const flagged = listed.filter((row) => row.flagged);
     const right = flagged.filter((row) => state.marks[row.row].mark === "keep").length;
-    at("summary").textContent = count + " of " + data.rows.length + " listed rows are shown; " + marked.length + " are marked"
+    at("summary").textContent = count + " of " + data.rows.length + " listed rows are shown; " + marked + " are marked"
+      + (marked > listed.length ? ", " + (marked - listed.length) + " of them on a longer list of this search" : "")
       + (flagged.length ? ", and of the " + flagged.length + " flagged ones among these " + right + " kept their label" : "") + ".";
   }
   function draw() {
@@ -125,8 +129,8 @@
     return '"' + text.replaceAll('"', '""') + '"';
   }
   function exported() {
-    const lines = data.rows.filter((row) => state.marks[row.row]).map((row) => [data.id, row.row, row.label,
-      state.marks[row.row].mark, state.marks[row.row].label].map(quoted).join(","));
+    const lines = Object.entries(state.marks).map(([row, mark]) => [data.id, row, mark.from, mark.mark, mark.label]
+      .map(quoted).join(","));
     return ["data,row,label,mark,new_label", ...lines].join("\n") + "\n";
   }
   for (const name of data.classes) at("class").append(element("option", { value: name }, name));
