@@ -208,9 +208,9 @@ def tilt_in_line(mean: Tensor, variance: Tensor, dim: int, start: Tensor) -> Ten
         reach = _largest([(change * of).abs() for change, of in zip(step, v, strict=True)]).clamp(min=TILT_TRUST)
         tilt = [a + change * (TILT_TRUST / reach) for a, change in zip(tilt, step, strict=True)]
     step, residual = _newton_step_of(tilt, m, v)
-    reached, worst = torch.stack(tilt, dim), _largest([rest.abs() for rest in residual])
+    reached, worst = torch.stack(list(tilt), dim), _largest([rest.abs() for rest in residual])
     finished = torch.ops.bayes_influence.finish_tilt(reached, worst, mean, variance, dim)
-    return torch.where(finished == reached, reached + torch.stack(step, dim), finished).clamp(min=0)
+    return torch.where(finished == reached, reached + torch.stack(list(step), dim), finished).clamp(min=0)
 
 
 def optimal_tilt(

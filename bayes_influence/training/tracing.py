@@ -192,7 +192,7 @@ def _for_compiling(traced: GraphModule) -> tuple[GraphModule, list[Tensor]]:
             with graph.inserting_after(graph.find_nodes(op="placeholder")[-1]):
                 start = graph.placeholder(f"tilt_{len(starts)}")
             node.target, node.args = tilt_in_line, (*node.args, start)
-            output.args = ((*output.args[0], node),)
+            output.args = ((*output.args[0], node),)  # type: ignore[misc]
     traced.recompile()
     return traced, starts
 
