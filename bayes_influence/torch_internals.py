@@ -4,6 +4,7 @@ The rest of the package takes them from here, which a test holds it to; another 
 has. So a new torch is tried by running `tests/test_torch_internals.py`, and what it moved is mended in this file.
 """
 
+from torch import _is_zerotensor as is_zerotensor
 from torch import _weight_norm as weight_norm
 from torch._C._functorch import TransformType, get_interpreter_stack, get_unwrapped, is_functorch_wrapped_tensor
 from torch._guards import TracingContext
@@ -30,6 +31,7 @@ __all__ = [
     "get_interpreter_stack",
     "get_unwrapped",
     "is_functorch_wrapped_tensor",
+    "is_zerotensor",
     "make_fx",
     "register_pytree_node",
     "tracing_in",

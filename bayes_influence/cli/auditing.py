@@ -37,12 +37,13 @@ def audit_of_run(dataset: str, given: dict[str, Any], settings: AuditSettings) -
     Returns:
         What was found, and the result folder.
     """
+    from bayes_influence.data.files import named
     from bayes_influence.experiments.audit.of_run import audit_run
     from bayes_influence.experiments.audit.settings import AuditedData
 
     of_data = [name for name in fields_of(AuditedData) if name not in OF_RUNS]
     refuse_given([*of_data, *said_scheme_options()], f"{dataset} is a finished run, which has its own")
-    folder = given["out"] or Path("runs") / f"audit-{Path(dataset).name}"
+    folder = given["out"] or Path("runs") / f"audit-{named(Path(dataset)).name}"
     asked = {name: given[name] for name in ("tests", "data_folder")}
     asked["parameters"] = (given["parameters"] or Parameters.ALL).value
     asked["device"] = given_or_none("device", given["device"])

@@ -302,6 +302,7 @@ def influence(
 ) -> None:
     """Name the training examples that shaped a run's predictions, most helpful and most harmful."""
     given = dict(locals())
+    from bayes_influence.data.files import named
     from bayes_influence.experiments.attribution.of_run import InfluenceRequest, influence_of_run
     from bayes_influence.experiments.attribution.ranking import LOSS, printed_rankings
 
@@ -309,13 +310,14 @@ def influence(
     new = [] if on is None else [on.stem]
     said = [str(given[name]) for name in IDENTIFYING if given_or_none(name, given[name]) is not None]
     rest = [*(f"id{identity}" for identity in test_ids), *said, *(["polished"] if polish else [])]
-    named = "-".join([run.name, "influence", *new, *map(str, tests), *rest])
+    run = named(run)
+    answer = "-".join([run.name, "influence", *new, *map(str, tests), *rest])
     with clear_errors():
         refuse_data_folder(data_of_run(run))
         own: dict[str, Any] = {"tests": tests, "test_ids": test_ids, "on": None if on is None else str(on)}
         request = settings_of(InfluenceRequest, given, **own)
         where: dict[str, Any] = {"data_folder": data_folder, "device": given_or_none("device", device)}
-        found = influence_of_run(run, out or run.with_name(named), request, **where)
+        found = influence_of_run(run, out or run.with_name(answer), request, **where)
     for table in printed_rankings(found.ranking, found.measured, new=on is not None):
         print_wide(table)
     if found.polished:

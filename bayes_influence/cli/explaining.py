@@ -37,17 +37,19 @@ def why(
 ) -> None:
     """Say why a run predicts what it predicts: rows for and against, how sure it is, and what changes without them."""
     given = dict(locals())
+    from bayes_influence.data.files import named
     from bayes_influence.experiments.attribution.of_run import InfluenceRequest
     from bayes_influence.experiments.attribution.why.explanation import printed_explanation, removal_sentences
     from bayes_influence.experiments.attribution.why.of_run import explain_run
 
     tests, test_ids = tuple(test or ()), tuple(test_id or ())
-    named = "-".join([run.name, "why", *map(str, tests), *(f"id{identity}" for identity in test_ids)])
+    run = named(run)
+    answer = "-".join([run.name, "why", *map(str, tests), *(f"id{identity}" for identity in test_ids)])
     with clear_errors():
         refuse_data_folder(data_of_run(run))
         request = settings_of(InfluenceRequest, given, tests=tests, test_ids=test_ids)
         where: dict[str, Any] = {"data_folder": data_folder, "device": given_or_none("device", device)}
-        found = explain_run(run, out or run.with_name(named), request, removals=removals, **where)
+        found = explain_run(run, out or run.with_name(answer), request, removals=removals, **where)
     for table in printed_explanation(found):
         print_wide(table)
     for note in found.notes:

@@ -92,11 +92,12 @@ def apply(
     out: Annotated[Path | None, typer.Option(help="Result folder; RUN-cleaned when not given.")] = None,
 ) -> None:
     """Apply marks: write the cleaned data, and compare networks that are trained before and after."""
+    from bayes_influence.data.files import named
     from bayes_influence.experiments.attribution.labels.marks import apply_marks, read_marks, run_of_marks
 
     with clear_errors():
         found = read_marks(marks)
-        searched = run_of_marks(found) if run is None else run
+        searched = named(run_of_marks(found) if run is None else run)
         done = apply_marks(found, searched, out or searched.with_name(f"{searched.name}-cleaned"))
     say(done.comparison.to_string(index=False, float_format="{:.4f}".format))
     say(f"{done.sentence}.")

@@ -40,11 +40,13 @@ def figure(
 ) -> None:
     """Draw the figures of a stored study again, for a paper or a talk; nothing is measured again."""
     given = {"width": width, "height": height, "font_size": font_size, "font": font, "dpi": dpi}
+    from bayes_influence.data.files import named
     from bayes_influence.experiments.store.pages import page_of, redraw
 
+    beside = named(folder)
     with clear_errors():
         chosen = page_of(page, **given, kinds=split_words(kinds) if kinds else None)
-        files = redraw(folder, chosen, out or folder.with_name(f"{folder.name}-figures"), name or ())
+        files = redraw(folder, chosen, out or beside.with_name(f"{beside.name}-figures"), name or ())
     for file in files:
         say(f"Figure: {file}")
 

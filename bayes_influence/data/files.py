@@ -43,6 +43,11 @@ def checked_place(path: Any, what: str) -> Path:
     return place
 
 
+def named(path: Path) -> Path:
+    """The same path with a name of its own: `.` and `..` have none until they are resolved."""
+    return path if path.name not in ("", "..") else path.resolve()
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Writes `content` to a file beside `path` and puts it in the place of `path`, see `replacing`.
 

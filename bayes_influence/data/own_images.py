@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from bayes_influence.data.dataset import Dataset, Split
+from bayes_influence.data.files import named
 from bayes_influence.data.known_set import KnownSet
 from bayes_influence.data.own_rows import usual_epochs
 from bayes_influence.data.standardisation import standardise
@@ -121,7 +122,7 @@ class OwnImages(KnownSet):
         grey = set(modes.values()) <= set(GREY)
         _tell_of_colour(folder, modes)
         return cls(
-            name=folder.name,
+            name=named(folder).name,
             paths=tuple(path for path, _ in found),
             labels=tuple(label for _, label in found),
             class_names=tuple(part.name for part in classes),

@@ -1,7 +1,8 @@
 """Do schemes differ on the same seeds: paired tests, corrected for their number.
 
 Schemes that share seeds share initialisation and removed examples, so a seed is a block and its values are paired.
-Seeds in which a group is NaN are left out of every comparison and noted.
+A pair is compared in the seeds in which both groups have a value; all groups together in those in which all have one,
+groups without any value left out. What is left out is noted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from statsmodels.stats.multitest import multipletests
 
-from bayes_influence.evaluation.comparisons import Comparison, undefined
+from bayes_influence.evaluation.comparisons import Comparison, join_notes, sizes_of, undefined
 from bayes_influence.evaluation.intervals import mean_interval
 
 MIN_FRIEDMAN_GROUPS = 3
@@ -32,28 +33,35 @@ def friedman(groups: Mapping[str, ArrayLike]) -> Comparison:
         groups: Values of shape (seeds,) by group, the seeds in one order.
 
     Returns:
-        The outcome; NaN with a note if fewer than two seeds are complete or every seed has all groups equal.
+        The outcome; NaN with a note if fewer than three groups have values, fewer than two seeds are complete, or every
+        seed has all groups equal.
 
     Raises:
         ValueError: If there are fewer than three groups, or they differ in length.
     """
     if len(groups) < MIN_FRIEDMAN_GROUPS:
         raise ValueError(f"Friedman's test needs three groups, got {list(groups)}; use paired_comparisons for two")
-    blocks, note = complete_blocks(groups)
-    kept = dict(zip(groups, blocks.T, strict=True))
-    if len(blocks) < 2 or (np.ptp(blocks, axis=1) == 0).all():
-        reason = "fewer than two complete seeds" if len(blocks) < 2 else "all groups are equal in every seed"
-        return undefined("Friedman", "Kendall's W", kept, "; ".join(filter(None, [note, reason])))
-    result = scipy.stats.friedmanchisquare(*blocks.T)
+    kept, note = _complete_seeds(groups)
+    values = np.array(list(kept.values()))
+    reason = None
+    if len(kept) < MIN_FRIEDMAN_GROUPS:
+        reason = "fewer than three groups have values"
+    elif values.shape[1] < 2:
+        reason = "fewer than two complete seeds"
+    elif (np.ptp(values, axis=0) == 0).all():
+        reason = "all groups are equal in every seed"
+    if reason:
+        return undefined("Friedman", "Kendall's W", kept, join_notes(note, reason))
+    result = scipy.stats.friedmanchisquare(*values)
     return Comparison(
         test="Friedman",
         statistic=float(result.statistic),
         p_value=float(result.pvalue),
         df=(len(kept) - 1.0,),
         effect="Kendall's W",
-        effect_size=float(result.statistic / (len(blocks) * (len(kept) - 1))),
+        effect_size=float(result.statistic / (values.shape[1] * (len(kept) - 1))),
         groups=tuple(kept),
-        sizes=(len(blocks),) * len(kept),
+        sizes=sizes_of(kept),
         note=note,
     )
 
@@ -69,21 +77,17 @@ def paired_comparisons(groups: Mapping[str, ArrayLike], level: float = 0.95) -> 
         level: Coverage of the interval of the mean difference.
 
     Returns:
-        One row per pair: `first`, `second`, `n`, `mean_difference` (first minus second) with Student's `low` and
-        `high`, `d_z` (mean over standard deviation of the differences), `rank_biserial` ((favourable - unfavourable
-        rank sum) / total), `p_value` and `p_holm`. A pair without any difference has p = 1, rank_biserial 0 and d_z
-        NaN; with fewer than two complete seeds all but the mean are NaN.
+        One row per pair: `first`, `second`, `n` (seeds with both), `mean_difference` (first minus second) with
+        Student's `low` and `high`, `d_z` (mean over standard deviation of the differences), `rank_biserial`
+        ((favourable - unfavourable rank sum) / total), `p_value` and `p_holm`. A pair without any difference has p = 1,
+        rank_biserial 0 and d_z NaN; with fewer than two seeds that have both all but the mean are NaN.
 
     Raises:
         ValueError: If there are fewer than two groups, they differ in length, or the level is not between 0 and 1.
     """
-    blocks, _ = complete_blocks(groups)
-    columns = dict(zip(groups, blocks.T, strict=True))
+    arrays = _paired_arrays(groups)
     table = pd.DataFrame(
-        [
-            _paired_row(first, second, columns[first] - columns[second], level)
-            for first, second in combinations(groups, 2)
-        ]
+        [_paired_row(first, second, arrays[first] - arrays[second], level) for first, second in combinations(arrays, 2)]
     )
     defined = table["p_value"].notna()
     table["p_holm"] = np.nan
@@ -92,26 +96,34 @@ def paired_comparisons(groups: Mapping[str, ArrayLike], level: float = 0.95) -> 
     return table
 
 
-def complete_blocks(groups: Mapping[str, ArrayLike]) -> tuple[Float[np.ndarray, "seeds groups"], str]:
-    """The seeds in which no group is NaN, one row each, and a note on the others.
-
-    Raises:
-        ValueError: If there are fewer than two groups, or they differ in length.
-    """
+def _paired_arrays(groups: Mapping[str, ArrayLike]) -> dict[str, Float[np.ndarray, " seeds"]]:
+    """The groups as arrays, if there are two of one length."""
     if len(groups) < 2:
         raise ValueError(f"a comparison needs at least two groups, got {list(groups)}")
     arrays = {name: np.asarray(values, dtype=np.float64).ravel() for name, values in groups.items()}
     lengths = {name: len(values) for name, values in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"paired groups hold one value per seed, for the same seeds, got lengths {lengths}")
-    blocks = np.stack(list(arrays.values()), axis=1)
-    complete = ~np.isnan(blocks).any(axis=1)
+    return arrays
+
+
+def _complete_seeds(groups: Mapping[str, ArrayLike]) -> tuple[dict[str, Float[np.ndarray, " seeds"]], str]:
+    """The groups that have values, in the seeds in which all of them have one, and a note on the others."""
+    arrays = _paired_arrays(groups)
+    missing = {name: np.isnan(values) for name, values in arrays.items()}
+    empty = [name for name in arrays if missing[name].all()]
+    kept = {name: values for name, values in arrays.items() if name not in empty}
+    complete = ~np.logical_or.reduce([missing[name] for name in kept]) if kept else np.array([], dtype=bool)
     left_out = int((~complete).sum())
-    return blocks[complete], f"{left_out} seeds with NaN left out" if left_out else ""
+    return {name: values[complete] for name, values in kept.items()}, join_notes(
+        f"no value in {', '.join(empty)}" if empty else "",
+        f"{left_out} seeds with NaN left out" if left_out else "",
+    )
 
 
 def _paired_row(first: str, second: str, differences: Float[np.ndarray, " seeds"], level: float) -> dict[str, object]:
-    """One pair's row, before the correction."""
+    """One pair's row, before the correction; NaN is left out."""
+    differences = differences[~np.isnan(differences)]
     interval = mean_interval(differences, level)
     deviation = differences.std(ddof=1) if len(differences) > 1 else 0.0
     return {

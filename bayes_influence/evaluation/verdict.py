@@ -130,6 +130,12 @@ def _decided(evidence: _Evidence, ceiling: float) -> Verdict:
         )
     if min(evidence.spearman, evidence.pearson) >= GOOD_CORRELATION * ceiling:
         return _good(evidence)
+    if evidence.spearman >= GOOD_CORRELATION * ceiling:
+        return Verdict(
+            Grade.ORDER_ONLY,
+            f"Trust the order, not the size: magnitudes follow those of retraining only loosely ({evidence.shown})"
+            f"{_too_few(evidence, GOOD_CORRELATION * ceiling)}.",
+        )
     if evidence.spearman >= FAIR_CORRELATION * ceiling:
         return Verdict(
             Grade.INDICATIVE,

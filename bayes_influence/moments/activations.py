@@ -36,12 +36,10 @@ register_elementwise(
     "hardsigmoid",
     "hardswish",
     "hardtanh",
-    "prelu",
     "relu6",
     "sin",
     "sinh",
     "softshrink",
-    "softsign",
     "tanhshrink",
     "threshold",
 )
@@ -92,6 +90,19 @@ def rrelu(
     return propagate(F.leaky_relu, input, (lower + upper) / 2, inplace=inplace)
 
 
+def leaky_rectifier(x: Tensor, slopes: Tensor) -> Tensor:
+    """The leaky rectifier of slopes that are a tensor: x for x > 0, else s x."""
+    return torch.where(x > 0, x, slopes * x)
+
+
+@rule("prelu", entrywise=True, covariant=True)
+def prelu(input: Moments, weight: Tensor) -> Moments:
+    """Leaky rectifier with a trained slope, or one for each channel on the second axis."""
+    if input.ndim < 2:
+        return propagate(leaky_rectifier, input, weight.squeeze())
+    return propagate(leaky_rectifier, input, weight.expand(input.shape[1]).reshape(-1, *[1] * (input.ndim - 2)))
+
+
 @derivative_of("tanh")
 def tanh(mean: Tensor) -> tuple[Tensor, Tensor]:
     """Hyperbolic tangent; its derivative is 1 - tanh^2 m."""
@@ -122,6 +133,12 @@ def sigmoid_curvature(mean: Tensor, value: Tensor, derivative: Tensor) -> Tensor
 def log_sigmoid(mean: Tensor) -> tuple[Tensor, Tensor]:
     """Logarithm of the logistic function; its derivative is sigmoid(-m)."""
     return F.logsigmoid(mean), torch.sigmoid(-mean)
+
+
+@derivative_of("softsign")
+def softsign(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Softsign m / (1 + |m|); its derivative is 1 / (1 + |m|)^2."""
+    return F.softsign(mean), (1 + mean.abs()).square().reciprocal()
 
 
 @derivative_of("softplus")

@@ -127,6 +127,7 @@ def multiply(left: Any, right: Any) -> Moments:
 def _scaled(x: Moments, constant: Any) -> Moments:
     """C m and c^2 v."""
     mean = x.expectation * constant
+    constant = _of_dtype(constant, mean)
     return _following(Moments(mean, _expanded(x.variance * constant**2, mean), x.approximation), x, constant)
 
 
@@ -163,6 +164,7 @@ def divide(left: Any, right: Any) -> Moments:
             "method='first-order', multiply by torch.reciprocal"
         )
     mean = left.expectation / right
+    right = _of_dtype(right, mean)
     quotient = Moments(mean, _expanded(left.variance / right**2, mean), left.approximation)
     return _following(quotient, left, 1 / right)
 
@@ -216,5 +218,11 @@ def set_entries(x: Any, *_: Any) -> Any:
     )
 
 
+def _of_dtype(constant: Any, like: Tensor) -> Any:
+    """A constant that can be squared: the square of an integer tensor overflows in its own dtype."""
+    return constant.to(like.dtype) if isinstance(constant, Tensor) else constant
+
+
 def _expanded(variance: Tensor, like: Tensor) -> Tensor:
-    return variance if variance.shape == like.shape else variance.expand(like.shape)
+    """Variances of the mean's shape, in memory as the mean is, so that one may be viewed as the other."""
+    return variance if variance.shape == like.shape else variance.expand(like.shape).contiguous()

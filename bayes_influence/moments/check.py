@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.moments.moments import VARIANCE_FLOOR, Moments
 from bayes_influence.moments.sampling import Posterior, RunningMoments
 
@@ -119,7 +120,7 @@ class MomentCheck:
 
 def moment_check(
     network: nn.Module,
-    inputs: Tensor | Moments,
+    inputs: Any,
     *,
     params: Mapping[str, Tensor] | None = None,
     n_samples: int = 1000,
@@ -134,7 +135,7 @@ def moment_check(
 
     Args:
         network: A network that `to_bayesian` made, in evaluation mode.
-        inputs: A batch, fixed or random.
+        inputs: A batch, fixed or random, or `Arguments` of fixed ones.
         params: Its parameters; the network's own if not given.
         n_samples: Number of weight draws.
         generator: Source of the draws; seeded with 0 if not given.
@@ -150,13 +151,13 @@ def moment_check(
     _record_outputs(posterior.network, records)
     running: dict[str, RunningMoments] = {}
 
-    def outputs(weights: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+    def outputs(weights: dict[str, Tensor], x: Any) -> dict[str, Tensor]:
         records.clear()
-        functional_call(posterior.network, weights, (x,))
+        functional_call(posterior.network, weights, *as_call(x))
         return {name: records[name] for name in propagated}
 
     with torch.no_grad():
-        functional_call(twin, dict(params or network.named_parameters()), (inputs,))
+        functional_call(twin, dict(params or network.named_parameters()), *as_call(inputs))
         propagated = _different_moments(records)
         for chunk in posterior.samples(inputs, n_samples, generator, outputs, progress):
             for name, samples in chunk.items():

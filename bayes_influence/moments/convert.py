@@ -39,11 +39,11 @@ def to_bayesian(
     the network's weights. Everything else stays: activations, pooling, shapes and residual additions are carried over
     by the rules of the torch functions that they call; hooks and attributes of a replaced layer go over to its twin.
     The twin maps a tensor (or `Moments`) to `Moments` and depends on nothing but its parameters: no sampling.
-    Parameters of normalisation layers and of PReLU stay fixed numbers. Those that a module of one's own holds itself, a
-    class token say, are Gaussian, and `Moments` where its forward pass reads them, see `OwnParameters`; a frozen one of
-    these stays a fixed number. A frozen parameter (`requires_grad=False`) of a layer is random as any other, and its
-    mean and its rho are frozen both: its sigma stays at the start. `check_twin` holds the twin against the network on a
-    batch.
+    Parameters of normalisation layers and of PReLU have no variance: they are trained as point estimates. Those that a
+    module of one's own holds itself, a class token say, are Gaussian, and `Moments` where its forward pass reads them,
+    see `OwnParameters`; a frozen one of these stays a fixed number. A frozen parameter (`requires_grad=False`) of a
+    layer is random as any other, and its mean and its rho are frozen both: its sigma stays at the start. `check_twin`
+    holds the twin against the network on a batch.
 
     Args:
         network: Any network built of supported modules; left as it is.
@@ -119,7 +119,7 @@ def _replaced(network: nn.Module, replacement: Callable[[nn.Module, str], nn.Mod
     return twin
 
 
-_LAYERS_OWN = frozenset({"approximation", "path", "kind", "geometry"})
+_LAYERS_OWN = frozenset({"approximation", "path", "fan_in", "kind", "geometry"})
 """Attributes of Bayesian layers that mean nothing to a deterministic one."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -100,6 +101,11 @@ class BayesianTransposedConv(BayesianConv):
     """
 
     options: ClassVar[tuple[str, ...]] = (*BayesianConv.options, "output_padding")
+
+    @staticmethod
+    def fan_in_of(layer: Any) -> float:
+        """Its weight is of every input's outputs: an output has one in so many of them as the stride says."""
+        return layer.in_channels / layer.groups * prod(layer.kernel_size) / prod(layer.stride)
 
     @staticmethod
     def n_channels(layer: Any) -> int:

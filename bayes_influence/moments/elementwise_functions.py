@@ -116,9 +116,13 @@ def propagate(function: Callable[..., Tensor], x: Any, *args: Any, inplace: bool
     inplace = inplace or any(value is True for value in args)
     args = tuple(value for value in args if not isinstance(value, bool))
     moments = _elementwise_map(function, x.approximation.method, args, kwargs)
-    mean, variance = recomputed(moments, x.expectation, x.variance)
+    evaluated = moments.value if _holds_tensors(args, kwargs) else partial(recomputed, moments)
+    # Closed forms and quadratures take single precision at least.
+    dtype = x.dtype if x.approximation.method == "first-order" else torch.promote_types(x.dtype, torch.float32)
+    inputs = x.expectation.to(dtype), x.variance.to(dtype)
+    mean, variance = (moment.to(x.dtype) for moment in evaluated(*inputs))
     covariance = None
-    find_slope: Callable[[], Tensor] = partial(moments.slope, x.expectation, x.variance)
+    find_slope: Callable[[], Tensor] = partial(_slope, moments, inputs, x.dtype)
     if x.covariance is not None:
         slope = find_slope()
         covariance, find_slope = x.covariance.scaled(slope), lambda: slope
@@ -137,13 +141,12 @@ def _elementwise_map(
             f"method {method!r} cannot give them; use method='first-order', or make one function that is defined "
             "everywhere of it and what comes before, with bayes_influence.moments.elementwise"
         )
-    in_blocks = not any(isinstance(option, Tensor) for option in (*args, *kwargs.values()))
     exact = _EXACT.get(function)
     if method == "exact" and exact is not None:
         closed_form = partial(_with_options, exact, args, kwargs)
         derivatives = _EXACT_DERIVATIVES.get(exact)
         slopes = None if derivatives is None else partial(_with_options, derivatives, args, kwargs)
-        return ElementwiseMap(closed_form, slopes, in_blocks)
+        return ElementwiseMap(closed_form, slopes, in_blocks=not _holds_tensors(args, kwargs))
     if method == "first-order":
         at = partial(_with_options, partial(value_and_derivative, function), args, kwargs)
         second = _SECOND_DERIVATIVES.get(_DERIVATIVES[function]) if function in _DERIVATIVES else None
@@ -151,6 +154,15 @@ def _elementwise_map(
         return ElementwiseMap(partial(_first_order, at), slopes)
     fixed = partial(_with_options, function, args, kwargs)
     return ElementwiseMap(lambda mean, variance: gauss_hermite(fixed, mean, variance))
+
+
+def _slope(moments: ElementwiseMap, inputs: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+    return moments.slope(*inputs).to(dtype)
+
+
+def _holds_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether f has a tensor beside its argument, such as the slopes of PReLU, in which gradients are taken as well."""
+    return any(isinstance(option, Tensor) for option in (*args, *kwargs.values()))
 
 
 def _with_options(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *x: Tensor) -> Any:

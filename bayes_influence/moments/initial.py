@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayes_influence.arguments import check_positive
 
-InitialSigma = Callable[[Tensor, int], Tensor]
+InitialSigma = Callable[[Tensor, float], Tensor]
 """`(weights or biases of a layer, its fan-in) -> sigma` of the same shape."""
 
 DEFAULT_SIGMA_FACTOR = 0.05
@@ -28,7 +28,7 @@ def fan_in_sigma(factor: float = DEFAULT_SIGMA_FACTOR) -> InitialSigma:
     """
     _check_positive("factor", factor)
 
-    def sigma(mean: Tensor, fan_in: int) -> Tensor:
+    def sigma(mean: Tensor, fan_in: float) -> Tensor:
         return torch.full_like(mean, factor / sqrt(fan_in))
 
     return sigma
@@ -50,7 +50,7 @@ def relative_sigma(fraction: float, minimum: float = 1e-3, maximum: float = 1.0)
     if maximum < minimum:
         raise ValueError(f"maximum must be at least the minimum {minimum}, got {maximum}")
 
-    def sigma(mean: Tensor, fan_in: int) -> Tensor:
+    def sigma(mean: Tensor, fan_in: float) -> Tensor:
         return (fraction * mean.abs()).clamp(minimum, maximum)
 
     return sigma

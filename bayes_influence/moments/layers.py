@@ -51,13 +51,18 @@ class BayesianLayer(nn.Module, ABC):
         super().__init__()
         self.approximation = approximation
         self.path = path
-        fan_in = layer.weight[0].numel()
+        self.fan_in = self.fan_in_of(layer)
         for name in ("weight", "bias"):
             self.register_parameter(name, _copied(getattr(layer, name, None)))
         for name in ("weight", "bias"):
-            self.register_parameter(name + RHO, log_sigma(getattr(layer, name, None), initial_sigma, fan_in))
+            self.register_parameter(name + RHO, log_sigma(getattr(layer, name, None), initial_sigma, self.fan_in))
         if approximation.calibrated and self.takes_factors:
             self.register_buffer(FACTOR, layer.weight.detach().new_ones(self.n_channels(layer)))
+
+    @staticmethod
+    def fan_in_of(layer: Any) -> float:
+        """Inputs of the deterministic layer that an output is a sum of, in the mean of its positions."""
+        return layer.weight[0].numel()
 
     @staticmethod
     def n_channels(layer: Any) -> int:
@@ -221,7 +226,7 @@ def _copied(parameter: Tensor | None) -> nn.Parameter | None:
     return nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
 
 
-def log_sigma(mean: Tensor | None, initial_sigma: InitialSigma, fan_in: int) -> nn.Parameter | None:
+def log_sigma(mean: Tensor | None, initial_sigma: InitialSigma, fan_in: float) -> nn.Parameter | None:
     """The log standard deviations beside means at the start, frozen where these are; None of None.
 
     Raises:

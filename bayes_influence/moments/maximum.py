@@ -28,13 +28,24 @@ def clark(x: Moments, y: Moments) -> Moments:
     mean m_x Phi(a) + m_y Phi(-a) + theta phi(a), variance v_x Phi(a) + v_y Phi(-a) - theta^2 s_plus s_minus. The
     published difference of squares is the same number and cancels in float32.
     """
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    x, y = _in_single(x), _in_single(y)
     theta = (x.variance + y.variance).clamp(min=VARIANCE_FLOOR).sqrt()
     a = (x.expectation - y.expectation) / theta
     density, above, below = normal_density(a), normal_distribution(a), normal_distribution(-a)
     mean = x.expectation * above + y.expectation * below + theta * density
     overlap = (density + a * above) * (density - a * below)
     variance = x.variance * above + y.variance * below - (x.variance + y.variance) * overlap
-    return Moments(mean, variance.clamp(min=0), x.approximation)
+    return _of_dtype(Moments(mean, variance.clamp(min=0), x.approximation), dtype)
+
+
+def _in_single(x: Moments) -> Moments:
+    """In single precision at least, which the closed form and the mean of a padded entry take."""
+    return _of_dtype(x, torch.promote_types(x.dtype, torch.float32))
+
+
+def _of_dtype(x: Moments, dtype: torch.dtype) -> Moments:
+    return Moments(x.expectation.to(dtype), x.variance.to(dtype), x.approximation)
 
 
 def _largest(entries: Sequence[Moments]) -> Moments:
@@ -73,15 +84,16 @@ def _max_pool(
     for length, k, s, p, d in zip(input.shape[-spatial:], kernel, strides, paddings, dilations, strict=True):
         outputs.append(_positions(length, k, s, p, d, ceil_mode))
         border[:0] = [p, max(0, (outputs[-1] - 1) * s + d * (k - 1) + 1 - length - p)]
+    wide = _in_single(input)
     padded = Moments(
-        F.pad(input.expectation, border, value=_NEVER), F.pad(input.variance, border, value=0.0), input.approximation
+        F.pad(wide.expectation, border, value=_NEVER), F.pad(wide.variance, border, value=0.0), input.approximation
     )
     entries = []
     for offsets in product(*map(range, kernel)):
         starts = [offset * d for offset, d in zip(offsets, dilations, strict=True)]
         ends = [start + (n - 1) * s + 1 for start, n, s in zip(starts, outputs, strides, strict=True)]
         entries.append(padded[(..., *map(slice, starts, ends, strides))])
-    return _largest(entries)
+    return _of_dtype(_largest(entries), input.dtype)
 
 
 def _positions(length: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:

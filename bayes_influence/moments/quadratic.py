@@ -66,14 +66,16 @@ def normalised(input: Moments, p: float = 2.0, dim: Any = 1, eps: float = 1e-12,
 
 
 @rule("norm")
-def length(input: Moments, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Moments:
+def length(input: Moments, p: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Moments:
     """Euclidean length |m| and, to first order, sum_j m_j^2 v_j / |m|^2.
 
     Raises:
-        UnsupportedOperationError: If p is another number than 2.
+        UnsupportedOperationError: If p is another number than 2, or a dtype is asked for.
     """
     if p not in (2, "fro"):
         raise UnsupportedOperationError(f"norms of Moments have a rule for p=2, got p={p!r}")
+    if dtype is not None:
+        raise UnsupportedOperationError(f"norms of Moments keep their dtype, got dtype={dtype}; convert the result")
     squares = input.expectation.square()
     squared = squares.sum(dim, keepdim=keepdim)
     spread = (squares * input.variance).sum(dim, keepdim=keepdim) / squared.clamp(min=VARIANCE_FLOOR)

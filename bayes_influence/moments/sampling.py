@@ -17,12 +17,17 @@ from bayes_influence.moments.convert import to_deterministic
 from bayes_influence.moments.layers import RHO, is_bayesian
 from bayes_influence.moments.moments import Moments
 from bayes_influence.moments.supported import DROPOUTS, NORMALISATIONS
+from bayes_influence.moments.unfolded import UnfoldedAttention
 
 SAMPLES_AT_ONCE = 16
 """Weight draws whose activations are in memory together."""
 
 
 _MODE_DEPENDENT = frozenset({*DROPOUTS, *NORMALISATIONS})
+
+
+def _depends_on_mode(module: nn.Module) -> bool:
+    return type(module) in _MODE_DEPENDENT or (isinstance(module, UnfoldedAttention) and module.dropout > 0)
 
 
 def check_ready(network: nn.Module) -> None:
@@ -33,7 +38,7 @@ def check_ready(network: nn.Module) -> None:
     """
     if not is_bayesian(network):
         raise ValueError(f"{type(network).__name__} has no Bayesian layer; convert it with to_bayesian first")
-    training = [path for path, module in network.named_modules() if module.training and type(module) in _MODE_DEPENDENT]
+    training = [path for path, module in network.named_modules() if module.training and _depends_on_mode(module)]
     if training:
         raise ValueError(f"{training[0]!r} is in training mode; call .eval() on the network before it predicts")
 
@@ -80,17 +85,17 @@ class Posterior:
 
     def samples(
         self,
-        inputs: Tensor | Moments,
+        inputs: Any,
         n_samples: int,
         generator: torch.Generator | None,
-        function: Callable[[dict[str, Tensor], Tensor], Any] | None = None,
+        function: Callable[[dict[str, Tensor], Any], Any] | None = None,
         progress: bool = False,
         at_once: int = SAMPLES_AT_ONCE,
     ) -> Iterator[Any]:
         """What the network, or a function of drawn parameters and inputs, returns: at most so many draws at a time.
 
         Args:
-            inputs: Fixed inputs, or `Moments` that are drawn as well.
+            inputs: Fixed inputs, `Arguments` among them, or `Moments` that are drawn as well.
             n_samples: Number of draws.
             generator: Source of the draws; seeded with 0 if not given.
             function: `(params, inputs) -> outputs`; the network's outputs if not given.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayes_influence.data.arguments import as_call
 from bayes_influence.errors import BayesInfluenceError
 from bayes_influence.moments.arithmetic import mean_of
 from bayes_influence.moments.layers import FACTOR, RHO, BayesianLayer, is_bayesian
@@ -30,7 +31,7 @@ class TwinMismatchError(BayesInfluenceError, ValueError):
     """A Bayesian network does not compute what the network that it was made of computes."""
 
 
-def check_twin(network: nn.Module, twin: nn.Module, inputs: Tensor | Moments) -> None:
+def check_twin(network: nn.Module, twin: nn.Module, inputs: Any) -> None:
     """Holds a twin against its network on a batch, both at the network's weights and in evaluation mode.
 
     At sigma = 0 the twin's means must be the network's outputs; every layer must be called as often in one as in the
@@ -41,7 +42,7 @@ def check_twin(network: nn.Module, twin: nn.Module, inputs: Tensor | Moments) ->
     Args:
         network: The deterministic network.
         twin: What `to_bayesian` made of it, trained or not.
-        inputs: A batch; of random inputs the expectation is taken.
+        inputs: A batch, or `Arguments`; of random inputs the expectation is taken.
 
     Raises:
         TwinMismatchError: Saying what differs.
@@ -51,13 +52,13 @@ def check_twin(network: nn.Module, twin: nn.Module, inputs: Tensor | Moments) ->
     if not is_bayesian(twin):
         raise ValueError(f"the twin, a {type(twin).__name__}, has no Bayesian layer; make it with to_bayesian")
     network, twin = unfolded(network).eval(), deepcopy(twin).eval()
-    batch = mean_of(inputs)
+    args, kwargs = as_call(mean_of(inputs))
     layers = [path for path, module in twin.named_modules() if isinstance(module, BayesianLayer)]
     state = _without_variance(network, twin)
-    with torch.random.fork_rng(devices=[batch.device] if batch.is_cuda else []):
+    with torch.random.fork_rng(devices={x.device for x in _tensors((args, kwargs)) if x.is_cuda}):
         with torch.no_grad():
-            expected = _tensors(network(batch))
-        calls, repeated = _through_calls_only(network, layers, batch)
+            expected = _tensors(network(*args, **kwargs))
+        calls, repeated = _through_calls_only(network, layers, args, kwargs)
         if not all(map(_equal, expected, repeated)):
             raise TwinMismatchError(
                 f"{type(network).__name__} gives other outputs when it is called again on the same inputs, in "
@@ -65,7 +66,7 @@ def check_twin(network: nn.Module, twin: nn.Module, inputs: Tensor | Moments) ->
             )
         twins_calls = _count_calls(twin, layers)
         with torch.no_grad():
-            outputs = tree_flatten(functional_call(twin, state, (batch,)), is_leaf=_is_moments)[0]
+            outputs = tree_flatten(functional_call(twin, state, args, kwargs), is_leaf=_is_moments)[0]
     _compare_calls(calls, twins_calls, layers)
     _compare_outputs(expected, outputs)
 
@@ -94,7 +95,9 @@ def _count_calls(network: nn.Module, layers: Iterable[str]) -> Counter[str]:
     return calls
 
 
-def _through_calls_only(network: nn.Module, layers: list[str], batch: Tensor) -> tuple[Counter[str], list[Tensor]]:
+def _through_calls_only(
+    network: nn.Module, layers: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Counter[str], list[Tensor]]:
     """Calls and outputs of a pass in which no gradient leaves a layer through its call, so that none may arrive."""
     calls = _count_calls(network, layers)
     weights: dict[str, Tensor] = {}
@@ -105,7 +108,7 @@ def _through_calls_only(network: nn.Module, layers: list[str], batch: Tensor) ->
     for weight in weights.values():
         weight.requires_grad_()
     with torch.enable_grad():
-        outputs = _tensors(network(batch))
+        outputs = _tensors(network(*args, **kwargs))
         reached = [value.sum() for value in outputs if value.requires_grad]
     if reached:
         total = torch.stack([value.to(torch.float64) for value in reached]).sum()

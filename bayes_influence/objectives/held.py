@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bayes_influence.data.batch import Batch
 from bayes_influence.objectives.objective import Objective
-from bayes_influence.torch_internals import TorchDispatchMode, tree_leaves, tree_map
+from bayes_influence.torch_internals import TorchDispatchMode, is_zerotensor, tree_leaves, tree_map
 
 
 def held_per_example(objective: Objective, batch: Batch) -> int:
@@ -27,7 +27,10 @@ def held_per_example(objective: Objective, batch: Batch) -> int:
 
 
 class _Made(TorchDispatchMode):
-    """While active, keeps every tensor that an operation makes, so that no address is given out twice."""
+    """While active, keeps every tensor that an operation makes, so that no address is given out twice.
+
+    The zero tangents of forward mode have no memory, and are left out.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +38,8 @@ class _Made(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        self.tensors.extend(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        leaves = (leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        self.tensors.extend(leaf for leaf in leaves if not is_zerotensor(leaf))
         return result
 
 

@@ -140,7 +140,7 @@ def predict(
 
     Args:
         objective: A network where it stands, with a likelihood that says what its outputs mean.
-        inputs: A batch, fixed or random.
+        inputs: A batch, fixed or random, of any real dtype.
         mode: `"diagonal"`, `"linearized"` or `"sampled"`, as the functions of those names say.
         averaging: How the first two modes come from logits to probabilities: `"probit"`, with the epistemic part to
             second order and at most the total; or `"sampled"`, by `LOGIT_DRAWS` draws of independent logits. Mode
@@ -158,6 +158,7 @@ def predict(
     """
     _check_ways(mode, averaging, posterior)
     likelihood = _meaning(objective, "a prediction")
+    inputs = objective.fitting(inputs)
     if isinstance(likelihood, RealPredictive):
         return _real(likelihood, _output_moments(objective, inputs, mode, n_samples, generator, posterior))
     return predict_classes(
@@ -198,6 +199,7 @@ def predict_classes(
     """
     _check_ways(mode, averaging, posterior)
     classes = classes_of(objective)
+    inputs = objective.fitting(inputs)
     if not objective.is_bayesian and posterior is None:
         outputs = _own_outputs(objective, inputs)
         if (members := classes.members(outputs.expectation)) is not None:

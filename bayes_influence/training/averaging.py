@@ -16,9 +16,6 @@ from bayes_influence.training.schedules import SWA
 SWAG_RANK = 20
 """Deviations kept by SWAG, as published."""
 
-VARIANCE_CLAMP = 1e-30
-"""Smallest diagonal variance of SWAG: the difference of two nearly equal squares can come out negative."""
-
 
 @dataclass(frozen=True)
 class SWAG(SWA):
@@ -46,7 +43,7 @@ class SwagPosterior(WeightPosterior):
     Attributes:
         layout: Order of the parameters in a flat vector.
         mean: The SWA mean.
-        diagonal: Mean of the squares minus square of the mean.
+        diagonal: Mean square deviation of the iterates from their mean.
         deviations: D, one deviation per row: the iterate minus the running mean at its time.
     """
 
@@ -80,6 +77,9 @@ class SwagPosterior(WeightPosterior):
         return 0.5 * ((jacobian * self.diagonal) @ jacobian.mT + along @ along.mT)
 
 
+_AVERAGED = ("mean", "squared_deviations", "deviations")
+
+
 class IterateAverage:
     """The running equal average of every member's iterates, with second moments and deviations for SWAG.
 
@@ -92,16 +92,22 @@ class IterateAverage:
         self.rank = rank
         self.count = 0
         self.mean = torch.zeros_like(flat)
-        self.square = torch.zeros_like(flat) if self.rank else flat.new_zeros(0)
+        self.squared_deviations = torch.zeros_like(flat) if self.rank else flat.new_zeros(0)
         self.deviations = flat.new_zeros(0, *flat.shape)
 
     def update(self, flat: Float[Tensor, "E P"]) -> None:
-        """Takes in one iterate of every member."""
+        """Takes in one iterate of every member.
+
+        The sum of squared deviations from the mean grows by (x - old mean)(x - new mean), Welford 1962: the mean square
+        minus the squared mean is the same number and cancels in float32.
+        """
         self.count += 1
-        self.mean.add_((flat - self.mean) / self.count)
+        from_old = flat - self.mean
+        self.mean.add_(from_old / self.count)
         if self.rank:
-            self.square.add_((flat.square() - self.square) / self.count)
-            self.deviations = torch.cat([self.deviations, (flat - self.mean).unsqueeze(0)])[-self.rank :]
+            from_new = flat - self.mean
+            self.squared_deviations.addcmul_(from_old, from_new)
+            self.deviations = torch.cat([self.deviations, from_new.unsqueeze(0)])[-self.rank :]
 
     def posterior(self, index: int, layout: Flattening) -> SwagPosterior:
         """SWAG's Gaussian of one member.
@@ -111,18 +117,15 @@ class IterateAverage:
         """
         if len(self.deviations) < 2:
             raise ValueError(f"SWAG needs at least 2 averaged iterates, got {self.count}; train for more epochs")
-        mean = self.mean[index]
-        diagonal = (self.square[index] - mean.square()).clamp(min=VARIANCE_CLAMP)
-        return SwagPosterior(layout, mean, diagonal, self.deviations[:, index])
+        diagonal = self.squared_deviations[index] / self.count
+        return SwagPosterior(layout, self.mean[index], diagonal, self.deviations[:, index])
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything it holds, by name."""
-        count = torch.tensor(self.count)
-        return {"count": count, "mean": self.mean, "square": self.square, "deviations": self.deviations}
+        return {"count": torch.tensor(self.count), **{name: getattr(self, name) for name in _AVERAGED}}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Continues from what `tensors` returned."""
         self.count = int(tensors["count"])
-        self.mean, self.square, self.deviations = (
-            tensors[name].to(self.mean.device) for name in ("mean", "square", "deviations")
-        )
+        for name in _AVERAGED:
+            setattr(self, name, tensors[name].to(self.mean.device))

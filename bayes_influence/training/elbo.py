@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,13 +49,14 @@ def sampled_negative_elbo(
     """
     likelihood = sampled_likelihood(objective.likelihood)
     posterior = Posterior.of(objective.network, objective.params)
+    batch = objective.fitting(train.batch())
 
-    def total(params: Params, inputs: Tensor) -> Tensor:
-        losses = likelihood(torch.func.functional_call(posterior.network, params, *as_call(inputs)), train.targets)
-        return train.batch().weighted(losses).sum()
+    def total(params: Params, inputs: Any) -> Tensor:
+        losses = likelihood(torch.func.functional_call(posterior.network, params, *as_call(inputs)), batch.targets)
+        return batch.weighted(losses).sum()
 
     with torch.no_grad():
-        totals = torch.cat(list(posterior.samples(train.inputs, n_samples, generator, function=total)))
+        totals = torch.cat(list(posterior.samples(batch.inputs, n_samples, generator, function=total)))
         divergence = float(objective.regulariser(objective.params)) * len(train)
     error = float(totals.std()) / n_samples**0.5
     return SampledElbo(float(totals.mean()) + divergence, error, divergence)

@@ -244,6 +244,7 @@ def laplace(
     if covariance not in get_args(Covariance):
         raise ValueError(f"the covariance must be one of {', '.join(get_args(Covariance))}, got {covariance!r}")
     delta = _prior_precision(objective, len(train), prior_precision)
+    train = train.to(device=objective.device, dtype=objective.dtype)
     chosen = replace(objective.taking(parameters), regulariser=NoRegulariser())
     reduction = reduce(chosen, train)
     whole = reduction.members.objective

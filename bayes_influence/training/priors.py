@@ -45,7 +45,7 @@ def prior_scales(network: nn.Module, scale: float = 1.0, kind: str = "isotropic"
         return scale
     random = {name for name, _ in network.named_parameters() if name.endswith(RHO)}
     return {
-        full: scale / (module.weight[0].numel() if isinstance(module, BayesianLayer) else fan_in(value)) ** 0.5
+        full: scale / (module.fan_in if isinstance(module, BayesianLayer) else fan_in(value)) ** 0.5
         for path, module in network.named_modules()
         for name, value in module.named_parameters(recurse=False)
         if (full := f"{path}.{name}".lstrip(".")) + RHO in random

@@ -10,9 +10,10 @@ def run(*arguments):
     return CliRunner().invoke(app, ["why", *map(str, arguments)])
 
 
-def test_a_prediction_is_explained_and_what_is_wrong_is_said(tmp_path):
+def test_a_prediction_is_explained_and_what_is_wrong_is_said(tmp_path, monkeypatch):
     train_and_report(TrainRun("iris", "mlp", "weight-decay", epochs=5, width=3), tmp_path / "iris", progress=False)
-    done = run(tmp_path / "iris", "--test", 3, "--top", 2, "--removals", 3)
+    monkeypatch.chdir(tmp_path / "iris")
+    done = run(".", "--test", 3, "--top", 2, "--removals", 3)
     assert done.exit_code == 0, done.output
     assert "for the prediction" in done.output
     assert "test 3 without " in done.output

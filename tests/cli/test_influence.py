@@ -17,8 +17,10 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_the_ranking_is_printed_and_stored_beside_the_run(run):
-    result = CliRunner().invoke(app, ["influence", str(run), "--test", "12", "--test-id", "0", "--top", "3"])
+def test_the_ranking_is_printed_and_stored_beside_the_run(run, monkeypatch):
+    """Also of a run that is named as the folder one is in."""
+    monkeypatch.chdir(run)
+    result = CliRunner().invoke(app, ["influence", ".", "--test", "12", "--test-id", "0", "--top", "3"])
     assert result.exit_code == 0, result.output
     for expected in ("test 12 (id ", "(id 0): setosa", "most helpful", "most harmful", "iris-influence-12-id0"):
         assert expected in result.output

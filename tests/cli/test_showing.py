@@ -12,11 +12,15 @@ def run(*arguments):
     return CliRunner().invoke(app, ["figure", *map(str, arguments)])
 
 
-def test_a_run_s_figures_are_drawn_again(tmp_path):
+def test_a_run_s_figures_are_drawn_again(tmp_path, monkeypatch):
     train_and_report(TrainRun("iris", "mlp", "weight-decay", epochs=2, width=3), tmp_path / "run", progress=False)
     done = run(tmp_path / "run", "--page", "paper", "--kinds", "svg,png", "--width", 3.3, "--dpi", 50)
     assert done.exit_code == 0, done.output
     assert sorted(file.name for file in (tmp_path / "run-figures").iterdir()) == ["reliability.png", "reliability.svg"]
+    monkeypatch.chdir(tmp_path / "run")
+    assert run(".", "--name", "reliability", "--kinds", "pdf").exit_code == 0
+    assert (tmp_path / "run-figures" / "reliability.pdf").exists()
+    monkeypatch.chdir(tmp_path)
     for wrong, message in (
         (("--page", "poster"), "unknown page 'poster'; known: paper, talk"),
         (("--name", "history"), "has no figure 'history'; it has reliability"),

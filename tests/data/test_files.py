@@ -1,7 +1,17 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
-from bayes_influence.data.files import PARTIAL, guarded, write_whole
+from bayes_influence.data.files import PARTIAL, guarded, named, write_whole
+
+
+@pytest.mark.parametrize(("path", "name"), [(".", "run"), ("..", "runs"), ("seed/..", "run"), ("seed", "seed")])
+def test_the_folder_one_is_in_has_its_own_name(tmp_path, monkeypatch, path, name):
+    (tmp_path / "runs" / "run" / "seed").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "runs" / "run")
+    assert named(Path(path)).name == name
+    assert named(Path("seed")) == Path("seed")
 
 
 def test_writes_and_replaces_leaving_nothing_else(tmp_path):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -19,8 +21,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_images_are_streamed_by_class_and_standardised_on_the_training_part(folder):
+def test_images_are_streamed_by_class_and_standardised_on_the_training_part(folder, monkeypatch):
     known = OwnImages.read(folder)
+    monkeypatch.chdir(folder)
+    assert OwnImages.read(Path(".")).name == known.name == folder.name
     split = known.split(torch.float64)
     assert isinstance(split.train, StreamedDataset)
     assert (len(split.train), len(split.test), split.train.class_names) == (16, 4, ("cat", "dog"))

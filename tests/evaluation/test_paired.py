@@ -23,13 +23,33 @@ def test_friedman_is_scipys_and_its_effect_is_concordance():
     assert friedman(ordered).effect_size == pytest.approx(1)
 
 
-def test_seeds_with_nan_are_left_out_as_a_whole():
+def test_friedman_leaves_seeds_with_nan_out_and_a_pair_only_those_of_its_own():
     broken = {**GROUPS, "swa": np.where(np.arange(12) == 4, np.nan, GROUPS["swa"])}
     kept = {name: np.delete(values, 4) for name, values in GROUPS.items()}
     found = friedman(broken)
     assert found.statistic == friedman(kept).statistic
     assert found.note == "1 seeds with NaN left out"
-    assert paired_comparisons(broken).equals(paired_comparisons(kept))
+    table = paired_comparisons(broken)
+    assert table["n"].tolist() == [11, 12, 11]
+    for row, source in zip(range(3), (kept, GROUPS, kept), strict=True):
+        measured = [name for name in table.columns if name != "p_holm"]
+        pd.testing.assert_series_equal(table[measured].iloc[row], paired_comparisons(source)[measured].iloc[row])
+
+
+def test_a_group_without_a_value_takes_no_test_from_the_others():
+    broken = {**GROUPS, "empty": np.full(12, np.nan)}
+    found = friedman(broken)
+    assert (found.p_value, found.groups) == (friedman(GROUPS).p_value, tuple(GROUPS))
+    assert found.note == "no value in empty"
+    table = paired_comparisons(broken)
+    within = table.query("first != 'empty' and second != 'empty'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(within, paired_comparisons(GROUPS))
+    assert table.query("second == 'empty'")["n"].eq(0).all()
+    assert table.query("second == 'empty'")["p_holm"].isna().all()
+    few = friedman({**broken, "bnn": broken["empty"]})
+    assert few.note == "no value in bnn, empty; fewer than three groups have values"
+    assert np.isnan(few.p_value)
+    assert friedman(dict.fromkeys("abc", broken["empty"])).groups == ()
 
 
 def test_friedman_without_enough_is_nan_with_a_reason():

@@ -24,6 +24,15 @@ def test_right_order_with_the_wrong_size_says_the_factor():
     assert "the true effects are 2 times the estimates" in found.sentence
 
 
+def test_a_right_order_with_loose_magnitudes_is_more_than_an_indication():
+    found = verdict(replace(EXACT, pearson=0.88, slope=1.16))
+    assert found.grade is Grade.ORDER_ONLY
+    assert found.sentence == (
+        "Trust the order, not the size: magnitudes follow those of retraining only loosely (Spearman 1.00, Pearson "
+        "0.88, slope 1.16)."
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "grade"),
     [
@@ -31,7 +40,8 @@ def test_right_order_with_the_wrong_size_says_the_factor():
         ({"slope": 0.84}, Grade.ORDER_ONLY),
         ({"spearman": 0.9, "pearson": 0.9}, Grade.TRUSTWORTHY),
         ({"spearman": 0.89}, Grade.INDICATIVE),
-        ({"pearson": 0.89}, Grade.INDICATIVE),
+        ({"pearson": 0.89}, Grade.ORDER_ONLY),
+        ({"spearman": 0.9, "pearson": 0.7}, Grade.ORDER_ONLY),
         ({"spearman": 0.49}, Grade.UNDECIDED),
         ({"spearman": 0.1}, Grade.UNTRUSTWORTHY),
         ({"spearman": -0.49}, Grade.UNTRUSTWORTHY),

@@ -82,3 +82,16 @@ def test_the_chosen_approximation_wins_over_the_default(pair):
     other = Moments(x.expectation, x.variance, Approximation("gauss-hermite"))
     with pytest.raises(ValueError, match="moments with different approximations were combined"):
         chosen + other
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
+def test_integer_constants_do_not_overflow(dtype):
+    x, constant = Moments(torch.ones(3), torch.full((3,), 0.5)), torch.full((3,), 200, dtype=dtype)
+    torch.testing.assert_close((x * constant).variance, torch.full((3,), 0.5 * 200**2))
+    torch.testing.assert_close((x / constant).variance, torch.full((3,), 0.5 / 200**2))
+
+
+def test_what_took_the_shape_of_a_constant_can_be_viewed():
+    x = Moments(torch.ones(3), torch.arange(3.0))
+    for result in (x + torch.ones(2, 3), x * torch.ones(2, 3)):
+        assert torch.equal(result.view(6).variance, torch.arange(3.0).repeat(2))

@@ -125,3 +125,13 @@ def test_a_wrong_input_names_the_layer_and_the_shape_it_wants():
         twin(torch.zeros(2, 1, 3, 3))
     with pytest.raises(ValueError, match=r"got \(3, 3\)"):
         twin(torch.zeros(3, 3))
+
+
+@pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (2, 2)])
+def test_the_fan_in_of_a_transposed_convolution_is_that_of_its_outputs(stride, groups):
+    layer = nn.ConvTranspose2d(8, 2, 4, stride=stride, groups=groups, bias=False)
+    twin = to_bayesian(layer, initial_sigma=0.5).eval()
+    assert twin.fan_in == 8 / groups * 16 / stride**2
+    inner = twin(torch.ones(1, 8, 9, 9)).variance[..., 4:-4, 4:-4].mean()
+    assert inner.item() == pytest.approx(0.25, rel=1e-5)
+    assert not hasattr(twin.deterministic(), "fan_in")

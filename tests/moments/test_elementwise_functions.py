@@ -72,6 +72,36 @@ def test_rules_are_safe_under_transforms(method, function):
     assert torch.allclose(traced(members)[1], grad(total)(1.3 * parts))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "function", [functional.elu, functional.relu, functional.tanh, functional.softplus], ids=lambda f: f.__name__
+)
+def test_exact_moments_of_half_precision_are_those_of_single_rounded(function, dtype):
+    x = Moments(torch.linspace(-2, 2, 7, dtype=dtype), torch.rand(7).to(dtype), Approximation("exact"))
+    result = function(x)
+    single = function(Moments(x.expectation.float(), x.variance.float(), x.approximation))
+    assert torch.equal(result.expectation, single.expectation.to(dtype))
+    assert torch.equal(result.variance, single.variance.to(dtype))
+
+
+@pytest.mark.parametrize("method", ["first-order", "exact", "gauss-hermite"])
+def test_tensors_beside_the_argument_have_derivatives_too(method):
+    x = Moments(torch.randn(2, 3, 4, dtype=DOUBLE), torch.rand(2, 3, 4, dtype=DOUBLE), Approximation(method))
+
+    def total(slopes):
+        result = functional.prelu(x, slopes)
+        return (result.expectation.square() + (result.variance + 0.1).sqrt()).sum()
+
+    slopes = torch.tensor([0.1, 0.3, -0.2], dtype=DOUBLE)
+    shifts = 1e-6 * torch.eye(3, dtype=DOUBLE)
+    differences = torch.stack([(total(slopes + shift) - total(slopes - shift)) / 2e-6 for shift in shifts])
+    torch.testing.assert_close(grad(total)(slopes), differences, rtol=1e-6, atol=1e-8)
+    direction = torch.ones_like(slopes)
+    torch.testing.assert_close(hessian(total)(slopes) @ direction, jvp(grad(total), (slopes,), (direction,))[1])
+    members = torch.stack([slopes, 2 * slopes])
+    torch.testing.assert_close(vmap(grad(total))(members)[1], grad(total)(2 * slopes))
+
+
 @pytest.mark.parametrize(
     "work",
     [

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import grad, vmap
+from torch.nn import functional
 
 from bayes_influence.moments import Approximation, Moments, UnsupportedOperationError
 from bayes_influence.moments.maximum import clark
@@ -150,3 +151,12 @@ def test_the_larger_of_two_values(draw, assert_match):
 def test_over_an_axis_max_has_positions_and_is_refused(call):
     with pytest.raises(UnsupportedOperationError, match=r"max over an axis returns which entry is the largest, .*amax"):
         call(random_moments((3, 4), "clark"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_clarks_moments_of_half_precision_are_those_of_single_rounded(dtype):
+    x = Moments(torch.randn(1, 2, 6).to(dtype), torch.rand(1, 2, 6).to(dtype), Approximation(max_pooling="clark"))
+    single = Moments(x.expectation.float(), x.variance.float(), x.approximation)
+    found, expected = (functional.max_pool1d(y, 3, stride=2, padding=1) for y in (x, single))
+    assert torch.equal(found.expectation, expected.expectation.to(dtype))
+    assert torch.equal(found.variance, expected.variance.to(dtype))

@@ -3,10 +3,13 @@ import torch
 from torch import nn
 from torch.func import functional_call, jacrev
 
+from bayes_influence.data.arguments import Arguments
 from bayes_influence.moments import (
     Moments,
+    check_twin,
     diagonal_moments,
     linearized_moments,
+    moment_check,
     prediction,
     sampled_moments,
     to_bayesian,
@@ -100,3 +103,22 @@ def test_a_network_in_training_mode_or_without_variances_is_refused(moments, x):
     training = to_bayesian(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))).train()
     with pytest.raises(ValueError, match="'1' is in training mode"):
         moments(training, torch.zeros(2, 4))
+
+
+def test_tokens_and_several_arguments_have_moments_in_all_modes():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.out = nn.Embedding(10, 4), nn.Linear(4, 2)
+
+        def forward(self, ids, *, scale):
+            return self.out(self.words(ids).mean(1) * scale)
+
+    network = to_bayesian(Gated().double(), initial_sigma=0.02).eval()
+    inputs = Arguments(torch.randint(10, (3, 5)), scale=torch.rand(3, 1, dtype=DOUBLE) + 1)
+    linearized = linearized_moments(network, inputs)
+    sampled = sampled_moments(network, inputs, n_samples=4_000)
+    torch.testing.assert_close(linearized.variance, sampled.variance, rtol=0.12, atol=0)
+    torch.testing.assert_close(diagonal_moments(network, inputs).expectation, linearized.expectation)
+    check_twin(to_deterministic(network), network, inputs)
+    assert moment_check(network, inputs, n_samples=50).layers[-1].path == "out"

@@ -77,3 +77,10 @@ def test_other_norms_are_refused():
         entries().norm(1)
     with pytest.raises(UnsupportedOperationError, match=r"normalize of Moments has a rule for p=2, got p=1\.0"):
         functional.normalize(entries(), p=1.0)
+
+
+def test_the_norm_of_torch_is_that_of_the_method():
+    x = Moments(torch.randn(4, 3), torch.rand(4, 3))
+    assert torch.equal(torch.norm(x, dim=1).variance, x.norm(dim=1).variance)
+    with pytest.raises(UnsupportedOperationError, match=r"keep their dtype, got dtype=torch\.float64"):
+        torch.norm(x, dtype=torch.float64)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from bayes_influence.moments import Moments, to_bayesian
-from bayes_influence.moments.sampling import SAMPLES_AT_ONCE, Posterior, RunningMoments
+from bayes_influence.moments.sampling import SAMPLES_AT_ONCE, Posterior, RunningMoments, check_ready
 
 DOUBLE = torch.float64
 
@@ -80,3 +80,14 @@ def test_bad_requests_are_refused(network):
     training = to_bayesian(nn.Sequential(nn.Linear(3, 3), nn.Dropout())).train()
     with pytest.raises(ValueError, match=r"'1' is in training mode; call \.eval\(\)"):
         Posterior.of(training)
+
+
+def test_attention_drops_weights_in_training_mode_and_is_refused():
+    for dropout in (0.0, 0.1):
+        twin = to_bayesian(nn.TransformerEncoderLayer(4, 2, 8, dropout=dropout)).eval()
+        twin.self_attn.train()
+        if dropout:
+            with pytest.raises(ValueError, match=r"'self_attn' is in training mode; call \.eval\(\)"):
+                check_ready(twin)
+        else:
+            check_ready(twin)

@@ -51,3 +51,9 @@ def test_a_bayesian_network_holds_several_times_as_much_and_nothing_is_left_behi
 def test_losses_that_depend_on_no_parameter_have_no_way_back():
     objective = Objective(network(), lambda outputs, targets: outputs.detach().square().sum(1))
     assert held(objective) < held(Objective(network(), lambda outputs, targets: outputs.square().sum(1)))
+
+
+def test_zero_tangents_of_forward_mode_hold_nothing():
+    """Behind a fixed part the derivatives come from forward mode, and some of their tangents are zero."""
+    layers = [nn.Linear(4, 6), nn.PReLU(), nn.Linear(6, 3)]
+    assert held(Objective(to_bayesian(nn.Sequential(*layers).double()), TiltedCategorical())) > 0

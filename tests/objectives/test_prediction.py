@@ -218,3 +218,13 @@ def test_ways_that_there_are_not_are_refused_of_real_outputs_too(wrong):
     objective = bi.Objective(nn.Linear(2, 1).double(), bi.GaussianNoise(1.0))
     with pytest.raises(ValueError, match=f"unknown .*'{next(iter(wrong.values()))}'; known: "):
         predict(objective, torch.zeros(3, 2, dtype=torch.float64), **wrong)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_inputs_in_single_precision_are_taken_in_that_of_the_network(x, mode):
+    bayesian = small()
+    own = bi.Objective(to_deterministic(bayesian.network), bi.CrossEntropy())
+    for objective in (bayesian, own):
+        for inputs in (x.float(), Moments(x.float(), x.float().square())) if objective is bayesian else (x.float(),):
+            found, expected = (predict(objective, each, mode=mode) for each in (inputs, inputs.to(DOUBLE)))
+            assert torch.equal(found.probabilities, expected.probabilities)

@@ -69,3 +69,12 @@ def test_too_few_iterates_and_too_small_a_rank_are_refused():
     assert SWAG(rank=2).rank == 2
     with pytest.raises(ValueError, match="rank of at least 2, got 1"):
         SWAG(rank=1)
+
+
+def test_small_deviations_from_large_means_are_not_lost_in_single_precision():
+    iterates = 1 + 3e-4 * torch.randn(20, 1, 50, generator=torch.Generator().manual_seed(0))
+    average = IterateAverage(iterates[0], 3)
+    for iterate in iterates:
+        average.update(iterate)
+    found = average.posterior(0, Flattening(("a",), (torch.Size((50,)),))).diagonal
+    torch.testing.assert_close(found.double(), iterates[:, 0].double().var(0, correction=0), rtol=1e-3, atol=0)

@@ -46,3 +46,11 @@ def test_a_weight_counts_as_often_as_it_says():
     repeated = Dataset(INPUTS[rows], rows % 3, torch.arange(len(rows)))
     values = [sampled_negative_elbo(objective, data, 16) for data in (weighted, repeated)]
     assert values[0].value - values[0].divergence == pytest.approx(values[1].value - values[1].divergence)
+
+
+def test_data_in_single_precision_are_taken_in_that_of_the_network():
+    data = Dataset(INPUTS.float(), INPUTS.sum(1, keepdim=True).float(), torch.arange(20))
+    objective = Objective(to_bayesian(MLP(2, 1, seed=0).double()), ExpectedGaussian(0.5), GaussianKL(20, 0.7))
+    assert sampled_negative_elbo(objective, data, 4) == sampled_negative_elbo(
+        objective, data.to(dtype=torch.float64), 4
+    )

@@ -178,3 +178,12 @@ def test_a_matrix_that_does_not_fit_is_refused_before_it_is_made(objective, trai
     monkeypatch.setattr(cost, "available_bytes", lambda device: 10_000)
     with pytest.raises(bi.TooLargeError, match=r"GaussNewtonOperator of 43 x 43 .*; take covariance='kronecker' or"):
         laplace(objective, train, parameters="all")
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_data_in_single_precision_are_taken_in_that_of_the_network(objective, train, covariance):
+    single = train.to(dtype=torch.float32)
+    found = laplace(objective, single, covariance=covariance).log_marginal_likelihood()
+    assert found == pytest.approx(
+        laplace(objective, single.to(dtype=DOUBLE), covariance=covariance).log_marginal_likelihood()
+    )

@@ -36,3 +36,8 @@ def test_a_training_can_start_where_another_ended(bayesian):
     assert isinstance(start[0], nn.Linear)
     torch.testing.assert_close(start[0].weight, network[0].weight + 1)
     assert not torch.equal(network[0].weight, start[0].weight)
+
+
+def test_a_transposed_convolution_has_the_fan_in_of_its_outputs():
+    twin = to_bayesian(nn.ConvTranspose1d(6, 2, 4, stride=2, bias=False))
+    assert prior_scales(twin, kind="fan-in") == pytest.approx({"weight": 1 / 12**0.5})

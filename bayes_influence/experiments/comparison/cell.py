@@ -124,7 +124,9 @@ def _measure_scheme(networks: ComparedNetworks, fits: Fits) -> dict[str, pd.Data
                 sweep = _sweep(objective, networks, removed[row], true, estimate.hessian)
                 damping.extend(keys | entry for entry in sweep)
     frames = {"results": pd.DataFrame(results), "differences": pd.concat(differences, ignore_index=True)}
-    return frames | {"damping": pd.DataFrame(damping, columns=["scheme", "estimator", "seed", *SWEPT])}
+    # Without a row, pandas cannot tell numbers from text.
+    kinds = {"scheme": str, "estimator": str, "seed": np.int64} | dict.fromkeys(SWEPT, np.float64)
+    return frames | {"damping": pd.DataFrame(damping, columns=list(kinds)).astype(kinds)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -129,7 +129,7 @@ def damping_figure(damping: pd.DataFrame, title: str) -> Figure:
             axes.set_title(column, fontsize=9)
             axes.set_ylabel("slope of true on estimated" if column == "slope" else "correlation")
         axes.set_yscale("symlog", linthresh=0.1)
-        axes.set_ylim(bottom=min(0.0, float(by_delta.min().min())))
+        axes.set_ylim(bottom=min(0.0, float(damping["slope"].min())))
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
         figure.suptitle(title)

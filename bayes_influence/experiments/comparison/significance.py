@@ -88,7 +88,9 @@ def in_words(omnibus: pd.DataFrame, pairs: pd.DataFrame, trends: pd.DataFrame) -
 def _on_schemes(omnibus: pd.DataFrame, pairs: pd.DataFrame) -> str:
     value, depth, width = (pairs[name].iloc[0] for name in ("value", "depth", "width"))
     size = f", depth {depth}, width {width}" if width else ""
-    start = f"{TESTED[value]}{size}, {int(pairs['n'].iloc[0])} seeds: "
+    tested, left_out = _tested_pairs(pairs)
+    seeds = int(pairs["n"].max())
+    start = f"{TESTED[value]}{size}, {_seed_range(tested if len(tested) else pairs)} seeds: "
     own = omnibus.query("value == @value and depth == @depth and width == @width") if len(omnibus) else omnibus
     if len(own):
         row = own.iloc[0]
@@ -97,27 +99,42 @@ def _on_schemes(omnibus: pd.DataFrame, pairs: pd.DataFrame) -> str:
             if np.isnan(row["p_value"])
             else f"Friedman p = {row['p_value']:.2g}, Kendall's W {row['effect_size']:.2f}; "
         )
-    if pairs["p_holm"].isna().all():
-        return f"{start}no test between pairs: there are too few seeds, or they do not differ."
-    apart = pairs["p_holm"] < ALPHA
-    seeds, tested = int(pairs["n"].iloc[0]), int(pairs["p_holm"].notna().sum())
-    if not apart.any() and least_corrected_p(seeds, tested) >= ALPHA:
+    if tested.empty:
+        return f"{start}no test between pairs: no two of {', '.join(left_out)} have values in the same two seeds."
+    if left_out:
+        start += f"{', '.join(left_out)} left out for want of values; "
+    apart, count = tested["p_holm"] < ALPHA, int(tested["p_holm"].notna().sum())
+    if not apart.any() and least_corrected_p(seeds, count) >= ALPHA:
         return (
-            f"{start}nothing could be shown with so few seeds: of {tested} pair{'s' * (tested > 1)} the smallest "
-            f"corrected p that {seeds} seeds can have is {least_corrected_p(seeds, tested):.2g}; at least "
-            f"{_seeds_needed(tested)} seeds are needed."
+            f"{start}nothing could be shown with so few seeds: of {count} pair{'s' * (count > 1)} the smallest "
+            f"corrected p that {seeds} seeds can have is {least_corrected_p(seeds, count):.2g}; at least "
+            f"{_seeds_needed(count)} seeds are needed."
         )
     if not apart.any():
-        return f"{start}no pair of schemes is shown to differ (smallest corrected p {pairs['p_holm'].min():.2g})."
+        return f"{start}no pair of schemes is shown to differ (smallest corrected p {tested['p_holm'].min():.2g})."
     means = pd.concat(
-        [pairs.groupby("first")["mean_difference"].sum(), -pairs.groupby("second")["mean_difference"].sum()]
+        [tested.groupby("first")["mean_difference"].sum(), -tested.groupby("second")["mean_difference"].sum()]
     )
     order = means.groupby(level=0).sum().sort_values(ascending=False)
-    alike = [f"{row['first']} and {row['second']}" for _, row in pairs[~apart].iterrows()]
+    alike = [f"{row['first']} and {row['second']}" for _, row in tested[~apart].iterrows()]
     return (
-        f"{start}{int(apart.sum())} of {len(pairs)} pairs differ (corrected p < {ALPHA:g}), by mean in the order "
+        f"{start}{int(apart.sum())} of {len(tested)} pairs differ (corrected p < {ALPHA:g}), by mean in the order "
         f"{' > '.join(order.index)}" + (f"; not shown to differ: {'; '.join(alike)}." if alike else ".")
     )
+
+
+def _tested_pairs(pairs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The pairs of schemes that are in a test at all, and the schemes that are in none."""
+    ends = ["first", "second"]
+    known = set(pairs.loc[pairs["p_holm"].notna(), ends].to_numpy().ravel())
+    left_out = [name for name in dict.fromkeys(pairs[ends].to_numpy().ravel()) if name not in known]
+    return pairs[pairs[ends].isin(known).all(axis=1)], left_out
+
+
+def _seed_range(pairs: pd.DataFrame) -> str:
+    """In how many seeds pairs are compared."""
+    fewest, most = int(pairs["n"].min()), int(pairs["n"].max())
+    return str(most) if fewest == most else f"{fewest} to {most}"
 
 
 def least_corrected_p(seeds: int, pairs: int) -> float:

@@ -241,7 +241,8 @@ class StudyFolder:
         frames = [tables[name] for tables in cells if name in tables]
         if not frames:
             raise KeyError(f"no stored cell of {self.path} has a table {name!r}")
-        return pd.concat(frames, ignore_index=True)
+        # Of a table without rows the columns' kinds may be unknown, and would spoil those of the others.
+        return pd.concat([frame for frame in frames if len(frame)] or frames, ignore_index=True)
 
     def write_table(self, name: str, frame: pd.DataFrame) -> Path:
         """Writes `<name>.csv` whole into the folder, without the index, floats with all the digits they need.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bayes_influence.data.catalogue import file_of, find_known
+from bayes_influence.data.files import named
 from bayes_influence.data.known_set import KnownSet
 from bayes_influence.data.reading import checksum
 from bayes_influence.experiments.store.settings import Settings
@@ -67,4 +68,4 @@ class OfData(Settings):
     def data_name(self) -> str:
         """What the data are called in titles and names of folders."""
         path = file_of(self.dataset)
-        return self.dataset.replace(":", "-") if path is None else path.stem
+        return self.dataset.replace(":", "-") if path is None else named(path).stem

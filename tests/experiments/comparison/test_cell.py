@@ -76,6 +76,14 @@ def test_every_row_says_of_which_network_it_is(cell):
         assert set(frame["scheme"]) == {"bnn"}
 
 
+def test_a_curvature_too_large_for_a_sweep_leaves_a_table_of_the_same_kinds(cell, monkeypatch):
+    monkeypatch.setattr("bayes_influence.experiments.comparison.cell.is_small", lambda *of: False)
+    large = measure(replace(STUDY, epochs=2, refit_epochs=2, removals=3, schemes=("weight-decay",)))
+    sweep, none = cell.tables["damping"], large.tables["damping"]
+    assert none.empty
+    assert none.dtypes.to_dict() == sweep.dtypes.to_dict()
+
+
 def test_estimators_follow_the_parameters_of_the_study():
     bayesian = fitted(replace(STUDY, epochs=1)).objective
     assert estimators("last-layer", bayesian) == [

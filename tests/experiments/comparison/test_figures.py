@@ -57,6 +57,15 @@ def test_damping_is_drawn_for_every_scheme_and_statistic(compared):
     assert np.allclose(drawn, rows.groupby("delta")["slope"].mean())
 
 
+def test_the_slopes_axis_reaches_the_lowest_of_every_series():
+    rows = [
+        {"scheme": scheme, "estimator": "influence", "delta": delta, "spearman": 0.5, "pearson": 0.5, "slope": slope}
+        for scheme, slope in (("none", -40.0), ("weight-decay", 1.0))
+        for delta in (0.1, 1.0)
+    ]
+    assert damping_figure(pd.DataFrame(rows), "title").axes[2].get_ylim()[0] == -40
+
+
 def test_both_series_of_sizes_share_an_axis_that_shows_negative_values():
     figure = sizes_figure(_summary(), "value", "eigenvalue", logarithmic=True)
     left, right = figure.axes

@@ -79,7 +79,26 @@ def test_one_scheme_and_one_seed_have_nothing_to_test(results):
     one = results.query("seed == 0 and depth == 1")
     (sentence,) = in_words(*scheme_tests(one, ["spearman"]), size_trends(one, ["spearman"]))
     assert "Friedman not defined (fewer than two complete seeds)" in sentence
-    assert sentence.endswith("no test between pairs: there are too few seeds, or they do not differ.")
+    assert sentence.endswith(
+        "no test between pairs: no two of none, swa, bnn (variational) have values in the same two seeds."
+    )
+
+
+def test_a_scheme_without_a_correlation_takes_no_test_from_the_others(results):
+    """A scheme whose estimates are all equal has none in any seed."""
+    at_one = results.query("depth == 1")
+    empty = at_one.query("scheme == 'swa'").assign(scheme="constant", spearman=np.nan)
+    (expected,) = in_words(*scheme_tests(at_one, ["spearman"]), pd.DataFrame())
+    (sentence,) = in_words(*scheme_tests(pd.concat([at_one, empty]), ["spearman"]), pd.DataFrame())
+    assert sentence.replace("constant left out for want of values; ", "") == expected
+    assert "constant left out for want of values; 2 of 3 pairs differ" in sentence
+
+
+def test_words_say_in_how_many_seeds_pairs_are_compared(results):
+    at_one = results.query("depth == 1")
+    gap = at_one["spearman"].mask((at_one["scheme"] == "swa") & (at_one["seed"] == 3))
+    (sentence,) = in_words(*scheme_tests(at_one.assign(spearman=gap), ["spearman"]), pd.DataFrame())
+    assert sentence.startswith("Spearman, depth 1, width 5, 7 to 8 seeds: Friedman p = ")
 
 
 def test_a_value_with_too_few_groups_for_friedman_is_said_without_it(results):

@@ -51,6 +51,14 @@ def test_the_order_of_storing_does_not_show(tmp_path):
     assert one.table("results", keys=["seed=3", "seed=1"])["seed"].tolist() == [3, 3, 1, 1]
 
 
+def test_a_table_without_rows_leaves_the_others_as_they_are(folder):
+    """An empty frame's columns are objects, which made numbers objects."""
+    folder.save_cell("seed=1", {"damping": pd.DataFrame(columns=["seed", "loss"])})
+    assert folder.table("damping").empty
+    folder.save_cell("seed=2", {"damping": frame(2)})
+    pd.testing.assert_frame_equal(folder.table("damping"), frame(2), check_exact=True)
+
+
 def test_a_written_table_has_all_digits_and_no_index(folder):
     path = folder.write_table("results", pd.DataFrame({"seed": [1, 2], "loss": [1 / 3, 0.1 + 0.2]}))
     with path.open(newline="") as stream:

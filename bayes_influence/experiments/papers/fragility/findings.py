@@ -35,24 +35,30 @@ def corrected_findings(summary: pd.DataFrame, column: str, anova: pd.DataFrame) 
     return [*sentences, *anova_findings(anova, column)]
 
 
-def published_findings(summary: pd.DataFrame, column: str, anova: pd.DataFrame) -> list[str]:
+def published_findings(results: pd.DataFrame, column: str, anova: pd.DataFrame) -> list[str]:
     """Per scheme how many sizes agree with the authors' stored outputs, and where they do not.
 
-    Agreement: the 95 % interval (Welch) of the difference of the two means covers zero.
+    Agreement: Welch's test does not find the two means to differ. Of fewer than two values it cannot be told.
 
     Args:
-        summary: One row per size and scheme.
-        column: Of the summary.
+        results: One row per size, scheme and seed.
+        column: Of the results.
         anova: Tests between schemes at each size, and between sizes within each scheme.
     """
-    compared = against_published(summary, column)
+    compared = against_published(results, column)
     sentences = [] if len(compared) else ["Nothing to hold against the published: it has none of these sizes."]
     for scheme, rows in compared.groupby("scheme", sort=False):
-        apart = rows[~rows["agrees"]]
-        text = (
-            f"{scheme}: {NAMES[column]} agrees with the published at {int(rows['agrees'].sum())} of {len(rows)} sizes; "
-            f"means over sizes {rows['ours'].mean():.3g} here and {rows['published'].mean():.3g} there"
-        )
+        told = rows[rows["p_value"].notna()]
+        apart = told[told["p_value"] < ALPHA]
+        parts = []
+        if len(told):
+            count = f"{len(told) - len(apart)} of {len(told)} sizes"
+            parts.append(f"{NAMES[column]} agrees with the published at {count}")
+        if len(told) < len(rows):
+            count = f"{len(rows) - len(told)} of {len(rows)} sizes"
+            parts.append(f"whether {NAMES[column]} agrees with the published cannot be told at {count}: too few seeds")
+        parts.append(f"means over sizes {rows['ours'].mean():.3g} here and {rows['published'].mean():.3g} there")
+        text = f"{scheme}: {'; '.join(parts)}"
         listed = [
             f"depth {row.depth}, width {row.width}: {row.ours:.3g} against {row.published:.3g}"
             for row in apart.itertuples()
@@ -61,34 +67,32 @@ def published_findings(summary: pd.DataFrame, column: str, anova: pd.DataFrame) 
     return [*sentences, *anova_findings(anova, column)]
 
 
-def against_published(summary: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Our means beside the published ones, and whether the interval of their difference covers zero.
+def against_published(results: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Our means beside the published ones, and whether they differ.
 
     Args:
-        summary: With means, intervals and `repeats` per depth, width and scheme.
+        results: One row per depth, width, scheme and seed; NaN is left out.
         column: A key of `PUBLISHED_COLUMNS`.
 
     Returns:
-        One row per size and scheme that both have: `ours`, `published`, `difference`, `low`, `high`, `agrees`.
+        One row per size and scheme that both have: `ours`, `published`, and the `p_value` of Welch's test; NaN where
+        fewer than two values are ours.
     """
-    theirs = PUBLISHED_COLUMNS[column]
-    merged = summary.merge(published_iris(), on=["depth", "width", "scheme"])
-    rows = []
-    for _, row in merged.iterrows():
-        own_error = _standard_error(row, column)
-        other_error = row[f"{theirs}_sd"] / row["seeds"] ** 0.5
-        error = float(np.hypot(own_error, other_error))
-        freedom = _welch_freedom(own_error, row["repeats"], other_error, row["seeds"])
-        half = scipy.stats.t.ppf(0.975, freedom) * error
-        difference = row[column] - row[theirs]
-        rows.append(
-            {name: row[name] for name in ("depth", "width", "scheme")}
-            | {"ours": row[column], "published": row[theirs], "difference": difference}
-            | {"low": difference - half, "high": difference + half, "agrees": bool(abs(difference) <= half)}
-        )
-    return pd.DataFrame(
-        rows, columns=["depth", "width", "scheme", "ours", "published", "difference", "low", "high", "agrees"]
+    keys, theirs = ["depth", "width", "scheme"], PUBLISHED_COLUMNS[column]
+    own = results.groupby(keys, sort=False)[column].agg(["mean", "std", "count"]).reset_index()
+    merged = own.merge(published_iris(), on=keys)
+    told = merged[merged["count"] >= 2]
+    test = scipy.stats.ttest_ind_from_stats(
+        told["mean"].to_numpy(),
+        told["std"].to_numpy(),
+        told["count"].to_numpy(),
+        told[theirs].to_numpy(),
+        told[f"{theirs}_sd"].to_numpy(),
+        told["seeds"].to_numpy(),
+        equal_var=False,
     )
+    compared = merged[[*keys, "mean", theirs]].set_axis([*keys, "ours", "published"], axis=1)
+    return compared.assign(p_value=pd.Series(test.pvalue, told.index, dtype=np.float64))
 
 
 def anova_findings(anova: pd.DataFrame, column: str) -> list[str]:
@@ -122,14 +126,3 @@ def _range(summary: pd.DataFrame, name: tuple[str, str], column: str) -> str:
     ends = [ordered.iloc[0], ordered.iloc[-1]]
     low, high = (f"{with_interval(row, column)} at depth {row['depth']}, width {row['width']}" for row in ends)
     return f"{series_name(*name)}: mean {NAMES[column]} from {low}, to {high}, {int(rows['repeats'].min())} seeds."
-
-
-def _standard_error(row: pd.Series, column: str) -> float:
-    """Of our mean, out of its interval; NaN for a single seed."""
-    return float((row[f"{column}_high"] - row[column]) / scipy.stats.t.ppf(0.975, max(row["repeats"] - 1, 1)))
-
-
-def _welch_freedom(one: float, n: float, other: float, m: float) -> float:
-    """Welch and Satterthwaite's degrees of freedom of a difference of two means."""
-    below = one**4 / max(n - 1, 1) + other**4 / max(m - 1, 1)
-    return float((one**2 + other**2) ** 2 / below) if below > 0 else float("inf")

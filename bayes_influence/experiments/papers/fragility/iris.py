@@ -115,8 +115,10 @@ def reproduce_figure(
             folder.write_table(f"{name}-{table}", tests)
     drawing = Drawing(sizes_figure, (spec.series(grid.summary), column, label, spec.logarithmic))
     shown = anova[["between", "at", "statistic", "p_value"]]
-    say = corrected_findings if corrected else published_findings
-    sentences = say(spec.series(grid.summary), column, anova)
+    if corrected:
+        sentences = corrected_findings(spec.series(grid.summary), column, anova)
+    else:
+        sentences = published_findings(spec.series(grid.results), column, anova)
     return publish(folder, name, drawing, sentences, shown)
 
 

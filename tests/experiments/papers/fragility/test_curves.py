@@ -8,6 +8,7 @@ from bayes_influence.experiments.papers.fragility.curves import (
     CurveStudy,
     curve_findings,
     curve_metrics,
+    rank_figure,
     rank_findings,
     rank_metrics,
     reproduce_curves,
@@ -72,6 +73,16 @@ def test_iris_can_stand_alone():
     assert list(SMALL.cells()) == ["iris", "network=digits_FC-8"]
     with pytest.raises(ValueError, match="unknown network 'FC'; known: none, digits FC-8"):
         replace(SMALL, network="FC")
+
+
+def test_every_setting_has_a_panel_whatever_schemes_the_others_have():
+    """Iris without weight decay beside images with it, and images of a Bayesian network beside Iris with it."""
+    points = pd.DataFrame({"estimated": np.arange(1.0, 6.0), "true": np.arange(1.0, 6.0)})
+    schemes = (("iris", "none"), ("images", "weight-decay"), ("images", "none"), ("Bayesian images", "bnn"))
+    differences = pd.concat([points.assign(setting=setting, scheme=scheme) for setting, scheme in schemes])
+    figure = rank_figure(differences, rank_metrics(differences))
+    titles = [axes.get_title().splitlines()[0] for axes in figure.axes]
+    assert titles == ["iris, none", "images, weight-decay", "Bayesian images, bnn"]
 
 
 def test_a_miss_relation_is_said_beside_the_ranks():
