@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from joblib import cpu_count, parallel_config, register_parallel_backend, wrap_non_picklable_objects
-from joblib.parallel import BACKENDS, ThreadingBackend
+from joblib import cpu_count, wrap_non_picklable_objects
 
 from bayes_influence.curvature import cost
 from bayes_influence.curvature.cost import Plan
@@ -22,7 +21,7 @@ from bayes_influence.data.locks import BusyError
 from bayes_influence.experiments.store import runner
 from bayes_influence.experiments.store.cells import CellResult
 from bayes_influence.experiments.store.folder import StudyFolder
-from bayes_influence.experiments.store.runner import FailedCellsError, RunReport, jobs_at_once, run_cells, workers
+from bayes_influence.experiments.store.runner import FailedCellsError, RunReport, run_cells, workers
 from bayes_influence.training.threads import torch_threads
 
 CELLS = {f"seed={seed}": seed for seed in range(6)}
@@ -155,48 +154,6 @@ def test_a_backend_that_hands_over_lists_has_stored_a_turn_before_the_next(tmp_p
         assert contents(run(tmp_path / "same", compute=wrap_non_picklable_objects(draw), n_jobs=2)[0]) == reference
         folder, _ = run(tmp_path / "turns", compute=wrap_non_picklable_objects(look), n_jobs=2)
     assert [int(folder.load_cell(f"seed={seed}").arrays["there"]) for seed in range(6)] == [0, 0, 2, 2, 4, 4]
-
-
-class SevenCores(ThreadingBackend):
-    """Threads, on what says that it has seven cores."""
-
-    def effective_n_jobs(self, n_jobs):
-        return 7 if n_jobs == -1 else super().effective_n_jobs(n_jobs)
-
-
-@pytest.fixture
-def seven_cores(monkeypatch):
-    monkeypatch.setitem(BACKENDS, "seven", SevenCores)
-    return "seven"
-
-
-def test_where_nobody_says_how_many_jobs_every_core_has_one(seven_cores):
-    with parallel_config(backend=seven_cores):
-        assert [jobs_at_once(cells) for cells in (9, 3, 0)] == [7, 3, 1]
-        assert jobs_at_once(3, 5) == 5
-    with parallel_config(backend=seven_cores, n_jobs=2):
-        assert (jobs_at_once(9), jobs_at_once(9, 4)) == (2, 4)
-
-
-def test_a_cluster_has_as_many_jobs_as_it_says(monkeypatch):
-    monkeypatch.setitem(BACKENDS, "ray", None)
-    register = SimpleNamespace(register_ray=lambda: register_parallel_backend("ray", SevenCores))
-    monkeypatch.setitem(sys.modules, "ray.util.joblib", register)
-    with workers("ray"):
-        assert (jobs_at_once(9), jobs_at_once(3), jobs_at_once(3, 2)) == (7, 7, 2)
-
-
-def test_cells_run_at_once_where_nobody_says_how_many(tmp_path, seven_cores):
-    """Two cells that wait for each other."""
-    both = threading.Barrier(2, timeout=20)
-
-    def meet(seed):
-        both.wait()
-        return CellResult({}, {"seed": np.array(seed)})
-
-    with parallel_config(backend=seven_cores):
-        run(tmp_path, {"seed=0": 0, "seed=1": 1}, meet, n_jobs=None)
-    assert folder_at(tmp_path).keys() == ["seed=0", "seed=1"]
 
 
 @pytest.mark.slow

@@ -171,12 +171,7 @@ def search_labels(
         TypeError: If targets are no classes.
         ValueError: As `find_mislabelled`.
     """
-    if data.targets.is_floating_point() or data.targets.ndim != 1:
-        raise TypeError(
-            f"{data.name}: wrong labels are searched where every example has one class, whole numbers of shape "
-            f"({len(data)},), got {data.targets.dtype} of shape {tuple(data.targets.shape)}"
-        )
-    data.check_classes()
+    _check_labels(data)
 
     def predicted() -> Predicted:
         tried = held_out_predictions(
@@ -219,6 +214,15 @@ def search_labels(
         target=target,
         folder=None if folder is None else folder.path,
     )
+
+
+def _check_labels(data: Dataset) -> None:
+    if data.targets.is_floating_point() or data.targets.ndim != 1:
+        raise TypeError(
+            f"{data.name}: wrong labels are searched where every example has one class, whole numbers of shape "
+            f"({len(data)},), got {data.targets.dtype} of shape {tuple(data.targets.shape)}"
+        )
+    data.check_classes()
 
 
 def _best(tried: list[HeldOut], data: Dataset) -> int:
