@@ -45,9 +45,12 @@ from tests.layer_types import (
     small_problem,
 )
 
+LONG = ("TransformerEncoder", "TransformerDecoderLayer", "LSTM of two layers, both ways")
+"""What several layers of it take half a minute for; its parts are cases of their own."""
 
-@pytest.fixture(params=CASES, name="case")
-def every_layer(request):
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in CASES])
+def case(request):
     return small_problem(request.param)
 
 

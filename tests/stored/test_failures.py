@@ -149,8 +149,15 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("kind", KINDS)
+ACCIDENTS = [
+    pytest.param(kind, damage, marks=pytest.mark.slow if kind == "figure" and damage.startswith("flipped") else ())
+    for kind in KINDS
+    for damage in DAMAGES
+]
+"""Every damage to every kind; a figure is drawn anew for each of its files, which takes ten seconds."""
+
+
+@pytest.mark.parametrize(("kind", "damage"), ACCIDENTS)
 def test_a_damaged_file_is_made_anew_or_refused_by_name(kind, damage, whole, tmp_path):
     source, expected = whole(kind)
     for number in range(len(stored(source))):
