@@ -9,10 +9,9 @@ from PIL import Image
 
 from bayes_influence.data.appearance import every_class_name
 from bayes_influence.data.own_images import OwnImages
+from bayes_influence.experiments.attribution.labels.cleaned import _write_images, write_cleaned
 from bayes_influence.experiments.attribution.labels.evidence import with_targets
 from bayes_influence.experiments.attribution.labels.marks import (
-    _write,
-    _write_images,
     apply_marks,
     read_marks,
     run_of_marks,
@@ -200,7 +199,7 @@ def test_columns_keep_their_names_and_rows_theirs(towns, tmp_path, kind):
     targets = examples.targets.clone()
     targets[0] = targets[1]
     after = with_targets(examples, targets).at(torch.tensor([row for row in range(90) if row != 7]))
-    cleaned = _write(data, examples, after, names, tmp_path)
+    cleaned = write_cleaned(data, examples, after, names, tmp_path)
     if kind == "csv":
         lines = path.read_text().splitlines()
         assert cleaned.read_text().splitlines()[0] == ",east,up,label"
