@@ -94,8 +94,13 @@ def _within_trust(step: Tensor, variance: Tensor, dim: int) -> Tensor:
     return step * (TILT_TRUST / reach)
 
 
+def _tolerance(residual: Tensor) -> float:
+    """The square root of rounding: a last step squares what is left."""
+    return torch.finfo(residual.dtype).eps ** 0.5
+
+
 def _is_solved(residual: Tensor) -> bool:
-    return not residual.abs().max() > torch.finfo(residual.dtype).eps ** 0.5
+    return not residual.abs().max() > _tolerance(residual)
 
 
 def _solve_from(tilt: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -106,7 +111,7 @@ def _solve_from(tilt: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
             return tilt + step
         tilt = tilt + _within_trust(step, variance, dim=0)
     step, residual = _newton_step(mean + (0.5 - tilt) * variance, tilt, variance, dim=0)
-    tilt, left = tilt + step, residual.abs().amax(0) > torch.finfo(tilt.dtype).eps ** 0.5
+    tilt, left = tilt + step, residual.abs().amax(0) > _tolerance(residual)
     if left.any():
         tilt[:, left] = tilt_by_normaliser(mean[:, left].double(), variance[:, left].double()).to(tilt.dtype)
     return tilt
